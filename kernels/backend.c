@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening a backend by name, the sticky failure, and what a call costs. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/thread.h"
+#include "kernels.h"
+
+static const char *const op_names[OP_NB] = {
+    "copy", "fill", "linear", "rms_norm", "channel_norm", "layer_norm", "norm_modulate", "rope_table", "rope",
+    "attention", "softmax", "conv3d", "conv1d", "upsample", "frame_split", "act", "add", "mul", "axpy", "gate_add",
+    "gather", "lerp_rows", "layer_mix", "transpose", "patchify", "unpatchify", "channels_last", "channels_first",
+    "count_nonfinite", "pixels",
+};
+
+const char *avt_op_name(OpId op)
+{
+    return op_names[op];
+}
+
+int avt_backend_open(Backend **out, const char *device, const BackendOptions *opt)
+{
+    static const struct {
+        const char *name;
+        int (*open)(Backend *be);
+    } kinds[] = { { "cpu", avt_backend_cpu_open }, { "guard", avt_backend_guard_open }, { "dry", avt_backend_dry_open } };
+    Backend *be = avt_calloc(MEM_BACKEND, 1, sizeof(*be));
+    int ret = AVT_ERR(ENOMEM);
+
+    *out = NULL;
+    if (!be)
+        return ret;
+    snprintf(be->device, sizeof(be->device), "%s", device);
+    be->log = opt ? opt->log : NULL;
+    be->threads = opt && opt->threads > 0 ? opt->threads : avt_nb_cores();
+    be->level = opt ? opt->level : CPU_AUTO;
+    ret = AVT_ERR(EINVAL);
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (!strcmp(device, kinds[i].name))
+            ret = kinds[i].open(be);
+    if (ret == AVT_ERR(EINVAL) && !strncmp(device, "cuda", 4))
+        ret = avt_fail(be->log, AVT_ERR(ENOSYS), "device %s: this build has no CUDA backend; use devices=cpu", device);
+    else if (ret == AVT_ERR(EINVAL))
+        avt_log(be->log, LOG_ERROR, "device '%s' is not known: cpu or cudaN", device);
+    if (ret < 0) {
+        avt_free(be);
+        return ret;
+    }
+    *out = be;
+    return 0;
+}
+
+void avt_backend_close(Backend **be)
+{
+    if (!*be)
+        return;
+    (*be)->cls->close(*be);
+    avt_freep(be);
+}
+
+int avt_backend_is_dry(const Backend *be)
+{
+    return !strcmp(be->device, "dry");
+}
+
+void avt_backend_fail(Backend *be, int code, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+
+    if (be->status < 0)
+        return;
+    be->status = code;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    avt_log(be->log, LOG_ERROR, "%s", text);
+}
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void avt_backend_run(Backend *be, const OpCall *c)
+{
+    OpStat *s = &be->stat[c->op];
+    const double start = be->profile ? now() : 0;
+    double flops, bytes;
+    int ret;
+
+    avt_op_cost(c, &flops, &bytes);
+    ret = be->cls->run(be, c);
+    if (ret < 0)
+        avt_backend_fail(be, ret, "%s: %s failed (%d)", be->device, avt_op_name(c->op), ret);
+    s->calls++;
+    s->flops += flops;
+    s->bytes += bytes;
+    if (be->profile)
+        s->seconds += now() - start;
+}
+
+void avt_op_cost(const OpCall *c, double *flops, double *bytes)
+{
+    const double n = (double)avt_numel(c->out);
+
+    *bytes = (double)avt_nbytes(c->out);
+    for (int i = 0; i < 8; i++)
+        if (c->in[i].be)
+            *bytes += (double)avt_nbytes(c->in[i]);
+    switch (c->op) {
+    case OP_LINEAR:
+        *flops = 2 * n * (double)c->in[1].dim[1];
+        break;
+    case OP_CONV3D:
+        *flops = 2 * n * (double)avt_numel(c->in[2]) / (double)c->in[2].dim[0];
+        break;
+    case OP_CONV1D:
+        *flops = 2 * n * (double)avt_numel(c->in[1]) / (double)c->in[1].dim[0];
+        break;
+    case OP_ATTENTION:
+        *flops = 4 * n * (double)(c->in[1].dim[0] + (c->in[3].be ? c->in[3].dim[0] : 0));
+        break;
+    case OP_COPY: case OP_FILL: case OP_GATHER: case OP_TRANSPOSE: case OP_PATCHIFY: case OP_UNPATCHIFY: case OP_UPSAMPLE:
+    case OP_FRAME_SPLIT:
+        *flops = 0;
+        break;
+    default:
+        *flops = 4 * n;
+    }
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The table that a backend fills, and the state that the door keeps for it.
+ *
+ * An op is data: the door (kernels.c) checks a call, writes it into an OpCall and hands it to the backend, which may
+ * run it at once (cpu), later (guard, cuda) or only count it (dry). A Backend is one queue of work on one device, used
+ * by one thread at a time; several backends may share a device (the ranks of a plan, the sessions of an engine), and an op
+ * accepts tensors of any backend on its own device.
+ *
+ * The first failure sticks: later ops do nothing, avt_sync() returns it. So forward passes read as mathematics.
+ */
+#ifndef AVT_BACKEND_H
+#define AVT_BACKEND_H
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "tensor.h"
+
+typedef enum OpId {
+    OP_COPY, OP_FILL, OP_LINEAR, OP_RMS_NORM, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_NORM_MODULATE, OP_ROPE_TABLE, OP_ROPE,
+    OP_ATTENTION, OP_SOFTMAX, OP_CONV3D, OP_CONV1D, OP_UPSAMPLE, OP_FRAME_SPLIT, OP_ACT, OP_ADD, OP_MUL, OP_AXPY, OP_GATE_ADD,
+    OP_GATHER, OP_LERP_ROWS, OP_LAYER_MIX, OP_TRANSPOSE, OP_PATCHIFY, OP_UNPATCHIFY, OP_CHANNELS_LAST, OP_CHANNELS_FIRST,
+    OP_COUNT_NONFINITE, OP_PIXELS, OP_NB
+} OpId;
+
+typedef enum Act { ACT_NONE, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF } Act;
+
+/* What a weight is for decides how a backend stores it. */
+typedef enum WeightUse {
+    WEIGHT_PLAIN,       // vectors, tables, modulation: f32, row-major
+    WEIGHT_LINEAR,      // [N, K]
+    WEIGHT_CONV3D,      // [Cout, Cin, kT, kH, kW]
+    WEIGHT_CONV1D,      // [Cout, Cin / groups, k]
+} WeightUse;
+
+/* A convolution over [T, H, W, C]; the kernel's size is the weight's. */
+typedef struct ConvSpec {
+    int stride_t, stride;               // time, space
+    int pad_t;                          // zero frames in front, besides the cached ones
+    int pad0, pad1;                     // zeros: top and left, bottom and right
+} ConvSpec;
+
+typedef struct Conv1dSpec {
+    int stride, groups;
+    int pad0, pad1;                     // in front, behind
+    int replicate;                      // padding repeats the edge instead of zeros
+} Conv1dSpec;
+
+/*
+ * Positions of one group of tokens, ordered frame, row, column. Along an axis `cnt` positions are spread evenly from
+ * `start` to `start + size - 1`, truncated to integers (dit.md 6.3). A negative start frame counts down and turns backwards.
+ */
+typedef struct RopeGroup {
+    int64_t f_start;
+    int f_cnt, f_size, h_cnt, h_size, w_cnt, w_size;
+} RopeGroup;
+
+#define ROPE_MAX_GROUPS 4
+typedef struct RopeGrid {
+    RopeGroup group[ROPE_MAX_GROUPS];
+    int nb_groups;
+    int half;                           // cos and sin rounded to f16, as the original's tables are
+} RopeGrid;
+
+typedef enum PixelFormat { PIX_RGB24, PIX_YUV420P, PIX_YUV444P, PIX_NV12, PIX_GBRP, PIX_NB } PixelFormat;
+
+typedef struct OpCall {
+    OpId op;
+    Tensor out;
+    Tensor in[8];                       // in the order of the door's arguments; absent ones are AVT_NONE
+    union {
+        struct { float eps; } norm;
+        struct { Act act; float eps; } linear;                      // also act, channel_norm, layer_norm
+        struct { float scale; } attention;
+        struct { float alpha, beta; } axpy;
+        ConvSpec conv;
+        Conv1dSpec conv1d;
+        RopeGrid rope;
+        struct { int pt, ph, pw; } patch;
+        struct { PixelFormat format; } pixels;
+        float value;
+    } u;
+} OpCall;
+
+typedef struct OpStat {
+    int64_t calls;
+    double flops, bytes, seconds;       // seconds only while `profile` is set
+} OpStat;
+
+typedef struct BackendClass {
+    const char *name;
+    void *(*alloc)(Backend *be, size_t size);                       // device memory, 64-byte aligned, zeroed; NULL: none left
+    void  (*free)(Backend *be, void *p, size_t size);
+    void  (*upload)(Backend *be, void *dst, const void *src, size_t size);   // src is read before the call returns
+    int   (*download)(Backend *be, void *dst, const void *src, size_t size); // waits for all work before it
+    int   (*run)(Backend *be, const OpCall *c);                     // 0 or an error
+    int   (*sync)(Backend *be);
+    size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
+    int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // fills dst->data, sets dtype, packed
+    void  (*close)(Backend *be);
+} BackendClass;
+
+/* Highest CPU level to use; AUTO asks the CPU. Plain C is the definition of every op. */
+typedef enum CpuLevel { CPU_PLAIN, CPU_ONEDNN, CPU_AVX2, CPU_AVX512, CPU_AUTO } CpuLevel;
+
+struct Backend {
+    const BackendClass *cls;
+    char device[32];                    // "cpu", "guard", "dry", "cuda0": the same text is the same device
+    const Log *log;
+    int status;                         // first failure, or 0
+    int threads;                        // CPU: threads of an op
+    CpuLevel level;                     // CPU: highest level in use
+    int profile;                        // measure seconds per op
+    OpStat stat[OP_NB];
+    void *priv;
+};
+
+typedef struct BackendOptions {
+    int threads;                        // 0: cores of the affinity mask
+    CpuLevel level;
+    const Log *log;
+} BackendOptions;
+
+/**
+ * Open a backend by device name: "cpu", "guard" (the CPU backend with unreadable tensors and a late queue; for tests),
+ * "dry" (computes nothing, counts everything), "cudaN".
+ * @return 0, or ENOSYS when this build or machine has no such device (logged), EINVAL for a name that is none
+ */
+int  avt_backend_open(Backend **be, const char *device, const BackendOptions *opt);
+void avt_backend_close(Backend **be);
+int  avt_backend_is_dry(const Backend *be);
+
+/** Make `code` the backend's sticky failure, with a log line. */
+void avt_backend_fail(Backend *be, int code, const char *fmt, ...) AVT_PRINTF(3, 4);
+
+/** Used by the door: count the call, run it, keep the failure. */
+void avt_backend_run(Backend *be, const OpCall *c);
+
+const char *avt_op_name(OpId op);
+/** Floating-point operations of a call (2 per multiply-add) and bytes it must touch at least. */
+void avt_op_cost(const OpCall *c, double *flops, double *bytes);
+
+/* One file each. */
+int avt_backend_cpu_open(Backend *be);
+int avt_backend_guard_open(Backend *be);
+int avt_backend_dry_open(Backend *be);
+
+#endif

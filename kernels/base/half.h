@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Small float formats <-> f32, one value at a time. Rounding is to nearest, ties to even; NaN stays NaN.
+ *
+ *   bf16    1/8/7   the upper half of an f32
+ *   f16     1/5/10  IEEE half, subnormals kept
+ *   e4m3fn  1/4/3   no infinity, NaN = 0x7F / 0xFF, largest 448 (overflow is clamped on the way in)
+ *   e5m2    1/5/2   the upper byte of an f16
+ */
+#ifndef AVT_BASE_HALF_H
+#define AVT_BASE_HALF_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline float avt_bits_f32(uint32_t u)
+{
+    float f;
+
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+static inline uint32_t avt_f32_bits(float f)
+{
+    uint32_t u;
+
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+static inline float avt_bf16_f32(uint16_t h)
+{
+    return avt_bits_f32((uint32_t)h << 16);
+}
+
+static inline uint16_t avt_f32_bf16(float f)
+{
+    const uint32_t u = avt_f32_bits(f);
+
+    if ((u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static inline float avt_f16_f32(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, exp = h >> 10 & 31, man = h & 1023;
+
+    if (exp == 31)
+        return avt_bits_f32(sign | 0x7f800000 | man << 13);
+    if (exp)
+        return avt_bits_f32(sign | (exp + 112) << 23 | man << 13);
+    return avt_bits_f32(sign | avt_f32_bits((float)man * 0x1p-24f));
+}
+
+static inline uint16_t avt_f32_f16(float f)
+{
+    const uint32_t u = avt_f32_bits(f), a = u & 0x7fffffff;
+    const uint16_t sign = (uint16_t)(u >> 16 & 0x8000);
+
+    if (a > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00);
+    if (a >= 0x477ff000)                                            // 65520 and above round to infinity
+        return (uint16_t)(sign | 0x7c00);
+    if (a < 0x38800000)                                             // below 2^-14: the unit is 2^-24
+        return (uint16_t)(sign | (uint16_t)rintf(avt_bits_f32(a) * 0x1p24f));
+    return (uint16_t)(sign | (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13);
+}
+
+static inline float avt_e5m2_f32(uint8_t b)
+{
+    return avt_f16_f32((uint16_t)(b << 8));
+}
+
+static inline float avt_e4m3_f32(uint8_t b)
+{
+    const int exp = b >> 3 & 15, man = b & 7;
+    const float a = (b & 0x7f) == 0x7f ? NAN : exp ? ldexpf((float)(8 + man), exp - 10) : ldexpf((float)man, -9);
+
+    return b & 0x80 ? -a : a;
+}
+
+static inline uint8_t avt_f32_e4m3(float f)
+{
+    const uint8_t sign = signbit(f) ? 0x80 : 0;
+    float a = fabsf(f);
+    int e, m;
+
+    if (isnan(f))
+        return sign | 0x7f;
+    if (a >= 448)
+        return sign | 0x7e;
+    if (a < 0x1p-6f)
+        return sign | (uint8_t)rintf(a * 0x1p9f);                   // 8 carries into the smallest normal
+    frexpf(a, &e);                                                  // a = x * 2^e, x in [0.5, 1)
+    m = (int)rintf(ldexpf(a, 4 - e));                               // 8 .. 16
+    return sign | (uint8_t)(((e + 6) << 3) + m - 8);
+}
+
+#endif

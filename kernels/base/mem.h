@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Tagged allocation: the only malloc of the library. Each tag counts its bytes, so that tests can assert that
+ * nothing leaks and that nothing is allocated after the first block. Thread-safe.
+ */
+#ifndef AVT_BASE_MEM_H
+#define AVT_BASE_MEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum MemTag { MEM_MISC, MEM_CKPT, MEM_BACKEND, MEM_TENSOR, MEM_NET, MEM_ENGINE, MEM_SESSION, MEM_COMM, MEM_NB } MemTag;
+
+void *avt_malloc(MemTag tag, size_t size);                          // NULL on failure; 64-byte aligned
+void *avt_calloc(MemTag tag, size_t nb, size_t size);               // zeroed; NULL on overflow too
+void *avt_realloc(MemTag tag, void *p, size_t size);                // p may be NULL; on failure p stays valid
+void  avt_free(void *p);                                            // NULL is fine
+void  avt_freep(void *pp);                                          // free *(void **)pp and set it NULL
+char *avt_strdup(MemTag tag, const char *s);                        // NULL in, NULL out
+char *avt_sprintf(MemTag tag, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/** Pages straight from the system (tensor memory): zeroed, page-aligned, counted under the tag. */
+void *avt_pages_alloc(MemTag tag, size_t size);
+void  avt_pages_free(MemTag tag, void *p, size_t size);
+
+int64_t avt_mem_bytes(MemTag tag);                                  // in use now; MEM_NB sums all tags
+int64_t avt_mem_calls(void);                                        // allocations since start, pages included
+
+/** Let the n-th allocation from now (1 = the next) fail once; 0 switches it off. For tests. */
+void avt_mem_fail_at(int64_t n);
+
+#endif

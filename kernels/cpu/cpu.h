@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside the CPU backend: the table of implementations. Plain C fills it (the definition of every op), each faster level
+ * then overwrites the entries that it does better: <op>_plain < onednn < avx2 < avx512. One file an op.
+ *
+ * Threads: `#pragma omp parallel for num_threads(be->threads)` over rows of the result, each computed by one thread in one
+ * order, so that plain C gives the same bits for any number of threads.
+ */
+#ifndef AVT_CPU_H
+#define AVT_CPU_H
+
+#include "kernels.h"
+
+typedef int (*CpuOp)(Backend *be, const OpCall *c);
+
+typedef struct Cpu {                    // Backend.priv
+    CpuOp op[OP_NB];
+    const char *level[OP_NB];           // "plain", "onednn", ... of each entry: tests prove that the fast version ran
+    size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
+    int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
+    void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
+} Cpu;
+
+/* Each level's file sets its entries in `cpu`. */
+void avt_cpu_plain(Cpu *cpu);
+int  avt_cpu_onednn(Backend *be, Cpu *cpu);         // also the packed weights; 0 or an error
+void avt_cpu_onednn_close(Cpu *cpu);
+void avt_cpu_avx2(Cpu *cpu);
+void avt_cpu_avx512(Cpu *cpu);
+
+/** Run one call on the table (the guard backend uses it too). */
+int avt_cpu_run(Backend *be, const OpCall *c);
+/** Fill be->priv with a Cpu for be->level, free it. */
+int  avt_cpu_table_open(Backend *be);
+void avt_cpu_table_close(Backend *be);
+
+/* Value of a scalar activation: the definition. */
+float avt_act_value(Act act, float x);
+
+#endif

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The door: every op, its formula, shapes, dtypes, tolerance. Read this first.
+ *
+ * Rules, stated once
+ *  - Activations are f32 unless a line says otherwise. A weight is what avt_weight_put() returned for its use; its storage
+ *    (f32, bf16, the backend's packed order) is the backend's business, accumulation is f32 or better.
+ *  - `[.., D]`: any leading dimensions; they count as rows. Shapes are checked here, so implementations do not check again.
+ *  - Operands marked (opt) may be AVT_NONE. `out` may be the same tensor as an operand marked (=); any other overlap is refused.
+ *  - An op never fails for its values. A wrong shape is a caller's mistake: the backend gets the sticky failure EINVAL.
+ *  - Tolerance: largest difference of a faster version from plain C, relative to the largest magnitude in the result
+ *    ("exact" = the same bits). avt_op_tolerance() gives the number to tests.
+ *  - On plain C the result does not depend on the number of threads.
+ */
+#ifndef AVT_KERNELS_H
+#define AVT_KERNELS_H
+
+#include "arena.h"
+#include "backend.h"
+
+/* ---- moving numbers ------------------------------------------------------------------------------------------- */
+
+/** Host -> tensor, row-major, dtype of the tensor. `src` may be reused at once. */
+void avt_upload(Backend *be, Tensor dst, const void *src);
+/** Tensor -> host; waits for the work before it. @return 0 or the backend's failure (dst undefined) */
+int  avt_download(Backend *be, void *dst, Tensor src);
+/** Wait for all work. @return 0 or the first failure since the last avt_reset() */
+int  avt_sync(Backend *be);
+/** Forget the failure: for an engine that goes on after a failed session. */
+void avt_reset(Backend *be);
+
+/** A weight out of host memory: `src` is row-major `dtype`, any alignment. Allocated in `a`, in the backend's form for `use`.
+ *  src == NULL leaves the contents undefined (planning). */
+Tensor avt_weight_put(Arena *a, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src);
+size_t avt_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
+
+/** out = x; same number of elements; dtypes f32, bf16, f16 convert. Tolerance: exact. */
+void avt_copy(Backend *be, Tensor out, Tensor x);
+/** out = value. f32. */
+void avt_fill(Backend *be, Tensor out, float value);
+
+/* ---- products ------------------------------------------------------------------------------------------------- */
+
+typedef struct Linear {
+    Tensor w;                           // [N, K] WEIGHT_LINEAR
+    Tensor b;                           // [N] or AVT_NONE
+} Linear;
+
+/** out[M, N] = act(x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
+void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act);
+/** out[M, N] = res[M, N] (=) + gate[N] (opt) * (x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
+void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate);
+
+/* ---- norms ---------------------------------------------------------------------------------------------------- */
+
+/** out[.., D] = x (=) * rsqrt(mean_D(x^2) + eps) * w[D]. Tolerance 1e-6. */
+void avt_rms_norm(Backend *be, Tensor out, Tensor x, Tensor w, float eps);
+/** out[.., C] = act(x (=) / max(|x|_2, 1e-12) * sqrt(C) * w[C]): the VAE's norm; a zero vector gives zeros. Tolerance 1e-6. */
+void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act);
+/** out[.., D] = act((x (=) - mean) * rsqrt(var + eps) * w[D] (opt) + b[D] (opt)). Tolerance 2e-6. */
+void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float eps, Act act);
+/** out[.., D] = LN(x (=), eps) * (1 + scale[D]) + shift[D]. Trap: the shift comes first in the tables, scale first here. Tolerance 2e-6. */
+void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor shift, float eps);
+
+/* ---- positions and attention ---------------------------------------------------------------------------------- */
+
+/** out[N, P, 2] = (cos, sin) of position * 10000^(-i / P_axis) for the tokens of `grid`; P = hd / 2 split frame | row | column
+ *  as P - 2 (P / 3), P / 3, P / 3. Angles in f64. Source: dit.md 6; causal_s2v_utils.py rope_precompute. Tolerance 1e-7. */
+void avt_rope_table(Backend *be, Tensor out, const RopeGrid *grid);
+/** Number of tokens that a grid describes. */
+int64_t avt_rope_tokens(const RopeGrid *grid);
+/** Pairs (a, b) = x[n, h, 2p], x[n, h, 2p+1] become (a c - b s, a s + b c). out, x (=): [N, NH, hd], table [N, hd/2, 2]. Tolerance 1e-6. */
+void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table);
+
+/** out[N, NH, hd] = softmax(scale * q k^T + bias) v over the keys of two segments, as if they were one list:
+ *  q [N, NH, hd]; k1, v1 [M1, NH, hd]; k2, v2 [M2, NH, hd] (opt). No mask.
+ *  rel (opt) [N + M1 - 1, NH]: bias of query i and key j (first segment only, then M2 = 0) is rel[j - i + N - 1].
+ *  No copy of the keys and no N x M buffer. Tolerance 5e-6. */
+void avt_attention(Backend *be, Tensor out, Tensor q, Tensor k1, Tensor v1, Tensor k2, Tensor v2, Tensor rel, float scale);
+/** out[.., D] = softmax over D of x (=). Tolerance 2e-6. */
+void avt_softmax(Backend *be, Tensor out, Tensor x);
+
+/* ---- convolutions, channels last ------------------------------------------------------------------------------ */
+
+typedef struct Conv {
+    Tensor w;                           // [Cout, Cin, kT, kH, kW] WEIGHT_CONV3D or [Cout, Cin / groups, k] WEIGHT_CONV1D
+    Tensor b;                           // [Cout] or AVT_NONE
+} Conv;
+
+/** out[T', H', W', Cout] = conv3d(prev ++ x) + b + res.
+ *  x [T, H, W, Cin]; prev (opt) [P, H, W, Cin]: the frames before x; spec.pad_t zero frames before those.
+ *  T' = (spec.pad_t + P + T - kT) / stride_t + 1; H' = (pad0 + H + pad1 - kH) / stride + 1, W' likewise.
+ *  res (opt) has out's shape, may be out itself (=). Tolerance 2e-6 * sqrt(Cin kT kH kW). */
+void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, Tensor res, ConvSpec spec);
+/** out[T', Cout] = act(conv1d(x[T, Cin]) + b), T' = (pad0 + T + pad1 - k) / stride + 1. Tolerance 2e-6 * sqrt(Cin k / groups). */
+void avt_conv1d(Backend *be, Tensor out, Tensor x, const Conv *c, Conv1dSpec spec, Act act);
+/** out[T, 2H, 2W, C]: every pixel of x [T, H, W, C] four times. Exact. */
+void avt_upsample(Backend *be, Tensor out, Tensor x);
+/** out[2T, H, W, C] from x[T, H, W, 2C]: channels 0..C-1 are the earlier frame. Exact. */
+void avt_frame_split(Backend *be, Tensor out, Tensor x);
+
+/* ---- element by element --------------------------------------------------------------------------------------- */
+
+/** out = act(x (=)). Tolerance 2e-6. */
+void avt_act(Backend *be, Tensor out, Tensor x, Act act);
+/** out = a (=) + b (=); b has a's shape, or is a row [D] that is added to every row. Tolerance 1e-7. */
+void avt_add(Backend *be, Tensor out, Tensor a, Tensor b);
+/** out = a (=) * b (=); b as in avt_add. Tolerance 1e-7. */
+void avt_mul(Backend *be, Tensor out, Tensor a, Tensor b);
+/** out = alpha * x (=) + beta * y (=): the Euler step is alpha = 1, beta = sigma[i+1] - sigma[i]. Tolerance 1e-6. */
+void avt_axpy(Backend *be, Tensor out, float alpha, Tensor x, float beta, Tensor y);
+/** out[N, D] = x[N, D] (=) + y[N, D] * mask[N]: one weight a row (an actor's place in the picture). Tolerance 1e-6. */
+void avt_gate_add(Backend *be, Tensor out, Tensor x, Tensor y, Tensor mask);
+
+/* ---- rows, layouts -------------------------------------------------------------------------------------------- */
+
+/** out[n, D] = table[ids[n], D]; ids i32, out of range gives zeros. Exact. */
+void avt_gather(Backend *be, Tensor out, Tensor table, Tensor ids);
+/** out[n, D] = (1 - w[n]) x[i[n], D] + w[n] x[min(i[n] + 1, T - 1), D]; i < 0 gives zeros. x [T, D], i i32 [n], w f32 [n]. Tolerance 1e-6. */
+void avt_lerp_rows(Backend *be, Tensor out, Tensor x, Tensor i, Tensor w);
+/** out[T, C] = sum_l x[T, L, C] * silu(w[l]) / sum_l silu(w[l]). Tolerance 1e-6. */
+void avt_layer_mix(Backend *be, Tensor out, Tensor x, Tensor w);
+/** out[B, A, C] from x[A, B, C]. Exact. */
+void avt_transpose(Backend *be, Tensor out, Tensor x);
+/** out[T/pt * H/ph * W/pw, C pt ph pw] from x[C, T, H, W]: token order frame, row, column; element order channel, dt, dy, dx.
+ *  Rows and columns that do not fill a patch are dropped. Exact. */
+void avt_patchify(Backend *be, Tensor out, Tensor x, int pt, int ph, int pw);
+/** out[C, T, H, W] from x[T * H/ph * W/pw, ph pw C]: element order dy, dx, channel. Exact. */
+void avt_unpatchify(Backend *be, Tensor out, Tensor x, int ph, int pw);
+/** out[T, H, W, C] = x[C, T, H, W] * mul[C] + add[C] (both opt). Tolerance 1e-7. */
+void avt_channels_last(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add);
+/** out[C, T, H, W] = x[T, H, W, C] * mul[C] + add[C] (both opt). Tolerance 1e-7. */
+void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add);
+
+/* ---- leaving -------------------------------------------------------------------------------------------------- */
+
+/** out i32 [1] = how many elements of x are NaN or infinite. */
+void avt_count_nonfinite(Backend *be, Tensor out, Tensor x);
+/** 8-bit planes of x [T, H, W, 3] in [-1, 1] (clamped). out u8 [T, avt_pixels_size()]: the planes of a frame one after another,
+ *  no padding. RGB: round(127.5 (v + 1)). YUV: BT.709, limited range, 4:2:0 with left siting, from the unrounded RGB, rounded to
+ *  nearest. H and W are even. Within 1 level of plain C. */
+void avt_pixels(Backend *be, Tensor out, Tensor x, PixelFormat format);
+int64_t avt_pixels_size(PixelFormat format, int64_t h, int64_t w);
+
+/** Tolerance of a call as stated above (0 = exact). */
+float avt_op_tolerance(const OpCall *c);
+
+#endif

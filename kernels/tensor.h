@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Tensor: dtype, shape, address, backend. Row-major, contiguous, at most five dimensions; a small struct that is
+ * passed by value, so that views nest: avt_linear(be, out, avt_rows(x, 0, n), w).
+ *
+ * A tensor never owns memory: an Arena does. The address means something to its backend only; nothing above the
+ * door (kernels.h) reads or writes through it.
+ */
+#ifndef AVT_TENSOR_H
+#define AVT_TENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum DType {
+    DT_F32, DT_BF16, DT_F16, DT_F8_E4M3, DT_F8_E5M2, DT_F64, DT_I64, DT_I32, DT_U8, DT_NB
+} DType;
+
+#define TENSOR_MAX_DIM 5
+
+typedef struct Backend Backend;
+
+typedef struct Tensor {
+    Backend *be;
+    void *data;                         // NULL: absent
+    int64_t dim[TENSOR_MAX_DIM];        // [0] is the slowest
+    DType dtype;
+    int nd;
+    int packed;                         // != 0: a weight in the backend's own order (avt_weight_put), only its own op reads it
+} Tensor;
+
+#define AVT_NONE ((Tensor){ 0 })        // an optional operand that is absent
+
+const char *avt_dtype_name(DType t);    // "f32", "bf16", ...
+size_t avt_dtype_size(DType t);         // bytes of an element
+
+int64_t avt_numel(Tensor t);
+int64_t avt_rows_of(Tensor t);          // product of all dimensions but the last
+int64_t avt_last_dim(Tensor t);
+size_t  avt_nbytes(Tensor t);           // of the row-major form
+
+/** Shape as text, "[96, 3, 32]"; returns buf. */
+const char *avt_shape_text(char *buf, size_t size, int nd, const int64_t *dim);
+
+int avt_same_shape(Tensor a, Tensor b);
+
+/** Views: no copy; the same memory. Out of range is a caller's mistake and gives AVT_NONE. */
+Tensor avt_rows(Tensor t, int64_t first, int64_t nb);                   // slice of dimension 0
+Tensor avt_at(Tensor t, int64_t i);                                     // t[i], one dimension fewer
+Tensor avt_reshape(Tensor t, int nd, const int64_t *dim);               // same number of elements
+#define avt_view(t, ...)                                                                              \
+    avt_reshape(t, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[]){ __VA_ARGS__ })
+
+#endif

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * libavatar: speech and one picture in, a talking avatar at 25 frames a second out.
+ *
+ * Engine = the loaded model, read-only, shareable. Session = one stream with its caches.
+ *
+ *     AvatarOptions opt;         avatar_options_default(&opt);  opt.model = "dir";  opt.devices = "cpu";
+ *     AvatarEngine *e = NULL;    ret = avatar_engine_open(&e, &opt);
+ *     AvatarLook look;           avatar_look_default(&look);    look.rgb = picture; ...
+ *     AvatarSession *s = NULL;   ret = avatar_session_open(&s, e, &look);
+ *     do {
+ *         nb_samples = read_speech(pcm);                      // 16 kHz mono f32; NULL at the end of the stream
+ *         ret = avatar_session_send(s, pcm, nb_samples);      // copies; NULL closes the stream
+ *         while (ret >= 0 && (ret = avatar_session_receive(s, &frame, AVATAR_WAIT)) >= 0)
+ *             show(&frame);                                   // valid until the next receive
+ *     } while (ret == AVATAR_EAGAIN);                         // more speech is needed; AVATAR_EOF: every frame was given
+ *     avatar_session_close(&s);  avatar_engine_close(&e);     // both accept a pointer to NULL, both set NULL
+ *
+ * Thread-safety: an engine may be shared by sessions of several threads. A session is used by one thread at a time, but for
+ * avatar_session_abort(), which may come from any. The session works in threads of its own; only AVATAR_WAIT waits.
+ * The library prints nothing, never exits, and reads no environment variable.
+ */
+#ifndef AVATAR_AVATAR_H
+#define AVATAR_AVATAR_H
+
+#include <errno.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define AVATAR_VERSION_MAJOR 0
+#define AVATAR_VERSION_MINOR 1
+#define AVATAR_VERSION_MICRO 0
+
+#if defined(__GNUC__)
+#define AVATAR_API __attribute__((visibility("default")))
+#else
+#define AVATAR_API
+#endif
+
+/* Error codes are negative errno; the three below have FFmpeg's values. avatar_error_text() explains. */
+#define AVATAR_ERR(e)  (-(e))
+#define AVATAR_EAGAIN  AVATAR_ERR(EAGAIN)                                               /* more speech is needed */
+#define AVATAR_EOF     (-(('E') | ('O' << 8) | ('F' << 16) | (' ' << 24)))              /* every frame was given */
+#define AVATAR_INVALID (-(('I') | ('N' << 8) | ('D' << 16) | ('A' << 24)))              /* damaged or unfit data */
+
+#define AVATAR_FPS          25          /* frames a second */
+#define AVATAR_SAMPLE_RATE  16000       /* Hz of the speech */
+#define AVATAR_BLOCK_FRAMES 12          /* frames of a block */
+
+enum AvatarLogLevel { AVATAR_LOG_ERROR, AVATAR_LOG_WARNING, AVATAR_LOG_INFO, AVATAR_LOG_DEBUG, AVATAR_LOG_TRACE };
+
+/** One line of text without newline; called from any thread of the library, one at a time per engine. */
+typedef void (*AvatarLogCallback)(void *opaque, int level, const char *text);
+
+enum AvatarFormat { AVATAR_YUV420P, AVATAR_YUV444P, AVATAR_NV12, AVATAR_RGB24, AVATAR_GBRP };
+enum AvatarCompat { AVATAR_COMPAT_NONE, AVATAR_COMPAT_UPSTREAM };
+
+/** How a model is loaded. Strings need to live only until avatar_engine_open() returns; NULL or -1 (or 0 where said): choose for me. */
+typedef struct AvatarOptions {
+    const char *model;                  /* model folder; NULL: the embedded one ("nano") */
+    const char *lora;                   /* "auto" (NULL), a path, or "none" */
+    const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|'; one may be named twice */
+    const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer" */
+    const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
+    int steps;                          /* denoising steps; -1: the model's (4) */
+    int cpu_threads;                    /* 0: all cores of the affinity mask */
+    int cpu_level;                      /* -1: the best; 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512: a cap, for tests */
+    int compat;                         /* enum AvatarCompat */
+    AvatarLogCallback log;              /* NULL: silence */
+    void *log_opaque;
+    int log_level;                      /* enum AvatarLogLevel, default AVATAR_LOG_INFO */
+    const char *opts;                   /* expert settings "key=value:key=value" (doc/avatar.texi), or NULL; an unknown key is an error */
+} AvatarOptions;
+
+/** How one stream looks. Everything is copied by avatar_session_open(). */
+typedef struct AvatarLook {
+    const uint8_t *rgb;                 /* reference picture, [height][width][3], 8 bits */
+    int64_t stride;                     /* bytes from row to row; 0: 3 * width */
+    int width, height;                  /* of the reference picture */
+    const char *prompt;                 /* UTF-8; NULL: the model's default */
+    int out_width, out_height;          /* size of the frames, multiples of 16; 0: the picture's ratio at the model's area */
+    int64_t seed;                       /* -1: drawn and logged */
+    int format;                         /* enum AvatarFormat */
+    int tail;                           /* enum AvatarTail: the last frames */
+} AvatarLook;
+
+enum AvatarTail { AVATAR_TAIL_CEIL, AVATAR_TAIL_FLOOR, AVATAR_TAIL_BLOCK };     /* cover all sound; whole frames; whole block */
+
+typedef struct AvatarEngine AvatarEngine;
+typedef struct AvatarSession AvatarSession;
+
+typedef struct AvatarFrame {
+    const uint8_t *data[4];             /* planes; owned by the session, valid until the next receive or close */
+    int linesize[4];                    /* bytes from row to row of each plane */
+    int width, height;
+    int format;                         /* enum AvatarFormat */
+    int64_t index;                      /* frames from the start of the stream: time is index / 25 s */
+    int64_t block;                      /* index / 12 */
+    int64_t seed;                       /* seed in use for this block */
+    int64_t prompt_id;                  /* counts prompts from 0 */
+    double compute_ms;                  /* first frame of a block: time from start to picture; else 0 */
+} AvatarFrame;
+
+/** What a session settles on; for logs and pads. */
+typedef struct AvatarInfo {
+    int width, height;                  /* of the frames */
+    int64_t seed;
+    int steps;
+    int64_t weight_bytes, state_bytes, scratch_bytes;   /* planned, all ranks together */
+    char plan[64];                      /* "layer on cpu|cpu|cpu, vae on rank 2" */
+} AvatarInfo;
+
+AVATAR_API unsigned avatar_version(void);                               /* major << 16 | minor << 8 | micro */
+AVATAR_API const char *avatar_error_text(int code);                     /* static text; never NULL */
+AVATAR_API void avatar_options_default(AvatarOptions *opt);
+AVATAR_API void avatar_look_default(AvatarLook *look);
+
+/**
+ * Check options without loading anything: values, combinations, that the model folder is there. For a filter's init().
+ * @return 0, or a negative error after one logged sentence that names option, value and remedy
+ */
+AVATAR_API int avatar_options_check(const AvatarOptions *opt);
+
+/**
+ * Load a model, or share one that this process has open with the same folder, LoRA, devices and plan (files unchanged).
+ * The last user's engine stays for 10 s after its close, so that a rebuilt filter graph finds it.
+ *
+ * @return 0; ENOENT, AVATAR_INVALID (files), EINVAL (options), ENOMEM, ENOSYS (a device this build has not); *e is NULL then
+ */
+AVATAR_API int  avatar_engine_open(AvatarEngine **e, const AvatarOptions *opt);
+/** Give the engine back. Sessions must be closed first. */
+AVATAR_API void avatar_engine_close(AvatarEngine **e);
+/** Close engines that are kept without a user now, not after 10 s (a memory check at exit wants that). */
+AVATAR_API void avatar_engine_flush(void);
+
+/**
+ * Size of the frames that a session with this look would give (no session needed; look->rgb may be NULL).
+ * @return 0, or EINVAL (logged) for a size that is not a multiple of 16 or outside 64 .. 4096
+ */
+AVATAR_API int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height);
+
+/**
+ * Start a stream: the plan is checked against free memory before anything is allocated; then picture and prompt are encoded in
+ * the session's own thread (errors of that come out of receive).
+ *
+ * @return 0; EINVAL (size, look, no picture), ENOMEM with the numbers in the log; *s is NULL then
+ */
+AVATAR_API int  avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look);
+/** Stop the session's threads and free it. A block in progress is abandoned at its next layer. */
+AVATAR_API void avatar_session_close(AvatarSession **s);
+AVATAR_API void avatar_session_info(const AvatarSession *s, AvatarInfo *info);
+
+/**
+ * Give speech: nb_samples of 16 kHz mono f32 in [-1, 1], copied. NULL closes the stream; 0 samples with a pointer do nothing.
+ * NaN and infinite samples are refused.
+ * @return 0; EINVAL, AVATAR_EOF when the stream is closed already, ENOMEM, or the session's failure
+ */
+AVATAR_API int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples);
+
+enum { AVATAR_POLL, AVATAR_WAIT };
+/**
+ * Take the next frame. AVATAR_WAIT waits while frames are being made or can be made from what was sent; it never waits for sound.
+ * After a failure the frames that were ready are given first, then the code.
+ *
+ * @return 0; AVATAR_EAGAIN (POLL: none ready; WAIT: more speech is needed), AVATAR_EOF, or the session's failure
+ */
+AVATAR_API int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait);
+
+/**
+ * Change prompt, picture or seed for blocks that have not started. Fields that are NULL (prompt, rgb) or -2 (seed) stay; others
+ * of `look` are not looked at. Format, tail and size are the session's for good.
+ * @return 0, EINVAL, ENOMEM
+ */
+AVATAR_API int avatar_session_set(AvatarSession *s, const AvatarLook *look);
+
+/** Give up: receive fails with ECANCELED soon. May be called from another thread, or a signal-driven flag's watcher. */
+AVATAR_API void avatar_session_abort(AvatarSession *s);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

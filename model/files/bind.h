@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Binder: puts named weights of a checkpoint on a backend. A network asks for each of its tensors by name *and* shape;
+ * everything that is missing, has another shape or type, holds NaN, or is left over is reported together.
+ *
+ * Without a checkpoint (ckpt == NULL) the same calls only reserve memory: that is how the plan of a network is made on
+ * `dry` at any size, `dtype` being the storage that the file would have.
+ */
+#ifndef AVT_BIND_H
+#define AVT_BIND_H
+
+#include "files/ckpt.h"
+#include "files/lora.h"
+#include "kernels.h"
+
+typedef struct Binder {
+    const Ckpt *ckpt;                   // or NULL: plan only
+    Lora *lora;                         // or NULL
+    Arena *weights;
+    const Log *log;
+    const char *what;                   // network, for messages: "dit", "vae", ...
+    const char *prefix;                 // text in front of every name in the file, or NULL
+    DType dtype;                        // plan only: storage type of matrices
+    int status;                         // first failure
+    int nb_problems;                    // logged so far (the first five are)
+    uint8_t *used;                      // per tensor of ckpt; allocated by avt_binder_open
+    float *scratch;                     // f32 copy of one weight while a LoRA is merged
+    size_t scratch_size;
+} Binder;
+
+int  avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, const char *what, DType dtype, const Log *log);
+void avt_binder_close(Binder *b);
+
+/**
+ * The tensor `name` (after prefix) with exactly the shape given, placed for `use`. Names may be printf formats.
+ * A file shape that differs only by dimensions of size 1 is accepted ([1, 6, D] for [6, D]).
+ * WEIGHT_LINEAR tensors get their LoRA pair merged (module = name without ".weight").
+ * @return the weight; after a problem something harmless, and avt_binder_finish() fails
+ */
+Tensor avt_bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name, ...) AVT_PRINTF(5, 6);
+#define AVT_DIMS(...) (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[]){ __VA_ARGS__ }
+
+/** "<name>.weight" [out, in] and, when `bias`, "<name>.bias" [out]. */
+Linear avt_bind_linear(Binder *b, int64_t out, int64_t in, int bias, const char *name, ...) AVT_PRINTF(5, 6);
+/** "<name>.weight" with the shape given ([out, ...]) and "<name>.bias" [out]. */
+Conv avt_bind_conv(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name, ...) AVT_PRINTF(5, 6);
+
+/** Same, for a weight that the caller computed (folded weight norm); `names` are marked used by avt_bind_host(). */
+Tensor avt_bind_computed(Binder *b, WeightUse use, int nd, const int64_t *dim, const float *data);
+/** Host view of a tensor in f32, freed by the caller with avt_free(); NULL after a problem (or when planning). */
+float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *name, ...) AVT_PRINTF(4, 5);
+/** Is there such a tensor (after prefix)? Always 0 when planning. */
+int avt_bind_has(const Binder *b, const char *name, ...) AVT_PRINTF(2, 3);
+/** Tensors that may be in the file though nobody reads them: marked used. A '*' at the end matches any rest. */
+void avt_bind_ignore(Binder *b, const char *pattern);
+
+/**
+ * All bound? Reports what is left over in the checkpoint and in the LoRA.
+ * @param partial  the caller binds only a part of the file (a rank with some layers): leftovers are not looked at
+ * @return 0 or the first failure (AVT_INVALID, ENOMEM)
+ */
+int avt_binder_finish(Binder *b, int partial);
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Checkpoint: named tensors out of files, mapped, bounds checked, nothing read before it is asked for.
+ *
+ * One reader per container (ckpt_safetensors.c, ckpt_pth.c), chosen by the file's first bytes and name. Everything in a
+ * header is checked before the first tensor is handed out (spec: checkpoints.md 3, 4, 7.1, 7.2); every refusal is one
+ * sentence that names the file, the tensor, what was wanted and what was found.
+ */
+#ifndef AVT_CKPT_H
+#define AVT_CKPT_H
+
+#include "base/log.h"
+#include "tensor.h"
+
+#define CKPT_MAX_DIM 8
+
+typedef struct CkptTensor {
+    const char *name;                   // as the file spells it
+    DType dtype;
+    int nd;
+    int64_t dim[CKPT_MAX_DIM];
+    const void *data;                   // in the mapping, any alignment; valid until avt_ckpt_close()
+    size_t size;                        // bytes
+    const char *file;                   // base name of the file (shard) that holds it
+} CkptTensor;
+
+typedef struct Ckpt Ckpt;
+
+/**
+ * Open a checkpoint: a .safetensors file, an index (*.safetensors.index.json) with its shards, or a PyTorch .pth.
+ * Maps the files and checks all headers; takes milliseconds at any size.
+ *
+ * @return 0; ENOENT (no such file), AVT_INVALID (damaged or hostile; logged), ENOMEM. *out is NULL after an error
+ */
+int  avt_ckpt_open(Ckpt **out, const char *path, const Log *log);
+void avt_ckpt_close(Ckpt **c);
+
+int64_t avt_ckpt_nb(const Ckpt *c);
+const CkptTensor *avt_ckpt_get(const Ckpt *c, int64_t i);               // i-th in name order
+const CkptTensor *avt_ckpt_find(const Ckpt *c, const char *name);       // NULL: no such tensor
+const char *avt_ckpt_path(const Ckpt *c);
+/** Value of a key of __metadata__, or NULL. */
+const char *avt_ckpt_metadata(const Ckpt *c, const char *key);
+
+/**
+ * Has a file changed since it was opened (size or modification time)? Asked after the weights were placed.
+ * @return 0, or AVT_ERR(ESTALE), logged with the file's name
+ */
+int avt_ckpt_unchanged(const Ckpt *c, const Log *log);
+
+/** Convert `nb` values of `dtype` at `src` (any alignment) to f32. Floating-point types and integers. */
+void avt_ckpt_to_f32(float *dst, const void *src, DType dtype, int64_t nb);
+/** Index of the first NaN or infinity, or -1. */
+int64_t avt_ckpt_nonfinite(const CkptTensor *t);
+
+/* Container readers, used by ckpt.c alone: they append to `c` through avt_ckpt_add(). */
+typedef struct MappedFile {
+    char *path;
+    const char *name;                   // base name, inside path
+    const uint8_t *data;
+    size_t size;
+    int64_t mtime_ns;
+} MappedFile;
+
+int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log);
+int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log);
+/** Copies name and metadata strings. EINVAL for a name that is there already (logged). */
+int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log);
+int avt_ckpt_add_metadata(Ckpt *c, const char *key, const char *value);
+
+#endif

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * LoRA: low-rank pairs (A [r, in], B [out, r]) that are added to linear weights when these are placed:
+ * W' = W + (alpha / r) * B A, in f32, rounded once to the storage of W (bf16 base -> bf16). Spec: checkpoints.md 2.
+ */
+#ifndef AVT_LORA_H
+#define AVT_LORA_H
+
+#include "files/ckpt.h"
+
+typedef struct Lora Lora;
+
+/**
+ * Open a LoRA file; every naming style of checkpoints.md 2.2 becomes "<module>" -> (A, B).
+ *
+ * @param alpha  <= 0: from the file's .alpha tensors, else the published file's 64 / 128 = half the rank (logged)
+ * @return 0, ENOENT, AVT_INVALID for half a pair, disagreeing ranks, a full checkpoint, unsupported members
+ */
+int  avt_lora_open(Lora **out, const char *path, double alpha, const Log *log);
+void avt_lora_close(Lora **l);
+int  avt_lora_rank(const Lora *l);
+double avt_lora_scale(const Lora *l);
+int64_t avt_lora_nb(const Lora *l);
+
+/**
+ * Add the pair of `module` ("blocks.0.self_attn.q") to w [out, in] f32, in place, and mark it used.
+ * @return 1 added, 0 no such pair, AVT_INVALID when shapes disagree or values are not finite (logged)
+ */
+int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t in, const Log *log);
+
+/** After binding: every pair must have been used. @return 0 or AVT_INVALID naming the first unmatched and the counts */
+int avt_lora_finish(const Lora *l, const Log *log);
+
+#endif

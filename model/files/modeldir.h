@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The model folder, laid out as published (checkpoints.md 1; product.md 7): which file is which, and what avatar.json adds.
+ * Finds and checks; opens nothing large.
+ */
+#ifndef AVT_MODELDIR_H
+#define AVT_MODELDIR_H
+
+#include <stdint.h>
+
+#include "base/log.h"
+
+typedef struct ModelDir {
+    char *dir;
+    char *config;                       // config.json
+    char *dit;                          // diffusion_pytorch_model.safetensors.index.json, or the one .safetensors
+    char *vae;                          // Wan2.1_VAE.pth or .safetensors
+    char *t5;                           // models_t5_umt5-xxl-enc-bf16.pth or .safetensors
+    char *spiece;                       // google/umt5-xxl/spiece.model
+    char *wav2vec2;                     // wav2vec2-large-xlsr-53-english/model.safetensors
+    char *wav2vec2_config, *wav2vec2_preprocessor;
+    char *lora;                         // liveavatar.safetensors in the folder or in lora/, or NULL
+    /* avatar.json, all optional */
+    char *name;
+    char *prompt;                       // or NULL
+    int steps;                          // 0: not said
+    int width, height;                  // 0: not said
+    int64_t area;                       // 0: not said
+    int lora_rule;                      // LORA_*
+    double lora_alpha;                  // 0: not said
+} ModelDir;
+
+enum { LORA_UNSAID, LORA_REQUIRED, LORA_NONE };
+
+/** @return 0; ENOENT naming the first missing file and what the folder should hold; AVT_INVALID for a bad avatar.json */
+int  avt_modeldir_open(ModelDir *m, const char *dir, const Log *log);
+void avt_modeldir_close(ModelDir *m);
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The diffusion transformer: Wan2.2-S2V, block-causal, one K/V ring per denoise step, condition keys (the "sink").
+ *
+ *   latents [16, 3, H, W] -> patches [N, D] -> layers 0 .. L-1 (self-attention over ring + sink, text, FFN; audio after some)
+ *                         -> head -> velocity [16, 3, H, W]
+ *
+ * The unit of work is an item: block g at step i, or a sink prefill. A Dit may hold only layers l0 .. l1-1 (a rank of a
+ * pipeline); the stem (embeddings, time, text, audio encoder, head) is there on every rank. Spec: dit.md, streaming.md 6.
+ */
+#ifndef AVT_DIT_H
+#define AVT_DIT_H
+
+#include "files/bind.h"
+
+#define DIT_MAX_INJECT 64
+#define DIT_BLOCK 3                     // latent frames of a block
+#define DIT_MOTION 19                   // motion latents
+#define DIT_RING 12                     // latent frames of a ring
+
+typedef struct DitConfig {
+    int dim, nb_heads, nb_layers, ffn_dim;
+    int freq_dim, text_dim, text_len;
+    int audio_dim, nb_audio_layers;     // width and number of hidden states of the audio features
+    int nb_audio_tokens;                // local ones, without the padding token
+    int nb_inject, inject[DIT_MAX_INJECT];
+    float eps;
+} DitConfig;
+
+/** Read config.json and check it against the tensors (checkpoints.md 1.1, 7.3). @param ckpt  gives nb_audio_layers, may not be NULL */
+int avt_dit_config(DitConfig *cfg, const char *path, const Ckpt *ckpt, const Log *log);
+/** The published model's sizes (dit.md 1), for plans and messages. */
+void avt_dit_config_published(DitConfig *cfg);
+
+typedef struct DitShape {               // all that follows from a latent size
+    int64_t H, W;                       // latent rows, columns (even)
+    int64_t h, w, n;                    // tokens: rows, columns, of a latent frame
+    int64_t N;                          // tokens of a block, 3 n
+    int64_t ring;                       // keys of a ring, 12 n
+    int64_t bucket[3];                  // motion tokens of the 1-, 2-, 16-frame bucket
+    int64_t Lc;                         // sink tokens: n + the buckets
+} DitShape;
+DitShape avt_dit_shape(int64_t H, int64_t W);
+
+typedef struct DitAttention {
+    Linear q, k, v, o;
+    Tensor norm_q, norm_k;              // [D]
+} DitAttention;
+
+typedef struct DitInject {              // audio injection after a layer
+    DitAttention attn;
+    Linear adain;                       // [2D, D]: shift first
+} DitInject;
+
+typedef struct DitLayer {
+    Tensor modulation;                  // [6, D]
+    DitAttention self, cross;
+    Tensor norm3_w, norm3_b;            // [D]
+    Linear ffn0, ffn2;                  // [DF, D], [D, DF]
+    DitInject *inject;                  // or NULL
+} DitLayer;
+
+typedef struct Dit {
+    DitConfig cfg;
+    int l0, l1;                         // layers held
+    int rope_half;                      // 1: rotary tables rounded to f16, as the original does (compat)
+    Linear patch, cond, pack1, pack2, pack4;        // patch embedding, pose, motion buckets: [D, 16 pt ph pw]
+    Tensor mask;                        // [3, D]: noisy, reference, motion
+    Linear text0, text2, time0, time2, time_proj;
+    Tensor head_modulation;             // [2, D]: shift, scale
+    Linear head;                        // [64, D]
+    Tensor audio_weights;               // [nb_audio_layers]
+    Conv audio_local, audio_global, audio_conv2, audio_conv3;
+    Tensor audio_padding;               // [D]
+    Linear audio_final;
+    DitLayer *layer;                    // [l1 - l0], owned
+    DitInject *injects;                 // owned
+} Dit;
+
+/** Bind stem and layers l0 .. l1-1. @return avt_binder_finish()'s value; leftovers are looked at when all layers are bound */
+int  avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1);
+void avt_dit_close(Dit *d);
+
+/* ---- what an item needs, made once and reused; each lives in an arena of the caller ----------------------------- */
+
+typedef struct DitTime {                // of one timestep
+    Tensor e;                           // [D] to the head
+    Tensor e0;                          // [6, D] to the layers
+} DitTime;
+
+typedef struct DitKeys {                // keys and values of the layers held: text, sink, or a ring
+    Tensor *k, *v;                      // [l1 - l0] tensors [M, NH, hd]; the array is owned (avt_dit_keys_close)
+    int64_t nb;                         // layers
+} DitKeys;
+
+typedef struct DitAudio {               // of one block
+    int nb_actors;
+    Tensor local;                       // [A, 3, tokens + 1, D]
+    Tensor global;                      // [A, 3, D]
+    Tensor mask;                        // [A, 3, n] f32, or AVT_NONE (then one actor)
+} DitAudio;
+
+int  avt_dit_time_open(DitTime *t, Arena *a, const Dit *d);
+int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M);
+void avt_dit_keys_close(DitKeys *k);
+int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);
+
+/** t in 0 .. 1000; the sink's is 0. */
+int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t);
+/** Text embedding of context [L, text_dim] (L <= text_len, padded here with zero rows) and its keys per layer [text_len, NH, hd].
+ *  @param embedded  (opt) gets the embedded rows [text_len, D]; for parity */
+int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded);
+/** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front. mask of `out` is left alone. */
+int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tensor features);
+/** The encoder itself on any window: features [T, layers, audio_dim] -> local [T', tokens + 1, D], global [T', D], T' = ceil(ceil(T/2)/2). */
+int avt_dit_audio_encode(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor global, Tensor features);
+
+/** Motion latents [16, T, H, W] (the last 19 are used, fewer are padded with zeros in front) -> tokens [sum of buckets, D], without the mask row. */
+int avt_dit_pack_motion(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion);
+
+/* ---- forward ----------------------------------------------------------------------------------------------------- */
+
+typedef struct DitProbe {               // for parity tests: sees named results ("layer_in_0", "layer_3_after_block", ...)
+    void (*see)(void *opaque, const char *name, Tensor t);
+    void *opaque;
+} DitProbe;
+
+typedef struct DitItem {
+    Tensor x;                           // [N, D] (block) or [Lc, D] (sink) f32: the residual stream, changed in place
+    int sink_pass;                      // fill `sink` instead of using it
+    int64_t f0;                         // block: its first latent frame, counted from the stream's start
+    int relative_dist;                  // block: the reference sits at frame max(30, f0 + relative_dist)
+    const DitShape *shape;
+    const DitTime *time;
+    const DitKeys *text;
+    DitKeys *sink;                      // [Lc, NH, hd], keys not rotated
+    DitKeys *ring;                      // block: [12 n, NH, hd], keys rotated, written at slot f0 mod 12
+    const DitAudio *audio;              // block
+    const DitProbe *probe;              // or NULL
+} DitItem;
+
+/** x of a block: patch embedding + pose [16, 3, H, W] (opt; absent = zeros) + mask row 0. latents [16, 3, H, W]. */
+int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor latents, Tensor pose);
+/** x of a sink: reference [16, 1, H, W] and motion [16, T, H, W] tokens with mask rows 1 and 2. x with n rows only drops the motion. */
+int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor ref, Tensor motion);
+/** The layers held, over one or several items: layer by layer, within a layer item by item, so that a wave touches each
+ *  layer's weights once. Items must be independent of each other (different rings, or a sink that no other item uses). */
+int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items);
+/** Velocity [16, 3, H, W] of x [N, D] after the last layer. */
+int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time);
+
+/** Position grids of dit.md 6.3, for tests and for the layers. roll: frames that the reference is moved by. */
+void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half);
+void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int with_motion, int half);
+
+#endif

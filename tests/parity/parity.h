@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Parity: each network against numbers of the reference Python, from a directory laid out as the golden README says.
+ * Nothing about a set's sizes is built in. One line a case with max-abs and relative L2; limits: product.md 9.
+ */
+#ifndef AVT_PARITY_H
+#define AVT_PARITY_H
+
+#include "files/bind.h"
+#include "files/json.h"
+#include "kernels.h"
+
+typedef struct Golden {
+    const char *dir;                    // the set
+    const char *name;                   // case: file name without .safetensors / .json
+    Ckpt *file;                         // the case's tensors ("in.*", "out.*"), NULL for JSON cases
+    Ckpt *inputs;                       // sampling_inputs.safetensors of the set, or NULL
+    Json *config;                       // golden_config.json
+    Backend *be;
+    Arena *weights, *work;              // generous; `work` is released after each case
+    const Log *log;
+    /* filled by golden_expect */
+    int failed;
+    int64_t nb_compared;
+    double max_abs, rel_l2;             // worst of the case
+    char worst[160];                    // the tensor that had it, or the reason of the failure
+    uint8_t *seen;                      // per tensor of `file`: compared or read
+} Golden;
+
+/** "in.<name>" as a tensor on g->be (f32; integers are converted), AVT_NONE and a failure when absent. */
+Tensor golden_in(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
+/** The same out of sampling_inputs. */
+Tensor golden_input(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
+/** "in.<name>" as host f32 / int64 values, in g's memory; *nb (opt) = count. */
+float   *golden_in_host(Golden *g, int64_t *nb, const char *fmt, ...) AVT_PRINTF(3, 4);
+int64_t *golden_in_ints(Golden *g, int64_t *nb, const char *fmt, ...) AVT_PRINTF(3, 4);
+/** Is there "in." or "out." + name ("out.t4.local")? */
+int golden_has(const Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
+
+/** Compare with "out.<name>": relative L2 <= 1e-5 and max-abs <= 1e-4 * max(1, max|ref|); integers and u8 exactly. */
+void golden_expect(Golden *g, Tensor t, const char *fmt, ...) AVT_PRINTF(3, 4);
+void golden_expect_host(Golden *g, const float *v, int64_t nb, const char *fmt, ...) AVT_PRINTF(4, 5);
+void golden_expect_ints(Golden *g, const int64_t *v, int64_t nb, const char *fmt, ...) AVT_PRINTF(4, 5);
+/** u8 against u8, `slack` levels allowed (0: exactly). */
+void golden_expect_u8(Golden *g, const uint8_t *v, int64_t nb, int slack, const char *fmt, ...) AVT_PRINTF(5, 6);
+/** The case fails with this sentence. */
+void golden_fail(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
+/** A result that the case names but which another case's run covers or which is only a record: mark it seen. */
+void golden_note(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
+
+typedef void (*GoldenCase)(Golden *g);
+/* Cases live beside the network that they test: text.c audio.c vae.c picture.c dit.c sampling.c e2e.c; main.c has the table. */
+void case_t5(Golden *g);
+void case_tokenizer(Golden *g);
+void case_wav2vec2(Golden *g);
+void case_audio_features(Golden *g);
+void case_audio_functions(Golden *g);
+void case_vae(Golden *g);
+void case_vae_stages(Golden *g);
+void case_image_preprocess(Golden *g);
+void case_resolution(Golden *g);
+void case_rope(Golden *g);
+void case_audio_encoder(Golden *g);
+void case_frame_packer(Golden *g);
+void case_time_embedding(Golden *g);
+void case_dit_forward(Golden *g);
+void case_dit_forward_bf16ckpt(Golden *g);
+void case_dit_two_speakers(Golden *g);
+void case_transformer_block(Golden *g);
+void case_lora_merge(Golden *g);
+void case_schedule(Golden *g);
+void case_sampling(Golden *g);          // every sampling_* with results: the file's name says which
+void case_e2e_tpp(Golden *g);
+
+#endif
