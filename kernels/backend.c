@@ -27,6 +27,7 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
         int (*open)(Backend *be);
     } kinds[] = { { "cpu", avt_backend_cpu_open }, { "guard", avt_backend_guard_open }, { "dry", avt_backend_dry_open } };
     Backend *be = avt_calloc(MEM_BACKEND, 1, sizeof(*be));
+    int (*open)(Backend *be) = NULL;
     int ret = AVT_ERR(ENOMEM);
 
     *out = NULL;
@@ -36,14 +37,16 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     be->log = opt ? opt->log : NULL;
     be->threads = opt && opt->threads > 0 ? opt->threads : avt_nb_cores();
     be->level = opt ? opt->level : CPU_AUTO;
-    ret = AVT_ERR(EINVAL);
+    snprintf(be->plan_for, sizeof(be->plan_for), "%s", opt && opt->plan_for ? opt->plan_for : "");
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strcmp(device, kinds[i].name))
-            ret = kinds[i].open(be);
-    if (ret == AVT_ERR(EINVAL) && !strncmp(device, "cuda", 4))
+            open = kinds[i].open;
+    if (open)
+        ret = open(be);
+    else if (!strncmp(device, "cuda", 4))
         ret = avt_fail(be->log, AVT_ERR(ENOSYS), "device %s: this build has no CUDA backend; use devices=cpu", device);
-    else if (ret == AVT_ERR(EINVAL))
-        avt_log(be->log, LOG_ERROR, "device '%s' is not known: cpu or cudaN", device);
+    else
+        ret = avt_fail(be->log, AVT_ERR(EINVAL), "device '%s' is not known: cpu or cudaN", device);
     if (ret < 0) {
         avt_free(be);
         return ret;

@@ -110,6 +110,7 @@ struct Backend {
     int status;                         // first failure, or 0
     int threads;                        // CPU: threads of an op
     CpuLevel level;                     // CPU: highest level in use
+    char plan_for[32];                  // dry: the device that it stands for, "" for none
     int profile;                        // measure seconds per op
     OpStat stat[OP_NB];
     void *priv;
@@ -118,6 +119,8 @@ struct Backend {
 typedef struct BackendOptions {
     int threads;                        // 0: cores of the affinity mask
     CpuLevel level;
+    const char *plan_for;               // dry: the device whose storage of weights (and level) is followed, so that the planned
+                                        // bytes are the real ones; NULL: matrices keep the file's dtype
     const Log *log;
 } BackendOptions;
 
