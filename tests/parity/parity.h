@@ -24,8 +24,18 @@ typedef struct Golden {
     int64_t nb_compared;
     double max_abs, rel_l2;             // worst of the case
     char worst[160];                    // the tensor that had it, or the reason of the failure
+    double worst_ratio;                 // distance over limit of `worst`: above 1 is a failure
     uint8_t *seen;                      // per tensor of `file`: compared or read
+    struct GoldenMem *mem;              // host values handed out, freed after the case
 } Golden;
+
+/* Used by main.c: set up and tear down around one case. `path` may be NULL for a JSON case. */
+int  golden_open(Golden *g, const char *path);
+void golden_close(Golden *g);
+/** Host memory that lives until the case ends; never NULL (the program stops when there is none). */
+void *golden_alloc(Golden *g, size_t size);
+/** After a case: a result of the file that nobody compared is a failure that names it. */
+void golden_finish(Golden *g);
 
 /** "in.<name>" as a tensor on g->be (f32; integers are converted), AVT_NONE and a failure when absent. */
 Tensor golden_in(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
@@ -34,6 +44,12 @@ Tensor golden_input(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 /** "in.<name>" as host f32 / int64 values, in g's memory; *nb (opt) = count. */
 float   *golden_in_host(Golden *g, int64_t *nb, const char *fmt, ...) AVT_PRINTF(3, 4);
 int64_t *golden_in_ints(Golden *g, int64_t *nb, const char *fmt, ...) AVT_PRINTF(3, 4);
+/** The same out of sampling_inputs. */
+float   *golden_input_host(Golden *g, int64_t *nb, const char *fmt, ...) AVT_PRINTF(3, 4);
+int64_t *golden_input_ints(Golden *g, int64_t *nb, const char *fmt, ...) AVT_PRINTF(3, 4);
+/** Shape of a tensor by full name ("out.t4.local"), looked up in the case's file, then in sampling_inputs.
+ *  @param dim  CKPT_MAX_DIM values  @return number of dimensions, 0: no such tensor */
+int golden_dims(const Golden *g, int64_t *dim, const char *fmt, ...) AVT_PRINTF(3, 4);
 /** Is there "in." or "out." + name ("out.t4.local")? */
 int golden_has(const Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 

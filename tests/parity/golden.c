@@ -1,0 +1,396 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading a golden file and comparing with it: distances in f64, one verdict a tensor, the worst one kept for the line.
+ *
+ * A distance is judged as a share of its limit (product.md 9), so that max-abs and relative L2 of tensors of any size can be
+ * ranked; above 1 the tensor fails, and so does a NaN.
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parity.h"
+
+#define LIMIT_L2  1e-5
+#define LIMIT_MAX 1e-4
+
+typedef struct GoldenMem {
+    struct GoldenMem *next;
+} GoldenMem;
+
+void *golden_alloc(Golden *g, size_t size)
+{
+    const size_t head = 64;                                         // keeps the values aligned
+    GoldenMem *m = calloc(1, head + size);
+
+    if (!m) {
+        fprintf(stderr, "parity: out of memory\n");
+        exit(1);
+    }
+    m->next = g->mem;
+    g->mem = m;
+    return (char *)m + head;
+}
+
+int golden_open(Golden *g, const char *path)
+{
+    int ret;
+
+    g->failed = 0;
+    g->nb_compared = 0;
+    g->max_abs = g->rel_l2 = g->worst_ratio = 0;
+    g->worst[0] = 0;
+    g->file = NULL;
+    g->seen = NULL;
+    g->mem = NULL;
+    if (!path)
+        return 0;
+    ret = avt_ckpt_open(&g->file, path, g->log);
+    if (ret < 0)
+        golden_fail(g, "cannot be opened");
+    else
+        g->seen = golden_alloc(g, (size_t)avt_ckpt_nb(g->file) + 1);
+    return ret;
+}
+
+void golden_close(Golden *g)
+{
+    while (g->mem) {
+        GoldenMem *next = g->mem->next;
+
+        free(g->mem);
+        g->mem = next;
+    }
+    avt_ckpt_close(&g->file);
+    avt_arena_release(g->work, 0);
+    avt_arena_release(g->weights, 0);
+    avt_reset(g->be);
+}
+
+void golden_finish(Golden *g)
+{
+    for (int64_t i = 0; g->file && i < avt_ckpt_nb(g->file); i++) {
+        const CkptTensor *t = avt_ckpt_get(g->file, i);
+
+        if (!g->seen[i] && strncmp(t->name, "in.", 3))
+            golden_fail(g, "%s was not compared", t->name);
+    }
+}
+
+void golden_fail(Golden *g, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (g->failed)                                                  // the first reason explains the rest
+        return;
+    g->failed = 1;
+    va_start(ap, fmt);
+    vsnprintf(g->worst, sizeof(g->worst), fmt, ap);
+    va_end(ap);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
+
+typedef struct Name {
+    char text[256];
+} Name;
+
+static Name make_name(const char *prefix, const char *fmt, va_list ap)
+{
+    Name n;
+    const int len = snprintf(n.text, sizeof(n.text), "%s", prefix);
+
+    vsnprintf(n.text + len, sizeof(n.text) - (size_t)len, fmt, ap);
+    return n;
+}
+
+#define NAME(n, prefix, fmt)                                                                          \
+    do {                                                                                              \
+        va_list ap;                                                                                   \
+                                                                                                      \
+        va_start(ap, fmt);                                                                            \
+        n = make_name(prefix, fmt, ap);                                                               \
+        va_end(ap);                                                                                   \
+    } while (0)
+
+static const CkptTensor *look_up(Golden *g, const Ckpt *c, const char *name)
+{
+    const CkptTensor *t = c ? avt_ckpt_find(c, name) : NULL;
+
+    if (!t)
+        golden_fail(g, "%s is not in the file", name);
+    for (int64_t i = 0; t && c == g->file && i < avt_ckpt_nb(c); i++)
+        if (avt_ckpt_get(c, i) == t)
+            g->seen[i] = 1;
+    return t;
+}
+
+static int64_t count(const CkptTensor *t)
+{
+    int64_t n = 1;
+
+    for (int i = 0; i < t->nd; i++)
+        n *= t->dim[i];
+    return n;
+}
+
+static float *to_host(Golden *g, const CkptTensor *t)
+{
+    const int64_t nb = count(t);
+    float *v = golden_alloc(g, sizeof(*v) * (size_t)nb);
+
+    avt_ckpt_to_f32(v, t->data, t->dtype, nb);
+    return v;
+}
+
+/* Leading dimensions beyond the fifth are merged. */
+static Tensor to_tensor(Golden *g, const CkptTensor *t)
+{
+    int64_t dim[TENSOR_MAX_DIM];
+    const int extra = t->nd > TENSOR_MAX_DIM ? t->nd - TENSOR_MAX_DIM : 0, nd = t->nd - extra;
+    Tensor x;
+
+    for (int i = 0; i < nd; i++)
+        dim[i] = t->dim[i + extra];
+    for (int i = 0; i < extra; i++)
+        dim[0] *= t->dim[i];
+    x = avt_new_dims(g->work, DT_F32, nd, dim);
+    avt_upload(g->be, x, to_host(g, t));
+    return x;
+}
+
+Tensor golden_in(Golden *g, const char *fmt, ...)
+{
+    const CkptTensor *t;
+    Name n;
+
+    NAME(n, "in.", fmt);
+    t = look_up(g, g->file, n.text);
+    return t ? to_tensor(g, t) : AVT_NONE;
+}
+
+Tensor golden_input(Golden *g, const char *fmt, ...)
+{
+    const CkptTensor *t;
+    Name n;
+
+    NAME(n, "in.", fmt);
+    t = look_up(g, g->inputs, n.text);
+    return t ? to_tensor(g, t) : AVT_NONE;
+}
+
+static float *host_values(Golden *g, const Ckpt *c, int64_t *nb, const char *name)
+{
+    const CkptTensor *t = look_up(g, c, name);
+
+    if (nb)
+        *nb = t ? count(t) : 0;
+    return t ? to_host(g, t) : NULL;
+}
+
+float *golden_in_host(Golden *g, int64_t *nb, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "in.", fmt);
+    return host_values(g, g->file, nb, n.text);
+}
+
+float *golden_input_host(Golden *g, int64_t *nb, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "in.", fmt);
+    return host_values(g, g->inputs, nb, n.text);
+}
+
+static int64_t int_at(const CkptTensor *t, int64_t i)
+{
+    int64_t v64;
+    int32_t v32;
+
+    if (t->dtype == DT_U8)
+        return ((const uint8_t *)t->data)[i];
+    if (t->dtype == DT_I32) {
+        memcpy(&v32, (const char *)t->data + 4 * i, 4);
+        return v32;
+    }
+    memcpy(&v64, (const char *)t->data + 8 * i, 8);
+    return v64;
+}
+
+static int64_t *int_values(Golden *g, const Ckpt *c, int64_t *nb, const char *name)
+{
+    const CkptTensor *t = look_up(g, c, name);
+    int64_t *v;
+
+    if (nb)
+        *nb = t ? count(t) : 0;
+    if (t && t->dtype != DT_I64 && t->dtype != DT_I32 && t->dtype != DT_U8) {
+        golden_fail(g, "%s holds %s, not integers", name, avt_dtype_name(t->dtype));
+        t = NULL;
+    }
+    v = t ? golden_alloc(g, sizeof(*v) * (size_t)count(t)) : NULL;
+    for (int64_t i = 0; t && i < count(t); i++)
+        v[i] = int_at(t, i);
+    return v;
+}
+
+int64_t *golden_in_ints(Golden *g, int64_t *nb, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "in.", fmt);
+    return int_values(g, g->file, nb, n.text);
+}
+
+int64_t *golden_input_ints(Golden *g, int64_t *nb, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "in.", fmt);
+    return int_values(g, g->inputs, nb, n.text);
+}
+
+int golden_has(const Golden *g, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "", fmt);
+    return g->file && avt_ckpt_find(g->file, n.text) != NULL;
+}
+
+int golden_dims(const Golden *g, int64_t *dim, const char *fmt, ...)
+{
+    const CkptTensor *t;
+    Name n;
+
+    NAME(n, "", fmt);
+    t = avt_ckpt_find(g->file, n.text);
+    if (!t)
+        t = g->inputs ? avt_ckpt_find(g->inputs, n.text) : NULL;
+    for (int i = 0; t && i < t->nd; i++)
+        dim[i] = t->dim[i];
+    return t ? t->nd : 0;
+}
+
+/* ---- comparing -------------------------------------------------------------------------------------------------- */
+
+static double value_at(const CkptTensor *t, int64_t i)
+{
+    double d;
+    float f;
+
+    if (t->dtype == DT_F64) {                                       // tables are stored in double
+        memcpy(&d, (const char *)t->data + 8 * i, 8);
+        return d;
+    }
+    avt_ckpt_to_f32(&f, (const char *)t->data + (size_t)i * avt_dtype_size(t->dtype), t->dtype, 1);
+    return f;
+}
+
+static void judge(Golden *g, const char *name, double max_abs, double rel, double ratio)
+{
+    g->nb_compared++;
+    if (!(max_abs <= g->max_abs))
+        g->max_abs = max_abs;
+    if (!(rel <= g->rel_l2))
+        g->rel_l2 = rel;
+    if (!(ratio <= 1))
+        golden_fail(g, "%s: max-abs %.3g, relative L2 %.3g", name, max_abs, rel);
+    if (!g->failed && ratio >= g->worst_ratio)
+        snprintf(g->worst, sizeof(g->worst), "%s", name);
+    if (!(ratio <= g->worst_ratio))
+        g->worst_ratio = ratio;
+}
+
+static void expect(Golden *g, const float *v, int64_t nb, const char *name)
+{
+    const CkptTensor *t = look_up(g, g->file, name);
+    double max_abs = 0, diff = 0, ref = 0, top = 1, by_max, by_l2;
+
+    if (!t)
+        return;
+    if (nb != count(t)) {
+        golden_fail(g, "%s has %lld values, we have %lld", name, (long long)count(t), (long long)nb);
+        return;
+    }
+    for (int64_t i = 0; i < nb; i++) {
+        const double r = value_at(t, i), d = v[i] - r;
+
+        if (!(fabs(d) <= max_abs))
+            max_abs = fabs(d);
+        diff += d * d;
+        ref += r * r;
+        top = fmax(top, fabs(r));
+    }
+    by_max = max_abs / (LIMIT_MAX * top);
+    by_l2 = sqrt(diff / (ref > 0 ? ref : 1)) / LIMIT_L2;
+    judge(g, name, max_abs, by_l2 * LIMIT_L2, by_max > by_l2 || isnan(by_max) ? by_max : by_l2);
+}
+
+void golden_expect(Golden *g, Tensor t, const char *fmt, ...)
+{
+    float *v = t.data && t.dtype == DT_F32 ? golden_alloc(g, avt_nbytes(t)) : NULL;
+    Name n;
+
+    NAME(n, "out.", fmt);
+    if (!v || avt_download(g->be, v, t) < 0)
+        golden_fail(g, "%s: nothing was computed", n.text);
+    else
+        expect(g, v, avt_numel(t), n.text);
+}
+
+void golden_expect_host(Golden *g, const float *v, int64_t nb, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "out.", fmt);
+    expect(g, v, nb, n.text);
+}
+
+/* Integers of any kind: largest difference at most `slack`. */
+static void expect_exact(Golden *g, const int64_t *ints, const uint8_t *bytes, int64_t nb, int slack, const char *name)
+{
+    int64_t nb_ref, worst = 0;
+    const int64_t *ref = int_values(g, g->file, &nb_ref, name);
+
+    if (!ref)
+        return;
+    if (nb != nb_ref) {
+        golden_fail(g, "%s has %lld values, we have %lld", name, (long long)nb_ref, (long long)nb);
+        return;
+    }
+    for (int64_t i = 0; i < nb; i++) {
+        const int64_t d = (ints ? ints[i] : bytes[i]) - ref[i];
+
+        worst = llabs(d) > worst ? llabs(d) : worst;
+    }
+    judge(g, name, (double)worst, 0, worst > slack ? 2 : 0);
+}
+
+void golden_expect_ints(Golden *g, const int64_t *v, int64_t nb, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "out.", fmt);
+    expect_exact(g, v, NULL, nb, 0, n.text);
+}
+
+void golden_expect_u8(Golden *g, const uint8_t *v, int64_t nb, int slack, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "out.", fmt);
+    expect_exact(g, NULL, v, nb, slack, n.text);
+}
+
+void golden_note(Golden *g, const char *fmt, ...)
+{
+    Name n;
+
+    NAME(n, "out.", fmt);
+    look_up(g, g->file, n.text);
+}
