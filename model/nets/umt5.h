@@ -11,9 +11,11 @@
 typedef struct Umt5Config {
     int dim, attn_dim, ffn_dim, nb_heads, nb_layers, nb_buckets;
     int64_t vocab;
+    DType dtype;                        // storage of the matrices in the file
 } Umt5Config;
 
-/** All sizes from the tensors themselves (heads from the position embedding). AVT_INVALID names what is not a umT5 encoder. */
+/** All sizes from the tensors themselves (heads from the position embedding); every tensor must be there with its shape and
+ *  nothing else. AVT_INVALID names what is not a umT5 encoder. */
 int avt_umt5_config(Umt5Config *cfg, const Ckpt *ckpt, const Log *log);
 
 /** Bucket of rel = key - query (text-encoder.md 3.1). */
