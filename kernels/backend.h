@@ -23,7 +23,7 @@ typedef enum OpId {
     OP_COUNT_NONFINITE, OP_PIXELS, OP_NB
 } OpId;
 
-typedef enum Act { ACT_NONE, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF } Act;
+typedef enum Act { ACT_NONE, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_CLAMP } Act;         // clamp: to [-1, 1]
 
 /* What a weight is for decides how a backend stores it. */
 typedef enum WeightUse {

@@ -6,7 +6,9 @@
  *
  * Streaming: each causal convolution keeps its last two input frames in VaeState, so that decoding T latents in pieces
  * gives the frames that decoding them at once gives. Channels last inside. Latents are normalized, (mu - mean) / std, on
- * this side of the interface. Spec: vae.md.
+ * this side of the interface, with f32 constants. Spec: vae.md.
+ *
+ * Weights: `Wan2.1_VAE.pth` and whatever has its names and proportions at another base width (LightVAE: 24).
  */
 #ifndef AVT_VAE_H
 #define AVT_VAE_H
@@ -16,7 +18,7 @@
 #define VAE_LATENT 16                   // latent channels
 #define VAE_MAX_SLOTS 40
 
-typedef struct VaeConv {                // 3x3x3 (or 3x1x1) causal convolution with its cache slot
+typedef struct VaeConv {                // 3x3x3 (or 3x1x1) causal convolution and the slot of its past
     Conv conv;
     int slot;
 } VaeConv;
@@ -52,48 +54,58 @@ typedef struct Vae {
     int has_encoder, has_decoder;
     VaeHalf enc, dec;
     Conv quant, post_quant;             // 1x1x1: 32 -> 32, 16 -> 16
-    Tensor mean, inv_std, std, neg_mean_inv_std;    // [16] each
+    Tensor norm_mul, norm_add;          // [32] out of the encoder: 1 / std, -mean / std; zeros for the log variance
+    Tensor std, mean;                   // [16] into the decoder
 } Vae;
 
 enum { VAE_ENCODER = 1, VAE_DECODER = 2 };
 
-/** Base width of a VAE file (decoder.conv1.weight's rows / 4), or AVT_INVALID (logged) when it is none of this kind. */
+/** Base width of a VAE file (decoder.conv1.weight's rows / 4), or AVT_INVALID, logged with what the file is instead. */
 int avt_vae_width(const Ckpt *ckpt, const Log *log);
-/** Bind the weights of one or both halves. `width` as above (any width when planning). @return avt_binder_finish()'s value */
+/**
+ * Bind the weights of one or both halves; the other half's may be in the file.
+ * @param width   as above; any width when planning
+ * @param halves  VAE_ENCODER, VAE_DECODER or both
+ * @return avt_binder_finish()'s value
+ */
 int avt_vae_open(Vae *v, Binder *b, int width, int halves);
 
 typedef struct VaeState {
-    Tensor slot[VAE_MAX_SLOTS];         // [2, H, W, C] previous inputs of each causal convolution
-    int nb[VAE_MAX_SLOTS];              // frames that are valid in the slot (the last ones): 0, 1, 2
-    int started;                        // frames were seen: the temporal resamplers' first-frame rule
-    int encoder;
+    Tensor slot[VAE_MAX_SLOTS];         // [2, H, W, C] last inputs of each causal convolution; [1, ..] in the encoder's resamplers
+    int nb[VAE_MAX_SLOTS];              // how many of them are valid (the last ones)
+    int started[3];                     // per resampler: its first frame, which it treats differently, has gone by
+    int half;                           // VAE_ENCODER or VAE_DECODER
     int64_t h, w;                       // latent size
 } VaeState;
 
-/** Allocate a half's caches in `state` for latents of h x w. */
+/** Allocate a half's caches in `state` for latents of h x w, and reset. @return 0, EINVAL, or the arena's failure (ENOMEM) */
 int  avt_vae_state_open(VaeState *st, Arena *state, const Vae *v, int half, int64_t h, int64_t w);
+/** Forget the past: the next frame is a stream's first. Costs nothing. */
 void avt_vae_state_reset(VaeState *st);
 
-/* Called with each named stage's result when a probe is given: for the parity tests. */
+/* For the parity tests: sees each box's result under its name in the file ("decoder.upsamples.3"), [t, H, W, C]. A box that
+ * runs in pieces is seen once a piece, frames in order. */
 typedef struct VaeProbe {
     void (*see)(void *opaque, const char *name, Tensor t);
     void *opaque;
 } VaeProbe;
 
 /**
- * Encode one chunk of a stream: its first frame alone, then four frames a call; one latent frame each.
+ * Encode frames to latents, carrying the causal caches in `st` to the next call. Scratch does not grow with T.
  *
- * @param z   [16, 1, h, w] f32, normalized
- * @param px  [t, 8h, 8w, 3] f32 in [-1, 1]; t = 1 on the first call after a reset, else 4
+ * @param z   [16, T, h, w] f32, normalized
+ * @param px  [F, 8h, 8w, 3] f32 in [-1, 1]; F = 4T, or 4T - 3 on the first call after a reset; read only
  * @return 0 or EINVAL when shapes disagree; device errors appear at avt_sync(). `st` is undefined after an error
  */
 int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px, const VaeProbe *probe);
 
 /**
- * Decode latents to pixels, carrying the causal caches in `st` to the next call.
+ * Decode latents to frames, carrying the causal caches in `st` to the next call. Scratch hardly grows with T.
+ * NaN and infinities would stay in the caches for good: ask avt_count_nonfinite(z) first and refuse the block.
  *
  * @param px  [F, 8h, 8w, 3] f32 in [-1, 1] (clamped); F = 4T, or 4T - 3 on the first call after a reset
  * @param z   [16, T, h, w] f32, normalized; read only
+ * @return as avt_vae_encode()
  */
 int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe);
 
