@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* act, add, mul, axpy, gate_add: each result depends on one element of each operand. */
+#include <math.h>
+
+#include "cpu/plain.h"
+
+float avt_act_value(Act act, float x)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x / (1 + expf(-x));
+    case ACT_GELU_TANH:
+        return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case ACT_GELU_ERF:
+        return 0.5f * x * (1 + erff(x * 0.7071067812f));
+    default:
+        return x;
+    }
+}
+
+int avt_plain_act(Backend *be, const OpCall *c)
+{
+    const Act act = c->u.linear.act;
+    const int64_t nb = avt_numel(c->out);
+    const float *x = c->in[0].data;
+    float *out = c->out.data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb > PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i++)
+        out[i] = avt_act_value(act, x[i]);
+    return 0;
+}
+
+/* Rows of a, each with the row of b that belongs to it: its own, or the only one. */
+int avt_plain_add(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->in[0]);
+    const int64_t step = avt_numel(c->in[1]) == nb ? width : 0;
+    const float *a = c->in[0].data, *b = c->in[1].data;
+    float *out = c->out.data;
+
+    if (!nb)
+        return 0;
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb / width; r++)
+        for (int64_t i = 0; i < width; i++)
+            out[r * width + i] = a[r * width + i] + b[r * step + i];
+    return 0;
+}
+
+int avt_plain_mul(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->in[0]);
+    const int64_t step = avt_numel(c->in[1]) == nb ? width : 0;
+    const float *a = c->in[0].data, *b = c->in[1].data;
+    float *out = c->out.data;
+
+    if (!nb)
+        return 0;
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb / width; r++)
+        for (int64_t i = 0; i < width; i++)
+            out[r * width + i] = a[r * width + i] * b[r * step + i];
+    return 0;
+}
+
+int avt_plain_axpy(Backend *be, const OpCall *c)
+{
+    const float alpha = c->u.axpy.alpha, beta = c->u.axpy.beta;
+    const int64_t nb = avt_numel(c->out);
+    const float *x = c->in[0].data, *y = c->in[1].data;
+    float *out = c->out.data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i++)
+        out[i] = alpha * x[i] + beta * y[i];
+    return 0;
+}
+
+int avt_plain_gate_add(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const float *x = c->in[0].data, *y = c->in[1].data, *mask = c->in[2].data;
+    float *out = c->out.data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++)
+        for (int64_t i = 0; i < width; i++)
+            out[r * width + i] = x[r * width + i] + y[r * width + i] * mask[r];
+    return 0;
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* upsample, frame_split, transpose, patchify, unpatchify, channels_last, channels_first: numbers change places. */
+#include <string.h>
+
+#include "cpu/plain.h"
+
+int avt_plain_upsample(Backend *be, const OpCall *c)
+{
+    const int64_t rows = c->out.dim[0] * c->out.dim[1], h = c->out.dim[1], w = c->out.dim[2], ch = c->out.dim[3];
+
+#pragma omp parallel for num_threads(be->threads) if (rows * w * ch > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *x = (const float *)c->in[0].data + (r / h * (h / 2) + r % h / 2) * (w / 2) * ch;
+        float *out = (float *)c->out.data + r * w * ch;
+
+        for (int64_t i = 0; i < w; i++)
+            memcpy(out + i * ch, x + i / 2 * ch, (size_t)ch * sizeof(*out));
+    }
+    return 0;
+}
+
+int avt_plain_frame_split(Backend *be, const OpCall *c)
+{
+    const int64_t frames = c->out.dim[0], pixels = c->out.dim[1] * c->out.dim[2], ch = c->out.dim[3];
+
+#pragma omp parallel for num_threads(be->threads) if (frames * pixels * ch > 4 * PARALLEL_MIN)
+    for (int64_t t = 0; t < frames; t++) {
+        const float *x = (const float *)c->in[0].data + t / 2 * pixels * 2 * ch + t % 2 * ch;
+        float *out = (float *)c->out.data + t * pixels * ch;
+
+        for (int64_t i = 0; i < pixels; i++)
+            memcpy(out + i * ch, x + i * 2 * ch, (size_t)ch * sizeof(*out));
+    }
+    return 0;
+}
+
+int avt_plain_transpose(Backend *be, const OpCall *c)
+{
+    const int64_t nb_b = c->out.dim[0], nb_a = c->out.dim[1], ch = c->out.dim[2];
+
+#pragma omp parallel for num_threads(be->threads) if (nb_a * nb_b * ch > 4 * PARALLEL_MIN)
+    for (int64_t b = 0; b < nb_b; b++)
+        for (int64_t a = 0; a < nb_a; a++) {
+            const float *x = (const float *)c->in[0].data + (a * nb_b + b) * ch;
+
+            memcpy((float *)c->out.data + (b * nb_a + a) * ch, x, (size_t)ch * sizeof(*x));
+        }
+    return 0;
+}
+
+int avt_plain_patchify(Backend *be, const OpCall *c)
+{
+    const int64_t nb_c = c->in[0].dim[0], t = c->in[0].dim[1], h = c->in[0].dim[2], w = c->in[0].dim[3];
+    const int pt = c->u.patch.pt, ph = c->u.patch.ph, pw = c->u.patch.pw;
+    const int64_t rows = h / ph, cols = w / pw, tokens = t / pt * rows * cols;
+
+#pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 4 * PARALLEL_MIN)
+    for (int64_t n = 0; n < tokens; n++) {
+        const int64_t t0 = n / (rows * cols) * pt, y0 = n / cols % rows * ph, x0 = n % cols * pw;
+        float *out = (float *)c->out.data + n * nb_c * pt * ph * pw;
+
+        for (int64_t ch = 0; ch < nb_c; ch++)
+            for (int dt = 0; dt < pt; dt++)
+                for (int dy = 0; dy < ph; dy++, out += pw)
+                    memcpy(out, (const float *)c->in[0].data + ((ch * t + t0 + dt) * h + y0 + dy) * w + x0, (size_t)pw * sizeof(*out));
+    }
+    return 0;
+}
+
+int avt_plain_unpatchify(Backend *be, const OpCall *c)
+{
+    const int64_t nb_c = c->out.dim[0], t = c->out.dim[1], h = c->out.dim[2], w = c->out.dim[3];
+    const int ph = c->u.patch.ph, pw = c->u.patch.pw;
+    const int64_t rows = nb_c * t * h;
+
+#pragma omp parallel for num_threads(be->threads) if (rows * w > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t ch = r / (t * h), frame = r / h % t, y = r % h;
+        float *out = (float *)c->out.data + r * w;
+
+        for (int64_t x = 0; x < w; x++) {
+            const int64_t token = (frame * (h / ph) + y / ph) * (w / pw) + x / pw;
+
+            out[x] = ((const float *)c->in[0].data)[((token * ph + y % ph) * pw + x % pw) * nb_c + ch];
+        }
+    }
+    return 0;
+}
+
+int avt_plain_channels_last(Backend *be, const OpCall *c)
+{
+    const int64_t ch = c->out.dim[3], w = c->out.dim[2], nb = c->out.dim[0] * c->out.dim[1], plane = nb * w;
+    const float *mul = c->in[1].data, *add = c->in[2].data;
+
+#pragma omp parallel for num_threads(be->threads) if (plane * ch > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++)
+        for (int64_t k = 0; k < ch; k++) {
+            const float *x = (const float *)c->in[0].data + k * plane + r * w, m = mul ? mul[k] : 1, a = add ? add[k] : 0;
+            float *out = (float *)c->out.data + r * w * ch + k;
+
+            for (int64_t i = 0; i < w; i++)
+                out[i * ch] = x[i] * m + a;
+        }
+    return 0;
+}
+
+int avt_plain_channels_first(Backend *be, const OpCall *c)
+{
+    const int64_t ch = c->out.dim[0], w = c->out.dim[3], nb = c->out.dim[1] * c->out.dim[2], plane = nb * w;
+    const float *mul = c->in[1].data, *add = c->in[2].data;
+
+#pragma omp parallel for num_threads(be->threads) if (plane * ch > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++)
+        for (int64_t k = 0; k < ch; k++) {
+            const float *x = (const float *)c->in[0].data + r * w * ch + k, m = mul ? mul[k] : 1, a = add ? add[k] : 0;
+            float *out = (float *)c->out.data + k * plane + r * w;
+
+            for (int64_t i = 0; i < w; i++)
+                out[i] = x[i * ch] * m + a;
+        }
+    return 0;
+}

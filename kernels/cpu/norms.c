@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * rms_norm, channel_norm, layer_norm, norm_modulate, softmax: a row at a time, every sum in f64.
+ *
+ * The variance is taken around the mean in a second pass, so a large common offset costs no digits.
+ */
+#include <math.h>
+
+#include "cpu/plain.h"
+
+enum { LANES = 8 };
+
+/* sum of (x - mean)^2, in eight interleaved sums so that it vectorizes in one fixed order */
+static double sum_squares(const float *x, int64_t nb, double mean)
+{
+    double s[LANES] = { 0 }, sum = 0;
+    int64_t i = 0;
+
+    for (; i + LANES <= nb; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            s[j] += (x[i + j] - mean) * (x[i + j] - mean);
+    for (int j = 0; j < LANES; j++)
+        sum += s[j];
+    for (; i < nb; i++)
+        sum += (x[i] - mean) * (x[i] - mean);
+    return sum;
+}
+
+static double sum_values(const float *x, int64_t nb)
+{
+    double s[LANES] = { 0 }, sum = 0;
+    int64_t i = 0;
+
+    for (; i + LANES <= nb; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            s[j] += x[i + j];
+    for (int j = 0; j < LANES; j++)
+        sum += s[j];
+    for (; i < nb; i++)
+        sum += x[i];
+    return sum;
+}
+
+int avt_plain_rms_norm(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const float *w = c->in[1].data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        const float *x = (const float *)c->in[0].data + r * width;
+        float *out = (float *)c->out.data + r * width;
+        const float f = (float)(1 / sqrt(sum_squares(x, width, 0) / (double)width + c->u.norm.eps));
+
+        for (int64_t i = 0; i < width; i++)
+            out[i] = x[i] * f * w[i];
+    }
+    return 0;
+}
+
+int avt_plain_channel_norm(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const Act act = c->u.linear.act;
+    const float *w = c->in[1].data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        const float *x = (const float *)c->in[0].data + r * width;
+        float *out = (float *)c->out.data + r * width;
+        const double f = sqrt((double)width) / fmax(sqrt(sum_squares(x, width, 0)), 1e-12);
+
+        for (int64_t i = 0; i < width; i++)
+            out[i] = (float)(x[i] * f) * w[i];
+        if (act != ACT_NONE)
+            for (int64_t i = 0; i < width; i++)
+                out[i] = avt_act_value(act, out[i]);
+    }
+    return 0;
+}
+
+/* out = (x - mean) / sqrt(var + eps) */
+static void normalize(float *out, const float *x, int64_t nb, float eps)
+{
+    const double mean = sum_values(x, nb) / (double)nb;
+    const double f = 1 / sqrt(sum_squares(x, nb, mean) / (double)nb + eps);
+
+    for (int64_t i = 0; i < nb; i++)
+        out[i] = (float)((x[i] - mean) * f);
+}
+
+int avt_plain_layer_norm(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const Act act = c->u.linear.act;
+    const float *w = c->in[1].data, *b = c->in[2].data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        float *out = (float *)c->out.data + r * width;
+
+        normalize(out, (const float *)c->in[0].data + r * width, width, c->u.linear.eps);
+        if (w)
+            for (int64_t i = 0; i < width; i++)
+                out[i] *= w[i];
+        if (b)
+            for (int64_t i = 0; i < width; i++)
+                out[i] += b[i];
+        if (act != ACT_NONE)
+            for (int64_t i = 0; i < width; i++)
+                out[i] = avt_act_value(act, out[i]);
+    }
+    return 0;
+}
+
+int avt_plain_norm_modulate(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const float *scale = c->in[1].data, *shift = c->in[2].data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        float *out = (float *)c->out.data + r * width;
+
+        normalize(out, (const float *)c->in[0].data + r * width, width, c->u.norm.eps);
+        for (int64_t i = 0; i < width; i++)
+            out[i] = out[i] * (1 + scale[i]) + shift[i];
+    }
+    return 0;
+}
+
+int avt_plain_softmax(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        const float *x = (const float *)c->in[0].data + r * width;
+        float *out = (float *)c->out.data + r * width, top = -INFINITY, f;
+
+        for (int64_t i = 0; i < width; i++)
+            top = x[i] > top ? x[i] : top;
+        for (int64_t i = 0; i < width; i++)
+            out[i] = expf(x[i] - top);
+        f = (float)(1 / sum_values(out, width));
+        for (int64_t i = 0; i < width; i++)
+            out[i] *= f;
+    }
+    return 0;
+}
