@@ -31,6 +31,7 @@ static int open_levels(Backend *be, Cpu *cpu)
 {
     int ret = 0;
 
+    (void)be;
     avt_cpu_plain(cpu);
 #if HAVE_ONEDNN
     if (be->level >= CPU_ONEDNN)
