@@ -13,6 +13,8 @@ float avt_act_value(Act act, float x)
         return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
     case ACT_GELU_ERF:
         return 0.5f * x * (1 + erff(x * 0.7071067812f));
+    case ACT_CLAMP:
+        return x < -1 ? -1 : x > 1 ? 1 : x;
     default:
         return x;
     }
