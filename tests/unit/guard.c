@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The guard backend: touching a tensor kills, results are late, numbers are those of plain C. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "test.h"
+
+#define ROWS 37
+#define WIDTH 96
+
+/* How a child that reads (or writes) the byte ends: its signal, or 0. */
+static int signal_of_touch(volatile char *p, int write)
+{
+    const pid_t pid = fork();
+    int status = 0;
+
+    REQUIRE(pid >= 0);
+    if (!pid) {
+        signal(SIGSEGV, SIG_DFL);                                       // cmocka's handler would report a failed test
+        if (write)
+            *p = 1;
+        _exit(*p == 1 ? 0 : 0);
+    }
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+static void touched_byte_faults(void **state)
+{
+    float v[1024];
+    TestBench t;
+    Tensor x, w;
+
+    (void)state;
+    test_random(v, 1024, 1);
+    test_bench_open(&t, "guard", CPU_AUTO, 1);
+    x = TEST_TENSOR(&t, v, 4, 256);
+    w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ 32, 32 }, v);
+    REQUIRE(signal_of_touch(x.data, 0) == SIGSEGV);                     // before anything ran,
+    REQUIRE(signal_of_touch(w.data, 0) == SIGSEGV);
+    avt_act(t.be, x, x, ACT_SILU);
+    free(test_read(&t, x));
+    REQUIRE_OK(avt_sync(t.be));
+    REQUIRE(signal_of_touch(x.data, 0) == SIGSEGV);                     // and after
+    REQUIRE(signal_of_touch((char *)x.data + 4095, 1) == SIGSEGV);
+    REQUIRE(signal_of_touch(w.data, 1) == SIGSEGV);
+    test_bench_close(&t);
+
+    test_bench_open(&t, "cpu", CPU_PLAIN, 1);                           // the touch itself is not what kills
+    x = TEST_TENSOR(&t, v, 4, 256);
+    REQUIRE(signal_of_touch(x.data, 1) == 0);
+    test_bench_close(&t);
+}
+
+/* A second backend of the device downloads what the first has only written down: it sees the old numbers until the sync. */
+static void result_is_late(void **state)
+{
+    Backend *other;
+    TestBench t;
+    float *late, v[3] = { 1, 2, 3 };
+    Tensor x, y;
+
+    (void)state;
+    test_bench_open(&t, "guard", CPU_AUTO, 1);
+    REQUIRE_OK(avt_backend_open(&other, "guard", NULL));
+    x = TEST_TENSOR(&t, v, 3);
+    y = TEST_TENSOR(&t, NULL, 3);
+    v[0] = v[1] = v[2] = 7;                                             // upload has read its source
+    avt_axpy(t.be, y, 2, x, 1, x);
+    REQUIRE_OK(avt_download(other, v, y));
+    REQUIRE(v[0] == 0 && v[1] == 0 && v[2] == 0);
+    REQUIRE_OK(avt_download(other, v, x));
+    REQUIRE(v[0] == 0 && v[1] == 0 && v[2] == 0);
+    REQUIRE_OK(avt_sync(t.be));
+    REQUIRE_OK(avt_download(other, v, y));
+    REQUIRE(v[0] == 3 && v[1] == 6 && v[2] == 9);
+    avt_axpy(t.be, y, 2, y, 0, x);
+    late = test_read(&t, y);                                            // download waits by itself
+    REQUIRE(late[0] == 6 && late[1] == 12 && late[2] == 18);
+    free(late);
+    avt_backend_close(&other);
+    test_bench_close(&t);
+}
+
+/* Norm, product in bf16, attention, convolution, in place and out of it; more calls than the list holds. */
+static float *chain(const char *device, int threads)
+{
+    const int64_t wd[2] = { WIDTH, WIDTH }, cd[5] = { 4, 4, 3, 3, 3 };
+    uint16_t half[WIDTH * WIDTH];
+    float v[ROWS * WIDTH], *out;
+    TestBench t;
+    Linear l = { 0 };
+    Conv c = { 0 };
+    Tensor x, h, a, b;
+
+    test_bench_open(&t, device, CPU_PLAIN, threads);
+    test_random(v, ROWS * WIDTH, 3);
+    for (int i = 0; i < WIDTH * WIDTH; i++)
+        half[i] = (uint16_t)(0x3c00 + 37 * i % 256 + (i % 3 ? 0 : 0x8000));     // +- 2^-7 .. 2^-5
+    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_BF16, 2, wd, half);
+    c.w = avt_weight_put(t.arena, WEIGHT_CONV3D, DT_F32, 5, cd, v);
+    l.b = avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F32, 1, wd, v);
+    x = TEST_TENSOR(&t, v, ROWS, WIDTH);
+    h = TEST_TENSOR(&t, NULL, ROWS, WIDTH);
+    a = TEST_TENSOR(&t, NULL, ROWS, WIDTH);
+    b = TEST_TENSOR(&t, NULL, ROWS, WIDTH);
+    avt_fill(t.be, b, 0);
+    for (int i = 0; i < 1000; i++) {
+        if (i % 100 == 0) {
+            const Tensor q = avt_view(h, ROWS, 4, WIDTH / 4), o = avt_view(a, ROWS, 4, WIDTH / 4);
+            avt_rms_norm(t.be, h, x, l.b, 1e-6f);
+            avt_attention(t.be, o, q, q, q, AVT_NONE, AVT_NONE, AVT_NONE, 0.2f);
+            avt_linear_add(t.be, x, x, a, &l, l.b);
+            avt_conv3d(t.be, avt_rows(avt_view(b, ROWS, 4, 6, 4), 0, ROWS - 2), avt_view(x, ROWS, 4, 6, 4), AVT_NONE, &c,
+                       AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad0 = 1, .pad1 = 1 });
+        }
+        avt_act(t.be, h, x, ACT_GELU_TANH);
+        avt_layer_norm(t.be, h, h, AVT_NONE, AVT_NONE, 1e-5f, ACT_NONE);
+        avt_axpy(t.be, x, 0.9f, x, 0.1f, h);
+        avt_add(t.be, x, x, l.b);
+        avt_axpy(t.be, x, 0.5f, x, 0.01f, b);
+    }
+    out = test_read(&t, x);
+    test_bench_close(&t);
+    return out;
+}
+
+static void chain_equals_plain_c(void **state)
+{
+    float *cpu = chain("cpu", 1), *guard = chain("guard", 2);
+
+    (void)state;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        REQUIRE(cpu[i] == cpu[i] && cpu[i] != 0);
+    REQUIRE(!memcmp(cpu, guard, sizeof(float) * ROWS * WIDTH));
+    free(cpu);
+    free(guard);
+}
+
+typedef struct Job {
+    const Linear *l;
+    float out[ROWS * WIDTH];
+    int ret;
+} Job;
+
+static void *use_shared_weights(void *arg)
+{
+    float v[ROWS * WIDTH];
+    Job *job = arg;
+    Backend *be;
+    Arena *a;
+    Tensor x, y;
+
+    test_random(v, ROWS * WIDTH, 5);
+    job->ret = avt_backend_open(&be, "guard", &(BackendOptions){ .threads = 1 });
+    if (job->ret < 0)
+        return NULL;
+    job->ret = avt_arena_open(&a, be, "scratch", 1 << 20);
+    if (job->ret >= 0) {
+        x = avt_new(a, DT_F32, ROWS, WIDTH);
+        y = avt_new(a, DT_F32, ROWS, WIDTH);
+        avt_upload(be, x, v);
+        for (int i = 0; i < 50 && job->ret >= 0; i++) {
+            avt_linear(be, y, x, job->l, ACT_NONE);
+            job->ret = avt_sync(be);                                    // opens and closes the pages of the weights, many times
+        }
+        if (job->ret >= 0)
+            job->ret = avt_download(be, job->out, y);
+        avt_arena_close(&a);
+    }
+    avt_backend_close(&be);
+    return NULL;
+}
+
+static void threads_share_weights(void **state)
+{
+    static Job job[3];
+    pthread_t thread[3];
+    float v[WIDTH * WIDTH];
+    Linear l = { 0 };
+    TestBench t;
+
+    (void)state;
+    test_random(v, WIDTH * WIDTH, 4);
+    test_bench_open(&t, "guard", CPU_AUTO, 1);
+    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ WIDTH, WIDTH }, v);
+    for (int i = 0; i < 3; i++) {
+        job[i].l = &l;
+        REQUIRE_OK(pthread_create(&thread[i], NULL, use_shared_weights, &job[i]));
+    }
+    for (int i = 0; i < 3; i++)
+        REQUIRE_OK(pthread_join(thread[i], NULL));
+    for (int i = 0; i < 3; i++) {
+        REQUIRE_OK(job[i].ret);
+        REQUIRE(!memcmp(job[i].out, job[0].out, sizeof(job[0].out)));
+    }
+    REQUIRE(job[0].out[0] != 0);
+    test_bench_close(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(touched_byte_faults), cmocka_unit_test(result_is_late), cmocka_unit_test(chain_equals_plain_c),
+        cmocka_unit_test(threads_share_weights),
+    };
+
+    return test_main("unit/guard", tests);
+}
