@@ -105,11 +105,15 @@ int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M);
 void avt_dit_keys_close(DitKeys *k);
 int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);
 
+/** out[freq_dim] on the host: cosines, then sines, of t * 10000^(-i / half); angles in f64. Source: dit.md 5. */
+void avt_dit_sinusoid(float *out, int freq_dim, float t);
 /** t in 0 .. 1000; the sink's is 0. */
 int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t);
 /** Text embedding of context [L, text_dim] (L <= text_len, padded here with zero rows) and its keys per layer [text_len, NH, hd].
  *  @param embedded  (opt) gets the embedded rows [text_len, D]; for parity */
 int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded);
+/** The second half of it: keys per layer of embedded rows [text_len, D]. */
+int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded);
 /** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front. mask of `out` is left alone. */
 int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tensor features);
 /** The encoder itself on any window: features [T, layers, audio_dim] -> local [T', tokens + 1, D], global [T', D], T' = ceil(ceil(T/2)/2). */
@@ -133,10 +137,12 @@ typedef struct DitItem {
     const DitShape *shape;
     const DitTime *time;
     const DitKeys *text;
-    DitKeys *sink;                      // [Lc, NH, hd], keys not rotated
+    DitKeys *sink;                      // [Lc, NH, hd] ([n, NH, hd] without motion), keys not rotated
     DitKeys *ring;                      // block: [12 n, NH, hd], keys rotated, written at slot f0 mod 12
-    const DitAudio *audio;              // block
-    const DitProbe *probe;              // or NULL
+    const DitAudio *audio;              // block; NULL: none is injected
+    const DitProbe *probe;              // or NULL; then the last layer of a sink is computed to its end, too
+    Tensor given_rope, given_rope_sink; // position tables of x and of the sink's keys, for tests; absent ones are computed
+    Tensor rope, rope_sink;             // the tables in use, set by each call
 } DitItem;
 
 /** x of a block: patch embedding + pose [16, 3, H, W] (opt; absent = zeros) + mask row 0. latents [16, 3, H, W]. */
@@ -146,6 +152,8 @@ int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tens
 /** The layers held, over one or several items: layer by layer, within a layer item by item, so that a wave touches each
  *  layer's weights once. Items must be independent of each other (different rings, or a sink that no other item uses). */
 int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items);
+/** What follows layer `in` of the injection list: x [3 n, D] += cross-attention to the audio tokens of each frame. */
+int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio);
 /** Velocity [16, 3, H, W] of x [N, D] after the last layer. */
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time);
 

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Forward of the diffusion transformer's layers and head (dit.md 7, 8, 10; causal_model_s2v.py).
+ *
+ *   u = LN(x) (1 + m1) + m0          x += m2 * o(attention(q, ring ++ sink))          a block's keys go into the ring first
+ *   u = LN(x; norm3)                 x += o(attention(q, text))
+ *   u = LN(x) (1 + m4) + m3          x += m5 * ffn2(gelu(ffn0(u)))                     then, after some layers, the audio
+ *
+ * Keys in the ring are rotated once, at their absolute frame. Keys of the sink are kept as they come out of the norm and are
+ * rotated at every use, because the reference moves along with the stream. A sink item attends to itself alone.
+ * Scratch is marked and released around each step, so that the peak is the largest step of one item: the FFN, N (D + DF) values.
+ */
+#include <math.h>
+#include <stdio.h>
+
+#include "nets/dit.h"
+
+static Tensor heads(const Dit *d, Tensor x)                         // [M, D] -> [M, NH, hd]
+{
+    return avt_view(x, x.dim[0], d->cfg.nb_heads, d->cfg.dim / d->cfg.nb_heads);
+}
+
+static Tensor flat(const Dit *d, Tensor x)                          // [M, NH, hd] -> [M, D]
+{
+    return avt_view(x, x.dim[0], d->cfg.dim);
+}
+
+static float scale_of(const Dit *d)
+{
+    return 1 / sqrtf((float)(d->cfg.dim / d->cfg.nb_heads));
+}
+
+static Tensor like(Arena *scratch, Tensor x)
+{
+    return avt_new_dims(scratch, DT_F32, x.nd, x.dim);
+}
+
+static void see(const DitItem *it, const char *name, Tensor t)
+{
+    if (it->probe)
+        it->probe->see(it->probe->opaque, name, t);
+}
+
+static void see_layer(const DitItem *it, int layer, const char *what, Tensor t)
+{
+    char name[64];
+
+    snprintf(name, sizeof(name), "layer_%d_%s", layer, what);
+    see(it, name, t);
+}
+
+/* q, k [M, D] out of u: linear, then the norm over the full width. */
+static void project(Backend *be, const Dit *d, Tensor out, Tensor u, const Linear *l, Tensor norm)
+{
+    avt_linear(be, out, u, l, ACT_NONE);
+    avt_rms_norm(be, out, out, norm, d->cfg.eps);
+}
+
+/* att = attention of the block's q over the ring so far, this block included, and over the sink. */
+static void attend_block(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor att, Tensor u, Tensor q)
+{
+    const int64_t n = it->shape->n, N = it->shape->N, slot = it->f0 % DIT_RING * n;
+    const int64_t frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
+    const Tensor k = avt_rows(it->ring->k[i], slot, N), v = avt_rows(it->ring->v[i], slot, N);
+    const Tensor sink = like(scratch, it->sink->k[i]);
+
+    project(be, d, flat(d, k), u, &a->k, a->norm_k);
+    avt_rope(be, k, k, it->rope);
+    avt_linear(be, flat(d, v), u, &a->v, ACT_NONE);
+    avt_rope(be, sink, it->sink->k[i], it->rope_sink);
+    avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n), sink,
+                  it->sink->v[i], AVT_NONE, scale_of(d));
+}
+
+static void attend_sink(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
+{
+    const Tensor k = like(scratch, it->sink->k[i]);
+
+    avt_rope(be, k, it->sink->k[i], it->rope);
+    avt_attention(be, heads(d, att), heads(d, q), k, it->sink->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
+}
+
+/* The sink's keys and values of layer i; all that the last layer has to give. */
+static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor u)
+{
+    project(be, d, flat(d, it->sink->k[i]), u, &a->k, a->norm_k);
+    avt_linear(be, flat(d, it->sink->v[i]), u, &a->v, ACT_NONE);
+}
+
+static int is_last_sink(const Dit *d, const DitItem *it, int i)
+{
+    return it->sink_pass && d->l0 + i == d->cfg.nb_layers - 1 && !it->probe;
+}
+
+static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor m)
+{
+    const DitAttention *a = &d->layer[i].self;
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
+
+    avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
+    if (it->sink_pass)
+        fill_sink(be, d, a, it, i, u);
+    if (!is_last_sink(d, it, i)) {
+        project(be, d, q, u, &a->q, a->norm_q);
+        avt_rope(be, heads(d, q), heads(d, q), it->rope);
+        if (it->sink_pass)
+            attend_sink(be, scratch, d, it, i, u, q);
+        else
+            attend_block(be, scratch, d, a, it, i, u, u, q);
+        avt_linear_add(be, it->x, it->x, u, &a->o, avt_at(m, 2));
+    }
+    avt_arena_release(scratch, mark);
+}
+
+static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i)
+{
+    const DitLayer *l = &d->layer[i];
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
+
+    avt_layer_norm(be, u, it->x, l->norm3_w, l->norm3_b, d->cfg.eps, ACT_NONE);
+    project(be, d, q, u, &l->cross.q, l->cross.norm_q);
+    avt_attention(be, heads(d, u), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
+    avt_linear_add(be, it->x, it->x, u, &l->cross.o, AVT_NONE);
+    avt_arena_release(scratch, mark);
+}
+
+static void feed_forward(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor m)
+{
+    const DitLayer *l = &d->layer[i];
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor u = like(scratch, it->x), y = avt_new(scratch, DT_F32, it->x.dim[0], d->cfg.ffn_dim);
+
+    avt_norm_modulate(be, u, it->x, avt_at(m, 4), avt_at(m, 3), d->cfg.eps);
+    avt_linear(be, y, u, &l->ffn0, ACT_GELU_TANH);
+    avt_linear_add(be, it->x, it->x, y, &l->ffn2, avt_at(m, 5));
+    avt_arena_release(scratch, mark);
+}
+
+static void run_layer(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i)
+{
+    const DitLayer *l = &d->layer[i];
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor m = avt_new(scratch, DT_F32, 6, d->cfg.dim);
+
+    avt_add(be, m, l->modulation, it->time->e0);
+    self_attention(be, scratch, d, it, i, m);
+    if (!is_last_sink(d, it, i)) {
+        text_attention(be, scratch, d, it, i);
+        feed_forward(be, scratch, d, it, i, m);
+        see_layer(it, d->l0 + i, "after_block", it->x);
+    }
+    if (l->inject && it->audio) {
+        avt_dit_inject(be, scratch, d, l->inject, it->x, it->audio);
+        see_layer(it, d->l0 + i, "after_audio", it->x);
+    }
+    avt_arena_release(scratch, mark);
+}
+
+/* ---- positions -------------------------------------------------------------------------------------------------- */
+
+static Tensor make_table(Backend *be, Arena *scratch, const Dit *d, const RopeGrid *g)
+{
+    const Tensor t = avt_new(scratch, DT_F32, avt_rope_tokens(g), d->cfg.dim / d->cfg.nb_heads / 2, 2);
+
+    avt_rope_table(be, t, g);
+    return t;
+}
+
+/* The reference sits at frame max(30, f0 + relative_dist): rolled by what that is beyond 30. */
+static int64_t roll_of(const DitItem *it)
+{
+    const int64_t roll = it->sink_pass ? 0 : it->f0 + it->relative_dist - 30;
+
+    return roll > 0 ? roll : 0;
+}
+
+static void make_tables(Backend *be, Arena *scratch, const Dit *d, DitItem *it)
+{
+    const int64_t tokens = it->sink_pass ? it->x.dim[0] : it->sink->k[0].dim[0];
+    RopeGrid block, sink;
+
+    avt_dit_grid_block(&block, it->shape, it->f0, d->rope_half);
+    avt_dit_grid_sink(&sink, it->shape, roll_of(it), tokens > it->shape->n, d->rope_half);
+    it->rope = it->given_rope;
+    it->rope_sink = it->given_rope_sink;
+    if (!it->rope.be)
+        it->rope = make_table(be, scratch, d, it->sink_pass ? &sink : &block);
+    if (!it->sink_pass && !it->rope_sink.be)
+        it->rope_sink = make_table(be, scratch, d, &sink);
+}
+
+static int item_is_sound(const Dit *d, const DitItem *it)
+{
+    if (!it->shape || !it->time || !it->text || !it->sink || it->x.nd != 2 || it->x.dim[1] != d->cfg.dim)
+        return 0;
+    if (it->sink_pass)
+        return it->sink->k[0].dim[0] == it->x.dim[0];
+    return it->ring && it->f0 >= 0 && it->f0 % DIT_BLOCK == 0 && it->x.dim[0] == it->shape->N && it->ring->k[0].dim[0] == it->shape->ring;
+}
+
+int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items)
+{
+    const size_t mark = avt_arena_mark(scratch);
+
+    for (int j = 0; j < nb_items; j++)
+        AVT_REQUIRE(be->log, item_is_sound(d, &items[j]));
+    for (int j = 0; j < nb_items; j++) {
+        make_tables(be, scratch, d, &items[j]);
+        if (d->l0 == 0)
+            see(&items[j], "layer_in_0", items[j].x);
+    }
+    for (int i = 0; i < d->l1 - d->l0; i++)
+        for (int j = 0; j < nb_items; j++)
+            run_layer(be, scratch, d, &items[j], i);
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+/* ---- head ------------------------------------------------------------------------------------------------------- */
+
+int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time)
+{
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor m = avt_new(scratch, DT_F32, 2, d->cfg.dim), u = like(scratch, x), y = avt_new(scratch, DT_F32, x.dim[0], 64);
+
+    avt_add(be, m, d->head_modulation, time->e);
+    avt_norm_modulate(be, u, x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
+    avt_linear(be, y, u, &d->head, ACT_NONE);
+    avt_unpatchify(be, velocity, y, 2, 2);
+    avt_arena_release(scratch, mark);
+    return be->status;
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The audio side of the diffusion transformer: encoder of a block's speech features, and its injection after some layers.
+ *
+ *   features [T, layers, C] --mix--> [T, C] --local conv--> tokens x [T, D/4] --trunk--> [T', tokens, D] ++ padding token
+ *                                           --global conv--> [T, D/4] --trunk--> final linear --> [T', D]
+ *   trunk: LN, SiLU, conv (stride 2), LN, SiLU, conv (stride 2), LN, SiLU; shared by all tokens and both branches
+ *
+ * All convolutions look back only, over replicated edges. So the original's 73 copies of the first row in front of a block
+ * equal one copy, exactly: 13 rows give 4 outputs, of which the first is dropped (dit.md 9.1).
+ * Trap: AdaIN gives the shift first, the scale second; its LN has eps 1e-5, all others the config's.
+ */
+#include <math.h>
+
+#include "nets/dit.h"
+
+#define ADAIN_EPS 1e-5f
+#define HOP       12                    // feature rows of a block
+
+static const Conv1dSpec causal1 = { .stride = 1, .groups = 1, .pad0 = 2, .replicate = 1 };
+static const Conv1dSpec causal2 = { .stride = 2, .groups = 1, .pad0 = 2, .replicate = 1 };
+
+static int64_t half(int64_t T)
+{
+    return (T + 1) / 2;
+}
+
+/* One group of channels, x [T, D/4] -> out [T', D]. x is overwritten. */
+static void trunk(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor x)
+{
+    const int64_t T2 = half(x.dim[0]), D = d->cfg.dim;
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor y = avt_new(scratch, DT_F32, T2, D / 2);
+    const float eps = d->cfg.eps;
+
+    avt_layer_norm(be, x, x, AVT_NONE, AVT_NONE, eps, ACT_SILU);
+    avt_conv1d(be, y, x, &d->audio_conv2, causal2, ACT_NONE);
+    avt_layer_norm(be, y, y, AVT_NONE, AVT_NONE, eps, ACT_SILU);
+    avt_conv1d(be, out, y, &d->audio_conv3, causal2, ACT_NONE);
+    avt_layer_norm(be, out, out, AVT_NONE, AVT_NONE, eps, ACT_SILU);
+    avt_arena_release(scratch, mark);
+}
+
+static void encode_local(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor mixed)
+{
+    const int64_t T = mixed.dim[0], T4 = local.dim[0], A = d->cfg.nb_audio_tokens, D = d->cfg.dim;
+    const Tensor wide = avt_new(scratch, DT_F32, T, A * (D / 4)), group = avt_new(scratch, DT_F32, A, T, D / 4);
+    const Tensor token = avt_new(scratch, DT_F32, A + 1, T4, D);
+
+    avt_conv1d(be, wide, mixed, &d->audio_local, causal1, ACT_NONE);
+    avt_transpose(be, group, avt_view(wide, T, A, D / 4));          // the group is the slow half of the channel
+    for (int64_t i = 0; i < A; i++)
+        trunk(be, scratch, d, avt_at(token, i), avt_at(group, i));
+    avt_fill(be, avt_at(token, A), 0);
+    avt_add(be, avt_at(token, A), avt_at(token, A), d->audio_padding);
+    avt_transpose(be, local, token);                                // [T', A + 1, D]
+}
+
+static void encode_global(Backend *be, Arena *scratch, const Dit *d, Tensor global, Tensor mixed)
+{
+    const Tensor x = avt_new(scratch, DT_F32, mixed.dim[0], d->cfg.dim / 4);
+    const Tensor y = avt_new(scratch, DT_F32, global.dim[0], d->cfg.dim);
+
+    avt_conv1d(be, x, mixed, &d->audio_global, causal1, ACT_NONE);
+    trunk(be, scratch, d, y, x);
+    avt_linear(be, global, y, &d->audio_final, ACT_NONE);
+}
+
+int avt_dit_audio_encode(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor global, Tensor features)
+{
+    const int64_t T = features.dim[0];
+    const size_t mark = avt_arena_mark(scratch);
+    size_t branch;
+    Tensor mixed;
+
+    AVT_REQUIRE(be->log, features.nd == 3 && local.nd == 3 && global.nd == 2);
+    AVT_REQUIRE(be->log, T > 0 && local.dim[0] == half(half(T)) && global.dim[0] == half(half(T)));
+    mixed = avt_new(scratch, DT_F32, T, d->cfg.audio_dim);
+    branch = avt_arena_mark(scratch);
+    avt_layer_mix(be, mixed, features, d->audio_weights);
+    encode_local(be, scratch, d, local, mixed);
+    avt_arena_release(scratch, branch);
+    encode_global(be, scratch, d, global, mixed);
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tensor features)
+{
+    const int64_t D = d->cfg.dim, tokens = d->cfg.nb_audio_tokens + 1;
+    const size_t mark = avt_arena_mark(scratch);
+    Tensor window, local, global;
+
+    AVT_REQUIRE(be->log, features.nd == 4 && features.dim[0] == out->nb_actors && features.dim[1] == HOP);
+    window = avt_new(scratch, DT_F32, HOP + 1, d->cfg.nb_audio_layers, d->cfg.audio_dim);
+    local = avt_new(scratch, DT_F32, DIT_BLOCK + 1, tokens, D);
+    global = avt_new(scratch, DT_F32, DIT_BLOCK + 1, D);
+    for (int a = 0; a < out->nb_actors; a++) {
+        const Tensor rows = avt_at(features, a);
+
+        avt_copy(be, avt_rows(window, 0, 1), avt_rows(rows, 0, 1));
+        avt_copy(be, avt_rows(window, 1, HOP), rows);
+        avt_dit_audio_encode(be, scratch, d, local, global, window);
+        avt_copy(be, avt_at(out->local, a), avt_rows(local, 1, DIT_BLOCK));
+        avt_copy(be, avt_at(out->global, a), avt_rows(global, 1, DIT_BLOCK));
+    }
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+/* ---- injection -------------------------------------------------------------------------------------------------- */
+
+/* u [3 n, D] = LN(x) (1 + scale) + shift, with (shift, scale) of each frame out of its global token. */
+static void adain(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor u, Tensor x, Tensor global)
+{
+    const int64_t n = x.dim[0] / DIT_BLOCK, D = d->cfg.dim;
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor g = avt_new(scratch, DT_F32, DIT_BLOCK, D), table = avt_new(scratch, DT_F32, DIT_BLOCK, 2 * D);
+
+    avt_act(be, g, global, ACT_SILU);
+    avt_linear(be, table, g, &in->adain, ACT_NONE);
+    for (int f = 0; f < DIT_BLOCK; f++) {
+        const Tensor t = avt_view(avt_at(table, f), 2, D);
+
+        avt_norm_modulate(be, avt_rows(u, f * n, n), avt_rows(x, f * n, n), avt_at(t, 1), avt_at(t, 0), ADAIN_EPS);
+    }
+    avt_arena_release(scratch, mark);
+}
+
+/* One actor: att [3 n, D] = attention of x to the tokens of its frame, before the output projection. q: scratch of that size. */
+static void attend(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor att, Tensor q, Tensor x, Tensor local, Tensor global)
+{
+    const int64_t n = x.dim[0] / DIT_BLOCK, m = local.dim[1], D = d->cfg.dim, NH = d->cfg.nb_heads, hd = D / NH;
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor k = avt_new(scratch, DT_F32, DIT_BLOCK * m, D), v = avt_new(scratch, DT_F32, DIT_BLOCK * m, D);
+    const Tensor tokens = avt_view(local, DIT_BLOCK * m, D);
+
+    adain(be, scratch, d, in, att, x, global);
+    avt_linear(be, q, att, &in->attn.q, ACT_NONE);
+    avt_rms_norm(be, q, q, in->attn.norm_q, d->cfg.eps);
+    avt_linear(be, k, tokens, &in->attn.k, ACT_NONE);
+    avt_rms_norm(be, k, k, in->attn.norm_k, d->cfg.eps);
+    avt_linear(be, v, tokens, &in->attn.v, ACT_NONE);
+    for (int f = 0; f < DIT_BLOCK; f++)
+        avt_attention(be, avt_view(avt_rows(att, f * n, n), n, NH, hd), avt_view(avt_rows(q, f * n, n), n, NH, hd),
+                      avt_view(avt_rows(k, f * m, m), m, NH, hd), avt_view(avt_rows(v, f * m, m), m, NH, hd), AVT_NONE, AVT_NONE,
+                      AVT_NONE, 1 / sqrtf((float)hd));
+    avt_arena_release(scratch, mark);
+}
+
+/* Several actors see the same x, so it is kept while their masked residuals are added. */
+static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, Tensor att, Tensor q)
+{
+    const Tensor before = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
+
+    avt_copy(be, before, x);
+    for (int a = 0; a < audio->nb_actors; a++) {
+        attend(be, scratch, d, in, att, q, before, avt_at(audio->local, a), avt_at(audio->global, a));
+        avt_linear(be, q, att, &in->attn.o, ACT_NONE);
+        avt_gate_add(be, x, x, q, avt_view(avt_at(audio->mask, a), x.dim[0]));
+    }
+}
+
+int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio)
+{
+    const size_t mark = avt_arena_mark(scratch);
+    Tensor att, q;
+
+    AVT_REQUIRE(be->log, x.nd == 2 && x.dim[0] % DIT_BLOCK == 0 && (audio->mask.be || audio->nb_actors == 1));
+    att = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
+    q = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
+    if (audio->mask.be)
+        inject_masked(be, scratch, d, in, x, audio, att, q);
+    else {
+        attend(be, scratch, d, in, att, q, x, avt_at(audio->local, 0), avt_at(audio->global, 0));
+        avt_linear_add(be, x, x, att, &in->attn.o, AVT_NONE);
+    }
+    avt_arena_release(scratch, mark);
+    return be->status;
+}

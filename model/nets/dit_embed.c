@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What goes into the layers of the diffusion transformer: shapes and positions, time, text, patches, packed motion.
+ *
+ * Motion packer: the last 19 latents, newest to oldest as 1 | 2 | 16 frames, in patches of 1x2x2, 2x4x4, 4x8x8:
+ *   tokens [h w] ++ [H/4 W/4] ++ [4 H/8 W/8]; rows and columns that do not fill a patch are dropped.
+ * Positions (dit.md 6.3): noisy frames f0 ..; the reference 30 + roll; the buckets at -1, -3, and -19, -14, -9, -4 for ever.
+ */
+#include <math.h>
+
+#include "nets/dit.h"
+
+#define REF_FRAME 30                    // of the reference while nothing is rolled
+
+/* Motion buckets in token order: first of the 19 frames, how many, patch in time and space. */
+static const struct {
+    int first, nb, pt, p;
+} buckets[3] = { { 18, 1, 1, 2 }, { 16, 2, 2, 4 }, { 0, 16, 4, 8 } };
+
+DitShape avt_dit_shape(int64_t H, int64_t W)
+{
+    const int64_t h = H / 2, w = W / 2, n = h * w;
+    DitShape s = { .H = H, .W = W, .h = h, .w = w, .n = n, .N = DIT_BLOCK * n, .ring = DIT_RING * n, .Lc = n };
+
+    for (int i = 0; i < 3; i++) {
+        s.bucket[i] = buckets[i].nb / buckets[i].pt * (H / buckets[i].p) * (W / buckets[i].p);
+        s.Lc += s.bucket[i];
+    }
+    return s;
+}
+
+void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half)
+{
+    *g = (RopeGrid){
+        .nb_groups = 1, .half = half,
+        .group[0] = { .f_start = f0, .f_cnt = DIT_BLOCK, .f_size = DIT_BLOCK, .h_cnt = (int)s->h, .h_size = (int)s->h,
+                      .w_cnt = (int)s->w, .w_size = (int)s->w },
+    };
+}
+
+void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int with_motion, int half)
+{
+    const int h = (int)s->h, w = (int)s->w;
+
+    *g = (RopeGrid){ .nb_groups = with_motion ? 4 : 1, .half = half };
+    g->group[0] = (RopeGroup){ .f_start = REF_FRAME + roll, .f_cnt = 1, .f_size = 1, .h_cnt = h, .h_size = h, .w_cnt = w, .w_size = w };
+    for (int i = 0; with_motion && i < 3; i++)
+        g->group[1 + i] = (RopeGroup){
+            .f_start = buckets[i].first - DIT_MOTION, .f_cnt = buckets[i].nb / buckets[i].pt, .f_size = buckets[i].nb,
+            .h_cnt = (int)s->H / buckets[i].p, .h_size = h, .w_cnt = (int)s->W / buckets[i].p, .w_size = w,
+        };
+}
+
+/* ---- time and text ---------------------------------------------------------------------------------------------- */
+
+void avt_dit_sinusoid(float *out, int freq_dim, float t)
+{
+    const int half = freq_dim / 2;
+
+    for (int i = 0; i < half; i++) {
+        const double angle = t * pow(10000, -(double)i / half);
+
+        out[i] = (float)cos(angle);
+        out[half + i] = (float)sin(angle);
+    }
+}
+
+int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t)
+{
+    const int64_t D = d->cfg.dim;
+    const size_t mark = avt_arena_mark(scratch);
+    float *host = avt_malloc(MEM_NET, sizeof(*host) * (size_t)d->cfg.freq_dim);
+    Tensor s, y;
+
+    if (!host)
+        return AVT_ERR(ENOMEM);
+    s = avt_new(scratch, DT_F32, 1, d->cfg.freq_dim);
+    y = avt_new(scratch, DT_F32, 1, D);
+    avt_dit_sinusoid(host, d->cfg.freq_dim, t);
+    avt_upload(be, s, host);
+    avt_free(host);
+    avt_linear(be, y, s, &d->time0, ACT_SILU);
+    avt_linear(be, avt_view(out->e, 1, D), y, &d->time2, ACT_NONE);
+    avt_act(be, y, out->e, ACT_SILU);
+    avt_linear(be, avt_view(out->e0, 1, 6 * D), y, &d->time_proj, ACT_NONE);
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded)
+{
+    const int64_t M = embedded.dim[0], D = d->cfg.dim;
+
+    for (int i = 0; i < d->l1 - d->l0; i++) {
+        const DitAttention *a = &d->layer[i].cross;
+        const Tensor k = avt_view(out->k[i], M, D);
+
+        avt_linear(be, k, embedded, &a->k, ACT_NONE);
+        avt_rms_norm(be, k, k, a->norm_k, d->cfg.eps);
+        avt_linear(be, avt_view(out->v[i], M, D), embedded, &a->v, ACT_NONE);
+    }
+    return be->status;
+}
+
+int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded)
+{
+    const int64_t M = d->cfg.text_len, D = d->cfg.dim, L = context.dim[0];
+    const size_t mark = avt_arena_mark(scratch);
+    Tensor padded, y, e;
+
+    AVT_REQUIRE(be->log, context.nd == 2 && L <= M);
+    padded = avt_new(scratch, DT_F32, M, d->cfg.text_dim);
+    y = avt_new(scratch, DT_F32, M, D);
+    e = avt_new(scratch, DT_F32, M, D);
+    if (L < M)
+        avt_fill(be, avt_rows(padded, L, M - L), 0);                // padding rows become the biases, and are attended (no mask)
+    if (L > 0)
+        avt_copy(be, avt_rows(padded, 0, L), context);
+    avt_linear(be, y, padded, &d->text0, ACT_GELU_TANH);
+    avt_linear(be, e, y, &d->text2, ACT_NONE);
+    if (embedded.be)
+        avt_copy(be, embedded, e);
+    avt_dit_text_keys(be, d, out, e);
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+/* ---- tokens ----------------------------------------------------------------------------------------------------- */
+
+/* out [M, D] = patches of x [16, T, H, W] through a stride = kernel convolution. */
+static void embed(Backend *be, Arena *scratch, Tensor out, Tensor x, const Linear *l, int pt, int p)
+{
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor patches = avt_new(scratch, DT_F32, out.dim[0], x.dim[0] * pt * p * p);
+
+    avt_patchify(be, patches, x, pt, p, p);
+    avt_linear(be, out, patches, l, ACT_NONE);
+    avt_arena_release(scratch, mark);
+}
+
+int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor latents, Tensor pose)
+{
+    const size_t mark = avt_arena_mark(scratch);
+
+    embed(be, scratch, x, latents, &d->patch, 1, 2);
+    if (pose.be) {
+        const Tensor patches = avt_new(scratch, DT_F32, x.dim[0], 64);
+
+        avt_patchify(be, patches, pose, 1, 2, 2);
+        avt_linear_add(be, x, x, patches, &d->cond, AVT_NONE);
+    } else
+        avt_add(be, x, x, d->cond.b);                               // a pose of zeros leaves its bias
+    avt_add(be, x, x, avt_at(d->mask, 0));
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+/* frames [19, 16, H W]: the last 19 of motion [16, T, H, W], zeros before them when there are fewer. */
+static void last_frames(Backend *be, Arena *scratch, Tensor frames, Tensor motion)
+{
+    const int64_t C = motion.dim[0], T = motion.dim[1], hw = motion.dim[2] * motion.dim[3], nb = T < DIT_MOTION ? T : DIT_MOTION;
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor all = avt_new(scratch, DT_F32, T, C, hw);
+
+    avt_transpose(be, all, avt_view(motion, C, T, hw));
+    if (nb < DIT_MOTION)
+        avt_fill(be, avt_rows(frames, 0, DIT_MOTION - nb), 0);
+    avt_copy(be, avt_rows(frames, DIT_MOTION - nb, nb), avt_rows(all, T - nb, nb));
+    avt_arena_release(scratch, mark);
+}
+
+int avt_dit_pack_motion(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion)
+{
+    const int64_t C = motion.dim[0], H = motion.dim[2], W = motion.dim[3];
+    const Linear *const l[3] = { &d->pack1, &d->pack2, &d->pack4 };
+    const DitShape s = avt_dit_shape(H, W);
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor frames = avt_new(scratch, DT_F32, DIT_MOTION, C, H * W);
+    int64_t row = 0;
+
+    last_frames(be, scratch, frames, motion);
+    for (int i = 0; i < 3; i++) {
+        const size_t inner = avt_arena_mark(scratch);
+        const int nb = buckets[i].nb;
+        const Tensor piece = avt_new(scratch, DT_F32, C, nb, H * W);
+
+        avt_transpose(be, piece, avt_rows(frames, buckets[i].first, nb));
+        embed(be, scratch, avt_rows(out, row, s.bucket[i]), avt_view(piece, C, nb, H, W), l[i], buckets[i].pt, buckets[i].p);
+        row += s.bucket[i];
+        avt_arena_release(scratch, inner);
+    }
+    avt_arena_release(scratch, mark);
+    return be->status;
+}
+
+int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor ref, Tensor motion)
+{
+    const int64_t n = (ref.dim[2] / 2) * (ref.dim[3] / 2), rest = x.dim[0] - n;
+    const Tensor head = avt_rows(x, 0, n), tail = avt_rows(x, n, rest);
+
+    AVT_REQUIRE(be->log, ref.nd == 4 && ref.dim[1] == 1 && head.be);
+    embed(be, scratch, head, ref, &d->patch, 1, 2);
+    avt_add(be, head, head, avt_at(d->mask, 1));
+    if (rest > 0) {
+        avt_dit_pack_motion(be, scratch, d, tail, motion);
+        avt_add(be, tail, tail, avt_at(d->mask, 2));
+    }
+    return be->status;
+}

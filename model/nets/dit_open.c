@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Weights of the diffusion transformer by name (dit.md 11), and the memory that items work in.
+ *
+ * Patch convolutions have stride = kernel, so they are linear maps of patches: [D, 16, pt, ph, pw] is read as [D, K] with the
+ * channel slowest, which is the order that avt_patchify() gives.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "nets/dit.h"
+
+static Tensor vector(Binder *b, int64_t n, const char *module, const char *name)
+{
+    return avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(n), "%s.%s", module, name);
+}
+
+static Linear patch_linear(Binder *b, int64_t D, int64_t pt, int64_t p, const char *name)
+{
+    float *w = avt_bind_host(b, AVT_DIMS(D, 16, pt, p, p), "%s.weight", name);
+    Linear l;
+
+    l.w = avt_bind_computed(b, WEIGHT_LINEAR, AVT_DIMS(D, 16 * pt * p * p), w);
+    l.b = vector(b, D, name, "bias");
+    avt_free(w);
+    return l;
+}
+
+static void bind_attention(DitAttention *a, Binder *b, int64_t D, const char *module)
+{
+    a->q = avt_bind_linear(b, D, D, 1, "%s.q", module);
+    a->k = avt_bind_linear(b, D, D, 1, "%s.k", module);
+    a->v = avt_bind_linear(b, D, D, 1, "%s.v", module);
+    a->o = avt_bind_linear(b, D, D, 1, "%s.o", module);
+    a->norm_q = vector(b, D, module, "norm_q.weight");
+    a->norm_k = vector(b, D, module, "norm_k.weight");
+}
+
+static void bind_layer(DitLayer *l, Binder *b, const DitConfig *c, int i)
+{
+    const int64_t D = c->dim, DF = c->ffn_dim;
+    char name[64];
+
+    l->modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(6, D), "blocks.%d.modulation", i);
+    snprintf(name, sizeof(name), "blocks.%d.self_attn", i);
+    bind_attention(&l->self, b, D, name);
+    snprintf(name, sizeof(name), "blocks.%d.cross_attn", i);
+    bind_attention(&l->cross, b, D, name);
+    l->norm3_w = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(D), "blocks.%d.norm3.weight", i);
+    l->norm3_b = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(D), "blocks.%d.norm3.bias", i);
+    l->ffn0 = avt_bind_linear(b, DF, D, 1, "blocks.%d.ffn.0", i);
+    l->ffn2 = avt_bind_linear(b, D, DF, 1, "blocks.%d.ffn.2", i);
+}
+
+static void bind_inject(DitInject *in, Binder *b, int64_t D, int j)
+{
+    char name[64];
+
+    snprintf(name, sizeof(name), "audio_injector.injector.%d", j);
+    bind_attention(&in->attn, b, D, name);
+    in->adain = avt_bind_linear(b, 2 * D, D, 1, "audio_injector.injector_adain_layers.%d.linear", j);
+}
+
+#define AUDIO "casual_audio_encoder."                               // the misspelling is the checkpoint's
+
+static Conv audio_conv(Binder *b, int64_t out, int64_t in, const char *name)
+{
+    return avt_bind_conv(b, WEIGHT_CONV1D, AVT_DIMS(out, in, 3), AUDIO "encoder.%s.conv", name);
+}
+
+static void bind_audio(Dit *d, Binder *b, const DitConfig *c)
+{
+    const int64_t D = c->dim;
+
+    d->audio_weights = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c->nb_audio_layers), AUDIO "weights");
+    d->audio_padding = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(D), AUDIO "encoder.padding_tokens");
+    d->audio_local = audio_conv(b, D / 4 * c->nb_audio_tokens, c->audio_dim, "conv1_local");
+    d->audio_global = audio_conv(b, D / 4, c->audio_dim, "conv1_global");
+    d->audio_conv2 = audio_conv(b, D / 2, D / 4, "conv2");
+    d->audio_conv3 = audio_conv(b, D, D / 2, "conv3");
+    d->audio_final = avt_bind_linear(b, D, D, 1, AUDIO "encoder.final_linear");
+}
+
+static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
+{
+    const int64_t D = c->dim;
+
+    d->patch = patch_linear(b, D, 1, 2, "patch_embedding");
+    d->cond = patch_linear(b, D, 1, 2, "cond_encoder");
+    d->pack1 = patch_linear(b, D, 1, 2, "frame_packer.proj");
+    d->pack2 = patch_linear(b, D, 2, 4, "frame_packer.proj_2x");
+    d->pack4 = patch_linear(b, D, 4, 8, "frame_packer.proj_4x");
+    d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
+    d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
+    d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
+    d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");
+    d->time2 = avt_bind_linear(b, D, D, 1, "time_embedding.2");
+    d->time_proj = avt_bind_linear(b, 6 * D, D, 1, "time_projection.1");
+    d->head_modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(2, D), "head.modulation");
+    d->head = avt_bind_linear(b, 64, D, 1, "head.head");
+}
+
+int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
+{
+    memset(d, 0, sizeof(*d));
+    AVT_REQUIRE(b->log, l0 >= 0 && l0 < l1 && l1 <= cfg->nb_layers);
+    d->cfg = *cfg;
+    d->l0 = l0;
+    d->l1 = l1;
+    d->layer = avt_calloc(MEM_NET, (size_t)(l1 - l0), sizeof(*d->layer));
+    d->injects = avt_calloc(MEM_NET, (size_t)cfg->nb_inject + 1, sizeof(*d->injects));
+    if (!d->layer || !d->injects) {
+        avt_dit_close(d);
+        return AVT_ERR(ENOMEM);
+    }
+    bind_stem(d, b, cfg);
+    bind_audio(d, b, cfg);
+    for (int i = l0; i < l1; i++)
+        bind_layer(&d->layer[i - l0], b, cfg, i);
+    for (int j = 0; j < cfg->nb_inject; j++)
+        if (cfg->inject[j] >= l0 && cfg->inject[j] < l1) {
+            bind_inject(&d->injects[j], b, cfg->dim, j);
+            d->layer[cfg->inject[j] - l0].inject = &d->injects[j];
+        }
+    return avt_binder_finish(b, l1 - l0 < cfg->nb_layers);
+}
+
+void avt_dit_close(Dit *d)
+{
+    avt_freep(&d->layer);
+    avt_freep(&d->injects);
+}
+
+/* ---- memory of items -------------------------------------------------------------------------------------------- */
+
+int avt_dit_time_open(DitTime *t, Arena *a, const Dit *d)
+{
+    t->e = avt_new(a, DT_F32, d->cfg.dim);
+    t->e0 = avt_new(a, DT_F32, 6, d->cfg.dim);
+    return avt_arena_backend(a)->status;
+}
+
+int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
+{
+    const int64_t NH = d->cfg.nb_heads, hd = d->cfg.dim / NH;
+
+    *k = (DitKeys){ .nb = d->l1 - d->l0 };
+    k->k = avt_calloc(MEM_NET, (size_t)(2 * k->nb), sizeof(*k->k));
+    if (!k->k)
+        return AVT_ERR(ENOMEM);
+    k->v = k->k + k->nb;
+    for (int64_t i = 0; i < k->nb; i++) {
+        k->k[i] = avt_new(a, DT_F32, M, NH, hd);
+        k->v[i] = avt_new(a, DT_F32, M, NH, hd);
+    }
+    return avt_arena_backend(a)->status;
+}
+
+void avt_dit_keys_close(DitKeys *k)
+{
+    avt_freep(&k->k);
+    k->v = NULL;
+}
+
+int avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask)
+{
+    AVT_REQUIRE(avt_arena_backend(a)->log, nb_actors == 1 || (nb_actors > 1 && with_mask));
+    o->nb_actors = nb_actors;
+    o->local = avt_new(a, DT_F32, nb_actors, DIT_BLOCK, d->cfg.nb_audio_tokens + 1, d->cfg.dim);
+    o->global = avt_new(a, DT_F32, nb_actors, DIT_BLOCK, d->cfg.dim);
+    o->mask = with_mask ? avt_new(a, DT_F32, nb_actors, DIT_BLOCK, s->n) : AVT_NONE;
+    return avt_arena_backend(a)->status;
+}
