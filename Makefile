@@ -16,7 +16,7 @@ all: $(BUILD)/libavatar.a
 config.h: $(SRC)/configure $(wildcard $(SRC)/kernels/cpu/*onednn.c $(SRC)/kernels/cpu/*avx2.c $(SRC)/kernels/cpu/*avx512.c $(SRC)/kernels/cpu/*guard.c)
 	$(SRC)/configure
 
-$(BUILD)/obj/kernels/cpu/%.o: FLAGS += -O3 -ffp-contract=off
+$(BUILD)/obj/kernels/cpu/%.o: FLAGS += -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math
 $(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c
 $(BUILD)/obj/%_avx512.o: FLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/obj/%.o: $(SRC)/%.c config.h

@@ -9,8 +9,8 @@ float avt_act_value(Act act, float x)
     switch (act) {
     case ACT_SILU:
         return x / (1 + expf(-x));
-    case ACT_GELU_TANH:
-        return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+    case ACT_GELU_TANH:                         // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), which keeps its digits far below zero
+        return x / (1 + expf(-1.5957691216f * (x + 0.044715f * x * x * x)));
     case ACT_GELU_ERF:
         return 0.5f * x * (1 + erff(x * 0.7071067812f));
     case ACT_CLAMP:

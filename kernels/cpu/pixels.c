@@ -39,24 +39,33 @@ static uint8_t byte(float v)                                        // v in 0 ..
     return (uint8_t)lrintf(v);
 }
 
-typedef struct Yuv {
-    float y, u, v;
-} Yuv;
-
-static Yuv yuv_of(const float *p)
+static float luma(const float rgb[3])
 {
-    const float r = unit(p[0]), g = unit(p[1]), b = unit(p[2]);
-    const float y = 0.2126f * r + 0.7152f * g + 0.0722f * b;
-
-    return (Yuv){ 16 + 219 * y, 128 + 224 / 1.8556f * (b - y), 128 + 224 / 1.5748f * (r - y) };
+    return 0.2126f * rgb[0] + 0.7152f * rgb[1] + 0.0722f * rgb[2];
 }
 
-/* Chroma of the pair of columns 2i, 2i+1: [1 2 1] / 4 around column 2i of one line */
-static Yuv chroma(const float *line, int64_t i)
+static uint8_t y_of(const float *p)
 {
-    const Yuv l = yuv_of(line + 3 * (i ? 2 * i - 1 : 0)), m = yuv_of(line + 6 * i), r = yuv_of(line + 3 * (2 * i + 1));
+    const float rgb[3] = { unit(p[0]), unit(p[1]), unit(p[2]) };
 
-    return (Yuv){ 0, 0.25f * l.u + 0.5f * m.u + 0.25f * r.u, 0.25f * l.v + 0.5f * m.v + 0.25f * r.v };
+    return byte(16 + 219 * luma(rgb));
+}
+
+static void chroma_of(uint8_t *u, uint8_t *v, const float rgb[3])
+{
+    const float y = luma(rgb);
+
+    *u = byte(128 + 224 / 1.8556f * (rgb[2] - y));
+    *v = byte(128 + 224 / 1.5748f * (rgb[0] - y));
+}
+
+/* rgb += half of the pair of columns 2i, 2i+1 of one line, [1 2 1] / 4 around column 2i (chroma is linear, so RGB is filtered) */
+static void add_pair(float rgb[3], const float *line, int64_t i)
+{
+    const float *l = line + 3 * (i ? 2 * i - 1 : 0), *m = line + 6 * i;
+
+    for (int k = 0; k < 3; k++)
+        rgb[k] += 0.125f * unit(l[k]) + 0.25f * unit(m[k]) + 0.125f * unit(m[k + 3]);
 }
 
 static void rgb_row(uint8_t *out, const float *x, PixelFormat format, int64_t w, int64_t plane)
@@ -71,11 +80,10 @@ static void rgb_row(uint8_t *out, const float *x, PixelFormat format, int64_t w,
 static void yuv444_row(uint8_t *out, const float *x, int64_t w, int64_t plane)
 {
     for (int64_t i = 0; i < w; i++) {
-        const Yuv p = yuv_of(x + 3 * i);
+        const float rgb[3] = { unit(x[3 * i]), unit(x[3 * i + 1]), unit(x[3 * i + 2]) };
 
-        out[i] = byte(p.y);
-        out[plane + i] = byte(p.u);
-        out[2 * plane + i] = byte(p.v);
+        out[i] = byte(16 + 219 * luma(rgb));
+        chroma_of(out + plane + i, out + 2 * plane + i, rgb);
     }
 }
 
@@ -83,12 +91,13 @@ static void yuv444_row(uint8_t *out, const float *x, int64_t w, int64_t plane)
 static void yuv420_rows(uint8_t *out, uint8_t *u, uint8_t *v, int step, const float *x, int64_t w)
 {
     for (int64_t i = 0; i < 2 * w; i++)
-        out[i] = byte(yuv_of(x + 3 * i).y);
+        out[i] = y_of(x + 3 * i);
     for (int64_t i = 0; i < w / 2; i++) {
-        const Yuv a = chroma(x, i), b = chroma(x + 3 * w, i);
+        float rgb[3] = { 0 };
 
-        u[i * step] = byte(0.5f * (a.u + b.u));
-        v[i * step] = byte(0.5f * (a.v + b.v));
+        add_pair(rgb, x, i);
+        add_pair(rgb, x + 3 * w, i);
+        chroma_of(u + i * step, v + i * step, rgb);
     }
 }
 

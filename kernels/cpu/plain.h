@@ -33,6 +33,7 @@ static inline void panel_add(float sum[TILE][PANEL], const float *const x[TILE],
 
     for (int64_t k = 0; k < nb; k++)
         for (int i = 0; i < TILE; i++)
+#pragma omp simd                                // without it gcc vectorizes over k and adds up lane by lane: four times slower
             for (int j = 0; j < PANEL; j++)
                 acc[i][j] += x[i][k] * w[PANEL * k + j];
     for (int i = 0; i < TILE; i++)
