@@ -1,0 +1,570 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Causal video VAE of Wan 2.1. See vae.h; spec: vae.md.
+ *
+ *   encoder   conv_in > stage 0 > down > stage 1 > down, time > stage 2 > down, time > stage 3 > middle > head > quant
+ *   decoder   post_quant > conv_in > middle > stage 0 > time, up > stage 1 > time, up > stage 2 > up > stage 3 > head
+ *   widths    encoder 1 2 4 4, decoder 4 4 2 1 times the base width; an up resampler halves them once more
+ *
+ * Every box is causal, so frames may pass in pieces of any length: each stage hands a piece on before it takes the
+ * next, which bounds the scratch memory by the pieces (below) and not by the number of latents.
+ *
+ * Traps: a temporal resampler lets the first frame of a stream pass as it is. Going down that frame is the history of the
+ * next; going up it is not, the next frame sees zeros. What a convolution remembers is its input, normalized and activated.
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "nets/vae.h"
+
+#define NB_STAGES 4
+
+static const int width_of_stage[NB_STAGES] = { 1, 2, 4, 4 };        // of the encoder; the decoder's run backwards
+
+/* Frames that a stage takes at a time. The larger the picture, the fewer: a frame at 704x384 is 104 MB at base width 96. */
+static const int encode_piece[NB_STAGES] = { 2, 4, 4, 4 };
+static const int decode_piece[NB_STAGES] = { 4, 2, 4, 2 };
+
+/* From the original's code (WanVAE); they are not in the file. */
+static const float latent_mean[VAE_LATENT] = {
+    -0.7571f, -0.7089f, -0.9113f, 0.1075f, -0.1745f, 0.9653f, -0.1517f, 1.5508f,
+    0.4134f, -0.0715f, 0.5517f, -0.3632f, -0.1922f, -0.9497f, 0.2503f, -0.2921f,
+};
+static const float latent_std[VAE_LATENT] = {
+    2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
+    3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f,
+};
+
+/* ---- weights -------------------------------------------------------------------------------------------------- */
+
+int avt_vae_width(const Ckpt *ckpt, const Log *log)
+{
+    const CkptTensor *t = avt_ckpt_find(ckpt, "decoder.conv1.weight");
+    const char *path = avt_ckpt_path(ckpt);
+    char shape[128];
+
+    if (!t && avt_ckpt_find(ckpt, "decoder.conv_in.weight"))
+        return avt_fail(log, AVT_INVALID, "vae: %s has the diffusers layout; wanted the original Wan2.1_VAE.pth", path);
+    if (!t && avt_ckpt_find(ckpt, "decoder.1.weight"))
+        return avt_fail(log, AVT_INVALID, "vae: %s is a tiny autoencoder (TAEHV), which is not supported; wanted "
+                        "Wan2.1_VAE.pth", path);
+    if (!t)
+        return avt_fail(log, AVT_INVALID, "vae: %s has no decoder.conv1.weight, so it is no Wan 2.1 VAE", path);
+    avt_shape_text(shape, sizeof(shape), t->nd, t->dim);
+    if (t->nd == 5 && t->dim[1] == 48)
+        return avt_fail(log, AVT_INVALID, "vae: %s is the 48-channel VAE of the 5B model (decoder.conv1.weight is %s); wanted "
+                        "the 16-channel Wan2.1_VAE.pth", path, shape);
+    if (t->nd != 5 || t->dim[1] != VAE_LATENT || t->dim[2] != 3 || t->dim[3] != 3 || t->dim[4] != 3 ||
+        t->dim[0] < 4 || t->dim[0] % 4 || t->dim[0] > 1 << 16)
+        return avt_fail(log, AVT_INVALID, "vae: %s: decoder.conv1.weight: wanted [4 * width, %d, 3, 3, 3], file has %s", path,
+                        VAE_LATENT, shape);
+    return (int)(t->dim[0] / 4);
+}
+
+static VaeConv bind_causal(Binder *b, VaeHalf *half, int64_t out, int64_t in, int64_t kt, int64_t k, const char *name)
+{
+    return (VaeConv){
+        .conv = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(out, in, kt, k, k), "%s", name),
+        .slot = half->nb_slots++,
+    };
+}
+
+static void bind_residual(Binder *b, VaeHalf *half, VaeResidual *r, int64_t out, int64_t in, const char *name)
+{
+    char conv1[80], conv2[80];
+
+    snprintf(conv1, sizeof(conv1), "%s.residual.2", name);
+    snprintf(conv2, sizeof(conv2), "%s.residual.6", name);
+    r->norm1 = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(in), "%s.residual.0.gamma", name);
+    r->conv1 = bind_causal(b, half, out, in, 3, 3, conv1);
+    r->norm2 = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(out), "%s.residual.3.gamma", name);
+    r->conv2 = bind_causal(b, half, out, out, 3, 3, conv2);
+    if (in != out)
+        r->shortcut = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(out, in, 1, 1, 1), "%s.shortcut", name);
+}
+
+static void bind_middle(Binder *b, VaeHalf *half, int64_t c, const char *side)
+{
+    char name[80];
+
+    snprintf(name, sizeof(name), "%s.middle.0", side);
+    bind_residual(b, half, &half->mid[0], c, c, name);
+    half->attn.norm = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c), "%s.middle.1.norm.gamma", side);
+    half->attn.qkv = avt_bind_linear(b, 3 * c, c, 1, "%s.middle.1.to_qkv", side);
+    half->attn.proj = avt_bind_linear(b, c, c, 1, "%s.middle.1.proj", side);
+    snprintf(name, sizeof(name), "%s.middle.2", side);
+    bind_residual(b, half, &half->mid[1], c, c, name);
+}
+
+static void bind_time(Binder *b, VaeHalf *half, VaeResample *r, int64_t out, int64_t in, const char *side, int box)
+{
+    char name[80];
+
+    snprintf(name, sizeof(name), "%s.%d.time_conv", side, box);
+    r->time = bind_causal(b, half, out, in, 3, 1, name);
+}
+
+static void bind_encoder(Binder *b, VaeHalf *half, int64_t width)
+{
+    const char *side = "encoder.downsamples";
+    char name[80];
+    int64_t c = width;
+    int box = 0;
+
+    half->conv_in = bind_causal(b, half, c, 3, 3, 3, "encoder.conv1");
+    for (int s = 0; s < NB_STAGES; s++) {
+        for (int i = 0; i < 2; i++, box++) {
+            snprintf(name, sizeof(name), "%s.%d", side, box);
+            bind_residual(b, half, &half->res[s][i], width * width_of_stage[s], c, name);
+            c = width * width_of_stage[s];
+        }
+        if (s == NB_STAGES - 1)
+            break;
+        half->sample[s].conv = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(c, c, 1, 3, 3), "%s.%d.resample.1", side, box);
+        if (s > 0)
+            bind_time(b, half, &half->sample[s], c, c, side, box);
+        box++;
+    }
+    bind_middle(b, half, c, "encoder");
+    half->norm_out = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c), "encoder.head.0.gamma");
+    half->conv_out = bind_causal(b, half, 2 * VAE_LATENT, c, 3, 3, "encoder.head.2");
+}
+
+static void bind_decoder(Binder *b, VaeHalf *half, int64_t width)
+{
+    const char *side = "decoder.upsamples";
+    char name[80];
+    int64_t c = 4 * width;
+    int box = 0;
+
+    half->conv_in = bind_causal(b, half, c, VAE_LATENT, 3, 3, "decoder.conv1");
+    bind_middle(b, half, c, "decoder");
+    for (int s = 0; s < NB_STAGES; s++) {
+        for (int i = 0; i < 3; i++, box++) {
+            snprintf(name, sizeof(name), "%s.%d", side, box);
+            bind_residual(b, half, &half->res[s][i], width * width_of_stage[3 - s], c, name);
+            c = width * width_of_stage[3 - s];
+        }
+        if (s == NB_STAGES - 1)
+            break;
+        if (s < 2)
+            bind_time(b, half, &half->sample[s], 2 * c, c, side, box);
+        half->sample[s].conv = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(c / 2, c, 1, 3, 3), "%s.%d.resample.1", side, box);
+        c /= 2;
+        box++;
+    }
+    half->norm_out = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c), "decoder.head.0.gamma");
+    half->conv_out = bind_causal(b, half, 3, c, 3, 3, "decoder.head.2");
+}
+
+static void bind_constants(Binder *b, Vae *v)
+{
+    float mul[2 * VAE_LATENT] = { 0 }, add[2 * VAE_LATENT] = { 0 };
+
+    for (int i = 0; i < VAE_LATENT; i++) {
+        mul[i] = 1 / latent_std[i];
+        add[i] = -latent_mean[i] * mul[i];
+    }
+    v->norm_mul = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(2 * VAE_LATENT), mul);
+    v->norm_add = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(2 * VAE_LATENT), add);
+    v->std = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(VAE_LATENT), latent_std);
+    v->mean = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(VAE_LATENT), latent_mean);
+}
+
+int avt_vae_open(Vae *v, Binder *b, int width, int halves)
+{
+    const int64_t m = 2 * VAE_LATENT, z = VAE_LATENT;
+
+    *v = (Vae){ .width = width, .has_encoder = !!(halves & VAE_ENCODER), .has_decoder = !!(halves & VAE_DECODER) };
+    AVT_REQUIRE(b->log, width > 0 && halves);
+    bind_constants(b, v);
+    if (v->has_encoder) {
+        bind_encoder(b, &v->enc, width);
+        v->quant = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(m, m, 1, 1, 1), "conv1");
+    } else {
+        avt_bind_ignore(b, "encoder.*");
+        avt_bind_ignore(b, "conv1.*");
+    }
+    if (v->has_decoder) {
+        v->post_quant = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(z, z, 1, 1, 1), "conv2");
+        bind_decoder(b, &v->dec, width);
+    } else {
+        avt_bind_ignore(b, "decoder.*");
+        avt_bind_ignore(b, "conv2.*");
+    }
+    return avt_binder_finish(b, 0);
+}
+
+/* ---- state ---------------------------------------------------------------------------------------------------- */
+
+static void open_slot(VaeState *st, Arena *a, const VaeConv *c, int64_t nb, int64_t h, int64_t w)
+{
+    st->slot[c->slot] = avt_new(a, DT_F32, nb, h, w, c->conv.w.dim[1]);
+}
+
+static void open_residual(VaeState *st, Arena *a, const VaeResidual *r, int64_t h, int64_t w)
+{
+    open_slot(st, a, &r->conv1, 2, h, w);
+    open_slot(st, a, &r->conv2, 2, h, w);
+}
+
+int avt_vae_state_open(VaeState *st, Arena *a, const Vae *v, int half, int64_t h, int64_t w)
+{
+    const Backend *be = avt_arena_backend(a);
+    const int enc = half == VAE_ENCODER;
+    const VaeHalf *n = enc ? &v->enc : &v->dec;
+
+    *st = (VaeState){ .half = half, .h = h, .w = w };
+    AVT_REQUIRE(be->log, enc ? v->has_encoder : half == VAE_DECODER && v->has_decoder);
+    AVT_REQUIRE(be->log, h > 0 && w > 0 && n->nb_slots <= VAE_MAX_SLOTS);
+    open_slot(st, a, &n->conv_in, 2, enc ? 8 * h : h, enc ? 8 * w : w);
+    open_slot(st, a, &n->conv_out, 2, enc ? h : 8 * h, enc ? w : 8 * w);
+    for (int i = 0; i < 2; i++)
+        open_residual(st, a, &n->mid[i], h, w);
+    for (int s = 0; s < NB_STAGES; s++) {
+        const int up = enc ? 3 - s : s;
+
+        for (int i = 0; i < (enc ? 2 : 3); i++)
+            open_residual(st, a, &n->res[s][i], h << up, w << up);
+        if (s < 3 && n->sample[s].time.conv.w.be)                   // going down it runs on the smaller picture
+            open_slot(st, a, &n->sample[s].time, enc ? 1 : 2, h << (up - enc), w << (up - enc));
+    }
+    return be->status;
+}
+
+void avt_vae_state_reset(VaeState *st)
+{
+    memset(st->nb, 0, sizeof(st->nb));
+    memset(st->started, 0, sizeof(st->started));
+}
+
+/* ---- boxes ---------------------------------------------------------------------------------------------------- */
+
+typedef struct Pass {                   // what every box of a call needs
+    Backend *be;
+    Arena *scratch;
+    const VaeHalf *net;
+    VaeState *st;
+    const VaeProbe *probe;
+    Tensor px;                          // decoder: where the frames go
+    int64_t done;                       // frames written to px
+} Pass;
+
+static void see(const Pass *p, Tensor t, const char *fmt, ...) AVT_PRINTF(3, 4);
+
+static void see(const Pass *p, Tensor t, const char *fmt, ...)
+{
+    char name[80];
+    va_list ap;
+
+    if (!p->probe)
+        return;
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof(name), fmt, ap);
+    va_end(ap);
+    p->probe->see(p->probe->opaque, name, t);
+}
+
+static Tensor new_frames(Pass *p, int64_t t, int64_t h, int64_t w, int64_t c)
+{
+    return avt_new(p->scratch, DT_F32, t, h, w, c);
+}
+
+/* Keep the last frames of a convolution's input for the next call. */
+static void remember(Pass *p, int slot, Tensor x)
+{
+    const Tensor kept = p->st->slot[slot];
+    const int64_t size = kept.dim[0], t = x.dim[0];
+    int *nb = &p->st->nb[slot];
+
+    if (t >= size) {
+        avt_copy(p->be, kept, avt_rows(x, t - size, size));
+        *nb = (int)size;
+        return;
+    }
+    if (*nb)                                                        // size 2, one new frame: the newer one grows old
+        avt_copy(p->be, avt_at(kept, 0), avt_at(kept, 1));
+    avt_copy(p->be, avt_at(kept, 1), avt_at(x, 0));
+    *nb = *nb ? 2 : 1;
+}
+
+static Tensor past(const Pass *p, int slot)
+{
+    const Tensor kept = p->st->slot[slot];
+    const int nb = p->st->nb[slot];
+
+    return nb ? avt_rows(kept, kept.dim[0] - nb, nb) : AVT_NONE;
+}
+
+/* out = conv(past ++ x) + res; frames before the stream are zeros. */
+static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
+{
+    const int pad = (int)c->conv.w.dim[3] / 2;
+    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2 - p->st->nb[c->slot], .pad0 = pad, .pad1 = pad };
+
+    avt_conv3d(p->be, out, x, past(p, c->slot), &c->conv, res, spec);
+    remember(p, c->slot, x);
+}
+
+static void conv_1x1(Backend *be, Tensor out, Tensor x, const Conv *c)
+{
+    avt_conv3d(be, out, x, AVT_NONE, c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1 });
+}
+
+/* x + conv2(act(norm(conv1(act(norm(x)))))). The result takes the place of x, or is new when the widths differ. */
+static Tensor residual(Pass *p, const VaeResidual *r, Tensor x)
+{
+    const int64_t t = x.dim[0], h = x.dim[1], w = x.dim[2], c = r->conv2.conv.w.dim[0];
+    const int wider = r->shortcut.w.be != NULL;
+    const Tensor out = wider ? new_frames(p, t, h, w, c) : x;
+    const size_t mark = avt_arena_mark(p->scratch);
+    const Tensor a = wider ? x : new_frames(p, t, h, w, c), b = new_frames(p, t, h, w, c);
+
+    if (wider)
+        conv_1x1(p->be, out, x, &r->shortcut);
+    avt_channel_norm(p->be, a, x, r->norm1, ACT_SILU);              // x itself is not needed again when wider
+    causal(p, &r->conv1, b, a, AVT_NONE);
+    avt_channel_norm(p->be, b, b, r->norm2, ACT_SILU);
+    causal(p, &r->conv2, out, b, out);
+    avt_arena_release(p->scratch, mark);
+    return out;
+}
+
+/* x += proj(attention(norm(x))), each frame by itself, one head, no positions. */
+static void attention(Pass *p, const VaeAttention *l, Tensor x)
+{
+    const int64_t n = x.dim[1] * x.dim[2], c = x.dim[3];
+    const size_t mark = avt_arena_mark(p->scratch);
+    const Tensor u = avt_new(p->scratch, DT_F32, n, c), row = avt_new(p->scratch, DT_F32, n, 3 * c);
+    const Tensor qkv = avt_new(p->scratch, DT_F32, 3, n, c);
+    const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c), k = avt_view(avt_at(qkv, 1), n, 1, c), v = avt_view(avt_at(qkv, 2), n, 1, c);
+
+    for (int64_t t = 0; t < x.dim[0]; t++) {
+        const Tensor frame = avt_view(avt_at(x, t), n, c);
+
+        avt_channel_norm(p->be, u, frame, l->norm, ACT_NONE);
+        avt_linear(p->be, row, u, &l->qkv, ACT_NONE);
+        avt_transpose(p->be, qkv, avt_view(row, n, 3, c));
+        avt_attention(p->be, avt_view(u, n, 1, c), q, k, v, AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)c));
+        avt_linear_add(p->be, frame, frame, u, &l->proj, AVT_NONE);
+    }
+    avt_arena_release(p->scratch, mark);
+}
+
+static void middle(Pass *p, Tensor x, const char *side)
+{
+    residual(p, &p->net->mid[0], x);
+    see(p, x, "%s.middle.0", side);
+    attention(p, &p->net->attn, x);
+    see(p, x, "%s.middle.1", side);
+    residual(p, &p->net->mid[1], x);
+    see(p, x, "%s.middle.2", side);
+}
+
+/* x is used up. */
+static void head(Pass *p, Tensor out, Tensor x)
+{
+    avt_channel_norm(p->be, x, x, p->net->norm_out, ACT_SILU);
+    causal(p, &p->net->conv_out, out, x, AVT_NONE);
+}
+
+/* ---- encoder -------------------------------------------------------------------------------------------------- */
+
+/* Two frames become one, [t, h, w, C] -> [ceil(t / 2), h, w, C]; a stream's first frame stays alone. */
+static Tensor time_down(Pass *p, int s, Tensor x)
+{
+    const VaeConv *c = &p->net->sample[s].time;
+    const int64_t first = !p->st->started[s], n = (x.dim[0] - first) / 2;
+    const Tensor out = new_frames(p, first + n, x.dim[1], x.dim[2], x.dim[3]);
+
+    if (first) {
+        avt_copy(p->be, avt_at(out, 0), avt_at(x, 0));
+        remember(p, c->slot, avt_rows(x, 0, 1));
+    }
+    if (n) {
+        const Tensor rest = avt_rows(x, first, 2 * n);
+
+        avt_conv3d(p->be, avt_rows(out, first, n), rest, past(p, c->slot), &c->conv, AVT_NONE, (ConvSpec){ 2, 1, 0, 0, 0 });
+        remember(p, c->slot, rest);
+    }
+    return out;
+}
+
+/* Stages 0 to 2: residual blocks and the step to half the size. x is used up, but for the pixels before stage 0. */
+static Tensor encode_stage(Pass *p, int s, Tensor x)
+{
+    const VaeHalf *net = p->net;
+    const int64_t t = x.dim[0], h = x.dim[1], w = x.dim[2];
+    Tensor out = new_frames(p, t, h / 2, w / 2, net->sample[s].conv.w.dim[0]);
+
+    for (int64_t i = 0, n; i < t; i += n) {
+        const size_t mark = avt_arena_mark(p->scratch);
+        Tensor y;
+
+        n = t - i < encode_piece[s] ? t - i : encode_piece[s];
+        y = avt_rows(x, i, n);
+        if (s == 0) {
+            y = new_frames(p, n, h, w, net->conv_in.conv.w.dim[0]);
+            causal(p, &net->conv_in, y, avt_rows(x, i, n), AVT_NONE);
+            see(p, y, "encoder.conv1");
+        }
+        for (int k = 0; k < 2; k++) {
+            y = residual(p, &net->res[s][k], y);
+            see(p, y, "encoder.downsamples.%d", 3 * s + k);
+        }
+        avt_conv3d(p->be, avt_rows(out, i, n), y, AVT_NONE, &net->sample[s].conv, AVT_NONE, (ConvSpec){ 1, 2, 0, 0, 1 });
+        avt_arena_release(p->scratch, mark);
+    }
+    if (s > 0)
+        out = time_down(p, s, out);
+    p->st->started[s] = 1;
+    see(p, out, "encoder.downsamples.%d", 3 * s + 2);
+    return out;
+}
+
+/* One latent, mean and log variance, [1, h, w, 32], from the stream's first frame or from four later ones. */
+static void encode_latent(Pass *p, const Conv *quant, Tensor out, Tensor px)
+{
+    const size_t mark = avt_arena_mark(p->scratch);
+    const Tensor moments = new_frames(p, 1, out.dim[1], out.dim[2], out.dim[3]);
+    Tensor x = px;
+
+    for (int s = 0; s < 3; s++)
+        x = encode_stage(p, s, x);
+    for (int k = 0; k < 2; k++) {
+        x = residual(p, &p->net->res[3][k], x);
+        see(p, x, "encoder.downsamples.%d", 9 + k);
+    }
+    middle(p, x, "encoder");
+    head(p, moments, x);
+    see(p, moments, "encoder.head");
+    conv_1x1(p->be, out, moments, quant);
+    avt_arena_release(p->scratch, mark);
+}
+
+static int frames_fit(const VaeState *st, Tensor z, Tensor px)
+{
+    const int64_t t = z.dim[1], frames = st->started[0] ? 4 * t : 4 * t - 3;
+
+    return z.nd == 4 && z.dim[0] == VAE_LATENT && t > 0 && z.dim[2] == st->h && z.dim[3] == st->w &&
+           px.nd == 4 && px.dim[0] == frames && px.dim[1] == 8 * st->h && px.dim[2] == 8 * st->w && px.dim[3] == 3;
+}
+
+int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px, const VaeProbe *probe)
+{
+    Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .probe = probe };
+    const size_t mark = avt_arena_mark(scratch);
+    const int64_t t = z.dim[1];
+    Tensor moments, both;
+
+    AVT_REQUIRE(be->log, st->half == VAE_ENCODER && frames_fit(st, z, px));
+    moments = new_frames(&p, t, st->h, st->w, 2 * VAE_LATENT);
+    both = avt_new(scratch, DT_F32, 2 * VAE_LATENT, t, st->h, st->w);
+    for (int64_t i = 0, k = 0, n; k < t; k++, i += n) {
+        n = st->started[0] ? 4 : 1;
+        encode_latent(&p, &v->quant, avt_rows(moments, k, 1), avt_rows(px, i, n));
+    }
+    avt_channels_first(be, both, moments, v->norm_mul, v->norm_add);
+    avt_copy(be, z, avt_rows(both, 0, VAE_LATENT));                 // the mean; the log variance is not used
+    avt_arena_release(scratch, mark);
+    return 0;
+}
+
+/* ---- decoder -------------------------------------------------------------------------------------------------- */
+
+/* One frame becomes two, [t, h, w, C] -> [2t, h, w, C]; a stream's first frame stays alone and is no one's history. */
+static Tensor time_up(Pass *p, int s, Tensor x)
+{
+    const int64_t first = !p->st->started[s], n = x.dim[0] - first, h = x.dim[1], w = x.dim[2], c = x.dim[3];
+    const Tensor out = new_frames(p, first + 2 * n, h, w, c);
+    const size_t mark = avt_arena_mark(p->scratch);
+
+    if (first)
+        avt_copy(p->be, avt_at(out, 0), avt_at(x, 0));
+    if (n) {
+        const Tensor pairs = new_frames(p, n, h, w, 2 * c);
+
+        causal(p, &p->net->sample[s].time, pairs, avt_rows(x, first, n), AVT_NONE);
+        avt_frame_split(p->be, avt_rows(out, first, 2 * n), pairs);
+    }
+    avt_arena_release(p->scratch, mark);
+    return out;
+}
+
+/* [t, h, w, C] -> [t, 2h, 2w, C / 2], a frame at a time: the enlarged input is the largest tensor of a call. */
+static Tensor space_up(Pass *p, int s, Tensor x)
+{
+    const int64_t t = x.dim[0], h = 2 * x.dim[1], w = 2 * x.dim[2];
+    const Conv *c = &p->net->sample[s].conv;
+    const Tensor out = new_frames(p, t, h, w, c->w.dim[0]);
+    const size_t mark = avt_arena_mark(p->scratch);
+    const Tensor large = new_frames(p, 1, h, w, x.dim[3]);
+
+    for (int64_t i = 0; i < t; i++) {
+        avt_upsample(p->be, large, avt_rows(x, i, 1));
+        avt_conv3d(p->be, avt_rows(out, i, 1), large, AVT_NONE, c, AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1 });
+    }
+    avt_arena_release(p->scratch, mark);
+    return out;
+}
+
+/* From stage s on to the pixels, depth first. x is used up. */
+static void decode_stage(Pass *p, int s, Tensor x)
+{
+    Tensor px;
+
+    for (int k = 0; k < 3; k++) {
+        x = residual(p, &p->net->res[s][k], x);
+        see(p, x, "decoder.upsamples.%d", 4 * s + k);
+    }
+    if (s == NB_STAGES - 1) {
+        px = avt_rows(p->px, p->done, x.dim[0]);
+        head(p, px, x);
+        avt_act(p->be, px, px, ACT_CLAMP);
+        p->done += x.dim[0];
+        return;
+    }
+    if (s < 2)
+        x = time_up(p, s, x);
+    p->st->started[s] = 1;
+    for (int64_t i = 0, n; i < x.dim[0]; i += n) {
+        const size_t mark = avt_arena_mark(p->scratch);
+        Tensor y;
+
+        n = x.dim[0] - i < decode_piece[s + 1] ? x.dim[0] - i : decode_piece[s + 1];
+        y = space_up(p, s, avt_rows(x, i, n));
+        see(p, y, "decoder.upsamples.%d", 4 * s + 3);
+        decode_stage(p, s + 1, y);
+        avt_arena_release(p->scratch, mark);
+    }
+}
+
+int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe)
+{
+    Pass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .px = px };
+    const size_t start = avt_arena_mark(scratch);
+    const int64_t t = z.dim[1], h = st->h, w = st->w;
+    Tensor rows, x;
+
+    AVT_REQUIRE(be->log, st->half == VAE_DECODER && frames_fit(st, z, px));
+    x = new_frames(&p, t, h, w, VAE_LATENT);
+    rows = new_frames(&p, t, h, w, VAE_LATENT);
+    avt_channels_last(be, x, z, v->std, v->mean);
+    conv_1x1(be, rows, x, &v->post_quant);
+    see(&p, rows, "conv2");
+    for (int64_t i = 0, n; i < t; i += n) {
+        const size_t mark = avt_arena_mark(scratch);
+
+        n = t - i < decode_piece[0] ? t - i : decode_piece[0];
+        x = new_frames(&p, n, h, w, v->dec.conv_in.conv.w.dim[0]);
+        causal(&p, &v->dec.conv_in, x, avt_rows(rows, i, n), AVT_NONE);
+        see(&p, x, "decoder.conv1");
+        middle(&p, x, "decoder");
+        decode_stage(&p, 0, x);
+        avt_arena_release(scratch, mark);
+    }
+    avt_arena_release(scratch, start);
+    return 0;
+}
