@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * JSON of configuration files, over json-c: read with limits, then asked for by key with the file's name in every
- * complaint. The safetensors header and the index use the same strict reader (duplicate keys, depth, numbers: checkpoints.md 3).
+ * complaint. The safetensors header and the index use the same strict reader (duplicate keys, depth, numbers: checkpoints.md 3). The log must live as long as the object.
  */
 #ifndef AVT_JSON_H
 #define AVT_JSON_H
@@ -13,6 +13,8 @@ typedef struct Json Json;               // an object, with the name of its file 
 
 int  avt_json_read(Json **out, const char *path, const Log *log);       // a file, at most 64 MB
 int  avt_json_parse(Json **out, const char *text, size_t size, const char *name, const Log *log);
+/** The same for a tensor header: numbers whole and in 0 .. 2^63 - 1, depth at most 4 (checkpoints.md 3). */
+int  avt_json_parse_header(Json **out, const char *text, size_t size, const char *name, const Log *log);
 void avt_json_close(Json **j);
 
 int avt_json_has(const Json *j, const char *key);

@@ -21,12 +21,18 @@ void avt_lora_close(Lora **l);
 int  avt_lora_rank(const Lora *l);
 double avt_lora_scale(const Lora *l);
 int64_t avt_lora_nb(const Lora *l);
+const char *avt_lora_path(const Lora *l);
+/** Is there a pair for `module` ("blocks.0.self_attn.q")? */
+int avt_lora_has(const Lora *l, const char *module);
 
 /**
  * Add the pair of `module` ("blocks.0.self_attn.q") to w [out, in] f32, in place, and mark it used.
  * @return 1 added, 0 no such pair, AVT_INVALID when shapes disagree or values are not finite (logged)
  */
 int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t in, const Log *log);
+
+/** Must a LoRA of the published kind have a pair for `module`? Every linear named q, k, v, o, ffn.0, ffn.2 of a DiT. */
+int avt_lora_is_target(const char *module);
 
 /** After binding: every pair must have been used. @return 0 or AVT_INVALID naming the first unmatched and the counts */
 int avt_lora_finish(const Lora *l, const Log *log);

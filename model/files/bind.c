@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Binder: from names in a checkpoint to weights on a backend.
+ *
+ *   find name -> type -> shape -> values finite -> (LoRA) -> avt_weight_put
+ *
+ * A problem does not stop the network that binds: it is counted, the first five are logged, and avt_binder_finish() refuses.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/half.h"
+#include "files/bind.h"
+
+#define NAME 512
+#define SHOWN 5                         // problems that are logged
+
+/* ---- problems ------------------------------------------------------------------------------------------------------ */
+
+static void fail(Binder *b, int code)
+{
+    if (b->status >= 0)
+        b->status = code;
+    b->nb_problems++;
+}
+
+static int complain(Binder *b, const char *fmt, ...) AVT_PRINTF(2, 3);
+
+/* @return is this problem one of those that are logged? Counted in any case. */
+static int complain(Binder *b, const char *fmt, ...)
+{
+    char text[900];
+    va_list ap;
+
+    fail(b, AVT_INVALID);
+    if (b->nb_problems > SHOWN)
+        return 0;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    avt_log(b->log, LOG_ERROR, "%s: %s: %s", b->what, avt_ckpt_path(b->ckpt), text);
+    return 1;
+}
+
+/* ---- looking up ---------------------------------------------------------------------------------------------------- */
+
+static void full_name(char *name, const Binder *b, const char *fmt, va_list ap)
+{
+    const int n = snprintf(name, NAME, "%s", b->prefix ? b->prefix : "");
+
+    vsnprintf(name + n, n < NAME ? NAME - (size_t)n : 0, fmt, ap);
+}
+
+static const CkptTensor *find(const Binder *b, const char *name)
+{
+    return b->ckpt ? avt_ckpt_find(b->ckpt, name) : NULL;
+}
+
+/* Equal, dimensions of size 1 not counted. */
+static int same_shape(const CkptTensor *t, int nd, const int64_t *dim)
+{
+    int i = 0, j = 0;
+
+    for (;;) {
+        while (i < t->nd && t->dim[i] == 1)
+            i++;
+        while (j < nd && dim[j] == 1)
+            j++;
+        if (i == t->nd || j == nd)
+            return i == t->nd && j == nd;
+        if (t->dim[i++] != dim[j++])
+            return 0;
+    }
+}
+
+static int is_float(DType t)
+{
+    return t == DT_F32 || t == DT_BF16 || t == DT_F16 || t == DT_F64;
+}
+
+/* The tensor `name`, found fit in every way, marked used; NULL after a problem. */
+static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char *name)
+{
+    const CkptTensor *t = find(b, name);
+    char want[160], have[160];
+    int64_t i;
+
+    avt_shape_text(want, sizeof(want), nd, dim);
+    if (!t) {
+        complain(b, "tensor %s %s is missing", name, want);
+        return NULL;
+    }
+    b->used[t - avt_ckpt_get(b->ckpt, 0)] = 1;
+    avt_shape_text(have, sizeof(have), t->nd, t->dim);
+    if (!same_shape(t, nd, dim)) {
+        complain(b, "tensor %s: wanted %s, the file has %s %s", name, want, avt_dtype_name(t->dtype), have);
+    } else if (t->dtype == DT_F8_E4M3 || t->dtype == DT_F8_E5M2) {
+        complain(b, "tensor %s: %s weights are not supported; use the published bf16 files", name, avt_dtype_name(t->dtype));
+    } else if (!is_float(t->dtype)) {
+        complain(b, "tensor %s: wanted f32, bf16 or f16, the file has %s", name, avt_dtype_name(t->dtype));
+    } else if ((i = avt_ckpt_nonfinite(t)) >= 0) {
+        complain(b, "tensor %s: value %lld of %s is not finite (NaN or infinity)", name, (long long)i, have);
+    } else {
+        return t;
+    }
+    return NULL;
+}
+
+/* ---- placing ------------------------------------------------------------------------------------------------------- */
+
+static Tensor harmless(const Binder *b, int nd, const int64_t *dim)
+{
+    Tensor t = { .be = avt_arena_backend(b->weights), .nd = nd, .dtype = DT_F32 };
+
+    memcpy(t.dim, dim, sizeof(*dim) * (size_t)nd);
+    return t;
+}
+
+static Tensor put(Binder *b, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src)
+{
+    const Tensor t = avt_weight_put(b->weights, use, dtype, nd, dim, src);
+
+    if (avt_arena_backend(b->weights)->status < 0 && b->status >= 0)
+        b->status = avt_arena_backend(b->weights)->status;
+    return t;
+}
+
+/* f32 copy in the binder's scratch; NULL: no memory */
+static float *to_scratch(Binder *b, const CkptTensor *t, int64_t nb)
+{
+    const size_t size = (size_t)nb * sizeof(float);
+
+    if (b->scratch_size < size) {
+        avt_freep(&b->scratch);
+        b->scratch_size = 0;
+        b->scratch = avt_malloc(MEM_CKPT, size);
+        if (!b->scratch) {
+            fail(b, AVT_ERR(ENOMEM));
+            return NULL;
+        }
+        b->scratch_size = size;
+    }
+    avt_ckpt_to_f32(b->scratch, t->data, t->dtype, nb);
+    return b->scratch;
+}
+
+static void round_bf16(float *v, int64_t nb)
+{
+    uint16_t *h = (uint16_t *)v;                                    // in place: the write never overtakes the read
+
+    for (int64_t i = 0; i < nb; i++) {
+        const uint16_t r = avt_f32_bf16(v[i]);
+
+        memcpy(h + i, &r, sizeof(r));
+    }
+}
+
+/* W + s B A, rounded once to what W is stored in. @return 1 merged into scratch, 0 this weight has no pair and needs none, < 0 */
+static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, const char *name)
+{
+    char module[NAME];
+    const size_t n = strlen(name), skip = b->prefix ? strlen(b->prefix) : 0;
+    float *w;
+    int ret;
+
+    if (n - skip < 8 || strcmp(name + n - 7, ".weight"))
+        return 0;
+    snprintf(module, sizeof(module), "%.*s", (int)(n - skip - 7), name + skip);
+    if (!avt_lora_has(b->lora, module)) {
+        if (avt_lora_is_target(module))
+            return complain(b, "tensor %s has no pair in the LoRA %s; it is a LoRA for another model", name, avt_lora_path(b->lora)), -1;
+        return 0;
+    }
+    w = to_scratch(b, t, out * in);
+    ret = w ? avt_lora_merge(b->lora, module, w, out, in, b->log) : AVT_ERR(ENOMEM);
+    if (ret < 0 && w)
+        fail(b, ret);
+    if (ret > 0 && t->dtype == DT_BF16)
+        round_bf16(w, out * in);
+    return ret;
+}
+
+static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name)
+{
+    const CkptTensor *t;
+    int merged = 0;
+    int64_t nb = 1;
+
+    if (b->status == AVT_ERR(ENOMEM))
+        return harmless(b, nd, dim);
+    if (!b->ckpt)
+        return put(b, use, use == WEIGHT_PLAIN ? DT_F32 : b->dtype, nd, dim, NULL);
+    t = take(b, nd, dim, name);
+    if (!t)
+        return harmless(b, nd, dim);
+    for (int i = 0; i < nd; i++)
+        nb *= dim[i];
+    if (b->lora && use == WEIGHT_LINEAR && nd == 2)
+        merged = merge_lora(b, t, dim[0], dim[1], name);
+    if (merged < 0)
+        return harmless(b, nd, dim);
+    if (merged)
+        return put(b, use, t->dtype == DT_BF16 ? DT_BF16 : DT_F32, nd, dim, b->scratch);
+    if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
+        return put(b, use, t->dtype, nd, dim, t->data);
+    return to_scratch(b, t, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
+}
+
+/* ---- the interface ------------------------------------------------------------------------------------------------- */
+
+int avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, const char *what, DType dtype, const Log *log)
+{
+    *b = (Binder){ .ckpt = ckpt, .lora = lora, .weights = weights, .log = log, .what = what, .dtype = dtype };
+    if (ckpt) {
+        b->used = avt_calloc(MEM_CKPT, (size_t)avt_ckpt_nb(ckpt) + 1, 1);
+        if (!b->used)
+            return b->status = AVT_ERR(ENOMEM);
+    }
+    return 0;
+}
+
+void avt_binder_close(Binder *b)
+{
+    avt_freep(&b->used);
+    avt_freep(&b->scratch);
+    b->scratch_size = 0;
+}
+
+Tensor avt_bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *fmt, ...)
+{
+    char name[NAME];
+    va_list ap;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    return bind(b, use, nd, dim, name);
+}
+
+/* name + tail, in `out` of NAME bytes */
+static const char *with_tail(char *out, const char *name, const char *tail)
+{
+    snprintf(out, NAME, "%.*s%s", NAME - 16, name, tail);
+    return out;
+}
+
+Linear avt_bind_linear(Binder *b, int64_t out, int64_t in, int bias, const char *fmt, ...)
+{
+    char name[NAME], part[NAME];
+    Linear l = { .b = AVT_NONE };
+    va_list ap;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    l.w = bind(b, WEIGHT_LINEAR, AVT_DIMS(out, in), with_tail(part, name, ".weight"));
+    if (bias)
+        l.b = bind(b, WEIGHT_PLAIN, AVT_DIMS(out), with_tail(part, name, ".bias"));
+    return l;
+}
+
+Conv avt_bind_conv(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *fmt, ...)
+{
+    char name[NAME], part[NAME];
+    Conv c;
+    va_list ap;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    c.w = bind(b, use, nd, dim, with_tail(part, name, ".weight"));
+    c.b = bind(b, WEIGHT_PLAIN, AVT_DIMS(dim[0]), with_tail(part, name, ".bias"));
+    return c;
+}
+
+Tensor avt_bind_computed(Binder *b, WeightUse use, int nd, const int64_t *dim, const float *data)
+{
+    return b->ckpt && !data ? harmless(b, nd, dim) : put(b, use, DT_F32, nd, dim, data);
+}
+
+float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...)
+{
+    const CkptTensor *t;
+    char name[NAME];
+    va_list ap;
+    float *v;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    t = b->ckpt ? take(b, nd, dim, name) : NULL;
+    if (!t)
+        return NULL;
+    v = avt_malloc(MEM_CKPT, t->size / avt_dtype_size(t->dtype) * sizeof(*v) + 1);
+    if (!v)
+        return fail(b, AVT_ERR(ENOMEM)), NULL;
+    avt_ckpt_to_f32(v, t->data, t->dtype, (int64_t)(t->size / avt_dtype_size(t->dtype)));
+    return v;
+}
+
+int avt_bind_has(const Binder *b, const char *fmt, ...)
+{
+    char name[NAME];
+    va_list ap;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    return find(b, name) != NULL;
+}
+
+static int matches(const char *name, const char *pattern)
+{
+    const size_t n = strlen(pattern);
+
+    return n && pattern[n - 1] == '*' ? !strncmp(name, pattern, n - 1) : !strcmp(name, pattern);
+}
+
+void avt_bind_ignore(Binder *b, const char *pattern)
+{
+    const size_t skip = b->prefix ? strlen(b->prefix) : 0;
+
+    for (int64_t i = 0; b->used && i < avt_ckpt_nb(b->ckpt); i++) {
+        const char *name = avt_ckpt_get(b->ckpt, i)->name;
+
+        if (matches(name, pattern) || (skip && !strncmp(name, b->prefix, skip) && matches(name + skip, pattern)))
+            b->used[i] = 1;
+    }
+}
+
+static void report_leftovers(Binder *b)
+{
+    char list[700] = "";
+    int64_t nb = 0;
+    size_t n = 0;
+
+    for (int64_t i = 0; i < avt_ckpt_nb(b->ckpt); i++) {
+        if (b->used[i])
+            continue;
+        if (nb++ < SHOWN && n < sizeof(list))
+            n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%.120s", n ? ", " : "", avt_ckpt_get(b->ckpt, i)->name);
+    }
+    if (nb)
+        complain(b, "left over: %lld %s that this network does not know: %s%s", (long long)nb, nb > 1 ? "tensors" : "tensor", list,
+                 nb > SHOWN ? ", ..." : "");
+}
+
+int avt_binder_finish(Binder *b, int partial)
+{
+    const int shown = b->nb_problems < SHOWN ? b->nb_problems : SHOWN, found = b->nb_problems;
+
+    if (b->ckpt && b->status != AVT_ERR(ENOMEM)) {
+        if (found > shown)
+            avt_log(b->log, LOG_ERROR, "%s: %s: %d problems, the first %d are above", b->what, avt_ckpt_path(b->ckpt), found, shown);
+        if (!partial)
+            report_leftovers(b);
+        if (!partial && b->lora && b->status >= 0 && avt_lora_finish(b->lora, b->log) < 0)
+            fail(b, AVT_INVALID);
+    }
+    return b->status;
+}

@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Checkpoints: maps files, chooses the reader by their first bytes, keeps the tensors sorted by name.
+ *
+ *   name.safetensors.index.json --> shards ---+
+ *   name.safetensors -------------------------+--> CkptTensor[] sorted by name, data inside the mappings
+ *   name.pth ---------------------------------+
+ *
+ * Trap: a shard's name comes out of a file, so it must stay in the index's folder. A hub cache keeps its files as links
+ * from snapshots/<revision>/ into blobs/ beside it: that one way out is known and allowed.
+ */
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/half.h"
+#include "files/ckpt.h"
+#include "files/json.h"
+
+#define MAX_SHARDS  1000
+#define MAX_TENSORS 200000
+
+typedef struct Meta {
+    char *key, *value;
+} Meta;
+
+struct Ckpt {
+    char *path;
+    MappedFile **file;
+    int nb_files;
+    CkptTensor *tensor;                 // names are owned
+    int64_t nb, max;
+    Meta *meta;
+    int nb_meta;
+};
+
+/* ---- files --------------------------------------------------------------------------------------------------------- */
+
+static int ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), m = strlen(end);
+
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+static void unmap_file(MappedFile *f)
+{
+    if (!f)
+        return;
+    if (f->data)
+        munmap((void *)f->data, f->size);
+    avt_free(f->path);
+    avt_free(f);
+}
+
+static int64_t mtime_ns(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
+static int map_descriptor(MappedFile *f, int fd, const Log *log)
+{
+    struct stat st;
+    void *p;
+
+    if (fstat(fd, &st) < 0)
+        return avt_fail(log, AVT_ERR(errno), "%s: %s", f->path, strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return avt_fail(log, AVT_ERR(EISDIR), "%s: is a folder; a file of weights was wanted", f->path);
+    if (!S_ISREG(st.st_mode))
+        return avt_fail(log, AVT_ERR(EINVAL), "%s: is not a regular file", f->path);
+    if (!st.st_size)
+        return avt_fail(log, AVT_INVALID, "%s: is empty; download it again", f->path);
+    p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        return avt_fail(log, AVT_ERR(errno), "%s: %lld bytes cannot be mapped: %s", f->path, (long long)st.st_size, strerror(errno));
+    f->data = p;
+    f->size = (size_t)st.st_size;
+    f->mtime_ns = mtime_ns(&st);
+    return 0;
+}
+
+static int map_file(MappedFile **out, const char *path, const Log *log)
+{
+    MappedFile *f = avt_calloc(MEM_CKPT, 1, sizeof(*f));
+    int fd = -1, ret = AVT_ERR(ENOMEM);
+
+    *out = NULL;
+    if (!f || !(f->path = avt_strdup(MEM_CKPT, path)))
+        goto fail;
+    f->name = strrchr(f->path, '/') ? strrchr(f->path, '/') + 1 : f->path;
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        ret = avt_fail(log, AVT_ERR(errno), "%s: cannot be opened: %s", path, strerror(errno));
+        goto fail;
+    }
+    ret = map_descriptor(f, fd, log);
+    close(fd);
+    if (ret < 0)
+        goto fail;
+    *out = f;
+    return 0;
+fail:
+    unmap_file(f);
+    return ret;
+}
+
+/* ---- what the readers fill ----------------------------------------------------------------------------------------- */
+
+int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log)
+{
+    if (c->nb == MAX_TENSORS)
+        return avt_fail(log, AVT_INVALID, "%s: more than %d tensors", c->path, MAX_TENSORS);
+    if (c->nb == c->max) {
+        const int64_t max = c->max ? 2 * c->max : 256;
+        CkptTensor *p = avt_realloc(MEM_CKPT, c->tensor, (size_t)max * sizeof(*p));
+
+        if (!p)
+            return AVT_ERR(ENOMEM);
+        c->tensor = p;
+        c->max = max;
+    }
+    c->tensor[c->nb] = *t;
+    c->tensor[c->nb].name = avt_strdup(MEM_CKPT, t->name);
+    return c->tensor[c->nb].name ? (c->nb++, 0) : AVT_ERR(ENOMEM);
+}
+
+int avt_ckpt_add_metadata(Ckpt *c, const char *key, const char *value)
+{
+    Meta *m;
+
+    if (avt_ckpt_metadata(c, key))                                  // of the first shard
+        return 0;
+    m = avt_realloc(MEM_CKPT, c->meta, (size_t)(c->nb_meta + 1) * sizeof(*m));
+    if (!m)
+        return AVT_ERR(ENOMEM);
+    c->meta = m;
+    m[c->nb_meta] = (Meta){ avt_strdup(MEM_CKPT, key), avt_strdup(MEM_CKPT, value) };
+    c->nb_meta++;
+    return m[c->nb_meta - 1].key && m[c->nb_meta - 1].value ? 0 : AVT_ERR(ENOMEM);
+}
+
+static int compare_tensors(const void *a, const void *b)
+{
+    return strcmp(((const CkptTensor *)a)->name, ((const CkptTensor *)b)->name);
+}
+
+static int sort_tensors(Ckpt *c, const Log *log)
+{
+    if (c->nb)
+        qsort(c->tensor, (size_t)c->nb, sizeof(*c->tensor), compare_tensors);
+    for (int64_t i = 1; i < c->nb; i++)
+        if (!compare_tensors(&c->tensor[i - 1], &c->tensor[i]))
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s is there twice, in %s and in %s", c->path, c->tensor[i].name,
+                            c->tensor[i - 1].file, c->tensor[i].file);
+    return 0;
+}
+
+/* ---- one file ------------------------------------------------------------------------------------------------------ */
+
+static int starts_with(const MappedFile *f, const char *magic, size_t n)
+{
+    return f->size >= n && !memcmp(f->data, magic, n);
+}
+
+static int looks_like_text(const MappedFile *f)
+{
+    const size_t n = f->size < 64 ? f->size : 64;
+
+    for (size_t i = 0; i < n; i++)
+        if ((f->data[i] < 0x20 && !strchr("\t\r\n", f->data[i])) || f->data[i] >= 0x7f || !f->data[i])
+            return 0;
+    return 1;
+}
+
+static int read_file(Ckpt *c, const MappedFile *f, const Log *log)
+{
+    if (ends_with(f->name, ".incomplete") || ends_with(f->name, ".part"))
+        return avt_fail(log, AVT_INVALID, "%s: is a download that did not finish (%lld bytes so far); download it again", f->path,
+                        (long long)f->size);
+    if (starts_with(f, "version https://git-lfs", 23))
+        return avt_fail(log, AVT_INVALID, "%s: is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'", f->path);
+    if (starts_with(f, "PK\3\4", 4))
+        return avt_ckpt_read_pth(c, f, log);
+    if (starts_with(f, "\x80\2", 2) && (f->size < 9 || f->data[8] != '{'))
+        return avt_fail(log, AVT_INVALID, "%s: is a PyTorch file of the old format (before 1.6); save it again with a newer torch.save",
+                        f->path);
+    if (starts_with(f, "GGUF", 4))
+        return avt_fail(log, AVT_INVALID, "%s: is a GGUF file, which is not supported; use the published .safetensors", f->path);
+    if (looks_like_text(f))
+        return avt_fail(log, AVT_INVALID, "%s: looks like text, not like weights (an error page saved under this name?); download it "
+                        "again", f->path);
+    return avt_ckpt_read_safetensors(c, f, log);
+}
+
+static int add_file(Ckpt *c, const char *path, const Log *log)
+{
+    MappedFile *f, **list = avt_realloc(MEM_CKPT, c->file, (size_t)(c->nb_files + 1) * sizeof(*list));
+    int ret;
+
+    if (!list)
+        return AVT_ERR(ENOMEM);
+    c->file = list;
+    ret = map_file(&f, path, log);
+    if (ret < 0)
+        return ret;
+    c->file[c->nb_files++] = f;
+    return read_file(c, f, log);
+}
+
+/* ---- index + shards ------------------------------------------------------------------------------------------------ */
+
+static int inside(const char *path, const char *dir, size_t n)
+{
+    return !strncmp(path, dir, n) && path[n] == '/';
+}
+
+/* Does the shard, links followed, lie in the index's folder, or in the blobs of the hub cache that holds the folder? */
+static int check_place(const char *dir, const char *path, const Log *log)
+{
+    char real_dir[PATH_MAX], real[PATH_MAX], *snapshots;
+
+    if (!realpath(path, real) || !realpath(dir, real_dir))
+        return avt_fail(log, AVT_ERR(errno), "%s: cannot be opened: %s", path, strerror(errno));
+    if (inside(real, real_dir, strlen(real_dir)))
+        return 0;
+    snapshots = strstr(real_dir, "/snapshots/");
+    if (snapshots && inside(real, real_dir, (size_t)(snapshots - real_dir)) && !strncmp(real + (snapshots - real_dir), "/blobs/", 7))
+        return 0;
+    return avt_fail(log, AVT_INVALID, "%s: is a link that leads out of the folder, to %s", path, real);
+}
+
+static int add_shard(Ckpt *c, const char *dir, const char *name, const Log *log)
+{
+    char *path;
+    int ret;
+
+    for (int i = 0; i < c->nb_files; i++)
+        if (!strcmp(c->file[i]->name, name))
+            return 0;
+    if (c->nb_files == MAX_SHARDS)
+        return avt_fail(log, AVT_INVALID, "%s: more than %d shards", c->path, MAX_SHARDS);
+    path = avt_sprintf(MEM_CKPT, "%s/%s", dir, name);
+    if (!path)
+        return AVT_ERR(ENOMEM);
+    ret = check_place(dir, path, log);
+    if (ret >= 0)
+        ret = add_file(c, path, log);
+    avt_free(path);
+    return ret;
+}
+
+static int check_shard_name(const Ckpt *c, const char *tensor, struct json_object *value, const Log *log)
+{
+    const char *name = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+
+    if (!name || strlen(name) != (size_t)json_object_get_string_len(value) || strpbrk(name, "/\\") || strstr(name, "..") ||
+        !ends_with(name, ".safetensors"))
+        return avt_fail(log, AVT_INVALID, "%s: tensor %s: its shard must be the bare name of a .safetensors file, but is %.100s",
+                        c->path, tensor, json_object_to_json_string(value));
+    return 0;
+}
+
+/* The map and the shards must agree in both directions. */
+static int check_map(Ckpt *c, struct json_object *map, const Log *log)
+{
+    json_object_object_foreach(map, name, shard) {
+        const CkptTensor *t = avt_ckpt_find(c, name);
+
+        if (!t)
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s is not in its shard %s", c->path, name, json_object_get_string(shard));
+        if (strcmp(t->file, json_object_get_string(shard)))
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s should be in shard %s, but is in %s", c->path, name,
+                            json_object_get_string(shard), t->file);
+    }
+    for (int64_t i = 0; i < c->nb; i++)
+        if (!json_object_object_get_ex(map, c->tensor[i].name, NULL))
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s of shard %s is not in the index", c->path, c->tensor[i].name,
+                            c->tensor[i].file);
+    return 0;
+}
+
+static void check_total(const Ckpt *c, struct json_object *root, const Log *log)
+{
+    struct json_object *meta, *total;
+    int64_t sum = 0;
+
+    for (int64_t i = 0; i < c->nb; i++)
+        sum += (int64_t)c->tensor[i].size;
+    if (json_object_object_get_ex(root, "metadata", &meta) && json_object_object_get_ex(meta, "total_size", &total) &&
+        json_object_get_int64(total) != sum)
+        avt_log(log, LOG_WARNING, "%s: total_size says %s bytes, the shards hold %lld", c->path, json_object_to_json_string(total),
+                (long long)sum);
+}
+
+static int read_shards(Ckpt *c, struct json_object *root, const Log *log)
+{
+    struct json_object *map;
+    char *dir = avt_strdup(MEM_CKPT, c->path), *slash = dir ? strrchr(dir, '/') : NULL;
+    int ret = dir ? 0 : AVT_ERR(ENOMEM);
+
+    if (slash)
+        *slash = 0;
+    if (ret >= 0 && (!json_object_object_get_ex(root, "weight_map", &map) || !json_object_is_type(map, json_type_object) ||
+                     !json_object_object_length(map)))
+        ret = avt_fail(log, AVT_INVALID, "%s: has no \"weight_map\"; an index of shards was wanted", c->path);
+    if (ret >= 0) {
+        json_object_object_foreach(map, name, shard) {
+            if (ret >= 0)
+                ret = check_shard_name(c, name, shard, log);
+            if (ret >= 0)
+                ret = add_shard(c, slash ? dir : ".", json_object_get_string(shard), log);
+        }
+    }
+    avt_free(dir);
+    if (ret >= 0)
+        ret = sort_tensors(c, log);
+    if (ret >= 0)
+        ret = check_map(c, map, log);
+    if (ret >= 0)
+        check_total(c, root, log);
+    return ret;
+}
+
+static int read_index(Ckpt *c, const Log *log)
+{
+    Json *j;
+    int ret = avt_json_read(&j, c->path, log);
+
+    if (ret < 0)
+        return ret;
+    ret = read_shards(c, avt_json_root(j), log);
+    avt_json_close(&j);
+    return ret;
+}
+
+/* ---- the interface ------------------------------------------------------------------------------------------------- */
+
+int avt_ckpt_open(Ckpt **out, const char *path, const Log *log)
+{
+    Ckpt *c = avt_calloc(MEM_CKPT, 1, sizeof(*c));
+    int ret = AVT_ERR(ENOMEM);
+
+    *out = NULL;
+    if (!c || !(c->path = avt_strdup(MEM_CKPT, path)))
+        goto fail;
+    if (ends_with(path, ".index.json")) {
+        ret = read_index(c, log);
+    } else {
+        ret = add_file(c, path, log);
+        if (ret >= 0)
+            ret = sort_tensors(c, log);
+    }
+    if (ret < 0)
+        goto fail;
+    *out = c;
+    return 0;
+fail:
+    avt_ckpt_close(&c);
+    return ret;
+}
+
+void avt_ckpt_close(Ckpt **pc)
+{
+    Ckpt *c = *pc;
+
+    if (!c)
+        return;
+    for (int i = 0; i < c->nb_files; i++)
+        unmap_file(c->file[i]);
+    for (int64_t i = 0; i < c->nb; i++)
+        avt_free((void *)c->tensor[i].name);
+    for (int i = 0; i < c->nb_meta; i++) {
+        avt_free(c->meta[i].key);
+        avt_free(c->meta[i].value);
+    }
+    avt_free(c->file);
+    avt_free(c->tensor);
+    avt_free(c->meta);
+    avt_free(c->path);
+    avt_freep(pc);
+}
+
+int64_t avt_ckpt_nb(const Ckpt *c)
+{
+    return c->nb;
+}
+
+const CkptTensor *avt_ckpt_get(const Ckpt *c, int64_t i)
+{
+    return i >= 0 && i < c->nb ? &c->tensor[i] : NULL;
+}
+
+const CkptTensor *avt_ckpt_find(const Ckpt *c, const char *name)
+{
+    const CkptTensor key = { .name = name };
+
+    return c->nb ? bsearch(&key, c->tensor, (size_t)c->nb, sizeof(key), compare_tensors) : NULL;
+}
+
+const char *avt_ckpt_path(const Ckpt *c)
+{
+    return c->path;
+}
+
+const char *avt_ckpt_metadata(const Ckpt *c, const char *key)
+{
+    for (int i = 0; i < c->nb_meta; i++)
+        if (!strcmp(c->meta[i].key, key))
+            return c->meta[i].value;
+    return NULL;
+}
+
+int avt_ckpt_unchanged(const Ckpt *c, const Log *log)
+{
+    struct stat st;
+
+    for (int i = 0; i < c->nb_files; i++) {
+        const MappedFile *f = c->file[i];
+
+        if (stat(f->path, &st) < 0)
+            return avt_fail(log, AVT_ERR(ESTALE), "%s: went away while it was read: %s", f->path, strerror(errno));
+        if ((size_t)st.st_size != f->size || mtime_ns(&st) != f->mtime_ns)
+            return avt_fail(log, AVT_ERR(ESTALE), "%s: changed while it was read (%lld bytes at first, %lld now)", f->path,
+                            (long long)f->size, (long long)st.st_size);
+    }
+    return 0;
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * safetensors: u64 N, N bytes of JSON, then the tensors' bytes to the end of the file.
+ *
+ *   {"__metadata__": {..}, "name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, ..}
+ *
+ * Sorted by offset the tensors must tile the buffer: no hole, no overlap, nothing behind. N and every number come from the
+ * file, so they are compared by subtraction, never by a sum that may wrap. Source: huggingface/safetensors, README.
+ */
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "files/ckpt.h"
+#include "files/json.h"
+
+#define MAX_HEADER  100000000
+#define MAX_TENSORS 100000
+
+static const struct {
+    const char *name;
+    DType dtype;                        // DT_NB: known to the format, not to us
+} dtypes[] = {
+    { "F32", DT_F32 }, { "BF16", DT_BF16 }, { "F16", DT_F16 }, { "F8_E4M3", DT_F8_E4M3 }, { "F8_E5M2", DT_F8_E5M2 },
+    { "F64", DT_F64 }, { "I64", DT_I64 }, { "I32", DT_I32 }, { "U8", DT_U8 }, { "BOOL", DT_U8 },
+    { "I8", DT_NB }, { "I16", DT_NB }, { "U16", DT_NB }, { "U32", DT_NB }, { "U64", DT_NB }, { "C64", DT_NB },
+    { "F8_E8M0", DT_NB }, { "F4", DT_NB }, { "F6_E2M3", DT_NB }, { "F6_E3M2", DT_NB },
+};
+
+typedef struct Part {                   // of the buffer, in tensor order
+    int64_t begin, end;
+    const char *name;
+} Part;
+
+typedef struct Reader {
+    Ckpt *c;
+    const MappedFile *f;
+    const Log *log;
+    const uint8_t *data;                // the buffer
+    int64_t size;                       // its bytes
+    Part *part;
+    int64_t nb_parts;
+} Reader;
+
+static int bad(const Reader *r, const char *name, const char *what)
+{
+    return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: %s", r->f->path, name, what);
+}
+
+static int read_dtype(const Reader *r, CkptTensor *t, struct json_object *o)
+{
+    struct json_object *v;
+    const char *s;
+
+    if (!json_object_object_get_ex(o, "dtype", &v) || !json_object_is_type(v, json_type_string))
+        return bad(r, t->name, "has no \"dtype\"");
+    s = json_object_get_string(v);
+    for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
+        if (!strcmp(s, dtypes[i].name) && dtypes[i].dtype != DT_NB) {
+            t->dtype = dtypes[i].dtype;
+            return 0;
+        } else if (!strcmp(s, dtypes[i].name)) {
+            return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: type %s is not supported; f32, bf16 or f16 is wanted", r->f->path,
+                            t->name, s);
+        }
+    return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: unknown type %.40s", r->f->path, t->name, s);
+}
+
+/* @return the i-th whole number of a list, or -1 */
+static int64_t number_at(struct json_object *list, size_t i)
+{
+    struct json_object *v = json_object_array_get_idx(list, i);
+
+    return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : -1;
+}
+
+static int read_shape(const Reader *r, CkptTensor *t, struct json_object *o)
+{
+    struct json_object *v;
+    int64_t size = (int64_t)avt_dtype_size(t->dtype);
+
+    if (!json_object_object_get_ex(o, "shape", &v) || !json_object_is_type(v, json_type_array))
+        return bad(r, t->name, "has no \"shape\"");
+    if (json_object_array_length(v) > CKPT_MAX_DIM)
+        return bad(r, t->name, "has more than 8 dimensions");
+    t->nd = (int)json_object_array_length(v);
+    for (int i = 0; i < t->nd; i++) {
+        t->dim[i] = number_at(v, (size_t)i);
+        if (t->dim[i] < 0)
+            return bad(r, t->name, "its shape is not a list of whole numbers");
+        if (__builtin_mul_overflow(size, t->dim[i], &size))
+            return bad(r, t->name, "its shape is too large for any file");
+    }
+    t->size = (size_t)size;
+    return 0;
+}
+
+static int read_offsets(Reader *r, CkptTensor *t, struct json_object *o)
+{
+    struct json_object *v;
+    int64_t begin, end;
+
+    if (!json_object_object_get_ex(o, "data_offsets", &v) || !json_object_is_type(v, json_type_array) ||
+        json_object_array_length(v) != 2)
+        return bad(r, t->name, "has no \"data_offsets\" [begin, end]");
+    begin = number_at(v, 0);
+    end = number_at(v, 1);
+    if (begin < 0 || end < begin)
+        return bad(r, t->name, "its data ends before it begins");
+    if (end > r->size)
+        return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: its data ends at byte %lld, the file has %lld (is the download complete?)",
+                        r->f->path, t->name, (long long)(end + (r->data - r->f->data)), (long long)r->f->size);
+    if ((size_t)(end - begin) != t->size) {
+        char shape[160];
+
+        return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: %s %s needs %lld bytes, but has %lld", r->f->path, t->name,
+                        avt_dtype_name(t->dtype), avt_shape_text(shape, sizeof(shape), t->nd, t->dim), (long long)t->size,
+                        (long long)(end - begin));
+    }
+    t->data = r->data + begin;
+    r->part[r->nb_parts++] = (Part){ begin, end, t->name };
+    return 0;
+}
+
+static int read_metadata(Reader *r, struct json_object *o)
+{
+    int ret = 0;
+
+    if (!json_object_is_type(o, json_type_object))
+        return bad(r, "__metadata__", "is not an object of texts");
+    json_object_object_foreach(o, key, value) {
+        if (!json_object_is_type(value, json_type_string))
+            return bad(r, "__metadata__", "is not an object of texts");
+        ret = avt_ckpt_add_metadata(r->c, key, json_object_get_string(value));
+        if (ret < 0)
+            return ret;
+    }
+    return ret;
+}
+
+static int read_tensor(Reader *r, const char *name, struct json_object *o)
+{
+    CkptTensor t = { .name = name, .file = r->f->name };
+    int ret;
+
+    if (!json_object_is_type(o, json_type_object))
+        return bad(r, name, "is not described by an object");
+    ret = read_dtype(r, &t, o);
+    if (ret >= 0)
+        ret = read_shape(r, &t, o);
+    if (ret >= 0)
+        ret = read_offsets(r, &t, o);
+    return ret < 0 ? ret : avt_ckpt_add(r->c, &t, r->log);
+}
+
+static int compare_parts(const void *a, const void *b)
+{
+    const Part *x = a, *y = b;
+
+    if (x->begin != y->begin)
+        return x->begin < y->begin ? -1 : 1;
+    return (x->end > y->end) - (x->end < y->end);
+}
+
+static int check_tiling(const Reader *r)
+{
+    int64_t at = 0;
+
+    if (r->nb_parts)
+        qsort(r->part, (size_t)r->nb_parts, sizeof(*r->part), compare_parts);
+    for (int64_t i = 0; i < r->nb_parts; i++) {
+        if (r->part[i].begin != at)
+            return bad(r, r->part[i].name, r->part[i].begin < at ? "its data overlaps another tensor's"
+                                                                  : "there is a hole in front of its data");
+        at = r->part[i].end;
+    }
+    if (at != r->size)
+        return avt_fail(r->log, AVT_INVALID, "%s: %lld bytes follow the last tensor", r->f->path, (long long)(r->size - at));
+    return 0;
+}
+
+static int read_all(Reader *r, struct json_object *root)
+{
+    const int nb = json_object_object_length(root);
+    int ret;
+
+    if (nb > MAX_TENSORS)
+        return avt_fail(r->log, AVT_INVALID, "%s: %d tensors, at most %d are allowed", r->f->path, nb, MAX_TENSORS);
+    r->part = avt_calloc(MEM_CKPT, (size_t)nb + 1, sizeof(*r->part));
+    if (!r->part)
+        return AVT_ERR(ENOMEM);
+    json_object_object_foreach(root, name, o) {
+        ret = strcmp(name, "__metadata__") ? read_tensor(r, name, o) : read_metadata(r, o);
+        if (ret < 0)
+            return ret;
+    }
+    return check_tiling(r);
+}
+
+int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
+{
+    Reader r = { .c = c, .f = f, .log = log };
+    Json *j;
+    uint64_t n = 0;
+    int ret;
+
+    for (int i = 7; i >= 0; i--)
+        n = n << 8 | (f->size < 8 ? 0 : f->data[i]);
+    if (f->size < 8 || !n || n > MAX_HEADER || f->size < 9 || f->data[8] != '{')
+        return avt_fail(log, AVT_INVALID, "%s: is neither a .safetensors nor a PyTorch .pth file", f->path);
+    if (n > f->size - 8)
+        return avt_fail(log, AVT_INVALID, "%s: its header has %llu bytes, but the whole file only %lld (is the download complete?)",
+                        f->path, (unsigned long long)n, (long long)f->size);
+    ret = avt_json_parse_header(&j, (const char *)f->data + 8, (size_t)n, f->path, log);
+    if (ret < 0)
+        return ret;
+    r.data = f->data + 8 + n;
+    r.size = (int64_t)(f->size - 8 - n);
+    ret = read_all(&r, avt_json_root(j));
+    avt_free(r.part);
+    avt_json_close(&j);
+    return ret;
+}

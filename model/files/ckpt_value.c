@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Values of checkpoint tensors: conversion to f32, and the search for NaN and infinities. Both run over whole models, so
+ * they go in pieces over the cores, and inside a piece in loops that vectorize. Data may start at any address: values are
+ * fetched by memcpy.
+ */
+#include <string.h>
+
+#include "base/half.h"
+#include "files/ckpt.h"
+
+#define PIECE 65536
+
+static uint16_t get16(const uint8_t *p)
+{
+    uint16_t v;
+
+    memcpy(&v, p, 2);
+    return v;
+}
+
+static uint32_t get32(const uint8_t *p)
+{
+    uint32_t v;
+
+    memcpy(&v, p, 4);
+    return v;
+}
+
+static void convert_f64(float *dst, const uint8_t *src, int64_t nb)
+{
+    for (int64_t i = 0; i < nb; i++) {
+        double v;
+
+        memcpy(&v, src + 8 * i, 8);
+        dst[i] = (float)v;
+    }
+}
+
+static void convert_int(float *dst, const uint8_t *src, DType dtype, int64_t nb)
+{
+    for (int64_t i = 0; i < nb; i++) {
+        int64_t v = 0;
+        int32_t v32;
+
+        if (dtype == DT_I64) {
+            memcpy(&v, src + 8 * i, 8);
+        } else if (dtype == DT_I32) {
+            memcpy(&v32, src + 4 * i, 4);
+            v = v32;
+        } else {
+            v = src[i];
+        }
+        dst[i] = (float)v;
+    }
+}
+
+static void convert(float *dst, const uint8_t *src, DType dtype, int64_t nb)
+{
+    switch (dtype) {
+    case DT_F32:
+        memcpy(dst, src, (size_t)nb * 4);
+        break;
+    case DT_BF16:
+#pragma omp simd
+        for (int64_t i = 0; i < nb; i++)
+            dst[i] = avt_bf16_f32(get16(src + 2 * i));
+        break;
+    case DT_F16:
+        for (int64_t i = 0; i < nb; i++)
+            dst[i] = avt_f16_f32(get16(src + 2 * i));
+        break;
+    case DT_F8_E4M3:
+        for (int64_t i = 0; i < nb; i++)
+            dst[i] = avt_e4m3_f32(src[i]);
+        break;
+    case DT_F8_E5M2:
+        for (int64_t i = 0; i < nb; i++)
+            dst[i] = avt_e5m2_f32(src[i]);
+        break;
+    case DT_F64:
+        convert_f64(dst, src, nb);
+        break;
+    default:
+        convert_int(dst, src, dtype, nb);
+    }
+}
+
+void avt_ckpt_to_f32(float *dst, const void *src, DType dtype, int64_t nb)
+{
+    const size_t size = avt_dtype_size(dtype);
+
+#pragma omp parallel for if (nb > 4 * PIECE)
+    for (int64_t i = 0; i < nb; i += PIECE)
+        convert(dst + i, (const uint8_t *)src + (size_t)i * size, dtype, nb - i < PIECE ? nb - i : PIECE);
+}
+
+/* Is a value of the piece not finite? The exponent is all ones; e4m3fn knows only NaN, 0x7f and 0xff. */
+static int any_bad(const uint8_t *p, DType dtype, int64_t nb)
+{
+    int bad = 0;
+
+    switch (dtype) {
+    case DT_F32:
+#pragma omp simd reduction(| : bad)
+        for (int64_t i = 0; i < nb; i++)
+            bad |= (get32(p + 4 * i) & 0x7f800000) == 0x7f800000;
+        break;
+    case DT_BF16: case DT_F16: {
+        const uint16_t mask = dtype == DT_BF16 ? 0x7f80 : 0x7c00;
+        uint16_t any = 0;
+
+#pragma omp simd reduction(| : any)
+        for (int64_t i = 0; i < nb; i++)
+            any |= (uint16_t)((get16(p + 2 * i) & mask) == mask);
+        bad = any;
+        break;
+    }
+    case DT_F8_E4M3: case DT_F8_E5M2: {
+        const uint8_t mask = dtype == DT_F8_E4M3 ? 0x7f : 0x7c;
+
+        for (int64_t i = 0; i < nb; i++)
+            bad |= (p[i] & mask) == mask;
+        break;
+    }
+    case DT_F64:
+        for (int64_t i = 0; i < nb; i++)
+            bad |= (get32(p + 8 * i + 4) & 0x7ff00000) == 0x7ff00000;
+        break;
+    default:
+        break;
+    }
+    return bad;
+}
+
+int64_t avt_ckpt_nonfinite(const CkptTensor *t)
+{
+    const size_t size = avt_dtype_size(t->dtype);
+    const int64_t nb = (int64_t)(t->size / size);
+    int64_t first = nb;
+
+#pragma omp parallel for reduction(min : first) if (nb > 4 * PIECE)
+    for (int64_t i = 0; i < nb; i += PIECE)
+        if (any_bad((const uint8_t *)t->data + (size_t)i * size, t->dtype, nb - i < PIECE ? nb - i : PIECE) && i < first)
+            first = i;
+    while (first < nb && !any_bad((const uint8_t *)t->data + (size_t)first * size, t->dtype, 1))
+        first++;
+    return first < nb ? first : -1;
+}

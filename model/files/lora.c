@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * LoRA files: every spelling of a pair becomes "<module>" -> (A, B).
+ *
+ *   base_model.model.  blocks.0.self_attn.q  .lora_A.default.weight      peft, with or without prefix and ".default"
+ *   diffusion_model.   blocks.0.self_attn.q  .lora_down.weight           (A = down, B = up)
+ *   lora_unet_         blocks_0_self_attn_q  .lora_down.weight  .alpha   kohya: the dots are lost, so a module's name is
+ *                                                                        mangled and compared, never the file's split
+ *   transformer.       blocks.0.attn1.to_q   .lora_A.weight              diffusers, only when the whole file is like that
+ *
+ * Trap: the published file does not hold its scale. alpha / rank is 64 / 128 there; the usual default elsewhere (alpha = rank)
+ * would double the adapter.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "files/lora.h"
+
+#define NAME      1024
+#define ROWS      64                    // of W, a task of a thread
+#define COLS      512                   // of W, kept in the first-level cache with its columns of A
+
+typedef struct Pair {
+    char *module;                       // as normalized; kohya: still mangled
+    const CkptTensor *a, *b;            // [r, in], [out, r]
+    const CkptTensor *alpha;            // or NULL
+    double scale;
+    int used;
+} Pair;
+
+struct Lora {
+    Ckpt *ckpt;
+    Pair *pair;                         // sorted by module
+    int64_t nb, max;
+    double scale;                       // of the first pair
+    int rank;                           // largest
+    int nonzero;                        // some B was, among those merged
+};
+
+typedef enum Role { ROLE_A, ROLE_B, ROLE_ALPHA, ROLE_NONE } Role;
+
+static const struct {
+    const char *end;
+    Role role;
+} suffixes[] = {
+    { ".lora_A.default.weight", ROLE_A }, { ".lora_A.weight", ROLE_A }, { ".lora_down.weight", ROLE_A },
+    { ".lora_B.default.weight", ROLE_B }, { ".lora_B.weight", ROLE_B }, { ".lora_up.weight", ROLE_B },
+    { ".alpha", ROLE_ALPHA },
+};
+
+static const char *const prefixes[] = { "base_model.model.", "diffusion_model.", "model.diffusion_model.", "transformer.", "module." };
+static const char kohya[] = "lora_unet_";
+
+/* ---- names --------------------------------------------------------------------------------------------------------- */
+
+static Role role_of(const char *name, size_t *module_size)
+{
+    const size_t n = strlen(name);
+
+    for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+        const size_t m = strlen(suffixes[i].end);
+
+        if (n > m && !strcmp(name + n - m, suffixes[i].end)) {
+            *module_size = n - m;
+            return suffixes[i].role;
+        }
+    }
+    return ROLE_NONE;
+}
+
+static const char *skip_prefix(const char *name)
+{
+    for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
+        if (!strncmp(name, prefixes[i], strlen(prefixes[i])))
+            return name + strlen(prefixes[i]);
+    return name;
+}
+
+/* Replace the first `from` in s (never longer than `to`-s buffer of NAME). @return 1 when it was there */
+static int replace(char *s, const char *from, const char *to)
+{
+    char *p = strstr(s, from);
+
+    if (!p)
+        return 0;
+    memmove(p + strlen(to), p + strlen(from), strlen(p + strlen(from)) + 1);
+    memcpy(p, to, strlen(to));
+    return 1;
+}
+
+/* diffusers' spelling -> ours. @return 1 when it was diffusers' */
+static int from_diffusers(char *module)
+{
+    static const char *const map[][2] = {
+        { ".attn1.", ".self_attn." }, { ".attn2.", ".cross_attn." }, { ".to_q", ".q" }, { ".to_k", ".k" }, { ".to_v", ".v" },
+        { ".to_out.0", ".o" }, { ".ffn.net.0.proj", ".ffn.0" }, { ".ffn.net.2", ".ffn.2" },
+    };
+    int any = 0;
+
+    for (size_t i = 0; i < sizeof(map) / sizeof(map[0]); i++)
+        any |= replace(module, map[i][0], map[i][1]);
+    return any;
+}
+
+/* Does a pair of the file, spelled `key`, belong to `module`? */
+static int same_module(const char *key, const char *module)
+{
+    if (strncmp(key, kohya, sizeof(kohya) - 1))
+        return !strcmp(key, module);
+    for (key += sizeof(kohya) - 1; *key && *key == (*module == '.' ? '_' : *module); key++)
+        module++;
+    return !*key && !*module;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------------------- */
+
+static Pair *find_key(Lora *l, const char *module)
+{
+    for (int64_t i = l->nb; i-- > 0;)                               // halves of a pair are neighbours in name order
+        if (!strcmp(l->pair[i].module, module))
+            return &l->pair[i];
+    return NULL;
+}
+
+static Pair *add_pair(Lora *l, const char *module)
+{
+    Pair *p = find_key(l, module);
+
+    if (p)
+        return p;
+    if (l->nb == l->max) {
+        const int64_t max = l->max ? 2 * l->max : 64;
+
+        p = avt_realloc(MEM_CKPT, l->pair, (size_t)max * sizeof(*p));
+        if (!p)
+            return NULL;
+        l->pair = p;
+        l->max = max;
+    }
+    p = &l->pair[l->nb];
+    *p = (Pair){ .module = avt_strdup(MEM_CKPT, module) };
+    return p->module ? (l->nb++, p) : NULL;
+}
+
+static int add_tensor(Lora *l, const CkptTensor *t, const Log *log)
+{
+    char module[NAME + 64];
+    size_t n = 0;
+    const Role role = role_of(t->name, &n);
+    const char *start = skip_prefix(t->name);
+    const CkptTensor **slot;
+    Pair *p;
+
+    n -= (size_t)(start - t->name);
+    if (role == ROLE_NONE || n >= NAME)
+        return avt_fail(log, AVT_INVALID, "%s: member %s is not supported: only pairs lora_A and lora_B (or lora_down and lora_up) and "
+                        "alpha are", avt_ckpt_path(l->ckpt), t->name);
+    memcpy(module, start, n);
+    module[n] = 0;
+    p = add_pair(l, module);
+    if (!p)
+        return AVT_ERR(ENOMEM);
+    slot = role == ROLE_A ? &p->a : role == ROLE_B ? &p->b : &p->alpha;
+    if (*slot)
+        return avt_fail(log, AVT_INVALID, "%s: %s and %s are the same half of a pair", avt_ckpt_path(l->ckpt), (*slot)->name, t->name);
+    *slot = t;
+    return 0;
+}
+
+static int is_float(const CkptTensor *t)
+{
+    return t->dtype == DT_F32 || t->dtype == DT_BF16 || t->dtype == DT_F16;
+}
+
+static int check_pair(const Lora *l, const Pair *p, const Log *log)
+{
+    const char *path = avt_ckpt_path(l->ckpt);
+    char sa[160], sb[160];
+
+    if (!p->a || !p->b)
+        return avt_fail(log, AVT_INVALID, "%s: pair %s is not complete: its half %s is missing", path, p->module, p->a ? "B" : "A");
+    if (!is_float(p->a) || !is_float(p->b))
+        return avt_fail(log, AVT_INVALID, "%s: pair %s has type %s; f32, bf16 or f16 is wanted", path, p->module,
+                        avt_dtype_name(is_float(p->a) ? p->b->dtype : p->a->dtype));
+    if (p->a->nd != 2 || p->b->nd != 2 || p->a->dim[0] < 1 || p->a->dim[0] != p->b->dim[1])
+        return avt_fail(log, AVT_INVALID, "%s: pair %s does not fit together: A is %s, B is %s; [rank, in] and [out, rank] are wanted",
+                        path, p->module, avt_shape_text(sa, sizeof(sa), p->a->nd, p->a->dim),
+                        avt_shape_text(sb, sizeof(sb), p->b->nd, p->b->dim));
+    if (p->alpha && (avt_ckpt_nonfinite(p->alpha) >= 0 || p->alpha->size != avt_dtype_size(p->alpha->dtype)))
+        return avt_fail(log, AVT_INVALID, "%s: %s must be one finite number", path, p->alpha->name);
+    return 0;
+}
+
+static void set_scale(Lora *l, Pair *p, double alpha)
+{
+    const double r = (double)p->a->dim[0];
+    float own = 0;
+
+    if (alpha <= 0 && p->alpha)
+        avt_ckpt_to_f32(&own, p->alpha->data, p->alpha->dtype, 1);
+    p->scale = alpha > 0 ? alpha / r : p->alpha ? own / r : 0.5;
+    if (l->rank < (int)r)
+        l->rank = (int)r;
+}
+
+/* The whole file is spelled as diffusers does, or nothing of it. */
+static int translate(Lora *l, const Log *log)
+{
+    int64_t nb = 0;
+
+    for (int64_t i = 0; i < l->nb; i++) {
+        char *module = avt_malloc(MEM_CKPT, NAME + 64);
+
+        if (!module)
+            return AVT_ERR(ENOMEM);
+        strcpy(module, l->pair[i].module);
+        nb += from_diffusers(module);
+        avt_free(l->pair[i].module);
+        l->pair[i].module = module;
+    }
+    return !nb || nb == l->nb ? 0 : avt_fail(log, AVT_INVALID, "%s: %lld of %lld modules are spelled as diffusers does; a mixture is not "
+                                             "supported", avt_ckpt_path(l->ckpt), (long long)nb, (long long)l->nb);
+}
+
+static int is_lora(const Ckpt *c)
+{
+    size_t n;
+
+    for (int64_t i = 0; i < avt_ckpt_nb(c); i++)
+        if (role_of(avt_ckpt_get(c, i)->name, &n) < ROLE_ALPHA)
+            return 1;
+    return 0;
+}
+
+static int read_pairs(Lora *l, double alpha, const Log *log)
+{
+    const int64_t nb = avt_ckpt_nb(l->ckpt);
+    int ret = 0;
+
+    if (!is_lora(l->ckpt))
+        return avt_fail(log, AVT_INVALID, "%s: holds no LoRA pairs (%lld tensors, the first is %s); a full checkpoint is no LoRA",
+                        avt_ckpt_path(l->ckpt), (long long)nb, nb ? avt_ckpt_get(l->ckpt, 0)->name : "none");
+    for (int64_t i = 0; i < nb && ret >= 0; i++)
+        ret = add_tensor(l, avt_ckpt_get(l->ckpt, i), log);
+    if (ret >= 0)
+        ret = translate(l, log);
+    for (int64_t i = 0; i < l->nb && ret >= 0; i++) {
+        ret = check_pair(l, &l->pair[i], log);
+        if (ret >= 0)
+            set_scale(l, &l->pair[i], alpha);
+    }
+    if (ret < 0)
+        return ret;
+    l->scale = l->pair[0].scale;
+    avt_log(log, LOG_INFO, "%s: LoRA of %lld pairs, rank %d, scale %g (%s)", avt_ckpt_path(l->ckpt), (long long)l->nb, l->rank, l->scale,
+            alpha > 0 ? "alpha as asked" : l->pair[0].alpha ? "alpha of the file" : "alpha is half the rank, as published");
+    return 0;
+}
+
+int avt_lora_open(Lora **out, const char *path, double alpha, const Log *log)
+{
+    Lora *l = avt_calloc(MEM_CKPT, 1, sizeof(*l));
+    int ret;
+
+    *out = NULL;
+    if (!l)
+        return AVT_ERR(ENOMEM);
+    ret = avt_ckpt_open(&l->ckpt, path, log);
+    if (ret >= 0)
+        ret = read_pairs(l, alpha, log);
+    if (ret < 0)
+        avt_lora_close(&l);
+    *out = l;
+    return ret;
+}
+
+void avt_lora_close(Lora **pl)
+{
+    Lora *l = *pl;
+
+    if (!l)
+        return;
+    for (int64_t i = 0; i < l->nb; i++)
+        avt_free(l->pair[i].module);
+    avt_free(l->pair);
+    avt_ckpt_close(&l->ckpt);
+    avt_freep(pl);
+}
+
+int avt_lora_rank(const Lora *l)
+{
+    return l->rank;
+}
+
+double avt_lora_scale(const Lora *l)
+{
+    return l->scale;
+}
+
+int64_t avt_lora_nb(const Lora *l)
+{
+    return l->nb;
+}
+
+const char *avt_lora_path(const Lora *l)
+{
+    return avt_ckpt_path(l->ckpt);
+}
+
+/* ---- merging ------------------------------------------------------------------------------------------------------- */
+
+int avt_lora_is_target(const char *module)
+{
+    static const char *const ends[] = { ".q", ".k", ".v", ".o", ".ffn.0", ".ffn.2" };
+    const size_t n = strlen(module);
+
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+        if (n > strlen(ends[i]) && !strcmp(module + n - strlen(ends[i]), ends[i]))
+            return 1;
+    return 0;
+}
+
+/* w[rows, cols] of a matrix with `in` columns += scale * b[rows, r] a[r, cols]; four rows at a time share the reads of a. */
+static void add_product(float *w, const float *b, const float *a, int rows, int cols, int r, int64_t in, float scale)
+{
+    for (int i = 0; i < rows; i += 4) {
+        const int n = rows - i < 4 ? rows - i : 4;
+        float sum[4][COLS] = { { 0 } };
+
+        for (int k = 0; k < r; k++) {
+            const float *x = a + k * in;
+            const float b0 = b[i * r + k], b1 = n > 1 ? b[(i + 1) * r + k] : 0, b2 = n > 2 ? b[(i + 2) * r + k] : 0,
+                        b3 = n > 3 ? b[(i + 3) * r + k] : 0;
+
+#pragma omp simd
+            for (int j = 0; j < cols; j++) {
+                sum[0][j] += b0 * x[j];
+                sum[1][j] += b1 * x[j];
+                sum[2][j] += b2 * x[j];
+                sum[3][j] += b3 * x[j];
+            }
+        }
+        for (int h = 0; h < n; h++)
+            for (int j = 0; j < cols; j++)
+                w[(i + h) * in + j] += scale * sum[h][j];
+    }
+}
+
+static void merge(float *w, const float *b, const float *a, int64_t out, int64_t in, int64_t r, float scale)
+{
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < out; i += ROWS)
+        for (int64_t j = 0; j < in; j += COLS)
+            add_product(w + i * in + j, b + i * r, a + j, out - i < ROWS ? (int)(out - i) : ROWS, in - j < COLS ? (int)(in - j) : COLS,
+                        (int)r, in, scale);
+}
+
+static int check_values(const Lora *l, const CkptTensor *t, const Log *log)
+{
+    const int64_t i = avt_ckpt_nonfinite(t);
+
+    return i < 0 ? 0 : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite", avt_ckpt_path(l->ckpt), t->name, (long long)i);
+}
+
+static int any_nonzero(const float *v, int64_t nb)
+{
+    for (int64_t i = 0; i < nb; i++)
+        if (v[i] != 0)
+            return 1;
+    return 0;
+}
+
+static Pair *find_pair(const Lora *l, const char *module)
+{
+    for (int64_t i = 0; i < l->nb; i++)
+        if (same_module(l->pair[i].module, module))
+            return &l->pair[i];
+    return NULL;
+}
+
+int avt_lora_has(const Lora *l, const char *module)
+{
+    return find_pair(l, module) != NULL;
+}
+
+int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t in, const Log *log)
+{
+    Pair *p = find_pair(l, module);
+    const int64_t r = p ? p->a->dim[0] : 0;
+    char sa[160], sb[160];
+    float *a;
+    int ret;
+
+    if (!p)
+        return 0;
+    if (p->a->dim[1] != in || p->b->dim[0] != out)
+        return avt_fail(log, AVT_INVALID, "%s: pair %s: A is %s and B is %s, but the weight is [%lld, %lld]", avt_ckpt_path(l->ckpt),
+                        p->module, avt_shape_text(sa, sizeof(sa), 2, p->a->dim), avt_shape_text(sb, sizeof(sb), 2, p->b->dim),
+                        (long long)out, (long long)in);
+    ret = check_values(l, p->a, log);
+    if (ret >= 0)
+        ret = check_values(l, p->b, log);
+    if (ret < 0)
+        return ret;
+    a = avt_malloc(MEM_CKPT, (size_t)(r * (in + out)) * sizeof(*a));
+    if (!a)
+        return AVT_ERR(ENOMEM);
+    avt_ckpt_to_f32(a, p->a->data, p->a->dtype, r * in);
+    avt_ckpt_to_f32(a + r * in, p->b->data, p->b->dtype, r * out);
+    l->nonzero |= any_nonzero(a + r * in, r * out);
+    merge(w, a + r * in, a, out, in, r, (float)p->scale);
+    avt_free(a);
+    p->used = 1;
+    return 1;
+}
+
+int avt_lora_finish(const Lora *l, const Log *log)
+{
+    const Pair *first = NULL;
+    int64_t nb = 0;
+
+    for (int64_t i = 0; i < l->nb; i++)
+        if (!l->pair[i].used) {
+            first = first ? first : &l->pair[i];
+            nb++;
+        }
+    if (nb)
+        return avt_fail(log, AVT_INVALID, "%s: %lld of %lld pairs match no weight of the model, the first is %s; is it a LoRA for this "
+                        "model?", avt_ckpt_path(l->ckpt), (long long)nb, (long long)l->nb, first->module);
+    if (!l->nonzero)
+        avt_log(log, LOG_WARNING, "%s: every B is zero, so this LoRA changes nothing", avt_ckpt_path(l->ckpt));
+    return 0;
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The model folder: which file is which. Published layout of Wan-AI/Wan2.2-S2V-14B, with liveavatar.safetensors
+ * (Quark-Vision/Live-Avatar) in it or in lora/, and our own optional avatar.json.
+ */
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/mem.h"
+#include "files/json.h"
+#include "files/modeldir.h"
+
+#define WAV2VEC2 "wav2vec2-large-xlsr-53-english/"
+
+typedef struct Part {
+    size_t slot;                        // of ModelDir
+    const char *what;
+    const char *path[2];                // the first that is there counts
+} Part;
+
+static const Part parts[] = {
+    { offsetof(ModelDir, config), "the network's sizes", { "config.json" } },
+    { offsetof(ModelDir, dit), "the diffusion transformer",
+      { "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors" } },
+    { offsetof(ModelDir, vae), "the video VAE", { "Wan2.1_VAE.pth", "Wan2.1_VAE.safetensors" } },
+    { offsetof(ModelDir, t5), "the text encoder", { "models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors" } },
+    { offsetof(ModelDir, spiece), "the tokenizer", { "google/umt5-xxl/spiece.model" } },
+    { offsetof(ModelDir, wav2vec2), "the speech encoder", { WAV2VEC2 "model.safetensors" } },
+    { offsetof(ModelDir, wav2vec2_config), "the speech encoder's sizes", { WAV2VEC2 "config.json" } },
+    { offsetof(ModelDir, wav2vec2_preprocessor), "the speech encoder's input", { WAV2VEC2 "preprocessor_config.json" } },
+};
+
+static const char *const lora_paths[] = { "liveavatar.safetensors", "lora/liveavatar.safetensors" };
+
+static int exists(const char *dir, const char *name, const char *end)
+{
+    struct stat st;
+    char *path = avt_sprintf(MEM_MISC, "%s/%s%s", dir, name, end);
+    const int ret = path && !stat(path, &st) && !S_ISDIR(st.st_mode);
+
+    avt_free(path);
+    return ret;
+}
+
+static char **slot_of(ModelDir *m, const Part *p)
+{
+    return (char **)((char *)m + p->slot);
+}
+
+/* One sentence on what is not there, with the likely reason when the folder shows one. */
+static int missing(const char *dir, const Part *p, const Log *log)
+{
+    const int part = exists(dir, p->path[0], ".incomplete") || exists(dir, p->path[0], ".part");
+
+    if (exists(dir, "model_index.json", ""))
+        return avt_fail(log, AVT_ERR(ENOENT), "%s: is a folder in diffusers' layout, which is not supported; the files of "
+                        "Wan-AI/Wan2.2-S2V-14B as published are wanted", dir);
+    return avt_fail(log, AVT_ERR(ENOENT), "%s/%s (%s) is missing%s; a model folder holds the files of Wan-AI/Wan2.2-S2V-14B as published",
+                    dir, p->path[0], p->what, part ? ": its download did not finish" : "");
+}
+
+static int find_part(ModelDir *m, const Part *p, const Log *log)
+{
+    for (int i = 0; i < 2 && p->path[i]; i++)
+        if (exists(m->dir, p->path[i], "")) {
+            *slot_of(m, p) = avt_sprintf(MEM_MISC, "%s/%s", m->dir, p->path[i]);
+            return *slot_of(m, p) ? 0 : AVT_ERR(ENOMEM);
+        }
+    return missing(m->dir, p, log);
+}
+
+/* ---- avatar.json --------------------------------------------------------------------------------------------------- */
+
+static int read_size(ModelDir *m, const Json *j, const char *path, const Log *log)
+{
+    const char *size = NULL;
+    char rest;
+    int ret = avt_json_string(j, "size", &size, 0);
+
+    if (ret < 0 || !size)
+        return ret;
+    if (sscanf(size, "%5dx%5d%c", &m->width, &m->height, &rest) != 2 || m->width < 16 || m->height < 16 || m->width > 8192 ||
+        m->height > 8192 || m->width % 16 || m->height % 16)
+        return avt_fail(log, AVT_INVALID, "%s: \"size\" must be WIDTHxHEIGHT, both multiples of 16, but is %.40s", path, size);
+    return 0;
+}
+
+static int read_lora_rule(ModelDir *m, const Json *j, const char *path, const Log *log)
+{
+    const char *rule = NULL;
+    const int ret = avt_json_string(j, "lora", &rule, 0);
+
+    if (ret < 0 || !rule)
+        return ret;
+    m->lora_rule = !strcmp(rule, "required") ? LORA_REQUIRED : !strcmp(rule, "none") ? LORA_NONE : LORA_UNSAID;
+    return m->lora_rule ? 0 : avt_fail(log, AVT_INVALID, "%s: \"lora\" must be \"required\" or \"none\", but is \"%.40s\"", path, rule);
+}
+
+static int read_text(char **to, const Json *j, const char *key)
+{
+    const char *s = NULL;
+    const int ret = avt_json_string(j, key, &s, 0);
+
+    if (ret < 0 || !s)
+        return ret;
+    *to = avt_strdup(MEM_MISC, s);
+    return *to ? 0 : AVT_ERR(ENOMEM);
+}
+
+static int read_values(ModelDir *m, const Json *j, const char *path, const Log *log)
+{
+    int64_t steps = 0;
+    int ret = read_text(&m->name, j, "name");
+
+    if (ret >= 0)
+        ret = read_text(&m->prompt, j, "prompt");
+    if (ret >= 0)
+        ret = avt_json_int(j, "steps", &steps, 1, 1000, 0);
+    m->steps = (int)steps;
+    if (ret >= 0)
+        ret = avt_json_int(j, "area", &m->area, 256, 8192 * 8192, 0);
+    if (ret >= 0)
+        ret = read_size(m, j, path, log);
+    if (ret >= 0)
+        ret = read_lora_rule(m, j, path, log);
+    if (ret >= 0)
+        ret = avt_json_float(j, "lora_alpha", &m->lora_alpha, 0);
+    if (ret >= 0 && !(m->lora_alpha >= 0 && m->lora_alpha <= 1e6))
+        ret = avt_fail(log, AVT_INVALID, "%s: \"lora_alpha\" must be positive, but is %g", path, m->lora_alpha);
+    if (ret >= 0 && m->area && m->width)
+        ret = avt_fail(log, AVT_INVALID, "%s: \"area\" and \"size\" exclude each other", path);
+    return ret;
+}
+
+static int read_avatar_json(ModelDir *m, const Log *log)
+{
+    char *path;
+    Json *j = NULL;
+    int ret;
+
+    if (!exists(m->dir, "avatar.json", ""))
+        return 0;
+    path = avt_sprintf(MEM_MISC, "%s/avatar.json", m->dir);
+    ret = path ? avt_json_read(&j, path, log) : AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        ret = read_values(m, j, path, log);
+    avt_json_close(&j);
+    avt_free(path);
+    return ret;
+}
+
+/* ---- the interface ------------------------------------------------------------------------------------------------- */
+
+static int find_all(ModelDir *m, const Log *log)
+{
+    int ret = 0;
+
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && ret >= 0; i++)
+        ret = find_part(m, &parts[i], log);
+    for (size_t i = 0; i < 2 && ret >= 0 && !m->lora; i++)
+        if (exists(m->dir, lora_paths[i], "")) {
+            m->lora = avt_sprintf(MEM_MISC, "%s/%s", m->dir, lora_paths[i]);
+            ret = m->lora ? 0 : AVT_ERR(ENOMEM);
+        }
+    return ret < 0 ? ret : read_avatar_json(m, log);
+}
+
+int avt_modeldir_open(ModelDir *m, const char *dir, const Log *log)
+{
+    struct stat st;
+    int ret;
+
+    *m = (ModelDir){ 0 };
+    if (stat(dir, &st) < 0)
+        return avt_fail(log, AVT_ERR(errno), "%s: no model folder there: %s", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return avt_fail(log, AVT_ERR(ENOTDIR), "%s: is a file; 'model' names the folder that holds all files of a model", dir);
+    m->dir = avt_strdup(MEM_MISC, dir);
+    ret = m->dir ? find_all(m, log) : AVT_ERR(ENOMEM);
+    if (ret < 0)
+        avt_modeldir_close(m);
+    return ret;
+}
+
+void avt_modeldir_close(ModelDir *m)
+{
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+        avt_free(*slot_of(m, &parts[i]));
+    avt_free(m->dir);
+    avt_free(m->lora);
+    avt_free(m->name);
+    avt_free(m->prompt);
+    *m = (ModelDir){ 0 };
+}
