@@ -103,6 +103,10 @@ void avt_backend_run(Backend *be, const OpCall *c)
     double flops, bytes;
     int ret;
 
+    if (be->cancel && __atomic_load_n(be->cancel, __ATOMIC_RELAXED)) {
+        be->status = AVT_ERR(ECANCELED);
+        return;
+    }
     avt_op_cost(c, &flops, &bytes);
     ret = be->cls->run(be, c);
     if (ret < 0)

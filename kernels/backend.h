@@ -112,6 +112,7 @@ struct Backend {
     CpuLevel level;                     // CPU: highest level in use
     char plan_for[32];                  // dry: the device that it stands for, "" for none
     int profile;                        // measure seconds per op
+    const int *cancel;                  // when it becomes non-zero (another thread's doing), ops fail with ECANCELED; or NULL
     OpStat stat[OP_NB];
     void *priv;
 };

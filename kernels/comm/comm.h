@@ -3,7 +3,8 @@
  * Comm: messages between the ranks of a plan. comm_threads.c is the reference: ranks are threads of one process.
  *
  * Every rank walks the same list of work in the same order, so that a receive always meets its send. Sends are buffered (the
- * sender goes on), receives wait. A rank that fails or aborts wakes all others with the error: never a hang.
+ * sender goes on), receives wait. A rank that fails or aborts wakes all others with the error: never a hang. What was
+ * sent before can still be received after that, so that finished work is not lost.
  */
 #ifndef AVT_COMM_H
 #define AVT_COMM_H
@@ -27,7 +28,7 @@ CommStat avt_comm_stat(const Comm *c);
 /** Bytes sent from this rank to `dst`. */
 int64_t avt_comm_bytes_to(const Comm *c, int dst);
 
-/** Host bytes; copied. @return 0, ENOMEM, or the group's failure */
+/** Host bytes; copied. @return 0 or ENOMEM */
 int avt_comm_send_bytes(Comm *c, int dst, const void *data, size_t size);
 /** Waits for a message of exactly `size` bytes from `src`. @return 0, EINVAL for another size, ETIMEDOUT after `timeout_ms`
  *  (< 0: no limit), or the group's failure */

@@ -181,14 +181,10 @@ int avt_comm_send_bytes(Comm *c, int dst, const void *data, size_t size)
     Group *g = c->group;
     Box *box = &g->box[c->rank * g->nb + dst];
     Message *m;
-    int ret;
 
     pthread_mutex_lock(&g->lock);
-    ret = g->status;
-    m = ret < 0 ? NULL : take_buffer(g, size);
+    m = take_buffer(g, size);
     pthread_mutex_unlock(&g->lock);
-    if (ret < 0)
-        return ret;
     if (!m)
         return avt_fail(g->log, AVT_ERR(ENOMEM), "no memory for a message of %zu bytes between ranks", size);
     m->next = NULL;
@@ -233,10 +229,8 @@ int avt_comm_recv_bytes(Comm *c, int src, void *data, size_t size, int timeout_m
     pthread_mutex_lock(&g->lock);
     while (!box->head && g->status >= 0 && !ret)
         ret = timeout_ms < 0 ? pthread_cond_wait(&g->change, &g->lock) : pthread_cond_timedwait(&g->change, &g->lock, &end);
-    if (g->status < 0) {
-        ret = g->status;
-    } else if (!box->head) {
-        ret = AVT_ERR(ETIMEDOUT);
+    if (!box->head) {
+        ret = g->status < 0 ? g->status : AVT_ERR(ETIMEDOUT);
     } else {
         m = box->head;
         box->head = m->next;

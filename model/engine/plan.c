@@ -126,7 +126,7 @@ int avt_plan_make(Plan *p, const char *plan, const char *devices, const char *va
         nb_cpu += !strncmp(p->rank[r].device, "cuda", 4) ? 0 : 1;
     threads = cpu_threads > 0 ? cpu_threads : avt_nb_cores();
     for (int r = 0; r < p->nb_ranks; r++)                            // ranks on the CPU share its cores
-        p->rank[r].threads = threads / nb_cpu > 1 ? threads / (nb_cpu ? nb_cpu : 1) : 1;
+        p->rank[r].threads = nb_cpu && threads / nb_cpu > 1 ? threads / nb_cpu : 1;
     return 0;
 }
 

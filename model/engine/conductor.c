@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The conductor's thread. A wave advances every block in flight by one step and may admit one more:
+ *
+ *   wave 0   (0,0)
+ *   wave 1   (1,0) (0,1)                 by step, ascending: in a pipe of layers an item comes back S + 1 slots later
+ *   wave 2   (2,0) (1,1) (0,2)
+ *
+ * A sequential plan is the same with one block in flight. When sound is missing the wave is sent without a new block, so items
+ * in flight go on. Blocks from SINK_REFRESH on use the sink made of block 0's result: none is admitted before that exists.
+ * Versions of text and sink are slots; a slot is filled again only when no block in flight uses it.
+ */
+#include <string.h>
+#include <time.h>
+
+#include "base/philox.h"
+#include "base/thread.h"
+#include "engine/conductor.h"
+
+static double now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+}
+
+static Comm *comm_of(AvatarSession *s)
+{
+    return s->comm[s->set.plan->nb_ranks];
+}
+
+static int tell_all(AvatarSession *s, const Cmd *c)
+{
+    int ret = 0;
+
+    for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
+        ret = avt_comm_send_bytes(comm_of(s), r, c, sizeof(*c));
+    return ret;
+}
+
+static int send_to_layers(AvatarSession *s, const void *data, size_t size)
+{
+    int ret = 0;
+
+    for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
+        if (s->set.plan->rank[r].pipe >= 0)
+            ret = avt_comm_send_bytes(comm_of(s), r, data, size);
+    return ret;
+}
+
+/* ---- frames ------------------------------------------------------------------------------------------------------------------- */
+
+/* Frames of a block that are given: the original drops three at the very start, and the end is cut to the sound's length. */
+static void cut_block(const AvatarSession *s, FrameBlock *b)
+{
+    const int lead = s->e->core->compat ? 3 : 0;
+    const int64_t before = b->block * BLOCK_FRAMES - (b->block ? lead : 0), left = s->nb_frames - before;
+
+    b->first = b->next = b->block ? 0 : lead;
+    b->end = left >= BLOCK_FRAMES - b->first ? BLOCK_FRAMES : b->first + (int)(left > 0 ? left : 0);
+}
+
+/* Wait for the oldest finished block's frames and put them into the queue, when the queue has room. */
+static int take_frames(AvatarSession *s)
+{
+    const Flight f = s->done[0];
+    FrameBlock *b;
+    int ret;
+
+    pthread_mutex_lock(&s->lock);
+    while (s->nb_ready == FRAME_QUEUE && !s->cancel)
+        pthread_cond_wait(&s->change, &s->lock);
+    b = &s->ready[(s->head + s->nb_ready) % FRAME_QUEUE];
+    pthread_mutex_unlock(&s->lock);
+    if (s->cancel)
+        return AVT_ERR(ECANCELED);
+    ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, b->data, s->block_size, -1);
+    if (ret < 0)
+        return ret;
+    b->block = f.block;
+    b->prompt_id = f.prompt_id;
+    b->seed = f.seed;
+    b->ms = now_ms() - f.start_ms;
+    cut_block(s, b);
+    memmove(s->done, s->done + 1, sizeof(s->done[0]) * (size_t)--s->nb_done);
+    s->received++;
+    pthread_mutex_lock(&s->lock);
+    s->nb_ready++;
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+    avt_log(&s->e->log, LOG_DEBUG, "block %lld: %.0f ms", (long long)f.block, b->ms);
+    return 0;
+}
+
+static int take_all_frames(AvatarSession *s)
+{
+    int ret = 0;
+
+    while (s->nb_done && ret >= 0)
+        ret = take_frames(s);
+    return ret;
+}
+
+/* ---- versions ------------------------------------------------------------------------------------------------------------------- */
+
+static int slot_in_use(const AvatarSession *s, int sink, int slot)
+{
+    for (int i = 0; i < s->nb_flight; i++)
+        if ((sink ? s->flight[i].sink : s->flight[i].text) == slot)
+            return 1;
+    return 0;
+}
+
+/* A slot that no block in flight uses, the present one last; -1: none yet. */
+static int free_slot(const AvatarSession *s, int sink)
+{
+    const int nb = avt_plan_versions(s->set.plan), now = sink ? s->sink : s->text;
+
+    for (int i = 1; i <= nb; i++)
+        if (!slot_in_use(s, sink, (now + i) % nb))
+            return (now + i) % nb;
+    return -1;
+}
+
+static int send_text(AvatarSession *s, const char *prompt)
+{
+    const Core *c = s->e->core;
+    const int64_t dim = c->sizes.dit.text_dim;
+    Cmd cmd = { .kind = CMD_TEXT, .slot = s->text };
+    float *context = NULL;
+    int ret;
+
+    if (s->hooks.context) {
+        cmd.rows = s->hooks.nb_context;
+        ret = tell_all(s, &cmd);
+        return ret < 0 ? ret : send_to_layers(s, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
+    }
+    ret = avt_front_text(c, &context, &cmd.rows, prompt, &s->cancel, &s->e->log);
+    if (ret >= 0)
+        ret = tell_all(s, &cmd);
+    if (ret >= 0)
+        ret = send_to_layers(s, context, (size_t)(cmd.rows * dim) * sizeof(float));
+    avt_free(context);
+    return ret;
+}
+
+static int send_picture(AvatarSession *s, const float *picture, int prime)
+{
+    int ret = tell_all(s, &(Cmd){ .kind = CMD_PICTURE, .prime = prime });
+
+    if (ret < 0)
+        return ret;
+    return avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, picture, (size_t)s->info.width * (size_t)s->info.height * 3 * sizeof(float));
+}
+
+static int send_sink(AvatarSession *s, int from_block)
+{
+    return tell_all(s, &(Cmd){ .kind = CMD_SINK, .slot = s->sink, .text = s->text, .from_block = from_block });
+}
+
+/* Take what the caller wants changed. With `first` there is nothing in flight yet. Slots must be free (changes_fit). */
+static int take_changes(AvatarSession *s, int first)
+{
+    Changes ch;
+    int ret = 0;
+
+    pthread_mutex_lock(&s->lock);
+    ch = s->next;
+    s->next.prompt = NULL;
+    s->next.picture = NULL;
+    pthread_mutex_unlock(&s->lock);
+    s->seed = (uint64_t)ch.seed;
+    if (ch.prompt) {
+        s->text = first ? 0 : free_slot(s, 0);
+        s->prompt_id += !first;
+        ret = send_text(s, ch.prompt);
+    }
+    if (ch.picture && ret >= 0) {
+        ret = send_picture(s, ch.picture, first);
+        s->refreshed |= !first;                                     // the old face's first frame is no reference any more
+    }
+    if ((ch.prompt || ch.picture) && ret >= 0) {
+        s->sink = first ? 0 : free_slot(s, 1);
+        ret = send_sink(s, 0);
+    }
+    avt_free(ch.prompt);
+    avt_free(ch.picture);
+    return ret;
+}
+
+/* 1: nothing is waiting to be changed, or it can be changed now. */
+static int changes_fit(AvatarSession *s, int *waiting)
+{
+    pthread_mutex_lock(&s->lock);
+    *waiting = s->next.prompt || s->next.picture;
+    s->seed = (uint64_t)s->next.seed;
+    pthread_mutex_unlock(&s->lock);
+    return !*waiting || (free_slot(s, 0) >= 0 && free_slot(s, 1) >= 0);
+}
+
+/* ---- waves -------------------------------------------------------------------------------------------------------------------------- */
+
+/* Block 0 is through: its latent frame 0 may become the reference of blocks from SINK_REFRESH on. */
+static int refresh_sink(AvatarSession *s)
+{
+    s->sink = free_slot(s, 1);
+    s->refreshed = 1;
+    return send_sink(s, 1);
+}
+
+/* May block `admitted` start with this wave? Makes the changes and the refresh that come before it. 1, 0, or an error. */
+static int try_admit(AvatarSession *s)
+{
+    const int oldest_block_0 = s->nb_flight && !s->flight[0].block;
+    int waiting, ret = 0;
+
+    if (s->admitted * BLOCK_FRAMES >= s->nb_rows || s->nb_flight == avt_plan_in_flight(s->set.plan))
+        return 0;
+    if (s->hooks.admit && !s->hooks.admit(s->hooks.rank.opaque, s->admitted, s->wave))
+        return 0;
+    if (!changes_fit(s, &waiting))
+        return 0;
+    if (waiting)
+        ret = take_changes(s, 0);
+    if (ret >= 0 && s->admitted >= SINK_REFRESH && !s->refreshed) {
+        if (oldest_block_0 || free_slot(s, 1) < 0)
+            return 0;
+        ret = refresh_sink(s);
+    }
+    return ret < 0 ? ret : 1;
+}
+
+static void add_flight(AvatarSession *s)
+{
+    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text,
+                                          .sink = s->sink, .start_ms = now_ms() };
+}
+
+static int distance_of(const AvatarSession *s, const Flight *f)
+{
+    return s->hooks.distance ? s->hooks.distance(s->hooks.rank.opaque, f->block, f->step)
+                             : avt_philox_distance(f->seed, (uint32_t)f->block, (uint32_t)f->step);
+}
+
+/* One step of every block in flight. */
+static int send_wave(AvatarSession *s, int with_new)
+{
+    const DitConfig *cfg = &s->e->core->sizes.dit;
+    const int64_t row = (int64_t)cfg->nb_audio_layers * cfg->audio_dim;
+    Cmd c = { .kind = CMD_WAVE, .new_block = with_new ? s->admitted - 1 : -1, .nb_items = s->nb_flight };
+    int ret;
+
+    for (int i = 0; i < s->nb_flight; i++) {
+        const Flight *f = &s->flight[s->nb_flight - 1 - i];        // youngest first: ascending steps
+
+        c.item[i] = (CmdItem){ f->block, f->seed, f->step, distance_of(s, f), f->text, f->sink };
+    }
+    ret = tell_all(s, &c);
+    if (ret >= 0 && with_new)
+        ret = send_to_layers(s, s->features + c.new_block * BLOCK_FRAMES * row, (size_t)(BLOCK_FRAMES * row) * sizeof(float));
+    for (int i = 0; i < s->nb_flight; i++)
+        s->flight[i].step++;
+    while (s->nb_flight && s->flight[0].step == s->set.plan->steps) {
+        s->done[s->nb_done++] = s->flight[0];
+        memmove(s->flight, s->flight + 1, sizeof(s->flight[0]) * (size_t)--s->nb_flight);
+    }
+    s->wave++;
+    return ret;
+}
+
+/* ---- the whole stream -------------------------------------------------------------------------------------------------------------------- */
+
+static int64_t wanted_frames(const AvatarSession *s, int64_t n)
+{
+    if (s->e->core->compat || s->hooks.features)
+        return s->nb_rows - (s->e->core->compat ? 3 : 0);
+    if (s->tail == AVATAR_TAIL_BLOCK)
+        return s->nb_rows;
+    return s->tail == AVATAR_TAIL_FLOOR ? n / 640 : (n + 639) / 640;
+}
+
+/* Wait until the sound is whole, then turn it into feature rows. */
+static int take_sound(AvatarSession *s)
+{
+    int64_t n;
+    int ret = 0;
+
+    pthread_mutex_lock(&s->lock);
+    while (!s->closed && !s->cancel)
+        pthread_cond_wait(&s->change, &s->lock);
+    n = s->nb_sound;
+    pthread_mutex_unlock(&s->lock);
+    if (s->cancel)
+        return AVT_ERR(ECANCELED);
+    if (s->hooks.features) {
+        const DitConfig *cfg = &s->e->core->sizes.dit;
+        const size_t bytes = (size_t)(s->hooks.nb_rows * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float);
+
+        s->nb_rows = s->hooks.nb_rows;
+        s->features = avt_malloc(MEM_SESSION, bytes);
+        if (!s->features)
+            return AVT_ERR(ENOMEM);
+        memcpy(s->features, s->hooks.features, bytes);
+    } else if (n) {
+        ret = avt_front_sound(s->e->core, &s->features, &s->nb_rows, s->sound, n, &s->cancel, &s->e->log);
+    }
+    s->nb_frames = wanted_frames(s, n);
+    return ret;
+}
+
+static int play(AvatarSession *s)
+{
+    int ret = 0;
+
+    while (ret >= 0 && (s->nb_flight || s->admitted * BLOCK_FRAMES < s->nb_rows)) {
+        const int admit = try_admit(s);
+
+        if (admit < 0)
+            return admit;
+        if (admit)
+            add_flight(s);
+        if (s->nb_flight)
+            ret = send_wave(s, admit);
+        else
+            s->wave++;
+        // One finished block may wait while the ranks already have their next wave; more would pile up frames.
+        while (ret >= 0 && s->nb_done > (s->nb_flight ? 1 : 0))
+            ret = take_frames(s);
+    }
+    return ret < 0 ? ret : take_all_frames(s);
+}
+
+static void *rank_thread(void *arg)
+{
+    avt_rank_run(arg);
+    return NULL;
+}
+
+static void join_ranks(AvatarSession *s)
+{
+    for (int r = 0; r < s->nb_threads; r++)
+        pthread_join(s->thread[r], NULL);
+    s->nb_threads = 0;
+}
+
+static int start_ranks(AvatarSession *s)
+{
+    for (int r = 0; r < s->set.plan->nb_ranks; r++) {
+        if (pthread_create(&s->thread[r], NULL, rank_thread, &s->rank[r]))
+            return avt_fail(&s->e->log, AVT_ERR(EAGAIN), "no thread for rank %d", r);
+        s->nb_threads++;
+    }
+    return 0;
+}
+
+static void *conduct(void *arg)
+{
+    AvatarSession *s = arg;
+    int ret;
+
+    avt_thread_flush_denormals();
+    ret = start_ranks(s);
+    if (ret >= 0)
+        ret = take_changes(s, 1);
+    if (ret >= 0)
+        ret = take_sound(s);
+    if (ret >= 0)
+        ret = play(s);
+    if (ret >= 0)
+        ret = tell_all(s, &(Cmd){ .kind = CMD_END });
+    if (ret < 0)
+        avt_comm_abort(comm_of(s), ret);
+    join_ranks(s);
+    if (ret < 0 && avt_comm_status(comm_of(s)) < 0)
+        ret = avt_comm_status(comm_of(s));
+    if (ret < 0 && !s->cancel)                                      // what was finished before the failure is still given
+        take_all_frames(s);
+    pthread_mutex_lock(&s->lock);
+    if (s->status >= 0 && ret < 0)
+        s->status = ret;
+    s->finished = 1;
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+int avt_conductor_start(AvatarSession *s)
+{
+    if (pthread_create(&s->thread[PLAN_MAX_RANKS], NULL, conduct, s))
+        return avt_fail(&s->e->log, AVT_ERR(EAGAIN), "no thread for the session");
+    s->conducting = 1;
+    return 0;
+}
+
+void avt_conductor_stop(AvatarSession *s)
+{
+    if (s->conducting)
+        pthread_join(s->thread[PLAN_MAX_RANKS], NULL);
+    s->conducting = 0;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Conductor: decides what the ranks do next. It admits blocks into waves, gives each its versions of text, sink and seed, sends
+ * the commands, and takes the frames. Also here: the session's fields, shared between caller, conductor and ranks.
+ */
+#ifndef AVT_CONDUCTOR_H
+#define AVT_CONDUCTOR_H
+
+#include "engine/front.h"
+#include "engine/session.h"
+
+#define FRAME_QUEUE 3                   // blocks of frames: one being read, two ahead
+#define SINK_REFRESH 4                  // first block that uses the second sink
+
+#define DEFAULT_PROMPT "A person faces the camera and speaks naturally, with clear lip movements and a calm expression."
+
+typedef struct FrameBlock {
+    uint8_t *data;                      // 12 frames in the session's format
+    int64_t block, prompt_id;
+    uint64_t seed;
+    int first, next, end;               // frames of the 12 that are given: first .. end - 1; next one
+    double ms;
+} FrameBlock;
+
+typedef struct Flight {                 // a block in flight
+    int64_t block, prompt_id;
+    uint64_t seed;
+    int step;                           // next one
+    int text, sink;                     // slots
+    double start_ms;
+} Flight;
+
+typedef struct Changes {                // wanted, not yet taken by the conductor
+    char *prompt;
+    float *picture;                     // [H, W, 3] f32
+    int64_t seed;
+} Changes;
+
+struct AvatarSession {
+    AvatarEngine *e;
+    SessionHooks hooks;
+    AvatarInfo info;
+    int format, tail;
+    RankSetup set;
+    PlanMemory planned[PLAN_MAX_RANKS];
+    Rank rank[PLAN_MAX_RANKS];
+    int nb_open;
+    Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
+    pthread_t thread[PLAN_MAX_RANKS + 1];
+    int nb_threads, conducting;         // rank threads started; the conductor's thread started
+    int cancel;                         // atomic
+
+    pthread_mutex_t lock;               // the fields below
+    pthread_cond_t change;
+    float *sound;
+    int64_t nb_sound, sound_room;
+    int closed;                         // no more sound will come
+    Changes next;
+    FrameBlock ready[FRAME_QUEUE];
+    int head, nb_ready;
+    int64_t nb_given;
+    int status, finished;               // first failure; no more blocks will come
+
+    /* the conductor's own */
+    size_t block_size;
+    float *features;                    // [nb_rows, layers, dim]
+    int64_t nb_rows, nb_frames;         // feature rows; frames to give in all
+    int64_t admitted, received, wave;   // blocks begun, blocks whose frames came, waves
+    Flight flight[SAMPLER_MAX_STEPS];   // oldest first
+    int nb_flight;
+    Flight done[4];                     // finished, frames not yet taken: oldest first
+    int nb_done;
+    int text, sink;                     // versions for the next block
+    int refreshed;                      // the second sink is in place, or will never be wanted (a new picture came)
+    int64_t prompt_id;
+    uint64_t seed;
+};
+
+int  avt_conductor_start(AvatarSession *s);
+/** Waits for all threads; the session was aborted or has finished. */
+void avt_conductor_stop(AvatarSession *s);
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside the engine: the loaded model (Core), shared by all handles of a process that ask for the same, and the handle
+ * (AvatarEngine), which adds the opener's own log.
+ */
+#ifndef AVT_ENGINE_H
+#define AVT_ENGINE_H
+
+#include <pthread.h>
+
+#include "avatar.h"
+#include "engine/rank.h"
+#include "files/modeldir.h"
+#include "nets/tokenizer.h"
+
+typedef struct Core {
+    struct Core *next;                  // list of open engines
+    char *key;                          // folder, file stamps, LoRA, devices, plan, ...: the same text is the same engine
+    int users;
+    int64_t idle_since_ms;              // when the last user went
+
+    ModelDir dir;
+    int compat, level, cpu_threads;
+    Plan plan;
+    PlanSizes sizes;
+    Schedule schedule;
+    RankWeights rank[PLAN_MAX_RANKS];
+    int64_t weight_bytes;
+
+    /* the front: what runs before the transformer, on the host */
+    char front_device[32];
+    Backend *front_be;
+    Arena *front_weights;
+    Wav2Vec2 wav2vec2;
+    int has_wav2vec2;
+    Ckpt *t5;                           // stays mapped: umT5 is read layer by layer for each prompt
+    Tokenizer *tokenizer;
+} Core;
+
+struct AvatarEngine {
+    Core *core;
+    Log log;                            // hands lines to the opener's callback, one at a time
+    AvatarLogCallback callback;
+    void *callback_opaque;
+    pthread_mutex_t log_lock;
+};
+
+/** Options for a backend of this engine. */
+BackendOptions avt_core_backend(const Core *c, int threads, const Log *log);
+
+/** Bytes of host memory that can be had now: the least of MemAvailable, RLIMIT_AS and the cgroup's limit. */
+int64_t avt_host_memory_left(void);
+
+#endif

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Rank: one worker of a plan. It holds some layers (or the VAE, or both) and walks the conductor's list of commands; what it
+ * does for a command follows from the plan alone, and every rank meets the others in the same order.
+ *
+ *   conductor --Cmd--> all ranks
+ *   VAE rank --reference, motion latents--> first rank of each pipe         (CMD_PICTURE)
+ *   rank --x [N, D]--> next rank of the pipe                                (an item, a sink)
+ *   last rank --latents--> first rank of the next step's pipe, or VAE rank  (an item's end)
+ *   VAE rank --12 frames--> conductor
+ */
+#ifndef AVT_RANK_H
+#define AVT_RANK_H
+
+#include "comm/comm.h"
+#include "engine/plan.h"
+
+#define BLOCK_FRAMES 12                 // video frames, and feature rows, of a block
+#define PRIME_LATENTS 7                 // motion latents that the decoder is primed with
+
+typedef enum CmdKind { CMD_END, CMD_PICTURE, CMD_TEXT, CMD_SINK, CMD_WAVE } CmdKind;
+
+typedef struct CmdItem {                // block g at step i
+    int64_t block;
+    uint64_t seed;
+    int step, distance;                 // distance: of the sink's reference, product.md 4
+    int text, sink;                     // versions: slots
+} CmdItem;
+
+typedef struct Cmd {
+    CmdKind kind;
+    int slot;                           // TEXT, SINK: the slot to fill
+    int text;                           // SINK: the text slot that it reads
+    int from_block;                     // SINK: the reference becomes latent frame 0 of block 0's result first
+    int prime;                          // PICTURE: prime the decoder with it
+    int64_t rows;                       // TEXT: context rows; the rows follow as a message
+    int64_t new_block;                  // WAVE: block whose feature rows follow as a message, or -1
+    int nb_items;
+    CmdItem item[SAMPLER_MAX_STEPS];    // WAVE: by step, ascending
+} Cmd;
+
+/* What tests put in place of drawn numbers, and what they look at. All may be NULL. Called from a rank's thread. */
+typedef struct RankHooks {
+    void *opaque;
+    void (*noise)(void *opaque, float *out, int64_t nb, int64_t block);
+    void (*latents)(void *opaque, int64_t block, const float *latents, int64_t nb);     // of a finished block
+    void (*pixels)(void *opaque, int64_t block, const float *px, int64_t nb);           // [12, H, W, 3]
+    void (*picture)(void *opaque, const float *ref, int64_t nb_ref, const float *motion, int64_t nb_motion);
+} RankHooks;
+
+typedef struct RankWeights {            // the engine's, read-only
+    Backend *be;
+    Arena *arena;
+    Dit dit;
+    Vae vae;
+    int has_dit;
+} RankWeights;
+
+typedef struct ModelFiles {             // checkpoints that weights come from; any may be NULL when planning
+    const Ckpt *dit, *vae;
+    Lora *lora;
+} ModelFiles;
+
+/** Bind the weights of rank `r` of a plan into an arena of `capacity` bytes on a backend of its own. */
+int  avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSizes *sizes, const ModelFiles *files,
+                           const BackendOptions *opt, const char *device, size_t capacity, const Log *log);
+void avt_rank_weights_close(RankWeights *w);
+
+typedef struct RankSetup {              // what all ranks of a session share
+    const Plan *plan;
+    Schedule schedule;
+    DitShape shape;
+    PixelFormat format;
+    int64_t text_len;                   // most context rows
+    RankHooks hooks;
+    const int *cancel;
+    const Log *log;
+} RankSetup;
+
+typedef struct Rank {
+    const RankSetup *set;
+    const PlanRank *place;
+    int index;
+    Comm *comm;                         // NULL: alone (rehearsal)
+    Backend *be;
+    Arena *state, *scratch;
+    const RankWeights *w;
+    int nb_slots, nb_versions;          // blocks in flight; versions of text and sink
+    DitTime *time, sink_time;           // [steps]
+    DitKeys *text, *sink;               // [nb_versions]
+    DitKeys *ring;                      // [steps]: those of this rank's pipe
+    DitAudio *audio;                    // [nb_slots]
+    Tensor latent;                      // [nb_slots, 16, 3, H, W]
+    Tensor ref, ref_next, motion;       // [16, 1, H, W], [16, 19, H, W]
+    VaeState dec;
+    DitItem *items;                     // [steps]
+    float *host;                        // staging: noise, features, a picture
+    size_t host_size;
+} Rank;
+
+/** Most blocks in flight at once, and versions of text and sink that they may need, under a plan. */
+int avt_plan_in_flight(const Plan *p);
+int avt_plan_versions(const Plan *p);
+
+/** Open a rank's state (sizes known from avt_rank_measure) on a backend of its own. */
+int  avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *opt, const char *device,
+                   size_t state_bytes, size_t scratch_bytes);
+void avt_rank_close(Rank *r);
+/** Walk the conductor's commands until CMD_END or a failure (which aborts the group). For a thread of its own. */
+int  avt_rank_run(Rank *r);
+
+/**
+ * Memory of a rank: open it on `dry` and do everything once.
+ * @param stat  (opt) gets the ops' counts of that rehearsal, [OP_NB]
+ */
+int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, OpStat *stat);
+
+#endif

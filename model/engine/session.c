@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Session: one stream. The caller's side: sound in, frames out, changes, abort. The work is the conductor's (conductor.c), in
+ * a thread of its own, and the ranks', in theirs.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/conductor.h"
+#include "nets/picture.h"
+
+/* ---- opening ------------------------------------------------------------------------------------------------------------ */
+
+static int check_size(const Core *c, const AvatarLook *look, int *w, int *h, const Log *log)
+{
+    const int64_t area = c->dir.area > 0 ? c->dir.area : 270336;
+
+    *w = look->out_width;
+    *h = look->out_height;
+    if (c->compat) {
+        const int64_t limit = *w > 0 && *h > 0 ? (int64_t)*w * *h : c->dir.width > 0 ? (int64_t)c->dir.width * c->dir.height : area;
+
+        if (look->width > 0 && look->height > 0)
+            avt_picture_size_upstream(w, h, look->width, look->height, limit);
+    } else if (*w <= 0 && *h <= 0) {
+        *w = c->dir.width;
+        *h = c->dir.height;
+        if (*w <= 0 || *h <= 0)
+            avt_picture_size(w, h, look->width > 0 ? look->width : 1, look->height > 0 ? look->height : 1, area);
+    }
+    if (*w < 64 || *h < 64 || *w > 4096 || *h > 4096 || *w % 16 || *h % 16)
+        return avt_fail(log, AVT_ERR(EINVAL), "size=%dx%d: both sides must be multiples of 16 from 64 to 4096; the nearest is %dx%d", *w, *h,
+                        (*w < 64 ? 64 : *w > 4096 ? 4096 : (*w + 8) / 16 * 16), (*h < 64 ? 64 : *h > 4096 ? 4096 : (*h + 8) / 16 * 16));
+    return 0;
+}
+
+int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height)
+{
+    return check_size(e->core, look, width, height, &e->log);
+}
+
+static int check_look(const AvatarLook *look, const Log *log)
+{
+    if (!look->rgb || look->width < 1 || look->height < 1)
+        return avt_fail(log, AVT_ERR(EINVAL), "no reference picture: give one with image=FILE or a second input");
+    if (look->width > 32768 || look->height > 32768)
+        return avt_fail(log, AVT_ERR(EINVAL), "reference picture of %dx%d: at most 32768 a side; scale it down first", look->width, look->height);
+    if (look->seed < -2 || look->seed > UINT32_MAX)
+        return avt_fail(log, AVT_ERR(EINVAL), "seed=%lld: -1 (drawn) or 0 to 4294967295", (long long)look->seed);
+    if (look->format < 0 || look->format > AVATAR_GBRP || look->tail < 0 || look->tail > AVATAR_TAIL_BLOCK)
+        return avt_fail(log, AVT_ERR(EINVAL), "format=%d, tail=%d: not among those of avatar.h", look->format, look->tail);
+    return 0;
+}
+
+static PixelFormat pixel_format(int format)
+{
+    static const PixelFormat of[] = { [AVATAR_YUV420P] = PIX_YUV420P, [AVATAR_YUV444P] = PIX_YUV444P, [AVATAR_NV12] = PIX_NV12,
+                                      [AVATAR_RGB24] = PIX_RGB24, [AVATAR_GBRP] = PIX_GBRP };
+
+    return of[format];
+}
+
+/* The picture at the frames' size, as the encoder wants it: [H, W, 3] f32 in [-1, 1]. NULL: no memory. */
+static float *fit_picture(const Core *c, const AvatarLook *look, int w, int h)
+{
+    const int64_t stride = look->stride ? look->stride : 3 * (int64_t)look->width;
+    const int64_t nb = (int64_t)w * h * 3;
+    uint8_t *rgb = avt_malloc(MEM_SESSION, (size_t)nb);
+    float *px = avt_malloc(MEM_SESSION, (size_t)nb * sizeof(*px));
+    int ret = AVT_ERR(ENOMEM);
+
+    if (rgb && px)
+        ret = c->compat ? avt_picture_upstream(rgb, w, h, look->rgb, stride, look->width, look->height)
+                        : avt_picture_cover(rgb, w, h, look->rgb, stride, look->width, look->height);
+    if (ret >= 0)
+        avt_picture_to_float(px, rgb, nb);
+    else
+        avt_freep(&px);
+    avt_free(rgb);
+    return px;
+}
+
+static int64_t draw_seed(void)
+{
+    struct timespec t;
+    uint64_t x;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    x = (uint64_t)t.tv_nsec * 0x9E3779B97F4A7C15u ^ (uint64_t)t.tv_sec * 0xC2B2AE3D27D4EB4Fu;
+    return (int64_t)(x >> 32);
+}
+
+/* Find each rank's memory on `dry`; refuse what the host has not left. */
+static int plan_memory(AvatarSession *s)
+{
+    const Core *c = s->e->core;
+    const int64_t left = avt_host_memory_left();
+    int64_t host = 0;
+    char text[160];
+
+    for (int r = 0; r < c->plan.nb_ranks; r++) {
+        const BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
+        int ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, NULL);
+
+        if (ret < 0)
+            return ret;
+        s->info.state_bytes += (int64_t)s->planned[r].state;
+        s->info.scratch_bytes += (int64_t)s->planned[r].scratch;
+        if (strncmp(c->plan.rank[r].device, "cuda", 4))
+            host += (int64_t)(s->planned[r].state + s->planned[r].scratch);
+    }
+    if (host > left)
+        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "%dx%d with %s takes %.2f GB of host memory (state %.2f, scratch %.2f), %.2f GB are free; "
+                        "choose a smaller size=", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)), (double)host / 1e9,
+                        (double)s->info.state_bytes / 1e9, (double)s->info.scratch_bytes / 1e9, (double)left / 1e9);
+    return 0;
+}
+
+static int open_ranks(AvatarSession *s)
+{
+    const Core *c = s->e->core;
+    int ret = avt_comm_threads_open(s->comm, c->plan.nb_ranks + 1, &s->e->log);
+
+    for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++) {
+        const BackendOptions opt = avt_core_backend(c, c->plan.rank[r].threads, &s->e->log);
+
+        ret = avt_rank_open(&s->rank[r], &s->set, r, &c->rank[r], s->comm[r], &opt, c->plan.rank[r].device, s->planned[r].state,
+                            s->planned[r].scratch);
+        s->nb_open += ret >= 0;
+    }
+    return ret;
+}
+
+static int open_frames(AvatarSession *s)
+{
+    s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->set.format, s->info.height, s->info.width));
+    for (int i = 0; i < FRAME_QUEUE; i++) {
+        s->ready[i].data = avt_malloc(MEM_SESSION, s->block_size);
+        if (!s->ready[i].data)
+            return AVT_ERR(ENOMEM);
+    }
+    return 0;
+}
+
+static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionHooks *hooks)
+{
+    const Core *c = s->e->core;
+    const char *prompt = look->prompt ? look->prompt : c->dir.prompt ? c->dir.prompt : DEFAULT_PROMPT;
+    int ret = check_look(look, &s->e->log);
+
+    if (ret >= 0)
+        ret = check_size(c, look, &s->info.width, &s->info.height, &s->e->log);
+    if (ret < 0)
+        return ret;
+    s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
+    s->format = look->format;
+    s->tail = look->tail;
+    s->info.seed = s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
+    s->info.steps = c->plan.steps;
+    s->info.weight_bytes = c->weight_bytes;
+    avt_plan_text(&c->plan, s->info.plan, sizeof(s->info.plan));
+    s->next.picture = fit_picture(c, look, s->info.width, s->info.height);
+    s->next.prompt = avt_strdup(MEM_SESSION, prompt);
+    if (!s->next.picture || !s->next.prompt)
+        return AVT_ERR(ENOMEM);
+    s->set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
+                          .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .hooks = s->hooks.rank, .cancel = &s->cancel, .log = &s->e->log };
+    if (!look->prompt && !c->dir.prompt)
+        avt_log(&s->e->log, LOG_INFO, "prompt: \"%s\" (the default)", prompt);
+    return 0;
+}
+
+int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *look, const SessionHooks *hooks)
+{
+    AvatarSession *s = avt_calloc(MEM_SESSION, 1, sizeof(*s));
+    int ret;
+
+    *out = NULL;
+    if (!s)
+        return AVT_ERR(ENOMEM);
+    s->e = e;
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->change, NULL);
+    ret = fill_session(s, look, hooks);
+    if (ret >= 0)
+        ret = plan_memory(s);
+    if (ret >= 0)
+        ret = open_frames(s);
+    if (ret >= 0)
+        ret = open_ranks(s);
+    if (ret >= 0)
+        ret = avt_conductor_start(s);
+    if (ret < 0) {
+        avatar_session_close(&s);
+        return ret;
+    }
+    avt_log(&e->log, LOG_INFO, "%dx%d at 25 fps, seed %lld, %s, memory %.1f MB + weights %.1f MB", s->info.width, s->info.height,
+            (long long)s->info.seed, s->info.plan, (double)(s->info.state_bytes + s->info.scratch_bytes) / 1e6, (double)s->info.weight_bytes / 1e6);
+    *out = s;
+    return 0;
+}
+
+int avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look)
+{
+    return avt_session_open(s, e, look, NULL);
+}
+
+void avatar_session_abort(AvatarSession *s)
+{
+    __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
+    if (s->comm[0])
+        avt_comm_abort(s->comm[0], AVT_ERR(ECANCELED));
+    pthread_mutex_lock(&s->lock);
+    if (s->status >= 0 && !s->finished)
+        s->status = AVT_ERR(ECANCELED);
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void avatar_session_close(AvatarSession **ps)
+{
+    AvatarSession *s = *ps;
+
+    if (!s)
+        return;
+    avatar_session_abort(s);
+    avt_conductor_stop(s);
+    for (int r = 0; r < s->nb_open; r++)
+        avt_rank_close(&s->rank[r]);
+    if (s->comm[0])
+        avt_comm_threads_close(s->comm, s->e->core->plan.nb_ranks + 1);
+    for (int i = 0; i < FRAME_QUEUE; i++)
+        avt_free(s->ready[i].data);
+    avt_free(s->sound);
+    avt_free(s->features);
+    avt_free(s->next.picture);
+    avt_free(s->next.prompt);
+    pthread_cond_destroy(&s->change);
+    pthread_mutex_destroy(&s->lock);
+    avt_freep(ps);
+}
+
+void avatar_session_info(const AvatarSession *s, AvatarInfo *info)
+{
+    *info = s->info;
+}
+
+int64_t avt_session_bytes(const AvatarSession *s, int src, int dst)
+{
+    return avt_comm_bytes_to(s->comm[src], dst);
+}
+
+PlanMemory avt_session_planned(const AvatarSession *s, int rank)
+{
+    return s->planned[rank];
+}
+
+PlanMemory avt_session_measured(const AvatarSession *s, int rank)
+{
+    const Rank *r = &s->rank[rank];
+
+    return (PlanMemory){ avt_arena_peak(r->w->arena), avt_arena_peak(r->state), avt_arena_peak(r->scratch) };
+}
+
+/* ---- sound in ------------------------------------------------------------------------------------------------------------- */
+
+static int grow_sound(AvatarSession *s, int64_t nb)
+{
+    const int64_t want = s->nb_sound + nb;
+    int64_t room = s->sound_room ? s->sound_room : 16 * AVATAR_SAMPLE_RATE;
+    float *p;
+
+    if (want <= s->sound_room)
+        return 0;
+    while (room < want)
+        room += room / 2;
+    p = avt_realloc(MEM_SESSION, s->sound, (size_t)room * sizeof(*p));
+    if (!p)
+        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for %.0f s of sound", (double)want / AVATAR_SAMPLE_RATE);
+    s->sound = p;
+    s->sound_room = room;
+    return 0;
+}
+
+/* Index of the first sample that is no number, or -1. */
+static int64_t find_nonfinite(const float *pcm, int64_t nb)
+{
+    for (int64_t i = 0; i < nb; i++)
+        if (!(pcm[i] - pcm[i] == 0))
+            return i;
+    return -1;
+}
+
+int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
+{
+    const int64_t bad = pcm ? find_nonfinite(pcm, nb_samples) : -1;
+    int ret;
+
+    pthread_mutex_lock(&s->lock);
+    ret = s->status < 0 ? s->status : s->closed ? AVATAR_EOF : nb_samples < 0 ? AVT_ERR(EINVAL) : 0;
+    if (!ret && bad >= 0)
+        ret = avt_fail(&s->e->log, AVT_ERR(EINVAL), "sample %lld of the sound is not a finite number; repair the sound first",
+                       (long long)(s->nb_sound + bad));
+    if (!ret && pcm)
+        ret = grow_sound(s, nb_samples);
+    if (!ret && pcm && nb_samples) {
+        memcpy(s->sound + s->nb_sound, pcm, (size_t)nb_samples * sizeof(*pcm));
+        s->nb_sound += nb_samples;
+    } else if (!ret && !pcm) {
+        s->closed = 1;
+    }
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+    return ret;
+}
+
+/* ---- frames out -------------------------------------------------------------------------------------------------------------- */
+
+static void describe_planes(const AvatarSession *s, AvatarFrame *f, const uint8_t *p)
+{
+    const int w = s->info.width, h = s->info.height;
+    const int64_t luma = (int64_t)w * h;
+
+    f->data[0] = p;
+    f->linesize[0] = s->format == AVATAR_RGB24 ? 3 * w : w;
+    if (s->format == AVATAR_RGB24)
+        return;
+    f->data[1] = p + luma;
+    f->linesize[1] = s->format == AVATAR_YUV420P ? w / 2 : w;
+    if (s->format == AVATAR_NV12)
+        return;
+    f->data[2] = f->data[1] + (s->format == AVATAR_YUV420P ? luma / 4 : luma);
+    f->linesize[2] = f->linesize[1];
+}
+
+static void give_frame(AvatarSession *s, AvatarFrame *f)
+{
+    FrameBlock *b = &s->ready[s->head];
+    const size_t size = s->block_size / BLOCK_FRAMES;
+
+    memset(f, 0, sizeof(*f));
+    describe_planes(s, f, b->data + (size_t)b->next * size);
+    f->width = s->info.width;
+    f->height = s->info.height;
+    f->format = s->format;
+    f->index = s->nb_given++;
+    f->block = b->block;
+    f->seed = (int64_t)b->seed;
+    f->prompt_id = b->prompt_id;
+    f->compute_ms = b->next == b->first ? b->ms : 0;
+    b->next++;
+}
+
+int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
+{
+    int ret = -1;
+
+    pthread_mutex_lock(&s->lock);
+    while (ret == -1) {
+        if (s->nb_ready && s->ready[s->head].next == s->ready[s->head].end) {     // its last frame was in use until now
+            s->head = (s->head + 1) % FRAME_QUEUE;
+            s->nb_ready--;
+            pthread_cond_broadcast(&s->change);
+        }
+        if (s->nb_ready && s->ready[s->head].next < s->ready[s->head].end) {
+            give_frame(s, frame);
+            ret = 0;
+        } else if (s->nb_ready) {
+            continue;
+        } else if (s->status < 0 && (s->finished || s->cancel)) {
+            ret = s->status;
+        } else if (s->finished) {
+            ret = AVATAR_EOF;
+        } else if (!wait || (!s->closed && s->status >= 0)) {
+            ret = AVATAR_EAGAIN;
+        } else {
+            pthread_cond_wait(&s->change, &s->lock);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    return ret;
+}
+
+/* ---- changes ------------------------------------------------------------------------------------------------------------------- */
+
+int avatar_session_set(AvatarSession *s, const AvatarLook *look)
+{
+    float *picture = NULL;
+    char *prompt = NULL;
+
+    if (look->seed < -2 || look->seed > UINT32_MAX)
+        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "seed=%lld: -1 (drawn) or 0 to 4294967295", (long long)look->seed);
+    if (look->rgb && (look->width < 1 || look->height < 1))
+        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "the new reference picture is empty");
+    if (look->rgb && !(picture = fit_picture(s->e->core, look, s->info.width, s->info.height)))
+        return AVT_ERR(ENOMEM);
+    if (look->prompt && !(prompt = avt_strdup(MEM_SESSION, look->prompt))) {
+        avt_free(picture);
+        return AVT_ERR(ENOMEM);
+    }
+    pthread_mutex_lock(&s->lock);
+    if (picture) {
+        avt_free(s->next.picture);
+        s->next.picture = picture;
+    }
+    if (prompt) {
+        avt_free(s->next.prompt);
+        s->next.prompt = prompt;
+    }
+    if (look->seed != -2)
+        s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
