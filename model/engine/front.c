@@ -159,7 +159,7 @@ int avt_front_text(const Core *c, float **context, int64_t *rows, const char *pr
 /* Frames of the original for n samples, a multiple of 48: as many clips as it would make, the silent last one included. */
 static int64_t upstream_rows(int64_t n)
 {
-    return 48 * avt_features_clips(avt_features_len30(avt_wav2vec2_frames(n)), 48);
+    return 48 * avt_features_clips(avt_features_len30(avt_wav2vec2_frames(n)), 48, AVATAR_FPS);
 }
 
 int avt_front_sound(const Core *c, float **features, int64_t *rows, const float *pcm, int64_t n, const int *cancel, const Log *log)
