@@ -522,6 +522,7 @@ static void decode_stage(Pass *p, int s, Tensor x)
     if (s == NB_STAGES - 1) {
         px = avt_rows(p->px, p->done, x.dim[0]);
         head(p, px, x);
+        see(p, px, "decoder.head");
         avt_act(p->be, px, px, ACT_CLAMP);
         p->done += x.dim[0];
         return;
