@@ -11,7 +11,7 @@
 typedef struct Umt5Config {
     int dim, attn_dim, ffn_dim, nb_heads, nb_layers, nb_buckets;
     int64_t vocab;
-    DType dtype;                        // storage of the matrices in the file
+    DType dtype;                        // storage of a placed matrix: bf16 or f32
 } Umt5Config;
 
 /** All sizes from the tensors themselves (heads from the position embedding); every tensor must be there with its shape and
