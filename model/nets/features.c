@@ -30,11 +30,11 @@ int64_t avt_features_clips(int64_t len30, int clip, int fps)
     return (int64_t)((double)len30 / ((double)clip * scale)) + 1;
 }
 
-int64_t avt_features_row(int64_t i, int fps)
+int64_t avt_features_row(int64_t i, int64_t nb, int fps)
 {
-    const int64_t row = RATE30 * i / fps, rest = RATE30 * i % fps;
+    const double step = (double)nb / (double)fps / (double)nb;      // as numpy's linspace has it: not always 1 / fps
 
-    return row + (2 * rest > fps || (2 * rest == fps && row % 2));
+    return (int64_t)rint((double)i * step * (double)RATE30);
 }
 
 /* Where a 30 Hz row lies between the T rows at 50 Hz. */
@@ -62,8 +62,8 @@ typedef struct Places {                 // of the rows of one piece
     Tensor i, w;                        // [nb]
 } Places;
 
-/* Rows first .. first + nb - 1, of 30 Hz (fps 0) or of video frames. nb <= PIECE. */
-static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t nb, int64_t T, int fps, int mode)
+/* Rows first .. first + nb - 1, of 30 Hz (all 0) or of a video of `all` frames. nb <= PIECE. */
+static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t nb, int64_t T, int64_t all, int mode)
 {
     const Places p = { avt_new(scratch, DT_I32, nb), avt_new(scratch, DT_F32, nb) };
     const int64_t len = avt_features_len30(T);
@@ -71,7 +71,7 @@ static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t 
     float w[PIECE];
 
     for (int64_t r = 0; r < nb; r++) {
-        const int64_t j = fps ? avt_features_row(first + r, fps) : first + r;
+        const int64_t j = all ? avt_features_row(first + r, all, FPS) : first + r;
 
         if (mode == FEATURES_PRODUCT)
             place_product(&i[r], &w[r], j, T);
@@ -91,7 +91,7 @@ int avt_features_pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, in
         const size_t mark = avt_arena_mark(scratch);
         const int64_t nb = out.dim[0] - f < PIECE ? out.dim[0] - f : PIECE;
         const Tensor layers = avt_new(scratch, DT_F32, hidden.dim[0], nb, hidden.dim[2]);
-        const Places p = upload_places(be, scratch, first + f, nb, hidden.dim[1], FPS, mode);
+        const Places p = upload_places(be, scratch, first + f, nb, hidden.dim[1], first + out.dim[0], mode);
 
         for (int64_t l = 0; l < hidden.dim[0]; l++)
             avt_lerp_rows(be, avt_at(layers, l), avt_at(hidden, l), p.i, p.w);

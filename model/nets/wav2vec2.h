@@ -50,8 +50,9 @@ int avt_wav2vec2_encode(Backend *be, Arena *scratch, const Wav2Vec2 *w, Tensor h
 int64_t avt_features_len30(int64_t t50);
 /** The original's number of clips of `clip` frames for L rows at 30 Hz and `fps` frames a second (25 here, 16 in its ancestor). */
 int64_t avt_features_clips(int64_t len30, int clip, int fps);
-/** 30 Hz row of video frame i: 30 i / fps, rounded to nearest, half to even; at 25 fps (12 i + 5) div 10. */
-int64_t avt_features_row(int64_t i, int fps);
+/** 30 Hz row of frame i of a video of nb frames: 30 i / fps rounded to nearest; at 25 fps (12 i + 5) div 10. nb matters only
+ *  where 30 i / fps is a half, which it never is at 25 fps: there the original's rounding errors decide. */
+int64_t avt_features_row(int64_t i, int64_t nb, int fps);
 
 enum { FEATURES_PRODUCT, FEATURES_UPSTREAM };       // fixed ratio 5/3, clamped | stretched over the clip, zeros after the end
 

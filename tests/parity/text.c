@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* umT5 and the tokenizer against the reference: every "in.<case>.ids" of t5.safetensors, every prompt of tokenizer/cases.json. */
+#include <json-c/json.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "nets/tokenizer.h"
+#include "nets/umt5.h"
+#include "parity.h"
+
+#define MAX_TOKENS 512
+
+/* ---- umT5 ------------------------------------------------------------------------------------------------------- */
+
+static int open_encoder(Golden *g, Ckpt **ckpt, Umt5Config *cfg)
+{
+    static const char *const names[] = { "models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors" };
+    char path[4096];
+
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "%s/ckpt/%s", g->dir, names[i]);
+        if (access(path, R_OK) == 0)
+            break;
+    }
+    if (avt_ckpt_open(ckpt, path, g->log) < 0 || avt_umt5_config(cfg, *ckpt, g->log) < 0) {
+        golden_fail(g, "%s cannot be used", path);
+        return -1;
+    }
+    return 0;
+}
+
+/* The first n tokens, of which `keys` are seen. */
+static Tensor encode(Golden *g, const Ckpt *ckpt, const Umt5Config *cfg, const int64_t *ids, int64_t n, int64_t keys)
+{
+    const Tensor out = avt_new(g->work, DT_F32, n, cfg->dim);
+    int32_t *ids32 = golden_alloc(g, sizeof(*ids32) * (size_t)n);
+
+    for (int64_t i = 0; i < n; i++)
+        ids32[i] = (int32_t)ids[i];
+    if (avt_umt5_encode(g->be, g->work, cfg, ckpt, out, ids32, n, keys) < 0)
+        golden_fail(g, "the encoder failed");
+    return out;
+}
+
+static void check_prompt(Golden *g, const Ckpt *ckpt, const Umt5Config *cfg, const char *name)
+{
+    int64_t nb = 0, nb_mask = 0, keys = 0;
+    const int64_t *ids = golden_in_ints(g, &nb, "%s.ids", name), *mask = golden_in_ints(g, &nb_mask, "%s.mask", name);
+
+    if (!ids || !mask || nb != nb_mask) {
+        golden_fail(g, "%s: ids and mask do not agree", name);
+        return;
+    }
+    while (keys < nb && mask[keys])
+        keys++;
+    for (int64_t i = keys; i < nb; i++)
+        if (mask[i]) {
+            golden_fail(g, "%s: the mask has a hole", name);
+            return;
+        }
+    golden_expect(g, encode(g, ckpt, cfg, ids, nb, keys), "%s.hidden", name);
+    golden_expect(g, encode(g, ckpt, cfg, ids, keys, keys), "%s.context", name);
+}
+
+static void check_buckets(Golden *g)
+{
+    int64_t nb = 0;
+    const int64_t *rel = golden_in_ints(g, &nb, "relpos");
+    int64_t *bucket = golden_alloc(g, sizeof(*bucket) * (size_t)(nb + 1));
+
+    for (int64_t i = 0; i < nb; i++)
+        bucket[i] = avt_umt5_bucket(rel[i]);
+    golden_expect_ints(g, bucket, nb, "relpos_bucket");
+}
+
+void case_t5(Golden *g)
+{
+    Umt5Config cfg;
+    Ckpt *ckpt = NULL;
+
+    if (open_encoder(g, &ckpt, &cfg) == 0)
+        for (int64_t i = 0; i < avt_ckpt_nb(g->file); i++) {
+            const char *name = avt_ckpt_get(g->file, i)->name, *end = strstr(name, ".ids");
+            char prompt[128];
+
+            if (strncmp(name, "in.", 3) || !end || end[4])
+                continue;
+            snprintf(prompt, sizeof(prompt), "%.*s", (int)(end - name - 3), name + 3);
+            check_prompt(g, ckpt, &cfg, prompt);
+        }
+    if (golden_has(g, "in.relpos"))
+        check_buckets(g);
+    avt_ckpt_close(&ckpt);
+}
+
+/* ---- tokenizer -------------------------------------------------------------------------------------------------- */
+
+static const char *text_of(struct json_object *o, const char *key)
+{
+    struct json_object *v = NULL;
+
+    return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL;
+}
+
+static void check_ids(Golden *g, const Tokenizer *t, const char *cleaned, struct json_object *wanted, const char *key, size_t index)
+{
+    int32_t ids[MAX_TOKENS];
+    const int nb = avt_tokenizer_encode(t, ids, MAX_TOKENS, cleaned);
+
+    g->nb_compared++;
+    if (nb != (int)json_object_array_length(wanted)) {
+        golden_fail(g, "%s, prompt %zu: %d ids, wanted %zu", key, index, nb, json_object_array_length(wanted));
+        return;
+    }
+    for (int i = 0; i < nb; i++)
+        if (ids[i] != json_object_get_int(json_object_array_get_idx(wanted, (size_t)i))) {
+            golden_fail(g, "%s, prompt %zu: id %d is %d, wanted %d", key, index, i, ids[i],
+                        json_object_get_int(json_object_array_get_idx(wanted, (size_t)i)));
+            return;
+        }
+}
+
+static void check_cleaning(Golden *g, struct json_object *prompt, size_t index)
+{
+    const char *text = text_of(prompt, "prompt"), *wanted = text_of(prompt, "cleaned");
+    char *cleaned = NULL;
+
+    if (!text || !wanted) {
+        golden_fail(g, "prompt %zu has no text", index);
+        return;
+    }
+    if (avt_text_clean(&cleaned, text, g->log) < 0) {
+        golden_fail(g, "prompt %zu was refused", index);
+        return;
+    }
+    g->nb_compared++;
+    if (strcmp(cleaned, wanted))
+        golden_fail(g, "prompt %zu: cleaned \"%.60s\", wanted \"%.60s\"", index, cleaned, wanted);
+    avt_free(cleaned);
+}
+
+/* The model of ids named `key`: "small" is the checkpoint's own, others lie beside the cases. */
+static void check_model(Golden *g, struct json_object *prompts, const char *key)
+{
+    Tokenizer *t = NULL;
+    char path[4096];
+
+    if (!strcmp(key, "small"))
+        snprintf(path, sizeof(path), "%s/ckpt/google/umt5-xxl/spiece.model", g->dir);
+    else
+        snprintf(path, sizeof(path), "%s/tokenizer/%s.model", g->dir, key);
+    if (avt_tokenizer_open(&t, path, g->log) < 0) {
+        golden_fail(g, "%s cannot be used", path);
+        return;
+    }
+    for (size_t i = 0; i < json_object_array_length(prompts); i++) {
+        struct json_object *prompt = json_object_array_get_idx(prompts, i), *ids = NULL;
+
+        if (!json_object_object_get_ex(prompt, key, &ids) || !json_object_is_type(ids, json_type_array))
+            golden_fail(g, "prompt %zu has no ids of %s", i, key);
+        else if (text_of(prompt, "cleaned"))
+            check_ids(g, t, text_of(prompt, "cleaned"), ids, key, i);
+    }
+    avt_tokenizer_close(&t);
+}
+
+void case_tokenizer(Golden *g)
+{
+    struct json_object *prompts = NULL;
+    Json *j = NULL;
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/tokenizer/cases.json", g->dir);
+    if (avt_json_read(&j, path, g->log) < 0) {
+        golden_fail(g, "%s cannot be read", path);
+        return;
+    }
+    if (!json_object_object_get_ex(avt_json_root(j), "cases", &prompts) || !json_object_is_type(prompts, json_type_array) ||
+        !json_object_array_length(prompts))
+        golden_fail(g, "%s has no cases", path);
+    else {
+        for (size_t i = 0; i < json_object_array_length(prompts); i++)
+            check_cleaning(g, json_object_array_get_idx(prompts, i), i);
+        json_object_object_foreach(json_object_array_get_idx(prompts, 0), key, value) {
+            if (json_object_is_type(value, json_type_array))
+                check_model(g, prompts, key);
+        }
+    }
+    avt_json_close(&j);
+}
