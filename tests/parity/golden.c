@@ -306,10 +306,28 @@ static void judge(Golden *g, const char *name, double max_abs, double rel, doubl
         g->worst_ratio = ratio;
 }
 
+void golden_compare(Golden *g, const char *name, const float *v, const double *ref, int64_t nb)
+{
+    double max_abs = 0, diff = 0, sum = 0, top = 1, by_max, by_l2;
+
+    for (int64_t i = 0; i < nb; i++) {
+        const double d = v[i] - ref[i];
+
+        if (!(fabs(d) <= max_abs))
+            max_abs = fabs(d);
+        diff += d * d;
+        sum += ref[i] * ref[i];
+        top = fmax(top, fabs(ref[i]));
+    }
+    by_max = max_abs / (LIMIT_MAX * top);
+    by_l2 = sqrt(diff / (sum > 0 ? sum : 1)) / LIMIT_L2;
+    judge(g, name, max_abs, by_l2 * LIMIT_L2, by_max > by_l2 || isnan(by_max) ? by_max : by_l2);
+}
+
 static void expect(Golden *g, const float *v, int64_t nb, const char *name)
 {
     const CkptTensor *t = look_up(g, g->file, name);
-    double max_abs = 0, diff = 0, ref = 0, top = 1, by_max, by_l2;
+    double *ref;
 
     if (!t)
         return;
@@ -317,18 +335,10 @@ static void expect(Golden *g, const float *v, int64_t nb, const char *name)
         golden_fail(g, "%s has %lld values, we have %lld", name, (long long)count(t), (long long)nb);
         return;
     }
-    for (int64_t i = 0; i < nb; i++) {
-        const double r = value_at(t, i), d = v[i] - r;
-
-        if (!(fabs(d) <= max_abs))
-            max_abs = fabs(d);
-        diff += d * d;
-        ref += r * r;
-        top = fmax(top, fabs(r));
-    }
-    by_max = max_abs / (LIMIT_MAX * top);
-    by_l2 = sqrt(diff / (ref > 0 ? ref : 1)) / LIMIT_L2;
-    judge(g, name, max_abs, by_l2 * LIMIT_L2, by_max > by_l2 || isnan(by_max) ? by_max : by_l2);
+    ref = golden_alloc(g, sizeof(*ref) * (size_t)nb);
+    for (int64_t i = 0; i < nb; i++)
+        ref[i] = value_at(t, i);
+    golden_compare(g, name, v, ref, nb);
 }
 
 void golden_expect(Golden *g, Tensor t, const char *fmt, ...)

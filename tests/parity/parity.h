@@ -59,6 +59,8 @@ void golden_expect_host(Golden *g, const float *v, int64_t nb, const char *fmt, 
 void golden_expect_ints(Golden *g, const int64_t *v, int64_t nb, const char *fmt, ...) AVT_PRINTF(4, 5);
 /** u8 against u8, `slack` levels allowed (0: exactly). */
 void golden_expect_u8(Golden *g, const uint8_t *v, int64_t nb, int slack, const char *fmt, ...) AVT_PRINTF(5, 6);
+/** The same against values of a JSON case: `name` is for the line, the limits are those above. */
+void golden_compare(Golden *g, const char *name, const float *v, const double *ref, int64_t nb);
 /** The case fails with this sentence. */
 void golden_fail(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 /** A result that the case names but which another case's run covers or which is only a record: mark it seen. */
