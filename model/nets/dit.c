@@ -178,11 +178,10 @@ static int64_t roll_of(const DitItem *it)
 
 static void make_tables(Backend *be, Arena *scratch, const Dit *d, DitItem *it)
 {
-    const int64_t tokens = it->sink_pass ? it->x.dim[0] : it->sink->k[0].dim[0];
     RopeGrid block, sink;
 
     avt_dit_grid_block(&block, it->shape, it->f0, d->rope_half);
-    avt_dit_grid_sink(&sink, it->shape, roll_of(it), tokens > it->shape->n, d->rope_half);
+    avt_dit_grid_sink(&sink, it->shape, roll_of(it), d->rope_half);
     it->rope = it->given_rope;
     it->rope_sink = it->given_rope_sink;
     if (!it->rope.be)
@@ -195,8 +194,10 @@ static int item_is_sound(const Dit *d, const DitItem *it)
 {
     if (!it->shape || !it->time || !it->text || !it->sink || it->x.nd != 2 || it->x.dim[1] != d->cfg.dim)
         return 0;
+    if (it->sink->k[0].dim[0] != it->shape->Lc)
+        return 0;
     if (it->sink_pass)
-        return it->sink->k[0].dim[0] == it->x.dim[0];
+        return it->x.dim[0] == it->shape->Lc;
     return it->ring && it->f0 >= 0 && it->f0 % DIT_BLOCK == 0 && it->x.dim[0] == it->shape->N && it->ring->k[0].dim[0] == it->shape->ring;
 }
 

@@ -137,7 +137,7 @@ typedef struct DitItem {
     const DitShape *shape;
     const DitTime *time;
     const DitKeys *text;
-    DitKeys *sink;                      // [Lc, NH, hd] ([n, NH, hd] without motion), keys not rotated
+    DitKeys *sink;                      // [Lc, NH, hd], keys not rotated
     DitKeys *ring;                      // block: [12 n, NH, hd], keys rotated, written at slot f0 mod 12
     const DitAudio *audio;              // block; NULL: none is injected
     const DitProbe *probe;              // or NULL; then the last layer of a sink is computed to its end, too
@@ -147,7 +147,7 @@ typedef struct DitItem {
 
 /** x of a block: patch embedding + pose [16, 3, H, W] (opt; absent = zeros) + mask row 0. latents [16, 3, H, W]. */
 int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor latents, Tensor pose);
-/** x of a sink: reference [16, 1, H, W] and motion [16, T, H, W] tokens with mask rows 1 and 2. x with n rows only drops the motion. */
+/** x of a sink: reference [16, 1, H, W] and motion [16, T, H, W] tokens with mask rows 1 and 2. Absent motion leaves only its mask row. */
 int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor ref, Tensor motion);
 /** The layers held, over one or several items: layer by layer, within a layer item by item, so that a wave touches each
  *  layer's weights once. Items must be independent of each other (different rings, or a sink that no other item uses). */
@@ -159,6 +159,6 @@ int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Ten
 
 /** Position grids of dit.md 6.3, for tests and for the layers. roll: frames that the reference is moved by. */
 void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half);
-void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int with_motion, int half);
+void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int half);
 
 #endif

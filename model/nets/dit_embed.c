@@ -38,13 +38,13 @@ void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half)
     };
 }
 
-void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int with_motion, int half)
+void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int half)
 {
     const int h = (int)s->h, w = (int)s->w;
 
-    *g = (RopeGrid){ .nb_groups = with_motion ? 4 : 1, .half = half };
+    *g = (RopeGrid){ .nb_groups = 4, .half = half };
     g->group[0] = (RopeGroup){ .f_start = REF_FRAME + roll, .f_cnt = 1, .f_size = 1, .h_cnt = h, .h_size = h, .w_cnt = w, .w_size = w };
-    for (int i = 0; with_motion && i < 3; i++)
+    for (int i = 0; i < 3; i++)
         g->group[1 + i] = (RopeGroup){
             .f_start = buckets[i].first - DIT_MOTION, .f_cnt = buckets[i].nb / buckets[i].pt, .f_size = buckets[i].nb,
             .h_cnt = (int)s->H / buckets[i].p, .h_size = h, .w_cnt = (int)s->W / buckets[i].p, .w_size = w,
@@ -198,12 +198,13 @@ int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tens
     const int64_t n = (ref.dim[2] / 2) * (ref.dim[3] / 2), rest = x.dim[0] - n;
     const Tensor head = avt_rows(x, 0, n), tail = avt_rows(x, n, rest);
 
-    AVT_REQUIRE(be->log, ref.nd == 4 && ref.dim[1] == 1 && head.be);
+    AVT_REQUIRE(be->log, ref.nd == 4 && ref.dim[1] == 1 && rest > 0);
     embed(be, scratch, head, ref, &d->patch, 1, 2);
     avt_add(be, head, head, avt_at(d->mask, 1));
-    if (rest > 0) {
+    if (motion.be)
         avt_dit_pack_motion(be, scratch, d, tail, motion);
-        avt_add(be, tail, tail, avt_at(d->mask, 2));
-    }
+    else
+        avt_fill(be, tail, 0);
+    avt_add(be, tail, tail, avt_at(d->mask, 2));
     return be->status;
 }

@@ -92,10 +92,10 @@ static void check_position(Golden *g, const DitShape *s, const DitShape *odd, in
         avt_dit_grid_block(&grid, s, i, half);
         golden_expect(g, make_table(g, &grid, pairs), "%s", name);
     } else if (sscanf(name, "cond_rollout%lld_", &i) == 1) {
-        avt_dit_grid_sink(&grid, s, i, 1, half);
+        avt_dit_grid_sink(&grid, s, i, half);
         golden_expect(g, make_table(g, &grid, pairs), "%s", name);
     } else if (!strncmp(name, "motion_oddsize_", 15)) {
-        avt_dit_grid_sink(&grid, odd, 0, 1, half);
+        avt_dit_grid_sink(&grid, odd, 0, half);
         golden_expect(g, avt_rows(make_table(g, &grid, pairs), odd->n, odd->Lc - odd->n), "%s", name);
     }
 }
@@ -206,7 +206,7 @@ static void check_packer(Golden *g, const Dit *d, const char *name, int len)
     avt_dit_pack_motion(g->be, g->work, d, tokens, motion);
     golden_expect(g, tokens, "%.*s.tokens", len, name);
     golden_expect_ints(g, s.bucket, 3, "%.*s.bucket_lengths", len, name);
-    avt_dit_grid_sink(&grid, &s, 0, 1, 1);
+    avt_dit_grid_sink(&grid, &s, 0, 1);
     golden_expect(g, avt_rows(make_table(g, &grid, d->cfg.dim / d->cfg.nb_heads / 2), s.n, s.Lc - s.n), "%.*s.rope_fp16", len, name);
 }
 

@@ -94,7 +94,7 @@ void stream_sink(GoldenStream *st, DitKeys *keys, Tensor ref, Tensor motion, con
     Golden *g = st->g;
     DitItem it = { .sink_pass = 1, .shape = &st->s, .time = &st->zero, .text = &st->text, .sink = keys, .probe = probe };
 
-    it.x = avt_rows(st->x_sink, 0, keys->k[0].dim[0]);
+    it.x = st->x_sink;
     avt_dit_embed_sink(g->be, g->work, st->d, it.x, squeeze(ref), squeeze(motion));
     avt_dit_layers(g->be, g->work, st->d, &it, 1);
 }

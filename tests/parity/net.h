@@ -41,7 +41,7 @@ typedef struct GoldenStream {
 
 int  stream_open(GoldenStream *st, Golden *g, const Dit *d, int nb_actors, int with_mask);
 void stream_close(GoldenStream *st);
-/** Fill `keys` from ref [16, 1, H, W] and motion [16, T, H, W]; keys of n tokens drop the motion. */
+/** Fill `keys` from ref [16, 1, H, W] and motion [16, T, H, W]. */
 void stream_sink(GoldenStream *st, DitKeys *keys, Tensor ref, Tensor motion, const DitProbe *probe);
 /** Encode 12 feature rows from `first` on of [A, layers, C, T] host values. */
 void stream_audio(GoldenStream *st, const float *features, int64_t T, int64_t first);
