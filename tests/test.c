@@ -8,26 +8,34 @@
 #include "base/philox.h"
 #include "test.h"
 
-static char last_line[1024];
+static char log_text[16384];
 
 static void keep_line(void *opaque, int level, const char *text)
 {
+    const size_t n = strlen(log_text);
+
     (void)opaque;
     (void)level;
-    snprintf(last_line, sizeof(last_line), "%s", text);
+    snprintf(log_text + n, sizeof(log_text) - n, "%s%s", n ? "\n" : "", text);
+}
+
+const Log *test_log_at(int level)
+{
+    static Log log = { .write = keep_line };
+
+    log_text[0] = 0;
+    log.level = level;
+    return &log;
 }
 
 const Log *test_log(void)
 {
-    static const Log log = { .write = keep_line, .level = LOG_WARNING };
-
-    last_line[0] = 0;
-    return &log;
+    return test_log_at(LOG_WARNING);
 }
 
 const char *test_log_text(void)
 {
-    return last_line;
+    return log_text;
 }
 
 void test_distance(const float *a, const float *b, int64_t nb, double *max_abs, double *rel_l2)

@@ -39,8 +39,9 @@ Tensor test_tensor(TestBench *t, const float *v, int nd, const int64_t *dim);   
 #define TEST_TENSOR(t, v, ...) test_tensor(t, v, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[]){ __VA_ARGS__ })
 float *test_read(TestBench *t, Tensor x);                                           // malloc'd copy
 
-/** Log handle that keeps the last line, so that tests can read messages; a static instance, reset by each call. */
+/** Log handle that keeps the lines, errors and warnings, so that tests can read messages; a static instance, emptied by each call. */
 const Log *test_log(void);
+const Log *test_log_at(int level);
 const char *test_log_text(void);
 
 int test_main_group(const char *name, const struct CMUnitTest *tests, size_t nb);

@@ -79,6 +79,18 @@ static int is_float(DType t)
     return t == DT_F32 || t == DT_BF16 || t == DT_F16 || t == DT_F64;
 }
 
+/* Training leaves no weight all zero; a file that has one is likely a stub. */
+static void warn_zero(Binder *b, const CkptTensor *t)
+{
+    const size_t n = strlen(t->name);
+    const uint8_t *p = t->data;
+
+    if (n < 8 || strcmp(t->name + n - 7, ".weight") || t->size < 2 || p[0] || memcmp(p, p + 1, t->size - 1))
+        return;
+    if (b->nb_zero++ < SHOWN)
+        avt_log(b->log, LOG_WARNING, "%s: %s: every value of tensor %s is zero", b->what, avt_ckpt_path(b->ckpt), t->name);
+}
+
 /* The tensor `name`, found fit in every way, marked used; NULL after a problem. */
 static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char *name)
 {
@@ -102,6 +114,7 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
     } else if ((i = avt_ckpt_nonfinite(t)) >= 0) {
         complain(b, "tensor %s: value %lld of %s is not finite (NaN or infinity)", name, (long long)i, have);
     } else {
+        warn_zero(b, t);
         return t;
     }
     return NULL;
@@ -126,10 +139,10 @@ static Tensor put(Binder *b, WeightUse use, DType dtype, int nd, const int64_t *
     return t;
 }
 
-/* f32 copy in the binder's scratch; NULL: no memory */
+/* f32 copy in the binder's scratch, with room for a bf16 copy behind it; NULL: no memory */
 static float *to_scratch(Binder *b, const CkptTensor *t, int64_t nb)
 {
-    const size_t size = (size_t)nb * sizeof(float);
+    const size_t size = (size_t)nb * (sizeof(float) + sizeof(uint16_t));
 
     if (b->scratch_size < size) {
         avt_freep(&b->scratch);
@@ -145,18 +158,18 @@ static float *to_scratch(Binder *b, const CkptTensor *t, int64_t nb)
     return b->scratch;
 }
 
-static void round_bf16(float *v, int64_t nb)
+static const uint16_t *round_scratch(Binder *b, int64_t nb)
 {
-    uint16_t *h = (uint16_t *)v;                                    // in place: the write never overtakes the read
+    const float *v = b->scratch;
+    uint16_t *h = (uint16_t *)(b->scratch + nb);
 
-    for (int64_t i = 0; i < nb; i++) {
-        const uint16_t r = avt_f32_bf16(v[i]);
-
-        memcpy(h + i, &r, sizeof(r));
-    }
+#pragma omp parallel for simd if (nb > 65536)
+    for (int64_t i = 0; i < nb; i++)
+        h[i] = avt_f32_bf16(v[i]);
+    return h;
 }
 
-/* W + s B A, rounded once to what W is stored in. @return 1 merged into scratch, 0 this weight has no pair and needs none, < 0 */
+/* W + s B A. @return 1: in scratch, f32; 0: this weight has no pair and needs none; or an error */
 static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, const char *name)
 {
     char module[NAME];
@@ -176,8 +189,6 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
     ret = w ? avt_lora_merge(b->lora, module, w, out, in, b->log) : AVT_ERR(ENOMEM);
     if (ret < 0 && w)
         fail(b, ret);
-    if (ret > 0 && t->dtype == DT_BF16)
-        round_bf16(w, out * in);
     return ret;
 }
 
@@ -200,8 +211,8 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
         merged = merge_lora(b, t, dim[0], dim[1], name);
     if (merged < 0)
         return harmless(b, nd, dim);
-    if (merged)
-        return put(b, use, t->dtype == DT_BF16 ? DT_BF16 : DT_F32, nd, dim, b->scratch);
+    if (merged)                                                     // rounded once, to what W is stored in
+        return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb)) : put(b, use, DT_F32, nd, dim, b->scratch);
     if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
         return put(b, use, t->dtype, nd, dim, t->data);
     return to_scratch(b, t, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);

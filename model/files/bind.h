@@ -23,8 +23,9 @@ typedef struct Binder {
     DType dtype;                        // plan only: storage type of matrices
     int status;                         // first failure
     int nb_problems;                    // logged so far (the first five are)
+    int nb_zero;                        // weights that are zero all over (a warning)
     uint8_t *used;                      // per tensor of ckpt; allocated by avt_binder_open
-    float *scratch;                     // f32 copy of one weight while a LoRA is merged
+    float *scratch;                     // f32 copy of one weight: LoRA, conversion
     size_t scratch_size;
 } Binder;
 
@@ -51,7 +52,8 @@ Tensor avt_bind_computed(Binder *b, WeightUse use, int nd, const int64_t *dim, c
 float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *name, ...) AVT_PRINTF(4, 5);
 /** Is there such a tensor (after prefix)? Always 0 when planning. */
 int avt_bind_has(const Binder *b, const char *name, ...) AVT_PRINTF(2, 3);
-/** Tensors that may be in the file though nobody reads them: marked used. A '*' at the end matches any rest. */
+/** Tensors that may be in the file though nobody reads them: marked used. The pattern is a whole name or what follows prefix;
+ *  a '*' at its end matches any rest. */
 void avt_bind_ignore(Binder *b, const char *pattern);
 
 /**

@@ -52,7 +52,7 @@ static void unmap_file(MappedFile *f)
 {
     if (!f)
         return;
-    if (f->data)
+    if (f->mapped)
         munmap((void *)f->data, f->size);
     avt_free(f->path);
     avt_free(f);
@@ -75,38 +75,26 @@ static int map_descriptor(MappedFile *f, int fd, const Log *log)
     if (!S_ISREG(st.st_mode))
         return avt_fail(log, AVT_ERR(EINVAL), "%s: is not a regular file", f->path);
     if (!st.st_size)
-        return avt_fail(log, AVT_INVALID, "%s: is empty; download it again", f->path);
+        return avt_fail(log, AVT_INVALID, "%s: is empty (0 bytes); download it again", f->path);
     p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED)
         return avt_fail(log, AVT_ERR(errno), "%s: %lld bytes cannot be mapped: %s", f->path, (long long)st.st_size, strerror(errno));
+    f->mapped = 1;
     f->data = p;
     f->size = (size_t)st.st_size;
     f->mtime_ns = mtime_ns(&st);
     return 0;
 }
 
-static int map_file(MappedFile **out, const char *path, const Log *log)
+static int map_path(MappedFile *f, const Log *log)
 {
-    MappedFile *f = avt_calloc(MEM_CKPT, 1, sizeof(*f));
-    int fd = -1, ret = AVT_ERR(ENOMEM);
+    const int fd = open(f->path, O_RDONLY | O_CLOEXEC);
+    int ret;
 
-    *out = NULL;
-    if (!f || !(f->path = avt_strdup(MEM_CKPT, path)))
-        goto fail;
-    f->name = strrchr(f->path, '/') ? strrchr(f->path, '/') + 1 : f->path;
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        ret = avt_fail(log, AVT_ERR(errno), "%s: cannot be opened: %s", path, strerror(errno));
-        goto fail;
-    }
+    if (fd < 0)
+        return avt_fail(log, AVT_ERR(errno), "%s: cannot be opened: %s", f->path, strerror(errno));
     ret = map_descriptor(f, fd, log);
     close(fd);
-    if (ret < 0)
-        goto fail;
-    *out = f;
-    return 0;
-fail:
-    unmap_file(f);
     return ret;
 }
 
@@ -198,19 +186,31 @@ static int read_file(Ckpt *c, const MappedFile *f, const Log *log)
     return avt_ckpt_read_safetensors(c, f, log);
 }
 
-static int add_file(Ckpt *c, const char *path, const Log *log)
+/* An empty file in c's list, or NULL. */
+static MappedFile *new_file(Ckpt *c, const char *path)
 {
     MappedFile *f, **list = avt_realloc(MEM_CKPT, c->file, (size_t)(c->nb_files + 1) * sizeof(*list));
-    int ret;
 
     if (!list)
-        return AVT_ERR(ENOMEM);
+        return NULL;
     c->file = list;
-    ret = map_file(&f, path, log);
-    if (ret < 0)
-        return ret;
+    f = avt_calloc(MEM_CKPT, 1, sizeof(*f));
+    if (!f)
+        return NULL;
     c->file[c->nb_files++] = f;
-    return read_file(c, f, log);
+    f->path = avt_strdup(MEM_CKPT, path);
+    if (!f->path)
+        return NULL;
+    f->name = strrchr(f->path, '/') ? strrchr(f->path, '/') + 1 : f->path;
+    return f;
+}
+
+static int add_file(Ckpt *c, const char *path, const Log *log)
+{
+    MappedFile *f = new_file(c, path);
+    const int ret = f ? map_path(f, log) : AVT_ERR(ENOMEM);
+
+    return ret < 0 ? ret : read_file(c, f, log);
 }
 
 /* ---- index + shards ------------------------------------------------------------------------------------------------ */
@@ -341,27 +341,49 @@ static int read_index(Ckpt *c, const Log *log)
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
 
-int avt_ckpt_open(Ckpt **out, const char *path, const Log *log)
+static int new_ckpt(Ckpt **out, const char *path)
 {
     Ckpt *c = avt_calloc(MEM_CKPT, 1, sizeof(*c));
-    int ret = AVT_ERR(ENOMEM);
 
-    *out = NULL;
-    if (!c || !(c->path = avt_strdup(MEM_CKPT, path)))
-        goto fail;
-    if (ends_with(path, ".index.json")) {
-        ret = read_index(c, log);
-    } else {
-        ret = add_file(c, path, log);
+    *out = c;
+    if (!c)
+        return AVT_ERR(ENOMEM);
+    c->path = avt_strdup(MEM_CKPT, path);
+    return c->path ? 0 : AVT_ERR(ENOMEM);
+}
+
+int avt_ckpt_open(Ckpt **out, const char *path, const Log *log)
+{
+    int ret = new_ckpt(out, path);
+
+    if (ret >= 0 && ends_with(path, ".index.json")) {
+        ret = read_index(*out, log);
+    } else if (ret >= 0) {
+        ret = add_file(*out, path, log);
         if (ret >= 0)
-            ret = sort_tensors(c, log);
+            ret = sort_tensors(*out, log);
     }
     if (ret < 0)
-        goto fail;
-    *out = c;
-    return 0;
-fail:
-    avt_ckpt_close(&c);
+        avt_ckpt_close(out);
+    return ret;
+}
+
+int avt_ckpt_open_memory(Ckpt **out, const char *name, const void *data, size_t size, const Log *log)
+{
+    int ret = new_ckpt(out, name);
+    MappedFile *f = ret < 0 ? NULL : new_file(*out, name);
+
+    if (f) {
+        f->data = data;
+        f->size = size;
+        ret = read_file(*out, f, log);
+        if (ret >= 0)
+            ret = sort_tensors(*out, log);
+    } else {
+        ret = AVT_ERR(ENOMEM);
+    }
+    if (ret < 0)
+        avt_ckpt_close(out);
     return ret;
 }
 
@@ -423,6 +445,8 @@ int avt_ckpt_unchanged(const Ckpt *c, const Log *log)
     for (int i = 0; i < c->nb_files; i++) {
         const MappedFile *f = c->file[i];
 
+        if (!f->mapped)
+            continue;
         if (stat(f->path, &st) < 0)
             return avt_fail(log, AVT_ERR(ESTALE), "%s: went away while it was read: %s", f->path, strerror(errno));
         if ((size_t)st.st_size != f->size || mtime_ns(&st) != f->mtime_ns)

@@ -33,6 +33,8 @@ typedef struct Ckpt Ckpt;
  * @return 0; ENOENT (no such file), AVT_INVALID (damaged or hostile; logged), ENOMEM. *out is NULL after an error
  */
 int  avt_ckpt_open(Ckpt **out, const char *path, const Log *log);
+/** The same for one file's bytes in memory (no index); they must outlive the checkpoint. For tests and fuzzers. */
+int  avt_ckpt_open_memory(Ckpt **out, const char *name, const void *data, size_t size, const Log *log);
 void avt_ckpt_close(Ckpt **c);
 
 int64_t avt_ckpt_nb(const Ckpt *c);
@@ -60,11 +62,12 @@ typedef struct MappedFile {
     const uint8_t *data;
     size_t size;
     int64_t mtime_ns;
+    int mapped;                         // 0: the caller's memory
 } MappedFile;
 
 int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log);
 int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log);
-/** Copies name and metadata strings. EINVAL for a name that is there already (logged). */
+/** Copies name and metadata strings. A name that is given twice is found when all are there. */
 int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log);
 int avt_ckpt_add_metadata(Ckpt *c, const char *key, const char *value);
 

@@ -18,8 +18,10 @@
 #include "files/lora.h"
 
 #define NAME      1024
-#define ROWS      64                    // of W, a task of a thread
-#define COLS      512                   // of W, kept in the first-level cache with its columns of A
+#define ROOM      16                    // that a translated name may grow by
+#define ROWS      4                     // of W, a tile whose sums stay in registers
+#define COLS      8
+#define TASK      32                    // rows that a thread takes at a time
 
 typedef struct Pair {
     char *module;                       // as normalized; kohya: still mangled
@@ -32,13 +34,19 @@ typedef struct Pair {
 struct Lora {
     Ckpt *ckpt;
     Pair *pair;                         // sorted by module
-    int64_t nb, max;
+    int64_t nb;
     double scale;                       // of the first pair
     int rank;                           // largest
     int nonzero;                        // some B was, among those merged
 };
 
 typedef enum Role { ROLE_A, ROLE_B, ROLE_ALPHA, ROLE_NONE } Role;
+
+typedef struct Half {                   // a tensor of the file
+    char *module;
+    Role role;
+    const CkptTensor *tensor;
+} Half;
 
 static const struct {
     const char *end;
@@ -77,7 +85,7 @@ static const char *skip_prefix(const char *name)
     return name;
 }
 
-/* Replace the first `from` in s (never longer than `to`-s buffer of NAME). @return 1 when it was there */
+/* Replace the first `from` in s, which has room. @return 1 when it was there */
 static int replace(char *s, const char *from, const char *to)
 {
     char *p = strstr(s, from);
@@ -115,57 +123,88 @@ static int same_module(const char *key, const char *module)
 
 /* ---- reading ------------------------------------------------------------------------------------------------------- */
 
-static Pair *find_key(Lora *l, const char *module)
+static int by_module(const void *a, const void *b)
 {
-    for (int64_t i = l->nb; i-- > 0;)                               // halves of a pair are neighbours in name order
-        if (!strcmp(l->pair[i].module, module))
-            return &l->pair[i];
-    return NULL;
+    const Half *x = a, *y = b;
+    const int c = strcmp(x->module, y->module);
+
+    return c ? c : (int)x->role - (int)y->role;
 }
 
-static Pair *add_pair(Lora *l, const char *module)
+static int read_half(const Lora *l, Half *h, const CkptTensor *t, const Log *log)
 {
-    Pair *p = find_key(l, module);
-
-    if (p)
-        return p;
-    if (l->nb == l->max) {
-        const int64_t max = l->max ? 2 * l->max : 64;
-
-        p = avt_realloc(MEM_CKPT, l->pair, (size_t)max * sizeof(*p));
-        if (!p)
-            return NULL;
-        l->pair = p;
-        l->max = max;
-    }
-    p = &l->pair[l->nb];
-    *p = (Pair){ .module = avt_strdup(MEM_CKPT, module) };
-    return p->module ? (l->nb++, p) : NULL;
-}
-
-static int add_tensor(Lora *l, const CkptTensor *t, const Log *log)
-{
-    char module[NAME + 64];
-    size_t n = 0;
-    const Role role = role_of(t->name, &n);
     const char *start = skip_prefix(t->name);
-    const CkptTensor **slot;
-    Pair *p;
+    size_t n = 0;
 
-    n -= (size_t)(start - t->name);
-    if (role == ROLE_NONE || n >= NAME)
+    h->tensor = t;
+    h->role = role_of(t->name, &n);
+    if (h->role == ROLE_NONE || t->name + n <= start || n >= NAME)
         return avt_fail(log, AVT_INVALID, "%s: member %s is not supported: only pairs lora_A and lora_B (or lora_down and lora_up) and "
                         "alpha are", avt_ckpt_path(l->ckpt), t->name);
-    memcpy(module, start, n);
-    module[n] = 0;
-    p = add_pair(l, module);
-    if (!p)
+    n -= (size_t)(start - t->name);
+    h->module = avt_malloc(MEM_CKPT, n + ROOM);
+    if (!h->module)
         return AVT_ERR(ENOMEM);
-    slot = role == ROLE_A ? &p->a : role == ROLE_B ? &p->b : &p->alpha;
-    if (*slot)
-        return avt_fail(log, AVT_INVALID, "%s: %s and %s are the same half of a pair", avt_ckpt_path(l->ckpt), (*slot)->name, t->name);
-    *slot = t;
+    memcpy(h->module, start, n);
+    h->module[n] = 0;
     return 0;
+}
+
+/* The whole file is spelled as diffusers does, or nothing of it. */
+static int translate(const Lora *l, Half *half, int64_t nb, const Log *log)
+{
+    int64_t nb_theirs = 0;
+
+    for (int64_t i = 0; i < nb; i++)
+        nb_theirs += from_diffusers(half[i].module);
+    if (nb_theirs && nb_theirs < nb)
+        return avt_fail(log, AVT_INVALID, "%s: %lld of %lld tensors are named as diffusers does; a mixture is not supported",
+                        avt_ckpt_path(l->ckpt), (long long)nb_theirs, (long long)nb);
+    return 0;
+}
+
+/* Sorted halves of the same module are neighbours: they become pairs, which take the names over. */
+static int join_halves(Lora *l, Half *half, int64_t nb, const Log *log)
+{
+    for (int64_t i = 0; i < nb; i++) {
+        Pair *p = &l->pair[l->nb - (l->nb > 0)];
+        const CkptTensor **slot;
+
+        if (!l->nb || strcmp(p->module, half[i].module)) {
+            p = &l->pair[l->nb++];
+            p->module = half[i].module;
+            half[i].module = NULL;
+        }
+        slot = half[i].role == ROLE_A ? &p->a : half[i].role == ROLE_B ? &p->b : &p->alpha;
+        if (*slot)
+            return avt_fail(log, AVT_INVALID, "%s: %s and %s are the same half of a pair", avt_ckpt_path(l->ckpt), (*slot)->name,
+                            half[i].tensor->name);
+        *slot = half[i].tensor;
+    }
+    return 0;
+}
+
+static int read_halves(Lora *l, const Log *log)
+{
+    const int64_t nb = avt_ckpt_nb(l->ckpt);
+    Half *half = avt_calloc(MEM_CKPT, (size_t)nb, sizeof(*half));
+    int ret = half ? 0 : AVT_ERR(ENOMEM);
+
+    l->pair = avt_calloc(MEM_CKPT, (size_t)nb, sizeof(*l->pair));
+    if (!l->pair)
+        ret = AVT_ERR(ENOMEM);
+    for (int64_t i = 0; i < nb && ret >= 0; i++)
+        ret = read_half(l, &half[i], avt_ckpt_get(l->ckpt, i), log);
+    if (ret >= 0)
+        ret = translate(l, half, nb, log);
+    if (ret >= 0) {
+        qsort(half, (size_t)nb, sizeof(*half), by_module);
+        ret = join_halves(l, half, nb, log);
+    }
+    for (int64_t i = 0; half && i < nb; i++)
+        avt_free(half[i].module);
+    avt_free(half);
+    return ret;
 }
 
 static int is_float(const CkptTensor *t)
@@ -187,6 +226,8 @@ static int check_pair(const Lora *l, const Pair *p, const Log *log)
         return avt_fail(log, AVT_INVALID, "%s: pair %s does not fit together: A is %s, B is %s; [rank, in] and [out, rank] are wanted",
                         path, p->module, avt_shape_text(sa, sizeof(sa), p->a->nd, p->a->dim),
                         avt_shape_text(sb, sizeof(sb), p->b->nd, p->b->dim));
+    if (!p->alpha != !l->pair[0].alpha)
+        return avt_fail(log, AVT_INVALID, "%s: some pairs have an alpha, %s has not", path, (p->alpha ? l->pair : p)->module);
     if (p->alpha && (avt_ckpt_nonfinite(p->alpha) >= 0 || p->alpha->size != avt_dtype_size(p->alpha->dtype)))
         return avt_fail(log, AVT_INVALID, "%s: %s must be one finite number", path, p->alpha->name);
     return 0;
@@ -204,25 +245,6 @@ static void set_scale(Lora *l, Pair *p, double alpha)
         l->rank = (int)r;
 }
 
-/* The whole file is spelled as diffusers does, or nothing of it. */
-static int translate(Lora *l, const Log *log)
-{
-    int64_t nb = 0;
-
-    for (int64_t i = 0; i < l->nb; i++) {
-        char *module = avt_malloc(MEM_CKPT, NAME + 64);
-
-        if (!module)
-            return AVT_ERR(ENOMEM);
-        strcpy(module, l->pair[i].module);
-        nb += from_diffusers(module);
-        avt_free(l->pair[i].module);
-        l->pair[i].module = module;
-    }
-    return !nb || nb == l->nb ? 0 : avt_fail(log, AVT_INVALID, "%s: %lld of %lld modules are spelled as diffusers does; a mixture is not "
-                                             "supported", avt_ckpt_path(l->ckpt), (long long)nb, (long long)l->nb);
-}
-
 static int is_lora(const Ckpt *c)
 {
     size_t n;
@@ -236,15 +258,12 @@ static int is_lora(const Ckpt *c)
 static int read_pairs(Lora *l, double alpha, const Log *log)
 {
     const int64_t nb = avt_ckpt_nb(l->ckpt);
-    int ret = 0;
+    int ret;
 
     if (!is_lora(l->ckpt))
         return avt_fail(log, AVT_INVALID, "%s: holds no LoRA pairs (%lld tensors, the first is %s); a full checkpoint is no LoRA",
                         avt_ckpt_path(l->ckpt), (long long)nb, nb ? avt_ckpt_get(l->ckpt, 0)->name : "none");
-    for (int64_t i = 0; i < nb && ret >= 0; i++)
-        ret = add_tensor(l, avt_ckpt_get(l->ckpt, i), log);
-    if (ret >= 0)
-        ret = translate(l, log);
+    ret = read_halves(l, log);
     for (int64_t i = 0; i < l->nb && ret >= 0; i++) {
         ret = check_pair(l, &l->pair[i], log);
         if (ret >= 0)
@@ -321,39 +340,62 @@ int avt_lora_is_target(const char *module)
     return 0;
 }
 
-/* w[rows, cols] of a matrix with `in` columns += scale * b[rows, r] a[r, cols]; four rows at a time share the reads of a. */
-static void add_product(float *w, const float *b, const float *a, int rows, int cols, int r, int64_t in, float scale)
+typedef float Vec __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* w[4, 8] += scale * b[4, r] a[r, 8], the sums in registers. Rows of w are `in` apart, those of b r; a is packed. */
+static void add_tile(float *w, const float *b, const float *a, int64_t r, int64_t in, float scale)
 {
-    for (int i = 0; i < rows; i += 4) {
-        const int n = rows - i < 4 ? rows - i : 4;
-        float sum[4][COLS] = { { 0 } };
+    Vec s[ROWS][2] = { { { 0 } } };
 
-        for (int k = 0; k < r; k++) {
-            const float *x = a + k * in;
-            const float b0 = b[i * r + k], b1 = n > 1 ? b[(i + 1) * r + k] : 0, b2 = n > 2 ? b[(i + 2) * r + k] : 0,
-                        b3 = n > 3 ? b[(i + 3) * r + k] : 0;
+    for (int64_t k = 0; k < r; k++) {
+        const Vec lo = *(const Vec *)(a + k * COLS), hi = *(const Vec *)(a + k * COLS + 4);
 
-#pragma omp simd
-            for (int j = 0; j < cols; j++) {
-                sum[0][j] += b0 * x[j];
-                sum[1][j] += b1 * x[j];
-                sum[2][j] += b2 * x[j];
-                sum[3][j] += b3 * x[j];
-            }
+#pragma GCC unroll 4
+        for (int h = 0; h < ROWS; h++) {
+            s[h][0] += b[h * r + k] * lo;
+            s[h][1] += b[h * r + k] * hi;
         }
-        for (int h = 0; h < n; h++)
-            for (int j = 0; j < cols; j++)
-                w[(i + h) * in + j] += scale * sum[h][j];
+    }
+#pragma GCC unroll 4
+    for (int h = 0; h < ROWS; h++) {
+        *(Vec *)(w + h * in) += scale * s[h][0];
+        *(Vec *)(w + h * in + 4) += scale * s[h][1];
     }
 }
 
-static void merge(float *w, const float *b, const float *a, int64_t out, int64_t in, int64_t r, float scale)
+/* The same for what whole tiles do not cover: one value, a not packed. */
+static void add_value(float *w, const float *b, const float *a, int64_t r, int64_t in, float scale)
 {
+    float sum = 0;
+
+    for (int64_t k = 0; k < r; k++)
+        sum += b[k] * a[k * in];
+    *w += scale * sum;
+}
+
+static void add_rows(float *w, const float *b, const float *a, const float *packed, int64_t nb, int64_t in, int64_t r, float scale)
+{
+    const int64_t rows = nb / ROWS * ROWS, cols = in / COLS * COLS;
+
+    for (int64_t j = 0; j < cols; j += COLS)
+        for (int64_t i = 0; i < rows; i += ROWS)
+            add_tile(w + i * in + j, b + i * r, packed + j * r, r, in, scale);
+    for (int64_t i = 0; i < nb; i++)
+        for (int64_t j = i < rows ? cols : 0; j < in; j++)
+            add_value(w + i * in + j, b + i * r, a + j, r, in, scale);
+}
+
+/* w[out, in] += scale * b[out, r] a[r, in]; a sum runs over r in order, whatever the number of threads.
+ * packed: room for a's whole tiles, [in / 8][r][8]. */
+static void merge(float *w, const float *b, const float *a, float *packed, int64_t out, int64_t in, int64_t r, float scale)
+{
+#pragma omp parallel for
+    for (int64_t j = 0; j < in / COLS * COLS; j += COLS)
+        for (int64_t k = 0; k < r; k++)
+            memcpy(packed + j * r + k * COLS, a + k * in + j, COLS * sizeof(*a));
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < out; i += ROWS)
-        for (int64_t j = 0; j < in; j += COLS)
-            add_product(w + i * in + j, b + i * r, a + j, out - i < ROWS ? (int)(out - i) : ROWS, in - j < COLS ? (int)(in - j) : COLS,
-                        (int)r, in, scale);
+    for (int64_t i = 0; i < out; i += TASK)
+        add_rows(w + i * in, b + i * r, a, packed, out - i < TASK ? out - i : TASK, in, r, scale);
 }
 
 static int check_values(const Lora *l, const CkptTensor *t, const Log *log)
@@ -403,13 +445,13 @@ int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t i
         ret = check_values(l, p->b, log);
     if (ret < 0)
         return ret;
-    a = avt_malloc(MEM_CKPT, (size_t)(r * (in + out)) * sizeof(*a));
+    a = avt_malloc(MEM_CKPT, (size_t)(r * (2 * in + out)) * sizeof(*a));            // a, b, a packed
     if (!a)
         return AVT_ERR(ENOMEM);
     avt_ckpt_to_f32(a, p->a->data, p->a->dtype, r * in);
     avt_ckpt_to_f32(a + r * in, p->b->data, p->b->dtype, r * out);
     l->nonzero |= any_nonzero(a + r * in, r * out);
-    merge(w, a + r * in, a, out, in, r, (float)p->scale);
+    merge(w, a + r * in, a, a + r * (in + out), out, in, r, (float)p->scale);
     avt_free(a);
     p->used = 1;
     return 1;

@@ -89,7 +89,8 @@ static int read_end(Directory *d, const MappedFile *f, const Log *log)
     int ret = 0;
 
     if (!end)
-        return bad(f, log, "it has no end record (is the download complete?)");
+        return avt_fail(log, AVT_INVALID, "%s: damaged zip archive: it has no end record after %lld bytes (is the download complete?)",
+                        f->path, (long long)f->size);
     if (get16(end + 4) || get16(end + 6) || get16(end + 8) != get16(end + 10))
         return bad(f, log, "it spans several disks");
     *d = (Directory){ .nb = get16(end + 10), .size = get32(end + 12), .offset = get32(end + 16) };
