@@ -6,7 +6,6 @@
 #include <time.h>
 
 #include "base/thread.h"
-#include "config.h"
 #include "kernels.h"
 
 static const char *const op_names[OP_NB] = {
@@ -26,12 +25,7 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     static const struct {
         const char *name;
         int (*open)(Backend *be);
-    } kinds[] = {
-        { "cpu", avt_backend_cpu_open }, { "dry", avt_backend_dry_open },
-#if HAVE_GUARD
-        { "guard", avt_backend_guard_open },
-#endif
-    };
+    } kinds[] = { { "cpu", avt_backend_cpu_open }, { "guard", avt_backend_guard_open }, { "dry", avt_backend_dry_open } };
     Backend *be = avt_calloc(MEM_BACKEND, 1, sizeof(*be));
     int (*open)(Backend *be) = NULL;
     int ret = AVT_ERR(ENOMEM);

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* attention: one and two segments, relative bias, scores from flat to nearly one-hot. */
+#include "op.h"
+
+typedef struct Arg {
+    int64_t n, m1, m2, heads, hd;
+    int with_rel;
+    float scale;
+    float *q, *k1, *v1, *k2, *v2, *rel;
+} Arg;
+
+static void run(TestBench *t, Tensor out, const void *opaque)
+{
+    const Arg *a = opaque;
+    const Tensor q = TEST_TENSOR(t, a->q, a->n, a->heads, a->hd);
+    const Tensor k1 = TEST_TENSOR(t, a->k1, a->m1, a->heads, a->hd), v1 = TEST_TENSOR(t, a->v1, a->m1, a->heads, a->hd);
+    const Tensor k2 = a->m2 ? TEST_TENSOR(t, a->k2, a->m2, a->heads, a->hd) : AVT_NONE;
+    const Tensor v2 = a->m2 ? TEST_TENSOR(t, a->v2, a->m2, a->heads, a->hd) : AVT_NONE;
+    const Tensor rel = a->with_rel ? TEST_TENSOR(t, a->rel, a->n + a->m1 - 1, a->heads) : AVT_NONE;
+
+    avt_attention(t->be, out, q, k1, v1, k2, v2, rel, a->scale);
+}
+
+static double dot(const float *a, const float *b, int64_t nb)
+{
+    double sum = 0;
+
+    for (int64_t i = 0; i < nb; i++)
+        sum += (double)a[i] * b[i];
+    return sum;
+}
+
+/* Query i of head h; `p` has room for every key. */
+static void reference_row(const Arg *a, double *out, double *p, int64_t i, int64_t h)
+{
+    const int64_t nb = a->m1 + a->m2;
+    double top = -INFINITY, sum = 0;
+
+    for (int64_t j = 0; j < nb; j++) {
+        const float *k = j < a->m1 ? a->k1 + (j * a->heads + h) * a->hd : a->k2 + ((j - a->m1) * a->heads + h) * a->hd;
+
+        p[j] = (double)a->scale * dot(a->q + (i * a->heads + h) * a->hd, k, a->hd);
+        if (a->with_rel)
+            p[j] += a->rel[(j - i + a->n - 1) * a->heads + h];
+        top = p[j] > top ? p[j] : top;
+    }
+    for (int64_t j = 0; j < nb; j++)
+        sum += p[j] = exp(p[j] - top);
+    for (int64_t d = 0; d < a->hd; d++) {
+        out[d] = 0;
+        for (int64_t j = 0; j < nb; j++)
+            out[d] += p[j] / sum * (j < a->m1 ? a->v1[(j * a->heads + h) * a->hd + d] : a->v2[((j - a->m1) * a->heads + h) * a->hd + d]);
+    }
+}
+
+static void check(Arg a, float sharpness, Values kind, int bench)
+{
+    const int64_t row = a.heads * a.hd;
+    double *ref = malloc((size_t)(a.n * row) * sizeof(*ref)), *p = malloc((size_t)(a.m1 + a.m2) * sizeof(*p));
+    char name[96];
+
+    snprintf(name, sizeof(name), "%lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s", (long long)a.n, (long long)a.m1, (long long)a.m2,
+             (long long)a.heads, (long long)a.hd, sharpness, values_name[kind], a.with_rel ? ", rel" : "");
+    a.scale = sharpness / sqrtf((float)a.hd);
+    a.q = op_values(a.n * row, RANDOM, 1);
+    a.k1 = op_values(a.m1 * row, RANDOM, 2);
+    a.v1 = op_values(a.m1 * row, kind, 3);
+    a.k2 = op_values(a.m2 * row, RANDOM, 4);
+    a.v2 = op_values(a.m2 * row, kind, 5);
+    a.rel = op_values((a.n + a.m1 - 1) * a.heads, RANDOM, 6);
+    for (int64_t i = 0; i < a.n && !op_bench_mode; i++)
+        for (int64_t h = 0; h < a.heads; h++)
+            reference_row(&a, ref + (i * a.heads + h) * a.hd, p, i, h);
+    op_check(&(OpCase){ .name = name, .op = OP_ATTENTION, .nd = 3, .dim = { a.n, a.heads, a.hd }, .run = run, .arg = &a, .ref = ref,
+                        .tol = 1e-6 + 1e-7 * sharpness, .bench = bench });
+    free(a.q);
+    free(a.k1);
+    free(a.v1);
+    free(a.k2);
+    free(a.v2);
+    free(a.rel);
+    free(ref);
+    free(p);
+}
+
+static void sizes(void **state)
+{
+    static const int64_t s[][5] = { { 1, 1, 0, 1, 1 }, { 1, 1, 1, 1, 2 }, { 3, 5, 0, 2, 7 }, { 5, 64, 1, 3, 16 }, { 64, 63, 65, 2, 32 },
+                                    { 65, 129, 0, 1, 40 }, { 130, 17, 200, 2, 33 }, { 2, 300, 3, 1, 129 }, { 4, 9, 4, 1, 384 }, { 7, 3, 90, 4, 128 } };
+    (void)state;
+    for (size_t i = 0; i < sizeof(s) / sizeof(s[0]); i++)
+        check((Arg){ .n = s[i][0], .m1 = s[i][1], .m2 = s[i][2], .heads = s[i][3], .hd = s[i][4] }, 1, RANDOM, 0);
+}
+
+static void values(void **state)
+{
+    (void)state;
+    for (Values kind = ZERO; kind < NB_VALUES; kind++)
+        for (float sharpness = 0; sharpness < 200; sharpness = sharpness * 6 + 1)
+            check((Arg){ .n = 19, .m1 = 70, .m2 = 13, .heads = 2, .hd = 24 }, sharpness, kind, 0);
+}
+
+static void relative(void **state)
+{
+    (void)state;
+    check((Arg){ .n = 1, .m1 = 1, .heads = 1, .hd = 4, .with_rel = 1 }, 1, RANDOM, 0);
+    check((Arg){ .n = 70, .m1 = 70, .heads = 3, .hd = 16, .with_rel = 1 }, 1, RANDOM, 0);
+    check((Arg){ .n = 5, .m1 = 133, .heads = 2, .hd = 9, .with_rel = 1 }, 4, RANDOM, 0);
+    check((Arg){ .n = 133, .m1 = 5, .heads = 2, .hd = 9, .with_rel = 1 }, 4, RANDOM, 0);
+}
+
+/* The running maximum rises with every key: each tile rescales what came before. */
+static void rising(void **state)
+{
+    enum { N = 3, M = 200, HD = 8 };
+    Arg a = { .n = N, .m1 = M, .heads = 1, .hd = HD, .scale = 1 };
+    double ref[N * HD], p[M];
+
+    (void)state;
+    a.q = op_values(N * HD, ZERO, 0);
+    a.k1 = op_values(M * HD, ZERO, 0);
+    a.v1 = op_values(M * HD, RANDOM, 3);
+    for (int i = 0; i < N; i++)
+        a.q[i * HD] = (float)(i - 1);                               // falls, flat, rises
+    for (int j = 0; j < M; j++)
+        a.k1[j * HD] = 2 * (float)j;
+    for (int i = 0; i < N; i++)
+        reference_row(&a, ref + i * HD, p, i, 0);
+    op_check(&(OpCase){ .name = "rising scores", .op = OP_ATTENTION, .nd = 3, .dim = { N, 1, HD }, .run = run, .arg = &a, .ref = ref, .tol = 1e-6 });
+    free(a.q);
+    free(a.k1);
+    free(a.v1);
+}
+
+static void speed(void **state)
+{
+    (void)state;
+    if (!op_bench_mode)
+        return;
+    check((Arg){ .n = 512, .m1 = 2048, .m2 = 256, .heads = 4, .hd = 128 }, 1, RANDOM, 1);
+    check((Arg){ .n = 512, .m1 = 2048, .m2 = 256, .heads = 4, .hd = 32 }, 1, RANDOM, 1);
+    check((Arg){ .n = 1024, .m1 = 1024, .heads = 1, .hd = 384 }, 1, RANDOM, 1);
+}
+
+static void mistakes(void **state)
+{
+    TestBench t;
+    Tensor q, k, out, rel;
+
+    (void)state;
+    op_refuser_open(&t);
+    q = avt_new(t.arena, DT_F32, 3, 2, 8);
+    k = avt_new(t.arena, DT_F32, 5, 2, 8);
+    out = avt_new(t.arena, DT_F32, 3, 2, 8);
+    rel = avt_new(t.arena, DT_F32, 7, 2);
+    avt_attention(t.be, avt_new(t.arena, DT_F32, 4, 2, 8), q, k, k, AVT_NONE, AVT_NONE, AVT_NONE, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, k, avt_rows(k, 0, 4), AVT_NONE, AVT_NONE, AVT_NONE, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, avt_new(t.arena, DT_F32, 5, 3, 8), avt_new(t.arena, DT_F32, 5, 3, 8), AVT_NONE, AVT_NONE, AVT_NONE, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, k, k, k, AVT_NONE, AVT_NONE, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, k, k, k, k, rel, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, avt_rows(k, 0, 4), avt_rows(k, 0, 4), AVT_NONE, AVT_NONE, rel, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, q, q, k, k, AVT_NONE, AVT_NONE, AVT_NONE, 1);
+    op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, k, k, AVT_NONE, AVT_NONE, rel, 1);
+    REQUIRE_OK(avt_sync(t.be));
+    test_bench_close(&t);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising), cmocka_unit_test(speed),
+        cmocka_unit_test(mistakes),
+    };
+
+    return op_main(argc, argv, "attention", tests);
+}

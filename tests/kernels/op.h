@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One case of an op, run every way that this machine has:
+ *
+ *   plain C, 1 thread     against a reference in f64, written in the test
+ *   plain C, 2, 3 threads the same bits
+ *   each faster level     whose table entry is not plain C, against plain C within avt_op_tolerance()
+ *
+ * The result lies in the middle of a larger tensor whose rest must stay untouched. A spy in front of the backend's table
+ * proves that the op under test ran, how often, and keeps its OpCall. With --bench, cases marked `bench` are timed instead.
+ */
+#ifndef AVT_TESTS_OP_H
+#define AVT_TESTS_OP_H
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "test.h"
+
+enum { GUARD = 64 };                            // elements on each side
+
+typedef struct OpCase {
+    const char *name;
+    OpId op;
+    DType dtype;                                // of the result
+    int nd;
+    int64_t dim[TENSOR_MAX_DIM];                // of the result
+    void (*run)(TestBench *t, Tensor out, const void *arg);         // put the operands, call the op once
+    const void *arg;
+    const double *ref;                          // expected values (f32 results), or NULL: the caller compares `plain`
+    double tol;                                 // plain C against ref, relative to the largest magnitude
+    int bench;                                  // big enough to be worth timing
+    void *plain;                                // out: malloc'd result of plain C, when not NULL: pointer to it
+} OpCase;
+
+static int op_bench_mode;
+
+/* What the run has seen of each level; printed at the end. */
+static const char *const op_level_name[] = { "plain", "onednn", "avx2", "avx512" };
+static struct {
+    int nb;                                     // cases that this level computed with code of its own
+    double max_abs, rel_l2, share;              // the worst: share of what is allowed
+    char name[96];                              // and its case
+} op_seen[4];
+
+/* ---- the spy -------------------------------------------------------------------------------------------------- */
+
+static struct {
+    BackendClass cls;
+    const BackendClass *real;
+    OpId op;
+    OpCall last;
+    int nb;
+} op_spy;
+
+static inline int op_spy_run(Backend *be, const OpCall *c)
+{
+    if (c->op == op_spy.op) {
+        op_spy.last = *c;
+        op_spy.nb++;
+    }
+    return op_spy.real->run(be, c);
+}
+
+static inline void op_spy_start(Backend *be, OpId op)
+{
+    op_spy.real = be->cls;
+    op_spy.cls = *be->cls;
+    op_spy.cls.run = op_spy_run;
+    op_spy.op = op;
+    op_spy.nb = 0;
+    be->cls = &op_spy.cls;
+}
+
+/* ---- values --------------------------------------------------------------------------------------------------- */
+
+typedef enum Values { ZERO, TINY, LARGE, RANDOM, NB_VALUES } Values;
+static const char *const values_name[NB_VALUES] = { "zero", "tiny", "large", "random" };
+
+/* malloc'd; `large` leaves room for squares and sums in f32 */
+static inline float *op_values(int64_t nb, Values kind, uint64_t seed)
+{
+    static const float scale[NB_VALUES] = { 0, 1e-12f, 1e12f, 1 };
+    float *v = malloc((size_t)(nb + 1) * sizeof(*v));
+
+    test_random(v, nb, seed);
+    for (int64_t i = 0; i < nb; i++)
+        v[i] *= scale[kind];
+    return v;
+}
+
+/* ---- running -------------------------------------------------------------------------------------------------- */
+
+static inline int64_t op_numel(const OpCase *c)
+{
+    int64_t n = 1;
+
+    for (int i = 0; i < c->nd; i++)
+        n *= c->dim[i];
+    return n;
+}
+
+/* The op once at `level`; malloc'd bytes of the result. *is_plain: the table's entry is plain C. */
+static inline void *op_once(const OpCase *c, CpuLevel level, int threads, int *is_plain, float *tolerance)
+{
+    const int64_t nb = op_numel(c), all = nb + 2 * GUARD;
+    const size_t size = avt_dtype_size(c->dtype);
+    uint8_t *bytes = malloc((size_t)all * size + 1);
+    TestBench t;
+    Tensor whole, out;
+
+    test_bench_open(&t, "cpu", level, threads);
+    *is_plain = !strcmp(((const Cpu *)t.be->priv)->level[c->op], "plain");
+    for (size_t i = 0; i < (size_t)all * size; i++)
+        bytes[i] = (uint8_t)(0xa5 ^ i * 7);
+    whole = avt_new(t.arena, c->dtype, all);
+    avt_upload(t.be, whole, bytes);
+    out = avt_reshape(avt_rows(whole, GUARD, nb), c->nd, c->dim);
+    op_spy_start(t.be, c->op);
+    c->run(&t, out, c->arg);
+    t.be->cls = op_spy.real;
+    REQUIRE_OK(avt_download(t.be, bytes, whole));
+    assert_int_equal(op_spy.nb, 1);
+    *tolerance = avt_op_tolerance(&op_spy.last);
+    for (size_t i = 0; i < (size_t)all * size; i++)
+        if (i < GUARD * size || i >= (size_t)(nb + GUARD) * size)
+            assert_int_equal(bytes[i], (uint8_t)(0xa5 ^ i * 7));
+    memmove(bytes, bytes + GUARD * size, (size_t)nb * size);
+    test_bench_close(&t);
+    return bytes;
+}
+
+static inline double op_top(const double *v, int64_t nb)
+{
+    double top = 0;
+
+    for (int64_t i = 0; i < nb; i++)
+        top = fabs(v[i]) > top ? fabs(v[i]) : top;
+    return top;
+}
+
+static inline void op_note(CpuLevel level, const char *name, double max_abs, double rel_l2, double share)
+{
+    op_seen[level].nb++;
+    if (share < op_seen[level].share)
+        return;
+    op_seen[level].max_abs = max_abs;
+    op_seen[level].rel_l2 = rel_l2;
+    op_seen[level].share = share;
+    snprintf(op_seen[level].name, sizeof(op_seen[level].name), "%s", name);
+}
+
+/* max-abs relative to the largest magnitude of b, and relative L2, both at most tol; zero against zero is fine */
+static inline void op_compare(const char *name, CpuLevel level, const float *a, const double *b, int64_t nb, double tol)
+{
+    const double top = op_top(b, nb), unit = top > 0 ? top : 1;
+    double max = 0, diff = 0, sum = 0;
+
+    for (int64_t i = 0; i < nb; i++) {
+        const double d = fabs(a[i] - b[i]) / unit;
+
+        if (!(d <= max))
+            max = d;
+        diff += d * d;
+        sum += b[i] / unit * (b[i] / unit);
+    }
+    diff = sqrt(diff / (sum > 0 ? sum : 1));
+    if (!(max <= tol) || !(diff <= tol)) {
+        print_error("%s, %s: max-abs %.3g of %.3g, relative L2 %.3g, allowed %.2g\n", name, op_level_name[level], max * top, top, diff, tol);
+        fail();
+    }
+    op_note(level, name, max * top, diff, fmax(max, diff) / tol);
+}
+
+static inline void op_compare_level(const OpCase *c, CpuLevel level, const void *plain)
+{
+    const int64_t nb = op_numel(c);
+    float tol;
+    int is_plain;
+    uint8_t *fast = op_once(c, level, 2, &is_plain, &tol);
+
+    if (!is_plain && c->dtype == DT_F32 && tol > 0) {
+        double *want = malloc((size_t)(nb + 1) * sizeof(*want));
+
+        for (int64_t i = 0; i < nb; i++)
+            want[i] = ((const float *)plain)[i];
+        op_compare(c->name, level, (const float *)fast, want, nb, tol);
+        free(want);
+    } else if (!is_plain && c->op == OP_PIXELS) {
+        for (int64_t i = 0; i < nb; i++)
+            assert_in_range(fast[i] + 1 - ((const uint8_t *)plain)[i], 0, 2);
+        op_note(level, c->name, 1, 0, 0);
+    } else if (!is_plain) {
+        assert_memory_equal(fast, plain, (size_t)nb * avt_dtype_size(c->dtype));
+        op_note(level, c->name, 0, 0, 0);
+    }
+    free(fast);
+}
+
+/* Seconds of one call, the best of several. */
+static inline void op_time(const OpCase *c)
+{
+    for (CpuLevel level = CPU_PLAIN; level <= CPU_AVX512; level++) {
+        const int64_t dim[1] = { op_numel(c) };
+        double best = 1e9, spent = 0;
+        const OpStat *s;
+        TestBench t;
+        Tensor out;
+
+        test_bench_open(&t, "cpu", level, 0);
+        t.be->profile = 1;
+        out = avt_reshape(avt_new_dims(t.arena, c->dtype, 1, dim), c->nd, c->dim);
+        s = &t.be->stat[c->op];
+        while (spent < 0.5) {
+            const size_t mark = avt_arena_mark(t.arena);
+            const double before = s->seconds;
+
+            c->run(&t, out, c->arg);
+            REQUIRE_OK(avt_sync(t.be));
+            best = s->seconds - before < best ? s->seconds - before : best;
+            spent += s->seconds - before + 1e-3;
+            avt_arena_release(t.arena, mark);
+        }
+        print_message("  %-40s %-8s %10.3f ms %8.1f GFLOP/s %8.1f GB/s\n", c->name, ((Cpu *)t.be->priv)->level[c->op],
+                      1e3 * best, s->flops / (double)s->calls / best * 1e-9, s->bytes / (double)s->calls / best * 1e-9);
+        test_bench_close(&t);
+    }
+}
+
+/* Everything above, for one case. Returns nothing: a difference fails the test. */
+static inline void op_check(const OpCase *c)
+{
+    const size_t size = (size_t)op_numel(c) * avt_dtype_size(c->dtype);
+    int is_plain;
+    float tol;
+    void *plain;
+
+    if (op_bench_mode) {
+        if (c->bench)
+            op_time(c);
+        return;
+    }
+    plain = op_once(c, CPU_PLAIN, 1, &is_plain, &tol);
+    assert_true(is_plain);
+    if (c->ref)
+        op_compare(c->name, CPU_PLAIN, plain, c->ref, op_numel(c), c->tol);
+    for (int threads = 2; threads <= 3; threads++) {
+        void *again = op_once(c, CPU_PLAIN, threads, &is_plain, &tol);
+
+        assert_memory_equal(again, plain, size);
+        free(again);
+    }
+    for (CpuLevel level = CPU_ONEDNN; level <= CPU_AVX512; level++)
+        op_compare_level(c, level, plain);
+    if (c->plain)
+        memcpy(c->plain, plain, size);
+    free(plain);
+}
+
+/* ---- caller's mistakes ---------------------------------------------------------------------------------------- */
+
+/* After a refused call: EINVAL, and the message begins with the op's name. Then the backend is usable again. */
+static inline void op_refused(TestBench *t, OpId op)
+{
+    const char *name = avt_op_name(op);
+
+    assert_int_equal(avt_sync(t->be), AVT_ERR(EINVAL));
+    if (strncmp(test_log_text(), name, strlen(name)))
+        fail_msg("the message for %s is '%s'", name, test_log_text());
+    avt_reset(t->be);
+    t->be->log = test_log();
+}
+
+static inline void op_refuser_open(TestBench *t)
+{
+    test_bench_open(t, "cpu", CPU_PLAIN, 1);
+    t->be->log = test_log();
+}
+
+static inline int op_main_group(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t nb)
+{
+    int ret;
+
+    op_bench_mode = argc > 1 && !strcmp(argv[1], "--bench");
+    ret = test_main_group(name, tests, nb);
+    for (int i = 0; i < 4 && !op_bench_mode; i++)
+        if (op_seen[i].nb)
+            print_message("%s, %s: %d cases; worst: max-abs %.2e, relative L2 %.2e, %.0f%% of what is allowed (%s)\n", name,
+                          op_level_name[i], op_seen[i].nb, op_seen[i].max_abs, op_seen[i].rel_l2, 100 * op_seen[i].share, op_seen[i].name);
+    return ret;
+}
+#define op_main(argc, argv, name, tests) op_main_group(argc, argv, name, tests, sizeof(tests) / sizeof((tests)[0]))
+
+#endif
