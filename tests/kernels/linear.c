@@ -76,7 +76,7 @@ static void check(Arg a, Values kind, int bench)
     a.res = op_values(a.m * a.n, kind, 5);
     ref = op_bench_mode ? NULL : reference(&a);
     op_check(&(OpCase){ .name = name, .op = OP_LINEAR, .nd = 2, .dim = { a.m, a.n }, .run = run, .arg = &a, .ref = ref,
-                        .tol = 5e-7 * sqrt((double)a.k) + 2e-7, .bench = bench });
+                        .tol = 2e-7 * sqrt((double)a.k) + 2e-7, .bench = bench });
     free(a.x);
     free(a.w);
     free(a.b);
