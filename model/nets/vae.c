@@ -24,8 +24,8 @@
 static const int width_of_stage[NB_STAGES] = { 1, 2, 4, 4 };        // of the encoder; the decoder's run backwards
 
 /* Frames that a stage takes at a time. The larger the picture, the fewer: a frame at 704x384 is 104 MB at base width 96. */
-static const int encode_piece[NB_STAGES] = { 2, 4, 4, 4 };
-static const int decode_piece[NB_STAGES] = { 4, 2, 4, 2 };
+static const int encode_piece[NB_STAGES] = { 1, 2, 4, 4 };
+static const int decode_piece[NB_STAGES] = { 4, 2, 2, 1 };
 
 /* From the original's code (WanVAE); they are not in the file. */
 static const float latent_mean[VAE_LATENT] = {
