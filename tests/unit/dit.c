@@ -1,0 +1,465 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The diffusion transformer on seeded random weights: its plan is what it takes, its parts add up to the whole, items do not
+ * see each other, the guard backend and any number of threads give the bits of plain C, and the published sizes cost what
+ * streaming.md 15 says. Its numbers are checked in tests/parity.
+ */
+#include "dry/dry.h"
+#include "tiny_dit.h"
+
+enum { H = 8, W = 10, WAVE = 3, MAX_PARTS = 3 };               // not divisible by 4 and 8
+
+/* One rank: a backend, some layers, and all that a wave of items needs. */
+typedef struct Rank {
+    Backend *be;
+    Arena *weights, *state, *scratch;
+    Ckpt *ckpt;
+    Binder binder;
+    Dit d;
+    DitShape s;
+    DitTime zero, time[WAVE];
+    DitKeys text, sink, ring[WAVE];
+    DitAudio audio[WAVE];
+    Tensor x[WAVE], x_sink, velocity;
+} Rank;
+
+static void open_state(Rank *r, int nb_actors)
+{
+    r->s = avt_dit_shape(H, W);
+    REQUIRE_OK(avt_dit_time_open(&r->zero, r->state, &r->d));
+    REQUIRE_OK(avt_dit_keys_open(&r->text, r->state, &r->d, r->d.cfg.text_len));
+    REQUIRE_OK(avt_dit_keys_open(&r->sink, r->state, &r->d, r->s.Lc));
+    for (int i = 0; i < WAVE; i++) {
+        REQUIRE_OK(avt_dit_time_open(&r->time[i], r->state, &r->d));
+        REQUIRE_OK(avt_dit_keys_open(&r->ring[i], r->state, &r->d, r->s.ring));
+        REQUIRE_OK(avt_dit_audio_open(&r->audio[i], r->state, &r->d, &r->s, nb_actors, nb_actors > 1));
+        r->x[i] = avt_new(r->state, DT_F32, r->s.N, r->d.cfg.dim);
+    }
+    r->x_sink = avt_new(r->state, DT_F32, r->s.Lc, r->d.cfg.dim);
+    r->velocity = avt_new(r->state, DT_F32, 16, DIT_BLOCK, H, W);
+}
+
+/* @param sizes  capacities of weights, state, scratch, or NULL: without limit */
+static void open_rank(Rank *r, const TinyFiles *f, const char *device, int threads, int l0, int l1, int nb_actors, const size_t *sizes)
+{
+    const int dry = !strcmp(device, "dry");
+    const size_t any = dry ? ARENA_UNLIMITED : (size_t)1 << 28;
+    DitConfig c;
+
+    memset(r, 0, sizeof(*r));
+    REQUIRE_OK(avt_backend_open(&r->be, device, &(BackendOptions){ .threads = threads, .level = CPU_PLAIN, .plan_for = dry ? "cpu" : NULL }));
+    REQUIRE_OK(avt_arena_open(&r->weights, r->be, "weights", sizes ? sizes[0] : any));
+    REQUIRE_OK(avt_arena_open(&r->state, r->be, "state", sizes ? sizes[1] : any));
+    REQUIRE_OK(avt_arena_open(&r->scratch, r->be, "scratch", sizes ? sizes[2] : any));
+    REQUIRE_OK(avt_ckpt_open(&r->ckpt, f->weights, NULL));
+    REQUIRE_OK(avt_dit_config(&c, f->config, r->ckpt, NULL));
+    REQUIRE_OK(avt_binder_open(&r->binder, dry ? NULL : r->ckpt, NULL, r->weights, "dit", DT_F32, NULL));
+    REQUIRE_OK(avt_dit_open(&r->d, &c, &r->binder, l0, l1));
+    open_state(r, nb_actors);
+}
+
+static void close_rank(Rank *r)
+{
+    avt_dit_keys_close(&r->text);
+    avt_dit_keys_close(&r->sink);
+    for (int i = 0; i < WAVE; i++)
+        avt_dit_keys_close(&r->ring[i]);
+    avt_dit_close(&r->d);
+    avt_binder_close(&r->binder);
+    avt_ckpt_close(&r->ckpt);
+    avt_arena_close(&r->weights);
+    avt_arena_close(&r->state);
+    avt_arena_close(&r->scratch);
+    avt_backend_close(&r->be);
+}
+
+/* ---- a run: sink, then `rounds` waves of three independent items ------------------------------------------------- */
+
+static Tensor random_tensor(Rank *r, uint64_t seed, int nd, const int64_t *dim)
+{
+    const Tensor t = avt_new_dims(r->scratch, DT_F32, nd, dim);
+    float *v = malloc(avt_nbytes(t));
+
+    test_random(v, avt_numel(t), seed);
+    avt_upload(r->be, t, v);
+    free(v);
+    return t;
+}
+#define RANDOM(r, seed, ...) random_tensor(r, seed, AVT_DIMS(__VA_ARGS__))
+
+static void prepare(Rank *r)
+{
+    const DitConfig *c = &r->d.cfg;
+    const size_t mark = avt_arena_mark(r->scratch);
+    const Tensor context = RANDOM(r, 1, 4, c->text_dim);
+
+    REQUIRE_OK(avt_dit_text(r->be, r->scratch, &r->d, &r->text, context, AVT_NONE));
+    REQUIRE_OK(avt_dit_time(r->be, r->scratch, &r->d, &r->zero, 0));
+    for (int i = 0; i < WAVE; i++) {
+        const int A = r->audio[i].nb_actors;
+        const Tensor features = RANDOM(r, 10 + (uint64_t)i, A, 12, c->nb_audio_layers, c->audio_dim);
+
+        REQUIRE_OK(avt_dit_time(r->be, r->scratch, &r->d, &r->time[i], 900.f - 200.f * (float)i));
+        REQUIRE_OK(avt_dit_audio(r->be, r->scratch, &r->d, &r->audio[i], features));
+        if (A > 1)
+            avt_copy(r->be, r->audio[i].mask, RANDOM(r, 20, A, DIT_BLOCK, r->s.n));
+    }
+    avt_arena_release(r->scratch, mark);
+}
+
+static void embed_sink(Rank *r)
+{
+    const size_t mark = avt_arena_mark(r->scratch);
+    const Tensor ref = RANDOM(r, 2, 16, 1, H, W), motion = RANDOM(r, 3, 16, DIT_MOTION, H, W);
+
+    REQUIRE_OK(avt_dit_embed_sink(r->be, r->scratch, &r->d, r->x_sink, ref, motion));
+    avt_arena_release(r->scratch, mark);
+}
+
+static void embed_item(Rank *r, int i, uint64_t seed)
+{
+    const size_t mark = avt_arena_mark(r->scratch);
+    const Tensor latents = RANDOM(r, seed, 16, DIT_BLOCK, H, W);
+
+    REQUIRE_OK(avt_dit_embed_block(r->be, r->scratch, &r->d, r->x[i], latents, AVT_NONE));
+    avt_arena_release(r->scratch, mark);
+}
+
+static DitItem block_item(Rank *r, int i, int64_t block)
+{
+    return (DitItem){
+        .x = r->x[i], .f0 = DIT_BLOCK * block, .relative_dist = 20, .shape = &r->s, .time = &r->time[i], .text = &r->text,
+        .sink = &r->sink, .ring = &r->ring[i], .audio = &r->audio[i],
+    };
+}
+
+static DitItem sink_item(Rank *r)
+{
+    return (DitItem){ .x = r->x_sink, .sink_pass = 1, .shape = &r->s, .time = &r->zero, .text = &r->text, .sink = &r->sink };
+}
+
+static void hand_over(Rank *from, Tensor a, Rank *to, Tensor b)
+{
+    float *v = malloc(avt_nbytes(a));
+
+    REQUIRE_OK(avt_download(from->be, v, a));
+    avt_upload(to->be, b, v);
+    free(v);
+}
+
+static void run_sink(Rank *r, int nb)
+{
+    embed_sink(&r[0]);
+    for (int p = 0; p < nb; p++) {
+        DitItem it = sink_item(&r[p]);
+
+        REQUIRE_OK(avt_dit_layers(r[p].be, r[p].scratch, &r[p].d, &it, 1));
+        if (p + 1 < nb)
+            hand_over(&r[p], r[p].x_sink, &r[p + 1], r[p + 1].x_sink);
+    }
+}
+
+/* One wave down a pipe of `nb` ranks; the items' velocities into out [WAVE, 16, 3, H, W]. changed: item with another noise, or -1. */
+static void run_wave(Rank *r, int nb, int64_t round, int changed, float *out)
+{
+    Rank *last = &r[nb - 1];
+
+    for (int i = 0; i < WAVE; i++)
+        embed_item(&r[0], i, 100 + (uint64_t)(10 * round + i) + (i == changed ? 1000 : 0));
+    for (int p = 0; p < nb; p++) {
+        DitItem items[WAVE];
+
+        for (int i = 0; i < WAVE; i++)
+            items[i] = block_item(&r[p], i, round);
+        REQUIRE_OK(avt_dit_layers(r[p].be, r[p].scratch, &r[p].d, items, WAVE));
+        for (int i = 0; i < WAVE && p + 1 < nb; i++)
+            hand_over(&r[p], r[p].x[i], &r[p + 1], r[p + 1].x[i]);
+    }
+    for (int i = 0; i < WAVE; i++) {
+        REQUIRE_OK(avt_dit_head(last->be, last->scratch, &last->d, last->velocity, last->x[i], &last->time[i]));
+        REQUIRE_OK(avt_download(last->be, out + i * avt_numel(last->velocity), last->velocity));
+    }
+}
+
+#define NB (16 * DIT_BLOCK * H * W)             // values of a velocity
+
+static float *run_all(Rank *r, int nb, int changed)
+{
+    float *out = malloc(sizeof(*out) * NB * WAVE);
+
+    for (int p = 0; p < nb; p++)
+        prepare(&r[p]);
+    run_sink(r, nb);
+    for (int64_t round = 0; round < 5; round++)                     // the ring wraps
+        run_wave(r, nb, round, round == 4 ? changed : -1, out);
+    return out;
+}
+
+static float *run_on(const TinyFiles *f, const char *device, int threads, int nb_actors, int changed)
+{
+    Rank r;
+    float *out;
+
+    open_rank(&r, f, device, threads, 0, TINY_L, nb_actors, NULL);
+    out = run_all(&r, 1, changed);
+    close_rank(&r);
+    return out;
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------------ */
+
+static void planned_is_measured(void **state)
+{
+    TinyFiles f;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    for (int nb_actors = 1; nb_actors <= 2; nb_actors++) {
+        Rank dry, real;
+        size_t peak[3];
+
+        open_rank(&dry, &f, "dry", 1, 0, TINY_L, nb_actors, NULL);
+        free(run_all(&dry, 1, -1));
+        peak[0] = avt_arena_peak(dry.weights);
+        peak[1] = avt_arena_peak(dry.state);
+        peak[2] = avt_arena_peak(dry.scratch);
+        open_rank(&real, &f, "cpu", 1, 0, TINY_L, nb_actors, peak);
+        free(run_all(&real, 1, -1));
+        REQUIRE(avt_arena_peak(real.weights) == peak[0] && avt_arena_peak(real.state) == peak[1]);
+        REQUIRE(avt_arena_peak(real.scratch) == peak[2]);
+        REQUIRE(avt_arena_used(real.scratch) == 0);                 // everything was given back
+        close_rank(&dry);
+        close_rank(&real);
+    }
+    tiny_remove(&f);
+}
+
+static void parts_add_up(void **state)
+{
+    static const int cut[][MAX_PARTS + 1] = { { 0, 1, 3 }, { 0, 2, 3 }, { 0, 1, 2, 3 } };
+    float *whole, *out;
+    TinyFiles f;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    whole = run_on(&f, "cpu", 1, 1, -1);
+    for (int k = 0; k < 3; k++) {
+        const int nb = cut[k][2] == TINY_L ? 2 : 3;
+        Rank r[MAX_PARTS];
+
+        for (int p = 0; p < nb; p++)
+            open_rank(&r[p], &f, "cpu", 1, cut[k][p], cut[k][p + 1], 1, NULL);
+        out = run_all(r, nb, -1);
+        REQUIRE(!memcmp(whole, out, sizeof(*out) * NB * WAVE));
+        for (int p = 0; p < nb; p++)
+            close_rank(&r[p]);
+        free(out);
+    }
+    free(whole);
+    tiny_remove(&f);
+}
+
+static void same_bits_everywhere(void **state)
+{
+    TinyFiles f;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    for (int nb_actors = 1; nb_actors <= 2; nb_actors++) {
+        float *ref = run_on(&f, "cpu", 1, nb_actors, -1), *out;
+
+        for (int threads = 2; threads <= 3; threads++) {
+            out = run_on(&f, "cpu", threads, nb_actors, -1);
+            REQUIRE(!memcmp(ref, out, sizeof(*out) * NB * WAVE));
+            free(out);
+        }
+        out = run_on(&f, "guard", 2, nb_actors, -1);
+        REQUIRE(!memcmp(ref, out, sizeof(*out) * NB * WAVE));
+        free(out);
+        free(ref);
+    }
+    tiny_remove(&f);
+}
+
+static void items_do_not_meet(void **state)
+{
+    TinyFiles f;
+    float *ref;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    ref = run_on(&f, "cpu", 1, 1, -1);
+    for (int changed = 0; changed < WAVE; changed++) {
+        float *out = run_on(&f, "cpu", 1, 1, changed);
+
+        for (int i = 0; i < WAVE; i++) {
+            double max_abs, rel;
+
+            test_distance(out + i * NB, ref + i * NB, NB, &max_abs, &rel);
+            REQUIRE(i == changed ? rel > 0.1 : max_abs == 0);
+        }
+        free(out);
+    }
+    free(ref);
+    tiny_remove(&f);
+}
+
+/* The last layer of a sink gives keys alone; computing it to its end, as a probe makes it, changes no key. */
+static void see_nothing(void *opaque, const char *name, Tensor t)
+{
+    (void)opaque, (void)name, (void)t;
+}
+
+static void last_sink_layer_is_cut(void **state)
+{
+    const DitProbe probe = { see_nothing, NULL };
+    int64_t calls[2];
+    float *keys[2];
+    TinyFiles f;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    for (int k = 0; k < 2; k++) {
+        DitItem it;
+        Rank r;
+
+        open_rank(&r, &f, "cpu", 1, 0, TINY_L, 1, NULL);
+        prepare(&r);
+        embed_sink(&r);
+        calls[k] = -r.be->stat[OP_ATTENTION].calls;
+        it = sink_item(&r);
+        it.probe = k ? &probe : NULL;
+        REQUIRE_OK(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1));
+        calls[k] += r.be->stat[OP_ATTENTION].calls;
+        keys[k] = malloc(avt_nbytes(r.sink.k[TINY_L - 1]));
+        REQUIRE_OK(avt_download(r.be, keys[k], r.sink.k[TINY_L - 1]));
+        if (k)
+            REQUIRE(!memcmp(keys[0], keys[1], avt_nbytes(r.sink.k[TINY_L - 1])));
+        close_rank(&r);
+    }
+    REQUIRE(calls[0] == 2 * (TINY_L - 1) && calls[1] == 2 * TINY_L);
+    free(keys[0]);
+    free(keys[1]);
+    tiny_remove(&f);
+}
+
+static void wrong_items_are_refused(void **state)
+{
+    TinyFiles f;
+    DitItem it;
+    Rank r;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    open_rank(&r, &f, "cpu", 1, 0, TINY_L, 1, NULL);
+    it = block_item(&r, 0, 0);
+    it.f0 = 1;                                                      // not the start of a block
+    REQUIRE(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1) == AVT_ERR(EINVAL));
+    it = block_item(&r, 0, 0);
+    it.x = avt_rows(it.x, 0, 3);
+    REQUIRE(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1) == AVT_ERR(EINVAL));
+    it = sink_item(&r);
+    it.x = r.x[0];
+    REQUIRE(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1) == AVT_ERR(EINVAL));
+    REQUIRE_OK(avt_sync(r.be));
+    close_rank(&r);
+    tiny_remove(&f);
+}
+
+static int bind(const TinyFiles *f, int l0, int l1, const Log *log)
+{
+    Backend *be;
+    Arena *weights;
+    Ckpt *ckpt;
+    Binder b;
+    DitConfig c;
+    Dit d;
+    int ret;
+
+    REQUIRE_OK(avt_backend_open(&be, "cpu", NULL));
+    REQUIRE_OK(avt_arena_open(&weights, be, "weights", (size_t)1 << 26));
+    REQUIRE_OK(avt_ckpt_open(&ckpt, f->weights, NULL));
+    REQUIRE_OK(avt_dit_config(&c, f->config, ckpt, NULL));
+    REQUIRE_OK(avt_binder_open(&b, ckpt, NULL, weights, "dit", DT_F32, log));
+    ret = avt_dit_open(&d, &c, &b, l0, l1);
+    avt_dit_close(&d);
+    avt_binder_close(&b);
+    avt_ckpt_close(&ckpt);
+    avt_arena_close(&weights);
+    avt_backend_close(&be);
+    return ret;
+}
+
+static void binding_is_exact(void **state)
+{
+    TinyFiles f;
+
+    (void)state;
+    tiny_write(&f, "blocks.1.ffn.2.bias", NULL);
+    REQUIRE(bind(&f, 0, TINY_L, test_log()) == AVT_INVALID && strstr(test_log_text(), "blocks.1.ffn.2.bias"));
+    REQUIRE_OK(bind(&f, 2, 3, test_log()));                         // a rank without layer 1 does not miss it
+    tiny_remove(&f);
+    tiny_write(&f, NULL, "blocks.1.self_attn.norm_v.weight");
+    REQUIRE(bind(&f, 0, TINY_L, test_log()) == AVT_INVALID && strstr(test_log_text(), "norm_v"));
+    REQUIRE_OK(bind(&f, 0, 2, test_log()));
+    tiny_remove(&f);
+}
+
+/* ---- the published model ---------------------------------------------------------------------------------------- */
+
+/* One block pass with a full ring at 704x384, bf16 weights. */
+static void published_costs(void **state)
+{
+    const DitShape s = avt_dit_shape(88, 48);
+    DitConfig c;
+    Backend *be;
+    Arena *weights, *st, *scratch;
+    Binder b;
+    Dit d;
+    DitTime time;
+    DitKeys text, sink, ring;
+    DitAudio audio;
+    DitItem it = { .f0 = 36, .relative_dist = 25, .shape = &s, .time = &time, .text = &text, .sink = &sink, .ring = &ring, .audio = &audio };
+
+    (void)state;
+    avt_dit_config_published(&c);
+    REQUIRE_OK(avt_backend_open(&be, "dry", NULL));
+    REQUIRE_OK(avt_arena_open(&weights, be, "weights", ARENA_UNLIMITED));
+    REQUIRE_OK(avt_arena_open(&st, be, "state", ARENA_UNLIMITED));
+    REQUIRE_OK(avt_arena_open(&scratch, be, "scratch", ARENA_UNLIMITED));
+    REQUIRE_OK(avt_binder_open(&b, NULL, NULL, weights, "dit", DT_BF16, NULL));
+    REQUIRE_OK(avt_dit_open(&d, &c, &b, 0, c.nb_layers));
+    REQUIRE_OK(avt_dit_time_open(&time, st, &d));
+    REQUIRE_OK(avt_dit_keys_open(&text, st, &d, c.text_len));
+    REQUIRE_OK(avt_dit_keys_open(&sink, st, &d, s.Lc));
+    REQUIRE_OK(avt_dit_keys_open(&ring, st, &d, s.ring));
+    REQUIRE_OK(avt_dit_audio_open(&audio, st, &d, &s, 1, 0));
+    it.x = avt_new(st, DT_F32, s.N, c.dim);
+    REQUIRE_OK(avt_dit_layers(be, scratch, &d, &it, 1));
+    print_message("dit 14B, 704x384: weights %.3f GB, scratch %.1f MB, %.2f + %.2f TFLOP\n", (double)avt_arena_peak(weights) / 1e9,
+                  (double)avt_arena_peak(scratch) / 1e6, be->stat[OP_LINEAR].flops / 1e12, be->stat[OP_ATTENTION].flops / 1e12);
+    REQUIRE(fabs((double)avt_arena_peak(weights) / 32591511218. - 1) < 2e-3);
+    REQUIRE(fabs(be->stat[OP_LINEAR].flops / 79.73e12 - 1) < 1e-3);
+    REQUIRE(fabs(be->stat[OP_ATTENTION].flops / 41.07e12 - 1) < 1e-3);
+    REQUIRE(avt_arena_peak(scratch) < (size_t)(s.N * (c.dim + c.ffn_dim) * 4 + (4 << 20)));     // the FFN of one item, and tables
+    avt_dit_keys_close(&text);
+    avt_dit_keys_close(&sink);
+    avt_dit_keys_close(&ring);
+    avt_dit_close(&d);
+    avt_binder_close(&b);
+    avt_arena_close(&weights);
+    avt_arena_close(&st);
+    avt_arena_close(&scratch);
+    avt_backend_close(&be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(planned_is_measured),   cmocka_unit_test(parts_add_up),            cmocka_unit_test(same_bits_everywhere),
+        cmocka_unit_test(items_do_not_meet),     cmocka_unit_test(last_sink_layer_is_cut),  cmocka_unit_test(wrong_items_are_refused),
+        cmocka_unit_test(binding_is_exact),      cmocka_unit_test(published_costs),
+    };
+
+    return test_main("dit", tests);
+}
