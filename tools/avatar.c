@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* avatar: the library for people with a stock ffmpeg. This file only chooses the subcommand. */
+#include <stdio.h>
+#include <string.h>
+
+#include "avatar.h"
+#include "speak.h"
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak; writes NUT" },
+    { "inspect", cmd_inspect, "MODEL                                            what a model folder holds and lacks" },
+    { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
+};
+
+static int usage(FILE *f)
+{
+    fprintf(f, "usage: avatar COMMAND ...\n");
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        fprintf(f, "  avatar %-7s %s\n", commands[i].name, commands[i].help);
+    fprintf(f, "  avatar COMMAND --help   its options\n");
+    return f == stdout ? 0 : 2;
+}
+
+int main(int argc, char **argv)
+{
+    const unsigned v = avatar_version();
+
+    if (argc < 2)
+        return usage(stderr);
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+        return usage(stdout);
+    if (!strcmp(argv[1], "--version"))
+        return printf("avatar %u.%u.%u\n", v >> 16, v >> 8 & 255, v & 255) < 0;
+    for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+        if (!strcmp(argv[1], commands[i].name))
+            return commands[i].run(argc - 1, argv + 1);
+    fprintf(stderr, "avatar: '%s' is not a command\n", argv[1]);
+    return usage(stderr);
+}

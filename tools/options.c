@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Long options of the tool. See options.h. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "options.h"
+
+typedef enum Kind { TEXT, INT, INT64, SIZE, CONST, FLAG } Kind;
+
+typedef struct Option {
+    const char *name;
+    Kind kind;
+    size_t at;                          // offset in ToolOptions
+    const char *help;
+    const char *words;                  // CONST: "a|b|c" = 0, 1, 2
+} Option;
+
+#define AT(field) offsetof(ToolOptions, field)
+
+static const Option options[] = {
+    { "model",       TEXT,  AT(engine.model),       "model folder (default: the embedded nano)", NULL },
+    { "lora",        TEXT,  AT(engine.lora),        "auto, a file, or none", NULL },
+    { "prompt",      TEXT,  AT(look.prompt),        "text prompt (default: the model's)", NULL },
+    { "size",        SIZE,  AT(look.out_width),     "WxH of the frames, multiples of 16 (default: the picture's ratio)", NULL },
+    { "compat",      CONST, AT(engine.compat),      "none, or upstream: the original's quirks", "none|upstream" },
+    { "seed",        INT64, AT(look.seed),          "0 to 4294967295 (default: drawn, shown)", NULL },
+    { "steps",       INT,   AT(engine.steps),       "denoising steps (default: the model's)", NULL },
+    { "devices",     TEXT,  AT(engine.devices),     "cpu, cuda0|cuda1, ... in pipeline order", NULL },
+    { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer", NULL },
+    { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
+    { "cpu_threads", INT,   AT(engine.cpu_threads), "threads of the CPU backend (default: all cores)", NULL },
+    { "cpu_level",   INT,   AT(engine.cpu_level),   "cap: 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512", NULL },
+    { "format",      CONST, AT(look.format),        "yuv420p, yuv444p, nv12, rgb24, gbrp", "yuv420p|yuv444p|nv12|rgb24|gbrp" },
+    { "tail",        CONST, AT(look.tail),          "ceil, floor, block: frames at the end", "ceil|floor|block" },
+    { "opts",        TEXT,  AT(engine.opts),        "expert settings key=value:key=value", NULL },
+    { "output",      TEXT,  AT(output),             "file to write, or - for stdout (also -o)", NULL },
+    { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
+    { "help",        FLAG,  AT(help),               "this list", NULL },
+};
+
+static int find_word(const char *words, const char *value)
+{
+    const size_t len = strlen(value);
+    int n = 0;
+
+    for (const char *p = words; ; p++, n++) {
+        const size_t l = strcspn(p, "|");
+
+        if (l == len && !strncmp(p, value, l))
+            return n;
+        p += l;
+        if (!*p)
+            return -1;
+    }
+}
+
+static int set(ToolOptions *o, const Option *opt, const char *value)
+{
+    void *at = (char *)o + opt->at;
+    char *end = NULL, *end2 = NULL;
+    long long n;
+
+    errno = 0;
+    switch (opt->kind) {
+    case TEXT:
+        *(const char **)at = value;
+        return 0;
+    case FLAG:
+        *(int *)at = 1;
+        return 0;
+    case CONST:
+        n = find_word(opt->words, value);
+        if (n < 0)
+            break;
+        *(int *)at = (int)n;
+        return 0;
+    case SIZE:
+        n = strtol(value, &end, 10);
+        if (end == value || (*end != 'x' && *end != '*') || n < 1 || n > 65536)
+            break;
+        ((int *)at)[0] = (int)n;
+        n = strtol(end + 1, &end2, 10);
+        if (end2 == end + 1 || *end2 || n < 1 || n > 65536)
+            break;
+        ((int *)at)[1] = (int)n;
+        return 0;
+    default:
+        n = strtoll(value, &end, 10);
+        if (end == value || *end || errno || (opt->kind == INT && (n < -1 || n > 1 << 30)))
+            break;
+        if (opt->kind == INT)
+            *(int *)at = (int)n;
+        else
+            *(int64_t *)at = n;
+        return 0;
+    }
+    fprintf(stderr, "avatar: --%s: '%s' is not allowed; %s\n", opt->name, value, opt->help);
+    return 2;
+}
+
+static int same_name(const char *name, size_t len, const char *want)
+{
+    if (strlen(want) != len)
+        return 0;
+    for (size_t i = 0; i < len; i++)
+        if ((name[i] == '-' ? '_' : name[i]) != want[i])
+            return 0;
+    return 1;
+}
+
+static const Option *find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        if (same_name(name, len, options[i].name))
+            return &options[i];
+    return NULL;
+}
+
+int tool_options(ToolOptions *o, int argc, char **argv)
+{
+    memset(o, 0, sizeof(*o));
+    avatar_options_default(&o->engine);
+    avatar_look_default(&o->look);
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i], *name = !strcmp(arg, "-o") ? "output" : !strcmp(arg, "-h") ? "help" : arg + 2, *value;
+        const size_t len = strcspn(name, "=");
+        const Option *opt;
+        int ret;
+
+        if (arg[0] != '-' || !arg[1]) {
+            if (o->nb_positional == 4)
+                return fprintf(stderr, "avatar: too many arguments at '%s'\n", arg), 2;
+            o->positional[o->nb_positional++] = arg;
+            continue;
+        }
+        opt = name == arg + 2 && arg[1] != '-' ? NULL : find(name, len);
+        if (!opt)
+            return fprintf(stderr, "avatar: option '%s' is not known; see --help\n", arg), 2;
+        value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
+        if (!value)
+            return fprintf(stderr, "avatar: --%s wants a value\n", opt->name), 2;
+        ret = set(o, opt, value);
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+void tool_options_help(void)
+{
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        printf("  --%-12s %s\n", options[i].name, options[i].help);
+}
+
+const char *tool_format_name(int format)
+{
+    static const char *const names[] = { "yuv420p", "yuv444p", "nv12", "rgb24", "gbrp" };
+
+    return names[format];
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The filter's options as long options of the tool: one table for every subcommand. */
+#ifndef AVT_TOOL_OPTIONS_H
+#define AVT_TOOL_OPTIONS_H
+
+#include "avatar.h"
+
+typedef struct ToolOptions {
+    AvatarOptions engine;
+    AvatarLook look;
+    const char *output;
+    const char *positional[4];
+    int nb_positional;
+    int quiet, help;
+} ToolOptions;
+
+/**
+ * Read "--name value", "--name=value", "-o FILE" and positional arguments; '-' and '_' in names are the same.
+ * @return 0, or 2 after a sentence on stderr
+ */
+int tool_options(ToolOptions *o, int argc, char **argv);
+/** The options, a line each. */
+void tool_options_help(void);
+/** FFmpeg's name of a format of avatar.h. */
+const char *tool_format_name(int format);
+
+#endif

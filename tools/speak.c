@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar speak AUDIO PICTURE [-o FILE|-]: the engine for people with a stock ffmpeg.
+ *
+ *   avatar speak hello.wav face.png -o - | ffmpeg -probesize 32 -analyzeduration 0 -f nut -i - talk.mp4
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <libavutil/log.h>
+
+#include "options.h"
+#include "speak.h"
+
+static volatile sig_atomic_t stop;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    stop = 1;
+}
+
+typedef struct Talk {                   // progress on stderr, when that is a terminal
+    int tty, quiet;
+    struct timespec start;
+    double block_ms;
+} Talk;
+
+static double seconds_since(const struct timespec *start)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)(t.tv_sec - start->tv_sec) + 1e-9 * (double)(t.tv_nsec - start->tv_nsec);
+}
+
+static void log_line(void *opaque, int level, const char *text)
+{
+    const Talk *t = opaque;
+
+    if (level <= AVATAR_LOG_WARNING || !t->quiet)
+        fprintf(stderr, "%savatar: %s%s\n", t->tty ? "\r\033[K" : "", level == AVATAR_LOG_WARNING ? "warning: " : "", text);
+}
+
+static void show_progress(Talk *t, const AvatarFrame *f)
+{
+    const double s = seconds_since(&t->start);
+
+    if (f->compute_ms > 0)
+        t->block_ms = f->compute_ms;
+    if (t->tty && !t->quiet)
+        fprintf(stderr, "\r\033[K%lld frames, %.1f fps, block %.0f ms", (long long)f->index + 1, (double)(f->index + 1) / (s > 0 ? s : 1),
+                t->block_ms);
+}
+
+static int send_sound(AvatarSession *s, MediaOut *out, SoundIn *in)
+{
+    const float *pcm;
+    int n, ret = 0;
+
+    while (!ret && !stop && (n = media_read_sound(in, &pcm)) != 0) {
+        if (n < 0)
+            return n;
+        ret = avatar_session_send(s, pcm, n);
+        if (!ret)
+            ret = media_write_sound(out, pcm, n);
+    }
+    return ret ? ret : avatar_session_send(s, NULL, 0);
+}
+
+static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb)
+{
+    AvatarFrame f;
+    int ret;
+
+    while (!stop && (ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
+        ret = media_write_frame(out, f.data, f.linesize, f.index);
+        if (ret < 0)
+            return ret;
+        *nb = f.index + 1;
+        show_progress(talk, &f);
+    }
+    return stop ? AVATAR_ERR(ECANCELED) : ret == AVATAR_EOF ? 0 : ret;
+}
+
+static int open_all(AvatarEngine **e, AvatarSession **s, ToolOptions *o, MediaOut **out)
+{
+    AvatarInfo info;
+    uint8_t *rgb = NULL;
+    int ret = media_read_picture(o->positional[1], &rgb, &o->look.width, &o->look.height);
+
+    o->look.rgb = rgb;
+    if (ret >= 0)
+        ret = avatar_engine_open(e, &o->engine);
+    if (ret >= 0)
+        ret = avatar_session_open(s, *e, &o->look);
+    free(rgb);
+    if (ret < 0)
+        return ret;
+    avatar_session_info(*s, &info);
+    return media_open_out(out, o->output, info.width, info.height, tool_format_name(o->look.format));
+}
+
+static int speak(ToolOptions *o)
+{
+    Talk talk = { .tty = isatty(2), .quiet = o->quiet };
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+    MediaOut *out = NULL;
+    SoundIn *in = NULL;
+    int64_t nb = 0;
+    int ret, closed;
+
+    o->engine.log = log_line;
+    o->engine.log_opaque = &talk;
+    av_log_set_level(AV_LOG_ERROR);
+    clock_gettime(CLOCK_MONOTONIC, &talk.start);
+    ret = media_open_sound(&in, o->positional[0]);
+    if (ret >= 0)
+        ret = open_all(&e, &s, o, &out);
+    if (ret >= 0)
+        ret = send_sound(s, out, in);
+    if (ret >= 0)
+        ret = write_frames(s, out, &talk, &nb);
+    closed = media_close_out(&out);
+    ret = ret < 0 ? ret : closed;
+    media_close_sound(&in);
+    avatar_session_close(&s);
+    avatar_engine_close(&e);
+    avatar_engine_flush();
+    if (talk.tty && !talk.quiet)
+        fprintf(stderr, "\r\033[K");
+    if (ret < 0)
+        fprintf(stderr, "avatar: stopped after %lld frames: %s\n", (long long)nb, stop ? "interrupted" : avatar_error_text(ret));
+    else if (!o->quiet)
+        fprintf(stderr, "avatar: %lld frames in %.1f s%s%s\n", (long long)nb, seconds_since(&talk.start), strcmp(o->output, "-") ? " -> " : "",
+                strcmp(o->output, "-") ? o->output : "");
+    return ret < 0 ? 1 : 0;
+}
+
+int cmd_speak(int argc, char **argv)
+{
+    const struct sigaction act = { .sa_handler = on_signal }, ignore = { .sa_handler = SIG_IGN };
+    ToolOptions o;
+    int ret = tool_options(&o, argc, argv);
+
+    if (ret)
+        return ret;
+    if (o.help || o.nb_positional != 2) {
+        fprintf(o.help ? stdout : stderr, "usage: avatar speak AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]\n"
+                "AUDIO: a sound file, or - for a WAV or raw 16 kHz s16 on stdin. Writes NUT (raw video and the sound); default avatar.nut\n");
+        if (o.help)
+            tool_options_help();
+        return o.help ? 0 : 2;
+    }
+    if (!o.output)
+        o.output = "avatar.nut";
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+    sigaction(SIGPIPE, &ignore, NULL);
+    return speak(&o);
+}
