@@ -11,7 +11,15 @@ LIB_O := $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(LIB_C)) $(patsubst $(SRC)/%.cc
 INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
 FLAGS = $(CFLAGS) -std=c11 -D_GNU_SOURCE -fPIC -Wall -Wextra $(OPENMP) $(INC) -MMD -MP
 
-all: $(BUILD)/libavatar.a
+all: $(BUILD)/libavatar.a $(BUILD)/avatar
+
+# the tool: libav* of the system
+TOOL_O := $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(wildcard $(SRC)/tools/*.c))
+LIBAV = libavformat libavcodec libavutil libswscale libswresample
+$(BUILD)/obj/tools/%.o: FLAGS += -I$(SRC)/tools $(shell pkg-config --cflags $(LIBAV))
+$(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
+	$(CC) $(FLAGS) -o $@ $^ $(shell pkg-config --libs $(LIBAV)) $(LIBS)
+-include $(TOOL_O:.o=.d)
 
 config.h: $(SRC)/configure $(wildcard $(SRC)/kernels/cpu/*onednn.c $(SRC)/kernels/cpu/*avx2.c $(SRC)/kernels/cpu/*avx512.c $(SRC)/kernels/cpu/*guard.c)
 	$(SRC)/configure

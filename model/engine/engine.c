@@ -280,7 +280,7 @@ static int plan_weights(Core *c, size_t bytes[PLAN_MAX_RANKS], const ModelFiles 
         RankWeights w;
         int ret;
 
-        opt.plan_for = c->plan.rank[r].device;
+        opt.plan_for = strncmp(c->plan.rank[r].device, "cuda", 4) ? c->plan.rank[r].device : NULL;
         ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
         if (ret < 0)
             return ret;

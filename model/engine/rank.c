@@ -665,7 +665,8 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     Rank r;
     int ret;
 
-    dry.plan_for = set->plan->rank[index].device;
+    // a CUDA device keeps the file's types, as `dry` does by itself
+    dry.plan_for = strncmp(set->plan->rank[index].device, "cuda", 4) ? set->plan->rank[index].device : NULL;
     memset(m, 0, sizeof(*m));
     ret = avt_rank_weights_open(&w, set->plan, index, sizes, &(ModelFiles){ 0 }, &dry, "dry", ARENA_UNLIMITED, set->log);
     if (ret < 0)

@@ -91,6 +91,12 @@ static void warn_zero(Binder *b, const CkptTensor *t)
         avt_log(b->log, LOG_WARNING, "%s: %s: every value of tensor %s is zero", b->what, avt_ckpt_path(b->ckpt), t->name);
 }
 
+/* On `dry` the headers are checked and room is made, but no weight is read. */
+static int planning(const Binder *b)
+{
+    return avt_backend_is_dry(avt_arena_backend(b->weights));
+}
+
 /* The tensor `name`, found fit in every way, marked used; NULL after a problem. */
 static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char *name)
 {
@@ -111,10 +117,11 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
         complain(b, "tensor %s: %s weights are not supported; use the published bf16 files", name, avt_dtype_name(t->dtype));
     } else if (!is_float(t->dtype)) {
         complain(b, "tensor %s: wanted f32, bf16 or f16, the file has %s", name, avt_dtype_name(t->dtype));
-    } else if ((i = avt_ckpt_nonfinite(t)) >= 0) {
+    } else if (!planning(b) && (i = avt_ckpt_nonfinite(t)) >= 0) {
         complain(b, "tensor %s: value %lld of %s is not finite (NaN or infinity)", name, (long long)i, have);
     } else {
-        warn_zero(b, t);
+        if (!planning(b))
+            warn_zero(b, t);
         return t;
     }
     return NULL;
@@ -205,6 +212,8 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
     t = take(b, nd, dim, name);
     if (!t)
         return harmless(b, nd, dim);
+    if (planning(b))
+        return put(b, use, t->dtype == DT_BF16 && use != WEIGHT_PLAIN ? DT_BF16 : DT_F32, nd, dim, NULL);
     for (int i = 0; i < nd; i++)
         nb *= dim[i];
     if (b->lora && use == WEIGHT_LINEAR && nd == 2)

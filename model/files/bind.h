@@ -4,7 +4,8 @@
  * everything that is missing, has another shape or type, holds NaN, or is left over is reported together.
  *
  * Without a checkpoint (ckpt == NULL) the same calls only reserve memory: that is how the plan of a network is made on
- * `dry` at any size, `dtype` being the storage that the file would have.
+ * `dry` at any size, `dtype` being the storage that the file would have. With one, on `dry`, the headers are checked and no
+ * weight is read.
  */
 #ifndef AVT_BIND_H
 #define AVT_BIND_H

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar plan: what a model needs at a size under a plan, found on `dry`: memory of each rank and network, work of each stage.
+ * Needs no weights: sizes come from the model folder, or are the published ones.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/engine.h"
+#include "options.h"
+#include "speak.h"
+
+#define GB 1e9
+#define AUDIO_SECONDS 10
+
+static void log_line(void *opaque, int level, const char *text)
+{
+    (void)opaque;
+    (void)level;
+    fprintf(stderr, "avatar: %s\n", text);
+}
+
+static const Log tool_log = { .write = log_line, .level = LOG_WARNING };
+
+static void published(PlanSizes *s)
+{
+    memset(s, 0, sizeof(*s));
+    avt_dit_config_published(&s->dit);
+    s->wav2vec2 = (Wav2Vec2Config){ 1024, 24, 16, 4096, { 512, 512, 512, 512, 512, 512, 512 }, 16, 128 };
+    s->umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32,
+                            .vocab = 256384, .dtype = DT_BF16 };
+    s->vae_width = 96;
+    s->dtype = s->t5_dtype = DT_BF16;
+}
+
+static int from_folder(PlanSizes *s, const char *dir)
+{
+    ModelDir m;
+    Ckpt *dit = NULL, *vae = NULL, *t5 = NULL;
+    const CkptTensor *q;
+    int ret = avt_modeldir_open(&m, dir, &tool_log);
+
+    memset(s, 0, sizeof(*s));
+    if (ret >= 0)
+        ret = avt_ckpt_open(&dit, m.dit, &tool_log);
+    if (ret >= 0)
+        ret = avt_ckpt_open(&vae, m.vae, &tool_log);
+    if (ret >= 0)
+        ret = avt_ckpt_open(&t5, m.t5, &tool_log);
+    if (ret >= 0)
+        ret = avt_dit_config(&s->dit, m.config, dit, &tool_log);
+    if (ret >= 0)
+        ret = avt_wav2vec2_config(&s->wav2vec2, m.wav2vec2_config, m.wav2vec2_preprocessor, &tool_log);
+    if (ret >= 0)
+        ret = avt_umt5_config(&s->umt5, t5, &tool_log);
+    if (ret >= 0)
+        ret = s->vae_width = avt_vae_width(vae, &tool_log);
+    q = ret >= 0 ? avt_ckpt_find(dit, "blocks.0.self_attn.q.weight") : NULL;
+    s->dtype = q ? q->dtype : DT_F32;
+    avt_ckpt_close(&dit);
+    avt_ckpt_close(&vae);
+    avt_ckpt_close(&t5);
+    avt_modeldir_close(&m);
+    return ret < 0 ? ret : 0;
+}
+
+static double sum_flops(const OpStat *stat)
+{
+    double f = 0;
+
+    for (int i = 0; i < OP_NB; i++)
+        f += stat[i].flops;
+    return f;
+}
+
+static void print_row(const char *what, const PlanMemory *m, double flops)
+{
+    printf("%-22s %9.3f %9.3f %9.3f %9.3f", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
+           (double)(m->weights + m->state + m->scratch) / GB);
+    printf(flops > 0 ? " %10.3f\n" : "\n", flops / 1e12);
+}
+
+/* Text encoder on a full prompt, audio encoder on some seconds of sound: weights and scratch of one call. */
+static int print_front(const PlanSizes *s, const BackendOptions *opt)
+{
+    Backend *be;
+    Arena *weights = NULL, *scratch = NULL;
+    Wav2Vec2 w;
+    Binder b;
+    PlanMemory m = { 0 };
+    OpStat before[OP_NB];
+    int ret = avt_backend_open(&be, "dry", opt);
+
+    if (ret < 0 || (ret = avt_arena_open(&weights, be, "weights", ARENA_UNLIMITED)) < 0
+        || (ret = avt_arena_open(&scratch, be, "scratch", ARENA_UNLIMITED)) < 0)
+        return ret;
+    ret = avt_umt5_encode(be, scratch, &s->umt5, NULL, avt_new(scratch, DT_F32, s->dit.text_len, s->umt5.dim), NULL, s->dit.text_len,
+                          s->dit.text_len);
+    m.scratch = avt_arena_peak(scratch);
+    print_row("umT5, full prompt", &m, sum_flops(be->stat));
+    avt_arena_close(&scratch);
+    memcpy(before, be->stat, sizeof(before));
+    if (ret >= 0 && (ret = avt_arena_open(&scratch, be, "scratch", ARENA_UNLIMITED)) >= 0
+        && (ret = avt_binder_open(&b, NULL, NULL, weights, "wav2vec2", DT_F32, &tool_log)) >= 0) {
+        const int64_t n = AUDIO_SECONDS * AVATAR_SAMPLE_RATE;
+
+        ret = avt_wav2vec2_open(&w, &s->wav2vec2, &b);
+        if (ret >= 0)
+            ret = avt_wav2vec2_encode(be, scratch, &w, avt_new(scratch, DT_F32, s->wav2vec2.nb_layers + 1, avt_wav2vec2_frames(n),
+                                                              s->wav2vec2.dim), NULL, n);
+        m = (PlanMemory){ avt_arena_peak(weights), 0, avt_arena_peak(scratch) };
+        print_row("wav2vec2, 10 s", &m, sum_flops(be->stat) - sum_flops(before));
+        avt_wav2vec2_close(&w);
+        avt_binder_close(&b);
+    }
+    avt_arena_close(&scratch);
+    avt_arena_close(&weights);
+    avt_backend_close(&be);
+    return ret;
+}
+
+static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt)
+{
+    RankSetup set = { .plan = plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = &tool_log };
+    int ret = avt_schedule(&set.schedule, plan->steps, 3);
+
+    set.shape = avt_dit_shape(o->look.out_height / 8, o->look.out_width / 8);
+    for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
+        const PlanRank *p = &plan->rank[r];
+        PlanMemory m;
+        char name[96];
+
+        ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL);
+        if (p->pipe < 0)
+            snprintf(name, sizeof(name), "%s: VAE", p->device);
+        else
+            snprintf(name, sizeof(name), "%s: layers %d-%d%s", p->device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
+        if (ret >= 0)
+            print_row(name, &m, 0);
+    }
+    return ret;
+}
+
+/* The networks one by one: a sequential plan with the VAE on a rank of its own separates them. */
+static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int steps, const char *device, const BackendOptions *opt)
+{
+    Plan plan;
+    char own[40];
+    int ret;
+
+    snprintf(own, sizeof(own), "%s:own", device);
+    ret = avt_plan_make(&plan, "sequential", device, own, steps, sizes->dit.nb_layers, 0, &tool_log);
+    if (ret >= 0) {
+        printf("networks alone, all layers on one %s\n", device);
+        ret = print_ranks(o, sizes, &plan, opt);
+    }
+    return ret < 0 ? ret : print_front(sizes, opt);
+}
+
+int cmd_plan(int argc, char **argv)
+{
+    ToolOptions o;
+    PlanSizes sizes;
+    Plan plan;
+    BackendOptions opt = { .level = CPU_AUTO, .log = &tool_log };
+    const char *device = "cuda0";
+    char text[256];
+    int ret = tool_options(&o, argc, argv), steps;
+
+    if (ret)
+        return ret;
+    if (o.help || o.nb_positional)
+        return printf("usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] [--vae-device D]\n"
+                      "Memory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda devices keep the file's types.\n") < 0;
+    if (o.look.out_width <= 0)
+        o.look.out_width = 704, o.look.out_height = 384;
+    if (o.look.out_width % 16 || o.look.out_height % 16)
+        return fprintf(stderr, "avatar: --size: multiples of 16\n"), 2;
+    steps = o.engine.steps > 0 ? o.engine.steps : 4;
+    if (!o.engine.model || !strcmp(o.engine.model, "published"))
+        published(&sizes);
+    else if (from_folder(&sizes, o.engine.model) < 0)
+        return 1;
+    if (o.engine.devices && !strncmp(o.engine.devices, "cpu", 3))
+        device = opt.plan_for = "cpu";
+    ret = avt_plan_make(&plan, o.engine.plan, o.engine.devices ? o.engine.devices : device, o.engine.vae_device, steps, sizes.dit.nb_layers,
+                        o.engine.cpu_threads, &tool_log);
+    if (ret < 0)
+        return 1;
+    printf("%s, %dx%d, %d steps\n", avt_plan_text(&plan, text, sizeof(text)), o.look.out_width, o.look.out_height, steps);
+    printf("%-22s %9s %9s %9s %9s %10s\n", "GB", "weights", "state", "scratch", "sum", "TFLOP");
+    ret = print_ranks(&o, &sizes, &plan, &opt);
+    if (ret >= 0)
+        ret = print_networks(&o, &sizes, steps, device, &opt);
+    return ret < 0;
+}
