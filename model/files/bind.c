@@ -207,6 +207,8 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
 
     if (b->status == AVT_ERR(ENOMEM))
         return harmless(b, nd, dim);
+    if (!b->ckpt && b->record)
+        b->record(b->record_opaque, name, nd, dim);
     if (!b->ckpt)
         return put(b, use, use == WEIGHT_PLAIN ? DT_F32 : b->dtype, nd, dim, NULL);
     t = take(b, nd, dim, name);
@@ -309,6 +311,8 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     va_start(ap, fmt);
     full_name(name, b, fmt, ap);
     va_end(ap);
+    if (!b->ckpt && b->record)
+        b->record(b->record_opaque, name, nd, dim);
     t = b->ckpt ? take(b, nd, dim, name) : NULL;
     if (!t)
         return NULL;

@@ -28,6 +28,9 @@ typedef struct Binder {
     uint8_t *used;                      // per tensor of ckpt; allocated by avt_binder_open
     float *scratch;                     // f32 copy of one weight: LoRA, conversion
     size_t scratch_size;
+    /* plan only: sees each tensor that is asked for, so that tests can write a file that fits; or NULL */
+    void (*record)(void *opaque, const char *name, int nd, const int64_t *dim);
+    void *record_opaque;
 } Binder;
 
 int  avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, const char *what, DType dtype, const Log *log);
