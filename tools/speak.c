@@ -75,7 +75,7 @@ static int send_sound(AvatarSession *s, MediaOut *out, SoundIn *in)
 static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb)
 {
     AvatarFrame f;
-    int ret;
+    int ret = 0;
 
     while (!stop && (ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
         ret = media_write_frame(out, f.data, f.linesize, f.index);

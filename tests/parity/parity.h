@@ -66,6 +66,9 @@ void golden_fail(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 /** A result that the case names but which another case's run covers or which is only a record: mark it seen. */
 void golden_note(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 
+/** A PNG of the set, [h][w][3] RGB in g's memory; NULL after a failure. */
+uint8_t *golden_png(Golden *g, const char *name, int *w, int *h);
+
 typedef void (*GoldenCase)(Golden *g);
 /* Cases live beside the network that they test: text.c audio.c vae.c picture.c dit.c sampling.c e2e.c; main.c has the table. */
 void case_t5(Golden *g);

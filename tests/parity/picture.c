@@ -15,7 +15,7 @@ typedef struct Picture {
     int w, h;
 } Picture;
 
-static Picture read_png(Golden *g, const char *name)
+uint8_t *golden_png(Golden *g, const char *name, int *w, int *h)
 {
     png_image png = { .version = PNG_IMAGE_VERSION };
     Picture p = { 0 };
@@ -31,7 +31,9 @@ static Picture read_png(Golden *g, const char *name)
     if (!p.rgb)
         golden_fail(g, "%s: %s", name, png.message);
     png_image_free(&png);
-    return p;
+    *w = p.w;
+    *h = p.h;
+    return p.rgb;
 }
 
 static void check_picture(Golden *g, const char *which, const Picture *in, int w, int h)
@@ -69,7 +71,7 @@ void case_image_preprocess(Golden *g)
             continue;
         snprintf(which, sizeof(which), "%.*s", (int)(end - t->name - 4), t->name + 4);
         snprintf(file, sizeof(file), strcmp(which, "main") ? "ref_image_%s.png" : "ref_image.png", which);
-        p = read_png(g, file);
+        p.rgb = golden_png(g, file, &p.w, &p.h);
         if (p.rgb)
             check_picture(g, which, &p, (int)t->dim[1], (int)t->dim[0]);
     }
