@@ -332,7 +332,7 @@ static inline void pkl_tensor(Buf *b, const char *storage, const char *key, int6
 
 static inline void pkl_begin(Buf *b)
 {
-    buf_put(b, "\x80\2ccollections\nOrderedDict\n)Rq\0(", 31);
+    buf_put(b, "\x80\2ccollections\nOrderedDict\n)Rq\0(", 32);
 }
 
 static inline void pkl_end(Buf *b)

@@ -625,6 +625,26 @@ static int add_all(const Machine *m, Ckpt *c)
     return 0;
 }
 
+static int starts_with(const Machine *m, const ZipEntry *e, const char *rest)
+{
+    const size_t n = m->folder_size, size = strlen(rest);
+
+    return e->name_size >= n + size && !memcmp(e->name, m->folder, n) && !memcmp(e->name + n, rest, size);
+}
+
+/* A program, or another machine's byte order? */
+static int check_kind(const Machine *m)
+{
+    const ZipEntry *e = avt_zip_find(m->zip, m->folder, m->folder_size, "byteorder", 9);
+
+    if (e && (e->size < 6 || memcmp(e->data, "little", 6)))
+        return avt_fail(m->log, AVT_INVALID, "%s: was written on a big-endian machine, which is not supported", m->f->path);
+    for (size_t i = 0; i < m->zip->nb; i++)
+        if (starts_with(m, &m->zip->entry[i], "/code/") || starts_with(m, &m->zip->entry[i], "/constants.pkl"))
+            return avt_fail(m->log, AVT_INVALID, "%s: is a TorchScript program, not weights; save its state_dict()", m->f->path);
+    return 0;
+}
+
 /* R is the folder of the one entry "R/data.pkl". */
 static int find_pickle(Machine *m)
 {
@@ -648,12 +668,7 @@ static int find_pickle(Machine *m)
     m->folder_size = found->name_size - 9;
     m->code = m->p = found->data;
     m->end = found->data + found->size;
-    if (avt_zip_find(m->zip, m->folder, m->folder_size, "constants.pkl", 13))
-        return avt_fail(m->log, AVT_INVALID, "%s: is a TorchScript program, not weights; save its state_dict()", m->f->path);
-    e = avt_zip_find(m->zip, m->folder, m->folder_size, "byteorder", 9);
-    if (e && (e->size < 6 || memcmp(e->data, "little", 6)))
-        return avt_fail(m->log, AVT_INVALID, "%s: was written on a big-endian machine, which is not supported", m->f->path);
-    return 0;
+    return check_kind(m);
 }
 
 int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log)
