@@ -12,6 +12,7 @@
 #ifndef AVT_TESTS_OP_H
 #define AVT_TESTS_OP_H
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
