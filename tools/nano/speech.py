@@ -17,7 +17,7 @@ from math import gcd
 
 import numpy as np
 from scipy.io import wavfile
-from scipy.signal import lfilter, resample_poly
+from scipy.signal import fftconvolve, lfilter, resample_poly
 
 import motion
 
@@ -27,6 +27,8 @@ ESPEAK = [a + v for a in ("en", "en-us", "en-gb-scotland", "en-029", "en-gb-x-rp
 ESPEAK_HELD_OUT = ["en-us+m5", "en-gb-x-rp+f4", "en+m8", "en-us+m8"]
 FLITE = ["slt", "awb", "kal16", "kal"]
 FLITE_HELD_OUT = ["rms"]
+FESTIVAL = ["kal_diphone", "cmu_us_slt_arctic_hts"]            # festvox-kallpc16k, festvox-us-slt-hts
+FESTIVAL_HELD_OUT = ["ked_diphone"]                          # festvox-kdlpc16k
 HARVARD = ["The birch canoe slid on the smooth planks.", "Glue the sheet to the dark blue background.",
            "It's easy to tell the depth of a well.", "These days a chicken leg is a rare dish.",
            "Rice is often served in round bowls.", "The juice of lemons makes fine punch.",
@@ -79,9 +81,11 @@ def espeak(text, voice="en-us", rate=165, pitch=50, spread=50):
     return resample_poly(w, 320, 441).astype(np.float32), seg
 
 
-def _read(path):
+def read(path):
+    """A wav file -> mono f32 at 16 kHz"""
     sr, w = wavfile.read(path)
-    w = w.astype(np.float32) / 32768
+    w = w.astype(np.float32) / (1 if w.dtype == np.float32 else 32768)
+    w = w.mean(1) if w.ndim > 1 else w
     g = gcd(sr, RATE)
     return resample_poly(w, RATE // g, sr // g).astype(np.float32) if sr != RATE else w
 
@@ -92,7 +96,7 @@ def flite(text, voice="slt", stretch=1.0, pitch=None):
         if pitch:
             cmd[3:3] = ["--setf", f"int_f0_target_mean={pitch:.0f}"]
         out = subprocess.run(cmd, capture_output=True, text=True, check=True).stdout
-        w = _read(d + "/a.wav")
+        w = read(d + "/a.wav")
     seg, s = [], 0.
     for p, e in re.findall(r"([a-z]+):([\d.]+)", out):
         seg.append((s, float(e), motion.from_arpabet(p)))
@@ -117,7 +121,7 @@ def festival(texts, voice="kal_diphone", stretch=1.0):
                 e, _, p = line.split()[:3]
                 seg.append((s0, float(e), motion.from_arpabet(p)))
                 s0 = float(e)
-            out.append((_read(f"{d}/{i}.wav"), seg))
+            out.append((read(f"{d}/{i}.wav"), seg))
     return out
 
 
@@ -155,7 +159,27 @@ def room(w, rng, nr):
     n = int(t * RATE)
     h = nr.normal(0, 1, n) * np.exp(-6.9 * np.arange(n) / n) * rng.uniform(.02, .12)
     h[0] = 1
-    return np.convolve(w, h.astype(np.float32))[:len(w)]
+    return fftconvolve(w, h)[:len(w)]
+
+
+def music(n, rng, nr):
+    """Chords of a few decaying harmonic notes."""
+    t, out = np.arange(n) / RATE, np.zeros(n)
+    for _ in range(rng.randint(3, 10)):
+        f, at = 110 * 2 ** (rng.randint(0, 36) / 12), rng.uniform(0, n / RATE)
+        k = np.clip(t - at, 0, None)
+        note = sum(np.sin(2 * np.pi * f * h * k) / h for h in range(1, 5))
+        out += note * np.exp(-k * rng.uniform(1, 5)) * (t > at)
+    return out
+
+
+def noise(n, rng, nr):
+    """White, dark, bright or musical, deviation 1."""
+    if rng.random() < .2:
+        x = music(n, rng, nr)
+    else:
+        x = lfilter([1], [1, rng.choice([0, -.9, -.98, .7])], nr.normal(0, 1, n))
+    return x / (x.std() + 1e-9)
 
 
 def degrade(w, rng, nr):
@@ -168,9 +192,7 @@ def degrade(w, rng, nr):
     if rng.random() < .2:
         w = resample_poly(resample_poly(w, 1, 2), 2, 1)[:len(w)]
     if rng.random() < .75:
-        k = rng.choice([0, -.9, .7])                         # white, dark, bright
-        n = lfilter([1], [1, k], nr.normal(0, 1, len(w)))
-        w = w + n / n.std() * 10 ** rng.uniform(-3, -.9)
+        w = w + noise(len(w), rng, nr) * 10 ** rng.uniform(-3, -.8)
     return (w / (w.std() + 1e-6) * 10 ** (rng.uniform(-35, -10) / 20)).astype(np.float32)
 
 

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Data parallel training on one machine: N processes of one thread each, gradients averaged over gloo.
+
+Twice as fast here as one process with two threads: the many small operations of these networks wait for each other at every
+parallel region. Every rank makes the same optimizer step, so only gradients travel.
+"""
+import os
+import subprocess
+import sys
+import tempfile
+
+import torch
+import torch.distributed as dist
+
+
+def start(workers):
+    """-> rank; rank 0 starts the others as copies of this command"""
+    torch.set_flush_denormal(True)                           # before any thread starts: denormals halve the speed
+    torch.set_num_threads(1)
+    if workers == 1:
+        return 0
+    rank = int(os.environ.get("NANO_RANK", 0))
+    if rank == 0:
+        os.environ["NANO_MEET"] = os.path.join(tempfile.mkdtemp(), "meet")
+        for r in range(1, workers):
+            subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, "NANO_RANK": str(r)})
+    dist.init_process_group("gloo", init_method="file://" + os.environ["NANO_MEET"], rank=rank, world_size=workers)
+    return rank
+
+
+def agree(*values):
+    """Rank 0's numbers, on every rank."""
+    t = torch.tensor(values, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.broadcast(t, 0)
+    return t.tolist()
+
+
+def average(params):
+    """Gradients, in place; a parameter without one gets zeros on every rank alike."""
+    if not dist.is_initialized():
+        return
+    params = list(params)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in params])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    at = 0
+    for p in params:
+        g = flat[at:at + p.numel()].reshape(p.shape)
+        p.grad = g if p.grad is None else p.grad.copy_(g)
+        at += p.numel()
+
+
+class Threads:
+    """with Threads(2): the other ranks wait, so rank 0 may use their cores"""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __enter__(self):
+        self.old = torch.get_num_threads()
+        torch.set_num_threads(self.n)
+
+    def __exit__(self, *_):
+        torch.set_num_threads(self.old)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Synthesise the speech, then train the audio encoder.   train_audio.py --minutes 15 --out build/nano/audio.pt
+
+Held out: the flite voice rms, the festival voice ked_diphone, four espeak voices, the Harvard sentences, every recording.
+"""
+import argparse
+import math
+import os
+import random
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import audio
+import motion
+import parallel
+import speech
+
+WEIGHT = torch.tensor([12., 8., 8., 5., 5., 4., 4., 4.])     # of the curves
+CROP = 120                                                   # frames of 20 ms
+
+
+def synthesise(first, count, path):
+    """A third of each synthesizer -> list of (wave, seg), kept in a file."""
+    if os.path.exists(path):
+        return torch.load(path, weights_only=False)
+    out, t0 = [], time.time()
+    for i in range(count):
+        out.append(speech.utterance(first + i))
+        rng = random.Random(first + i + 1_000_000)
+        w, seg = speech.flite(speech.sentence(rng), rng.choice(speech.FLITE), rng.uniform(.8, 1.3))
+        if rng.random() < .5:                                # another speaker: faster or slower tape
+            w, seg = tape(w, seg, rng.uniform(.85, 1.18))
+        out.append(speech.pad(w, seg, rng))
+    for i in range(0, count, 20):
+        rng = random.Random(first + i + 2_000_000)
+        said = speech.festival([speech.sentence(rng) for _ in range(20)], speech.FESTIVAL[i // 20 % 2], rng.uniform(.8, 1.3))
+        for w, seg in said:
+            if rng.random() < .5:
+                w, seg = tape(w, seg, rng.uniform(.85, 1.18))
+            out.append(speech.pad(w, seg, rng))
+    torch.save(out, path)
+    print(f"{len(out)} utterances, {sum(len(w) for w, _ in out) / 16000 / 3600:.2f} h of speech in {time.time() - t0:.0f} s", flush=True)
+    return out
+
+
+def tape(w, seg, k):
+    """Play k times faster: pitch and formants move together."""
+    x = np.interp(np.arange(0, len(w) - 1, k), np.arange(len(w)), w).astype(np.float32)
+    return x, [(s / k, e / k, v) for s, e, v in seg]
+
+
+def held_out():
+    """name -> [(wave, seg)]"""
+    h = speech.HARVARD
+    r = {"espeak, unseen sentences": [speech.espeak(t, speech.ESPEAK[(i * 17) % len(speech.ESPEAK)], 150 + 5 * i, 35 + 4 * i) for i, t in enumerate(h)],
+         "espeak, unseen voices": [speech.espeak(t, speech.ESPEAK_HELD_OUT[i % 4], 150 + 5 * i, 35 + 4 * i) for i, t in enumerate(h)],
+         "flite rms": [speech.flite(t, "rms") for t in h]}
+    try:
+        r["festival ked"] = speech.festival(h, speech.FESTIVAL_HELD_OUT[0])
+    except (OSError, ValueError, IndexError) as e:
+        print("no festival ked:", e)
+    return {k: [(w, s, motion.curves(w, s)) for w, s in v] for k, v in r.items()}
+
+
+@torch.no_grad()
+def evaluate(m, sets):
+    for name, items in sets.items():
+        r = []
+        for w, seg, c in items:
+            k, y = audio.targets(w, seg, c)
+            h = m(torch.from_numpy(audio.normalise(w))[None])[-1]
+            p = m.curves(h)[0].numpy()
+            r.append([np.corrcoef(p[:, i], y[:, i])[0, 1] if y[:, i].std() > 1e-6 else np.nan for i in range(8)]
+                     + [(m.classes(h)[0].argmax(-1).numpy() == k).mean()])
+        v = np.nanmean(np.array(r), 0)
+        print(f"  {name:26s} r open {v[0]:.3f} width {v[1]:.3f} round {v[2]:.3f} teeth {v[3]:.3f} tongue {v[4]:.3f} blink {v[5]:.3f} "
+              f"brow {v[6]:.3f} nod {v[7]:.3f} class {v[8]:.2f}", flush=True)
+
+
+def crop_of(item, rng, nr):
+    w, k, y = item
+    if rng.random() < .04:                                   # noise or music alone: a closed mouth
+        w = speech.noise(CROP * 320 + 80, rng, nr)
+        k, y = np.zeros(CROP, np.int64), np.zeros((CROP, 8), np.float32)
+        y[:, 7] = .35 * -.4
+        return audio.normalise(w), k, y
+    a = rng.randrange(max(1, len(k) - CROP))
+    w, k, y = w[a * 320:(a + CROP - 1) * 320 + 400], k[a:a + CROP], y[a:a + CROP]
+    short = CROP - len(k)
+    if short > 0:
+        w, k = np.pad(w, (0, 320 * short)), np.pad(k, (0, short))
+        y = np.concatenate([y, np.repeat(y[-1:] * [0, 0, 0, 0, 0, 0, 0, 1], short, 0)]).astype(np.float32)
+    w = np.pad(w, (0, max(0, (CROP - 1) * 320 + 400 - len(w))))
+    return audio.normalise(speech.degrade(w, rng, nr) if rng.random() < .85 else w), k, y
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    a.add_argument("--minutes", type=float, default=15)
+    a.add_argument("--utterances", type=int, default=900, help="of each synthesizer")
+    a.add_argument("--workers", type=int, default=2)
+    a.add_argument("--batch", type=int, default=8, help="of each worker")
+    a.add_argument("--out", default="build/nano/audio.pt")
+    a.add_argument("--data-only", action="store_true")
+    o = a.parse_args()
+    rank = parallel.start(1 if o.data_only else o.workers)
+    said = synthesise(10_000, o.utterances, os.path.join(os.path.dirname(o.out), "speech.pt"))
+    if o.data_only:
+        return
+    items = [(w, *audio.targets(w, s, motion.curves(w, s))) for w, s in said]
+    sets = held_out() if rank == 0 else None
+    torch.manual_seed(0)
+    m = audio.Wav2Vec2(**audio.CONFIG)
+    if rank == 0:
+        print(f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, {len(items)} utterances", flush=True)
+    opt = torch.optim.AdamW(m.parameters(), lr=2e-3, betas=(.9, .98), weight_decay=.01)
+    spent, step = 0., 0
+    if os.path.exists(o.out):
+        d = torch.load(o.out)
+        m.load_state_dict(d["m"])
+        opt.load_state_dict(d["opt"])
+        spent, step = d["spent"], d["step"]
+    rng, nr = random.Random(step * 8 + rank), np.random.default_rng(step * 8 + rank)
+    torch.manual_seed(step * 8 + rank)
+    t0, last = time.time() - spent, time.time()
+
+    def save():
+        torch.save(dict(m=m.state_dict(), opt=opt.state_dict(), spent=time.time() - t0, step=step), o.out + ".new")
+        os.replace(o.out + ".new", o.out)
+
+    while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
+        for g in opt.param_groups:
+            g["lr"] = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
+        x, k, y = (torch.from_numpy(np.stack(v)) for v in zip(*(crop_of(items[rng.randrange(len(items))], rng, nr) for _ in range(o.batch))))
+        h = m(x)[-1]
+        loss = F.cross_entropy(m.classes(h).flatten(0, 1), k.flatten()) + ((m.curves(h) - y) ** 2 * WEIGHT).mean()
+        opt.zero_grad()
+        loss.backward()
+        parallel.average(m.parameters())
+        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
+        opt.step()
+        step += 1
+        if rank == 0 and time.time() - last > 120:
+            last = time.time()
+            print(f"min {(last - t0) / 60:.1f} of {o.minutes:.0f} step {step} loss {loss:.3f}", flush=True)
+            m.eval()
+            evaluate(m, sets)
+            save()
+    if rank:
+        return
+    save()
+    print("final", step)
+    evaluate(m, sets)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Train the VAE on portraits drawn on the fly.   train_vae.py --minutes 65 --out build/nano/vae.pt   (run again: goes on)
+
+Crops first as single frames, then clips of 5, 9, and 33 to 65 frames: a VAE that saw only short clips wanders in colour on long
+ones, since the causal stack looks back more than 20 latents. The plan is by time spent, so a slower machine trains less, not longer.
+"""
+import argparse
+import copy
+import math
+import os
+import random
+import time
+
+import numpy as np
+import torch
+
+import face
+import motion
+import parallel
+import speech
+import vae
+
+# until (share of the time), [(batch of each worker, frames, crop)], drawn at random
+PLAN = [(.08, [(12, 1, 64)]), (.35, [(4, 5, 64)]), (.55, [(2, 9, 64), (4, 5, 64)]), (.7, [(2, 17, 64)]),
+        (1., [(1, 33, 64), (2, 33, 48), (1, 65, 48), (1, 17, 96), (1, 17, 128)])]
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum on filters seen as [out, in * taps]."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, dict(lr=lr))
+
+    @torch.no_grad()
+    def step(self):
+        for g in self.param_groups:
+            for p in g["params"]:
+                if p.grad is None:
+                    continue
+                grad = p.grad.reshape(p.shape[0], -1)
+                st = self.state[p]
+                if "m" not in st:
+                    st["m"] = torch.zeros_like(grad)
+                st["m"].lerp_(grad, .05)
+                x = grad.lerp(st["m"], .95)
+                tall = x.shape[0] > x.shape[1]
+                x = x.t() if tall else x
+                x = x / (x.norm() + 1e-7)
+                for _ in range(5):                           # Newton-Schulz
+                    q = x @ x.t()
+                    x = 3.4445 * x + (-4.775 * q + 2.0315 * (q @ q)) @ x
+                x = x.t() if tall else x
+                p.mul_(1 - g["lr"] * .01).add_(x.reshape(p.shape), alpha=-g["lr"] * .2 * max(x.shape) ** .5)
+
+
+def clip(seed, n, rng, tracks):
+    """n frames of one person -> (f32 [3, n, 128, 128], identity)"""
+    f = face.identity(seed)
+    c = tracks[rng.randrange(len(tracks))]
+    a = rng.randrange(max(1, len(c) - n))
+    c = c[a:a + n]
+    if rng.random() < .15:                                   # stills, as in the product's motion latents
+        c = np.repeat(c[:1], n, 0)
+    c = np.concatenate([c, np.repeat(c[-1:], n - len(c), 0)])
+    mood, gaze = (rng.uniform(-1, 1) if rng.random() < .5 else 0 for _ in range(2))
+    return frames(f, motion.express(c, mood, gaze))[0], f
+
+
+def frames(f, curves):
+    """-> f32 [1, 3, n, 128, 128] in [-1, 1]"""
+    x = np.stack([face.draw(f, p) for p in curves])
+    return torch.from_numpy(x).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
+
+
+def batch(b, n, crop, rng, tracks):
+    xs, ws = [], []
+    for _ in range(b):
+        x, f = clip(rng.randrange(face.HELD_OUT), n, rng, tracks)
+        m, e = face.mouth_box(f), face.eye_box(f)
+        w = torch.ones(1, 1, 128, 128)
+        w[..., e[0]:e[1], e[2]:e[3]] = 2.5
+        w[..., m[0]:m[1], m[2]:m[3]] = 4.
+        if crop < 128:
+            cy, cx = rng.randrange(128), rng.randrange(128)
+            if rng.random() < .55:
+                box = m if rng.random() < .6 else e
+                cy, cx = (box[0] + box[1]) // 2 + rng.randint(-20, 20), 64 + rng.randint(-26, 26)
+            a, c = min(max(cy - crop // 2, 0), 128 - crop), min(max(cx - crop // 2, 0), 128 - crop)
+            x, w = x[..., a:a + crop, c:c + crop], w[..., a:a + crop, c:c + crop]
+        if rng.random() < .3:
+            x, w = x.flip(-1), w.flip(-1)
+        xs.append(x)
+        ws.append(w)
+    return torch.stack(xs).contiguous(memory_format=torch.channels_last_3d), torch.stack(ws)
+
+
+def loss_of(m, x, w, half):
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        mu, lv = m.moments(x)
+        lv = lv.clamp(-12, 4)
+        y = m.render(mu + torch.exp(.5 * lv) * torch.randn_like(mu))
+    mu, lv, d = mu.float(), lv.float(), y.float() - x
+    edge = ((d[..., 1:, :] - d[..., :-1, :]).abs() * w[..., 1:, :]).mean() + ((d[..., 1:] - d[..., :-1]).abs() * w[..., 1:]).mean()
+    slow = torch.nn.functional.avg_pool3d(d, (1, 8, 8)).abs().mean()     # colours of large areas
+    rec = (d.abs() * w).mean()
+    return rec + edge + 2 * slow + 3e-4 * .5 * (mu ** 2 + lv.exp() - 1 - lv).mean(), rec, mu
+
+
+def psnr(e):
+    return -10 * math.log10(float(e) + 1e-12)
+
+
+@torch.no_grad()
+def evaluate(m, clips):
+    """-> mean PSNR: whole picture, mouth, last eight frames"""
+    r = []
+    for x, f in clips:
+        e = (m.render(m.moments(x[None])[0]).clamp(-1, 1)[0] - x) ** 2 / 4
+        y0, y1, x0, x1 = face.mouth_box(f)
+        r.append((psnr(e.mean()), psnr(e[..., y0:y1, x0:x1].mean()), psnr(e[:, -8:].mean())))
+    return np.mean(r, 0).tolist()
+
+
+@torch.no_grad()
+def statistics(m, rng, tracks):
+    """Mean and deviation of raw latents over moving clips, into the buffers."""
+    z = torch.cat([m.moments(clip(3_000_000 + i, 17, rng, tracks)[0][None])[0] for i in range(32)]).transpose(0, 1).flatten(1)
+    m.mean.copy_(z.mean(1))
+    m.std.copy_(z.std(1))
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    a.add_argument("--minutes", type=float, default=65)
+    a.add_argument("--width", type=int, default=16)
+    a.add_argument("--lr", type=float, default=2e-3)
+    a.add_argument("--workers", type=int, default=2)
+    a.add_argument("--half", type=float, default=.9, help="share of the time in bf16 arithmetic")
+    a.add_argument("--out", default="build/nano/vae.pt")
+    o = a.parse_args()
+    rank = parallel.start(o.workers)
+    torch.manual_seed(0)
+    m = vae.VAE(o.width).channels_last()
+    ema = copy.deepcopy(m)
+    wide = [p for p in m.parameters() if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]
+    ids = {id(p) for p in wide}
+    opts = [Muon(wide, o.lr), torch.optim.AdamW([p for p in m.parameters() if id(p) not in ids], lr=o.lr, betas=(.9, .99), weight_decay=0)]
+    spent, step, log = 0., 0, []
+    if os.path.exists(o.out):
+        d = torch.load(o.out, weights_only=False)
+        m.load_state_dict(d["live"])
+        ema.load_state_dict(d["m"])
+        for opt, s in zip(opts, d["opts"]):
+            opt.load_state_dict(s)
+        spent, step, log = d["spent"], d["step"], d["log"]
+    rng, same = random.Random(step * 8 + rank), random.Random(step)
+    torch.manual_seed(step * 8 + rank)
+    tracks = [motion.curves(*speech.utterance(s)) for s in range(200)]
+    held = random.Random(5)
+    clips = [clip(2_000_000 + i, 33, held, tracks) for i in range(3)]
+    t0, last, seen = time.time() - spent, time.time(), 0
+
+    def save():
+        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=[x.state_dict() for x in opts], spent=time.time() - t0, step=step,
+                        log=log, width=o.width), o.out + ".new")
+        os.replace(o.out + ".new", o.out)
+
+    while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
+        b, n, crop = same.choice(next(s for until, s in PLAN if f < until))
+        lr = o.lr * min(1, (step + 1) / 60) * (1 if f < .3 else .03 + .97 * (.5 + .5 * math.cos(math.pi * (f - .3) / .7)))
+        for opt in opts:
+            for g in opt.param_groups:
+                g["lr"] = lr
+        x, w = batch(b, n, crop, rng, tracks)
+        loss, rec, mu = loss_of(m, x, w, f < o.half)
+        m.zero_grad(set_to_none=True)
+        loss.backward()
+        parallel.average(m.parameters())
+        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
+        for opt in opts:
+            opt.step()
+        step += 1
+        seen += o.workers * b * n * crop * crop / 128 / 128
+        with torch.no_grad():
+            k = min(.995, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(ema.parameters()), list(m.parameters()), 1 - k)
+        if rank == 0 and time.time() - last > 240:
+            with parallel.Threads(o.workers):
+                p, q, l8 = evaluate(ema, clips)
+            log.append((round((time.time() - t0) / 60, 1), step, round(p, 2), round(q, 2), round(l8, 2)))
+            print(f"min {log[-1][0]} of {o.minutes:.0f} step {step} {b}x{n}x{crop} lr {lr:.1e} loss {loss:.4f} rec {rec:.4f} "
+                  f"mu {mu.std():.2f} {seen / (time.time() - last):.1f} frames/s | held out, 33 frames: {p:.2f} mouth {q:.2f} last 8 {l8:.2f} dB",
+                  flush=True)
+            save()
+            last, seen = time.time(), 0
+    if rank:
+        return
+    statistics(ema, random.Random(6), tracks)
+    save()
+    print("final", step, "held out:", *[f"{v:.2f}" for v in evaluate(ema, clips)], flush=True)
+
+
+if __name__ == "__main__":
+    main()
