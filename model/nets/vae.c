@@ -339,7 +339,8 @@ static void attention(Pass *p, const VaeAttention *l, Tensor x)
     const size_t mark = avt_arena_mark(p->scratch);
     const Tensor u = avt_new(p->scratch, DT_F32, n, c), row = avt_new(p->scratch, DT_F32, n, 3 * c);
     const Tensor qkv = avt_new(p->scratch, DT_F32, 3, n, c);
-    const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c), k = avt_view(avt_at(qkv, 1), n, 1, c), v = avt_view(avt_at(qkv, 2), n, 1, c);
+    const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c), k = avt_view(avt_at(qkv, 1), n, 1, c);
+    const Tensor v = avt_view(avt_at(qkv, 2), n, 1, c);
 
     for (int64_t t = 0; t < x.dim[0]; t++) {
         const Tensor frame = avt_view(avt_at(x, t), n, c);

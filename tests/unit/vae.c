@@ -700,7 +700,8 @@ static Peaks session_peaks(const char *device, const char *plan_for, CpuLevel le
     REQUIRE_OK(avt_vae_state_open(&dec, n.state, &n.vae, VAE_DECODER, LH, LW));
     for (int i = 0; i < 3; i++) {
         const Tensor z = avt_new(io, DT_F32, VAE_LATENT, 1, LH, LW), zs = avt_new(io, DT_F32, VAE_LATENT, i ? 3 : 7, LH, LW);
-        const Tensor px = avt_new(io, DT_F32, i ? 4 : 1, 8 * LH, 8 * LW, 3), pxs = avt_new(io, DT_F32, i ? 12 : 25, 8 * LH, 8 * LW, 3);
+        const Tensor px = avt_new(io, DT_F32, i ? 4 : 1, 8 * LH, 8 * LW, 3);
+        const Tensor pxs = avt_new(io, DT_F32, i ? 12 : 25, 8 * LH, 8 * LW, 3);
 
         avt_fill(n.be, px, 0.5f);
         avt_fill(n.be, zs, 0.5f);
