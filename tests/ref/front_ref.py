@@ -231,7 +231,8 @@ def clean(text):
 def train(root, name, **options):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(SENTENCES * 4), model_writer=model, model_type="unigram",
-                                             pad_id=0, eos_id=1, bos_id=2, unk_id=3, num_threads=1, minloglevel=2, hard_vocab_limit=False, **options)
+                                             pad_id=0, eos_id=1, bos_id=2, unk_id=3, num_threads=1, minloglevel=2,
+                                             hard_vocab_limit=False, **options)
     with open(path(root, name), "wb") as f:
         f.write(model.getvalue())
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
