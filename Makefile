@@ -50,6 +50,7 @@ $(BUILD)/tests/parity: $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(wildcard $(SRC)/
 check-build: $(TESTS) $(BUILD)/tests/parity
 check: check-build
 	@for t in $(TESTS); do $$t || exit 1; done
+	@$(BUILD)/tests/parity $(SRC)/tests/gold/parity
 clean:
 	rm -rf $(BUILD)
 .PHONY: all check check-build clean

@@ -189,7 +189,9 @@ static void ids(void **state)
 /* Whatever types the file gives them, names of special tokens in a prompt are plain letters. */
 static void special_names_are_text(void **state)
 {
-    static const char *const prompts[] = { "</s>", "<pad> <s>", "<unk>", "<extra_id_0>", "a<extra_id_0>b", "<extra_id_1>", "<0x41>" };
+    static const char *const prompts[] = {
+        "</s>", "<pad> <s>", "<unk>", "<extra_id_0>", "a<extra_id_0>b", "<extra_id_1>", "<0x41>",
+    };
     Tokenizer *t = open_small();
     int32_t ids[64];
 
