@@ -26,7 +26,8 @@ def opening(x, box):
 
 
 def corr(a, b):
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-6 and b.std() > 1e-6 else 0.
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-5 and b.std() > 1e-5 else 0.   # what stands still follows nothing
 
 
 def lag(a, b, n=8):

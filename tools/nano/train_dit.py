@@ -57,15 +57,16 @@ class Model(torch.nn.Module):
         super().__init__()
         self.dit, self.t5 = dit.initialise(dit.DiT(**dit.CONFIG)), text.initialise_t5(text.T5(**text.CONFIG))
 
-    def loss(self, sp, z, a, box, texts, k, s, f0, rd, eps, refresh):
-        """z [B,16,22,16,16]: 4 still latents, 18 moving; s: first block; -> [B]"""
+    def loss(self, sp, z, a, box, texts, k, s, f0, rd, eps, refresh, half=False):
+        """z [B,16,22,16,16]: 4 still latents, 18 moving; s: first block; half: bf16 arithmetic; -> [B]"""
         still = torch.cat([z[:, :, :4], z[:, :, 3:4].expand(-1, -1, 15, -1, -1)], 2)
         ref = z[:, :, 4:5] if refresh else z[:, :, :1]
         x = z[:, :, 4 + 3 * s:4 + 3 * (s + BLOCKS)]
-        ctx = self.dit.context(self.t5(*text.batch(sp, texts, self.dit.text_len)))
         sg = T4[k].view(-1, 1, 1, 1, 1)
-        v = self.dit((1 - sg) * x + sg * eps, 1000 * T4[k], a[..., 12 * s:12 * (s + BLOCKS)], self.dit.sink(ref, still, ctx), ctx, f0, rd)
-        return ((v - (eps - x)) ** 2 * weights(box)).mean((1, 2, 3, 4))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            ctx = self.dit.context(self.t5(*text.batch(sp, texts, self.dit.text_len)))
+            v = self.dit((1 - sg) * x + sg * eps, 1000 * T4[k], a[..., 12 * s:12 * (s + BLOCKS)], self.dit.sink(ref, still, ctx), ctx, f0, rd)
+        return ((v.float() - (eps - x)) ** 2 * weights(box)).mean((1, 2, 3, 4))
 
 
 @torch.no_grad()
@@ -90,6 +91,7 @@ def main():
     p.add_argument("--workers", type=int, default=2)
     p.add_argument("--batch", type=int, default=2, help="of each worker")
     p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--half", type=float, default=.85, help="share of the time in bf16 arithmetic")
     p.add_argument("--clips", default="build/nano/clips")
     p.add_argument("--tokenizer", default="build/nano/spiece.model")
     p.add_argument("--out", default="build/nano/dit.pt")
@@ -144,7 +146,7 @@ def main():
         d = {key: v[i] for key, v in train.data.items()}
         texts = [text.prompt(rng, *x) for x in d["say"].tolist()]
         loss = m.loss(sp, d["z"].float(), d["a"].float(), d["box"], texts, k, s, f0, same.randint(4, 30),
-                      torch.randn(o.batch, 16, 3 * BLOCKS, 16, 16), refresh)
+                      torch.randn(o.batch, 16, 3 * BLOCKS, 16, 16), refresh, f < o.half)
         for opt in opts:
             opt.zero_grad(set_to_none=True)
         loss.mean().backward()
@@ -157,7 +159,7 @@ def main():
             torch._foreach_lerp_(list(ema.parameters()), list(m.parameters()), 1 - min(.998, (1 + step) / (10 + step)))
         for kk, v in zip(k.tolist(), loss.tolist()):
             sums[kk] += torch.tensor([v, 1.])
-        if rank == 0 and time.time() - last > 180:
+        if rank == 0 and time.time() - last > 240:
             with parallel.Threads(o.workers):
                 r = validate(ema, sp, held.data)
             last = time.time()
