@@ -25,22 +25,21 @@ static void fail(Binder *b, int code)
     b->nb_problems++;
 }
 
-static int complain(Binder *b, const char *fmt, ...) AVT_PRINTF(2, 3);
+static void complain(Binder *b, const char *fmt, ...) AVT_PRINTF(2, 3);
 
-/* @return is this problem one of those that are logged? Counted in any case. */
-static int complain(Binder *b, const char *fmt, ...)
+/* One sentence on the file; counted, and logged when it is among the first. */
+static void complain(Binder *b, const char *fmt, ...)
 {
     char text[900];
     va_list ap;
 
     fail(b, AVT_INVALID);
     if (b->nb_problems > SHOWN)
-        return 0;
+        return;
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     avt_log(b->log, LOG_ERROR, "%s: %s: %s", b->what, avt_ckpt_path(b->ckpt), text);
-    return 1;
 }
 
 /* ---- looking up ---------------------------------------------------------------------------------------------------- */
@@ -188,9 +187,10 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
         return 0;
     snprintf(module, sizeof(module), "%.*s", (int)(n - skip - 7), name + skip);
     if (!avt_lora_has(b->lora, module)) {
-        if (avt_lora_is_target(module))
-            return complain(b, "tensor %s has no pair in the LoRA %s; it is a LoRA for another model", name, avt_lora_path(b->lora)), -1;
-        return 0;
+        if (!avt_lora_is_target(module))
+            return 0;
+        complain(b, "tensor %s has no pair in the LoRA %s; is it a LoRA for this model?", name, avt_lora_path(b->lora));
+        return AVT_INVALID;
     }
     w = to_scratch(b, t, out * in);
     ret = w ? avt_lora_merge(b->lora, module, w, out, in, b->log) : AVT_ERR(ENOMEM);
@@ -365,9 +365,11 @@ static void report_leftovers(Binder *b)
         if (nb++ < SHOWN && n < sizeof(list))
             n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%.120s", n ? ", " : "", avt_ckpt_get(b->ckpt, i)->name);
     }
-    if (nb)
-        complain(b, "left over: %lld %s that this network does not know: %s%s", (long long)nb, nb > 1 ? "tensors" : "tensor", list,
-                 nb > SHOWN ? ", ..." : "");
+    if (!nb)
+        return;
+    fail(b, AVT_INVALID);
+    avt_log(b->log, LOG_ERROR, "%s: %s: left over: %lld %s that this network does not know: %s%s", b->what, avt_ckpt_path(b->ckpt),
+            (long long)nb, nb > 1 ? "tensors" : "tensor", list, nb > SHOWN ? ", ..." : "");
 }
 
 int avt_binder_finish(Binder *b, int partial)
