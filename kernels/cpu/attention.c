@@ -2,7 +2,7 @@
 /*
  * Attention over two segments of keys, without the N x M matrix: the softmax is carried along.
  *
- *   for a block of 64 queries of one head, for each tile of 64 keys (first segment, then second):
+ *   for a block of 128 queries of one head, for each tile of 64 keys (first segment, then second):
  *       s = scale * q k^T + bias;  m' = max(m, max s);  p = exp(s - m')
  *       out = out * exp(m - m') + p v;  sum = sum * exp(m - m') + sum p;  m = m'
  *   out /= sum
@@ -13,9 +13,10 @@
 #include <math.h>
 #include <string.h>
 
+#include "cpu/exp.h"
 #include "cpu/plain.h"
 
-enum { QUERIES = 64, KEYS = 64, PIECE = 128 };
+enum { QUERIES = 128, KEYS = 64, PIECE = 128 };
 
 typedef struct Block {                          // a block of queries of one head and what is known of it so far
     const float *q;                             // query i at q + i * stride
@@ -76,22 +77,32 @@ static void scores(Block *b, const float *k, int64_t nb_keys)
 /* Scores of query i into weights; the running maximum, sum and result follow. */
 static void soften(Block *b, int64_t i, int64_t first_key, int64_t nb_keys)
 {
-    float *s = b->s[i], *out = b->out + i * b->stride, top = b->top[i], old, sum = 0;
+    float *s = b->s[i], *out = b->out + i * b->stride, top = b->top[i], old, sum;
 
-    for (int64_t j = 0; j < nb_keys; j++) {
-        s[j] = s[j] * b->scale + (b->rel ? b->rel[(first_key + j - i) * b->heads] : 0);
-        top = s[j] > top ? s[j] : top;
-    }
-    for (int64_t j = 0; j < nb_keys; j++) {
-        s[j] = expf(s[j] - top);
-        sum += s[j];
-    }
-    old = expf(b->top[i] - top);
+    for (int64_t j = 0; j < nb_keys; j++)
+        s[j] *= b->scale;
+    for (int64_t j = 0; b->rel && j < nb_keys; j++)
+        s[j] += b->rel[(first_key + j - i) * b->heads];
+    top = fmaxf(top, row_max(s, nb_keys));
+    for (int64_t j = 0; j < nb_keys; j++)
+        s[j] = avt_exp(s[j] - top);
+    sum = row_sum(s, nb_keys);
+    old = avt_exp(b->top[i] - top);
     if (old != 1)
         for (int64_t d = 0; d < b->hd; d++)
             out[d] *= old;
     b->sum[i] = b->sum[i] * old + sum;
     b->top[i] = top;
+}
+
+static void add_panel(float *restrict out, const float *restrict v, int64_t nb)
+{
+    if (nb == PANEL)                            // nearly always: a known number vectorizes
+        for (int j = 0; j < PANEL; j++)
+            out[j] += v[j];
+    else
+        for (int64_t j = 0; j < nb; j++)
+            out[j] += v[j];
 }
 
 static void add_values(Block *b, const float *v, int64_t nb_keys)
@@ -108,8 +119,7 @@ static void add_values(Block *b, const float *v, int64_t nb_keys)
 
                 panel_add(acc, x, b->pack + p * PANEL * nb_keys, nb_keys);
                 for (int64_t r = 0; r < min_i64(TILE, b->nb - i); r++)
-                    for (int64_t j = 0; j < min_i64(PANEL, nb_d - p * PANEL); j++)
-                        b->out[(i + r) * b->stride + d + p * PANEL + j] += acc[r][j];
+                    add_panel(b->out + (i + r) * b->stride + d + p * PANEL, acc[r], min_i64(PANEL, nb_d - p * PANEL));
             }
         }
     }

@@ -1,35 +1,75 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* act, add, mul, axpy, gate_add: each result depends on one element of each operand. */
 #include <math.h>
+#include <string.h>
 
+#include "cpu/exp.h"
 #include "cpu/plain.h"
+
+static inline float silu(float x)
+{
+    return x / (1 + avt_exp(-x));
+}
+
+static inline float gelu_tanh(float x)          // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), which keeps its digits far below zero
+{
+    return x / (1 + avt_exp(-1.5957691216f * (x + 0.044715f * x * x * x)));
+}
+
+static inline float gelu_erf(float x)
+{
+    return 0.5f * x * (1 + erff(x * 0.7071067812f));
+}
+
+static inline float clamp(float x)
+{
+    return x < -1 ? -1 : x > 1 ? 1 : x;
+}
 
 float avt_act_value(Act act, float x)
 {
+    avt_plain_act_row(act, &x, 1);
+    return x;
+}
+
+void avt_plain_act_row(Act act, float *v, int64_t nb)
+{
     switch (act) {
     case ACT_SILU:
-        return x / (1 + expf(-x));
-    case ACT_GELU_TANH:                         // (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), which keeps its digits far below zero
-        return x / (1 + expf(-1.5957691216f * (x + 0.044715f * x * x * x)));
+        for (int64_t i = 0; i < nb; i++)
+            v[i] = silu(v[i]);
+        break;
+    case ACT_GELU_TANH:
+        for (int64_t i = 0; i < nb; i++)
+            v[i] = gelu_tanh(v[i]);
+        break;
     case ACT_GELU_ERF:
-        return 0.5f * x * (1 + erff(x * 0.7071067812f));
+        for (int64_t i = 0; i < nb; i++)
+            v[i] = gelu_erf(v[i]);
+        break;
     case ACT_CLAMP:
-        return x < -1 ? -1 : x > 1 ? 1 : x;
-    default:
-        return x;
+        for (int64_t i = 0; i < nb; i++)
+            v[i] = clamp(v[i]);
+        break;
+    case ACT_NONE:
+        break;
     }
 }
 
 int avt_plain_act(Backend *be, const OpCall *c)
 {
-    const Act act = c->u.linear.act;
-    const int64_t nb = avt_numel(c->out);
+    const int64_t nb = avt_numel(c->out), piece = 1024;
     const float *x = c->in[0].data;
     float *out = c->out.data;
 
-#pragma omp parallel for num_threads(be->threads) if (nb > PARALLEL_MIN)
-    for (int64_t i = 0; i < nb; i++)
-        out[i] = avt_act_value(act, x[i]);
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * piece)
+    for (int64_t i = 0; i < nb; i += piece) {
+        const int64_t n = min_i64(piece, nb - i);
+
+        if (out != x)
+            memcpy(out + i, x + i, (size_t)n * sizeof(*out));
+        avt_plain_act_row(c->u.linear.act, out + i, n);
+    }
     return 0;
 }
 

@@ -47,20 +47,19 @@ static void multiply_chunk(float sum[PANELS][ROWS][PANEL], const OpCall *c, int6
 }
 
 /* Bias, activation, gate and residual of one row of one panel, into the result. */
-static void finish_row(const OpCall *c, const float *sum, int64_t m, int64_t n, int64_t nb)
+static void finish_row(const OpCall *c, float *v, int64_t m, int64_t n, int64_t nb)
 {
     const float *bias = c->in[2].data, *gate = c->in[3].data, *res = c->in[4].data;
-    float *out = (float *)c->out.data + m * c->in[1].dim[0] + n;
+    const int64_t at = m * c->in[1].dim[0] + n;
+    float *out = (float *)c->out.data + at;
 
-    if (res)
-        res += m * c->in[1].dim[0] + n;
-    for (int64_t j = 0; j < nb; j++) {
-        float v = avt_act_value(c->u.linear.act, bias ? sum[j] + bias[n + j] : sum[j]);
-
-        if (gate)
-            v *= gate[n + j];
-        out[j] = res ? res[j] + v : v;
-    }
+    for (int64_t j = 0; bias && j < nb; j++)
+        v[j] += bias[n + j];
+    avt_plain_act_row(c->u.linear.act, v, nb);
+    for (int64_t j = 0; gate && j < nb; j++)
+        v[j] *= gate[n + j];
+    for (int64_t j = 0; j < nb; j++)
+        out[j] = res ? res[at + j] + v[j] : v[j];
 }
 
 static void tile(const OpCall *c, int64_t m, int64_t nb, int64_t n)

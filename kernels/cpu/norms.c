@@ -6,6 +6,7 @@
  */
 #include <math.h>
 
+#include "cpu/exp.h"
 #include "cpu/plain.h"
 
 enum { LANES = 8 };
@@ -72,9 +73,7 @@ int avt_plain_channel_norm(Backend *be, const OpCall *c)
 
         for (int64_t i = 0; i < width; i++)
             out[i] = (float)(x[i] * f) * w[i];
-        if (act != ACT_NONE)
-            for (int64_t i = 0; i < width; i++)
-                out[i] = avt_act_value(act, out[i]);
+        avt_plain_act_row(act, out, width);
     }
     return 0;
 }
@@ -106,9 +105,7 @@ int avt_plain_layer_norm(Backend *be, const OpCall *c)
         if (b)
             for (int64_t i = 0; i < width; i++)
                 out[i] += b[i];
-        if (act != ACT_NONE)
-            for (int64_t i = 0; i < width; i++)
-                out[i] = avt_act_value(act, out[i]);
+        avt_plain_act_row(act, out, width);
     }
     return 0;
 }
@@ -136,12 +133,11 @@ int avt_plain_softmax(Backend *be, const OpCall *c)
 #pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
     for (int64_t r = 0; r < nb; r++) {
         const float *x = (const float *)c->in[0].data + r * width;
-        float *out = (float *)c->out.data + r * width, top = -INFINITY, f;
+        float *out = (float *)c->out.data + r * width, f;
+        const float top = row_max(x, width);
 
         for (int64_t i = 0; i < width; i++)
-            top = x[i] > top ? x[i] : top;
-        for (int64_t i = 0; i < width; i++)
-            out[i] = expf(x[i] - top);
+            out[i] = avt_exp(x[i] - top);
         f = (float)(1 / sum_values(out, width));
         for (int64_t i = 0; i < width; i++)
             out[i] *= f;

@@ -9,6 +9,8 @@
 #ifndef AVT_CPU_PLAIN_H
 #define AVT_CPU_PLAIN_H
 
+#include <math.h>
+
 #include "cpu/cpu.h"
 
 enum { PANEL = 8, TILE = 4, CHUNK = 256 };
@@ -40,6 +42,45 @@ static inline void panel_add(float sum[TILE][PANEL], const float *const x[TILE],
         for (int j = 0; j < PANEL; j++)
             sum[i][j] += acc[i][j];
 }
+
+/* Largest of nb values and their sum, in eight interleaved parts: one fixed order that vectorizes. */
+static inline float row_max(const float *x, int64_t nb)
+{
+    float part[PANEL], top;
+    int64_t i = 0;
+
+    for (int j = 0; j < PANEL; j++)
+        part[j] = -INFINITY;
+    for (; i + PANEL <= nb; i += PANEL)
+#pragma omp simd
+        for (int j = 0; j < PANEL; j++)
+            part[j] = x[i + j] > part[j] ? x[i + j] : part[j];
+    top = part[0];
+    for (int j = 1; j < PANEL; j++)
+        top = part[j] > top ? part[j] : top;
+    for (; i < nb; i++)
+        top = x[i] > top ? x[i] : top;
+    return top;
+}
+
+static inline float row_sum(const float *x, int64_t nb)
+{
+    float part[PANEL] = { 0 }, sum = 0;
+    int64_t i = 0;
+
+    for (; i + PANEL <= nb; i += PANEL)
+#pragma omp simd
+        for (int j = 0; j < PANEL; j++)
+            part[j] += x[i + j];
+    for (int j = 0; j < PANEL; j++)
+        sum += part[j];
+    for (; i < nb; i++)
+        sum += x[i];
+    return sum;
+}
+
+/* v[nb] = act(v): a row at a time, so that the choice is outside the loop. */
+void avt_plain_act_row(Act act, float *v, int64_t nb);
 
 /* Elements first .. first + nb - 1 of a float array of any dtype and alignment. 0, or EINVAL for an integer type. */
 int avt_plain_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);
