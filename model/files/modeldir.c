@@ -3,6 +3,8 @@
  * The model folder: which file is which. Published layout of Wan-AI/Wan2.2-S2V-14B, with liveavatar.safetensors
  * (Quark-Vision/Live-Avatar) in it or in lora/, and our own optional avatar.json.
  */
+#include <json-c/json.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,16 +34,16 @@ static const Part parts[] = {
     { offsetof(ModelDir, wav2vec2_preprocessor), "the speech encoder's input", { WAV2VEC2 "preprocessor_config.json" } },
 };
 
+#define NB_PARTS (sizeof(parts) / sizeof(parts[0]))
+
 static const char *const lora_paths[] = { "liveavatar.safetensors", "lora/liveavatar.safetensors" };
 
 static int exists(const char *dir, const char *name, const char *end)
 {
+    char path[PATH_MAX];
     struct stat st;
-    char *path = avt_sprintf(MEM_MISC, "%s/%s%s", dir, name, end);
-    const int ret = path && !stat(path, &st) && !S_ISDIR(st.st_mode);
 
-    avt_free(path);
-    return ret;
+    return snprintf(path, sizeof(path), "%s/%s%s", dir, name, end) < PATH_MAX && !stat(path, &st) && !S_ISDIR(st.st_mode);
 }
 
 static char **slot_of(ModelDir *m, const Part *p)
@@ -61,14 +63,14 @@ static int missing(const char *dir, const Part *p, const Log *log)
                     dir, p->path[0], p->what, part ? ": its download did not finish" : "");
 }
 
-static int find_part(ModelDir *m, const Part *p, const Log *log)
+static int find_part(ModelDir *m, const Part *p)
 {
     for (int i = 0; i < 2 && p->path[i]; i++)
         if (exists(m->dir, p->path[i], "")) {
             *slot_of(m, p) = avt_sprintf(MEM_MISC, "%s/%s", m->dir, p->path[i]);
             return *slot_of(m, p) ? 0 : AVT_ERR(ENOMEM);
         }
-    return missing(m->dir, p, log);
+    return 0;
 }
 
 /* ---- avatar.json --------------------------------------------------------------------------------------------------- */
@@ -134,6 +136,21 @@ static int read_values(ModelDir *m, const Json *j, const char *path, const Log *
     return ret;
 }
 
+static void warn_unknown(const Json *j, const char *path, const Log *log)
+{
+    static const char *const known[] = { "name", "prompt", "steps", "area", "size", "lora", "lora_alpha" };
+
+    json_object_object_foreach((struct json_object *)avt_json_root(j), key, value) {
+        size_t i = 0;
+
+        (void)value;
+        while (i < sizeof(known) / sizeof(known[0]) && strcmp(key, known[i]))
+            i++;
+        if (i == sizeof(known) / sizeof(known[0]))
+            avt_log(log, LOG_WARNING, "%s: \"%.100s\" is not known and has no effect", path, key);
+    }
+}
+
 static int read_avatar_json(ModelDir *m, const Log *log)
 {
     char *path;
@@ -146,6 +163,8 @@ static int read_avatar_json(ModelDir *m, const Log *log)
     ret = path ? avt_json_read(&j, path, log) : AVT_ERR(ENOMEM);
     if (ret >= 0)
         ret = read_values(m, j, path, log);
+    if (ret >= 0)
+        warn_unknown(j, path, log);
     avt_json_close(&j);
     avt_free(path);
     return ret;
@@ -157,8 +176,8 @@ static int find_all(ModelDir *m, const Log *log)
 {
     int ret = 0;
 
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]) && ret >= 0; i++)
-        ret = find_part(m, &parts[i], log);
+    for (size_t i = 0; i < NB_PARTS && ret >= 0; i++)
+        ret = find_part(m, &parts[i]);
     for (size_t i = 0; i < 2 && ret >= 0 && !m->lora; i++)
         if (exists(m->dir, lora_paths[i], "")) {
             m->lora = avt_sprintf(MEM_MISC, "%s/%s", m->dir, lora_paths[i]);
@@ -167,7 +186,7 @@ static int find_all(ModelDir *m, const Log *log)
     return ret < 0 ? ret : read_avatar_json(m, log);
 }
 
-int avt_modeldir_open(ModelDir *m, const char *dir, const Log *log)
+int avt_modeldir_look(ModelDir *m, const char *dir, const Log *log)
 {
     struct stat st;
     int ret;
@@ -184,9 +203,32 @@ int avt_modeldir_open(ModelDir *m, const char *dir, const Log *log)
     return ret;
 }
 
+int avt_modeldir_open(ModelDir *m, const char *dir, const Log *log)
+{
+    int ret = avt_modeldir_look(m, dir, log);
+
+    for (size_t i = 0; i < NB_PARTS && ret >= 0; i++)
+        if (!*slot_of(m, &parts[i]))
+            ret = missing(m->dir, &parts[i], log);
+    if (ret < 0)
+        avt_modeldir_close(m);
+    return ret;
+}
+
+int avt_modeldir_part(const ModelDir *m, int i, const char **name, const char **path)
+{
+    if (i < 0 || i >= (int)NB_PARTS)
+        return 0;
+    *path = *(char *const *)((const char *)m + parts[i].slot);
+    *name = *path ? *path + strlen(m->dir) + 1 : parts[i].path[0];
+    return 1;
+}
+
 void avt_modeldir_close(ModelDir *m)
 {
-    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
+    if (!m->dir)
+        return;
+    for (size_t i = 0; i < NB_PARTS; i++)
         avt_free(*slot_of(m, &parts[i]));
     avt_free(m->dir);
     avt_free(m->lora);

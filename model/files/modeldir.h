@@ -34,6 +34,10 @@ enum { LORA_UNSAID, LORA_REQUIRED, LORA_NONE };
 
 /** @return 0; ENOENT naming the first missing file and what the folder should hold; AVT_INVALID for a bad avatar.json */
 int  avt_modeldir_open(ModelDir *m, const char *dir, const Log *log);
+/** The same, but a file that is missing stays NULL. */
+int  avt_modeldir_look(ModelDir *m, const char *dir, const Log *log);
+/** i-th file that the folder must hold: its name in the folder, and its path or NULL. @return 0: there is no i-th */
+int  avt_modeldir_part(const ModelDir *m, int i, const char **name, const char **path);
 void avt_modeldir_close(ModelDir *m);
 
 #endif

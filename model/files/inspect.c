@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The summary of a model folder. A file's complaint, when it cannot be read, becomes part of its line. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/mem.h"
+#include "files/inspect.h"
+#include "files/json.h"
+#include "files/lora.h"
+#include "files/modeldir.h"
+
+#define SIZE 8192
+
+typedef struct Text {
+    char *p;                            // SIZE bytes
+    size_t n;
+} Text;
+
+static void say(Text *t, const char *fmt, ...) AVT_PRINTF(2, 3);
+
+static void say(Text *t, const char *fmt, ...)
+{
+    va_list ap;
+    int n;
+
+    va_start(ap, fmt);
+    n = vsnprintf(t->p + t->n, SIZE - t->n, fmt, ap);
+    va_end(ap);
+    t->n = n < 0 ? t->n : t->n + (size_t)n < SIZE ? t->n + (size_t)n : SIZE - 1;
+}
+
+/* "32.59 G", "7" */
+static const char *short_number(char buf[32], double v)
+{
+    static const char unit[] = " kMGT";
+    int u = 0;
+
+    for (; v >= 1000 && u < 4; u++)
+        v /= 1000;
+    snprintf(buf, 32, u ? "%.4g %c" : "%.4g", v, unit[u]);
+    return buf;
+}
+
+/* ---- one line per file --------------------------------------------------------------------------------------------- */
+
+typedef struct Reason {
+    char text[200];
+} Reason;
+
+static void keep_reason(void *opaque, int level, const char *text)
+{
+    Reason *r = opaque;
+
+    if (level == LOG_ERROR)
+        snprintf(r->text, sizeof(r->text), "%s", text);
+}
+
+/* The complaint without the path in front of it. */
+static void say_unreadable(Text *t, const char *name, const Reason *r)
+{
+    const char *sentence = strstr(r->text, ": ");
+
+    say(t, "  %-55s cannot be read: %s\n", name, sentence ? sentence + 2 : r->text);
+}
+
+static void say_types(Text *t, const Ckpt *c)
+{
+    int64_t count[DT_NB] = { 0 };
+    const char *comma = "";
+
+    for (int64_t i = 0; i < avt_ckpt_nb(c); i++)
+        count[avt_ckpt_get(c, i)->dtype]++;
+    for (int k = 0; k < DT_NB; k++)
+        if (count[k]) {
+            say(t, "%s%s %lld", comma, avt_dtype_name((DType)k), (long long)count[k]);
+            comma = ", ";
+        }
+}
+
+static void say_weights(Text *t, const char *name, const Ckpt *c)
+{
+    char size[32], nb[32];
+    double bytes = 0, values = 0;
+
+    for (int64_t i = 0; i < avt_ckpt_nb(c); i++) {
+        const CkptTensor *k = avt_ckpt_get(c, i);
+
+        bytes += (double)k->size;
+        values += (double)(k->size / avt_dtype_size(k->dtype));
+    }
+    say(t, "  %-55s %9sB %5lld tensors %8s parameters  ", name, short_number(size, bytes), (long long)avt_ckpt_nb(c),
+        short_number(nb, values));
+    say_types(t, c);
+    say(t, "\n");
+}
+
+static int has_end(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+
+    return n >= m && !strcmp(name + n - m, end);
+}
+
+static void say_plain(Text *t, const char *name, const char *path)
+{
+    char size[32];
+    struct stat st;
+
+    say(t, "  %-55s %9sB\n", name, stat(path, &st) < 0 ? "?" : short_number(size, (double)st.st_size));
+}
+
+/* @return 1 when all is well with the file */
+static int say_part(Text *t, const char *name, const char *path)
+{
+    Reason why = { "" };
+    const Log log = { keep_reason, &why, LOG_ERROR };
+    Ckpt *c;
+
+    if (!path) {
+        say(t, "  %-55s missing\n", name);
+        return 0;
+    }
+    if (!has_end(name, ".safetensors") && !has_end(name, ".pth") && !has_end(name, ".index.json")) {
+        say_plain(t, name, path);
+        return 1;
+    }
+    if (avt_ckpt_open(&c, path, &log) < 0) {
+        say_unreadable(t, name, &why);
+        return 0;
+    }
+    say_weights(t, name, c);
+    avt_ckpt_close(&c);
+    return 1;
+}
+
+static int say_lora(Text *t, const ModelDir *m)
+{
+    Reason why = { "" };
+    const Log log = { keep_reason, &why, LOG_ERROR };
+    const char *name = m->lora ? m->lora + strlen(m->dir) + 1 : "liveavatar.safetensors";
+    Lora *l;
+
+    if (!m->lora) {
+        say(t, "  %-55s not there%s\n", name, m->lora_rule == LORA_NONE ? ", none is needed" : "");
+        return m->lora_rule != LORA_REQUIRED;
+    }
+    if (avt_lora_open(&l, m->lora, m->lora_alpha, &log) < 0) {
+        say_unreadable(t, name, &why);
+        return 0;
+    }
+    say(t, "  %-55s %lld pair%s, rank %d, scale %g\n", name, (long long)avt_lora_nb(l), avt_lora_nb(l) == 1 ? "" : "s", avt_lora_rank(l),
+        avt_lora_scale(l));
+    avt_lora_close(&l);
+    return 1;
+}
+
+/* ---- sizes and settings -------------------------------------------------------------------------------------------- */
+
+static void say_config(Text *t, const ModelDir *m)
+{
+    static const char *const keys[] = { "dim", "num_layers", "num_heads", "ffn_dim", "audio_dim" };
+    static const char *const words[] = { "width", "layers", "heads", "FFN", "audio" };
+    const char *class_name = "no class named";
+    Json *j;
+
+    if (!m->config || avt_json_read(&j, m->config, NULL) < 0)
+        return;
+    avt_json_string(j, "_class_name", &class_name, 0);
+    say(t, "network: %.60s", class_name);
+    for (int i = 0; i < 5; i++) {
+        int64_t v = -1;
+
+        if (avt_json_int(j, keys[i], &v, 0, INT64_MAX, 0) >= 0 && v >= 0)
+            say(t, ", %s %lld", words[i], (long long)v);
+    }
+    say(t, "\n");
+    avt_json_close(&j);
+}
+
+static void say_settings(Text *t, const ModelDir *m)
+{
+    static const char *const rules[] = { "unsaid", "required", "none" };
+
+    say(t, "settings: name %.40s", m->name ? m->name : "unsaid");
+    if (m->width)
+        say(t, ", size %dx%d", m->width, m->height);
+    if (m->area)
+        say(t, ", area %lld pixels", (long long)m->area);
+    if (m->steps)
+        say(t, ", %d steps", m->steps);
+    say(t, ", LoRA %s", rules[m->lora_rule]);
+    if (m->lora_alpha > 0)
+        say(t, " with alpha %g", m->lora_alpha);
+    if (m->prompt)
+        say(t, "\nprompt: %.200s", m->prompt);
+    say(t, "\n");
+}
+
+static void say_all(Text *t, const ModelDir *m)
+{
+    const char *name, *path;
+    int nb_bad = 0;
+
+    say(t, "%s\n", m->dir);
+    for (int i = 0; avt_modeldir_part(m, i, &name, &path); i++)
+        nb_bad += !say_part(t, name, path);
+    nb_bad += !say_lora(t, m);
+    say_config(t, m);
+    say_settings(t, m);
+    if (nb_bad)
+        say(t, "%d file%s missing or damaged; a model folder holds the files of Wan-AI/Wan2.2-S2V-14B as published\n", nb_bad,
+            nb_bad > 1 ? "s are" : " is");
+    else
+        say(t, "complete\n");
+}
+
+int avt_inspect(char **text, const char *dir, const Log *log)
+{
+    Text t = { .p = avt_malloc(MEM_MISC, SIZE) };
+    ModelDir m;
+    int ret = t.p ? avt_modeldir_look(&m, dir, log) : AVT_ERR(ENOMEM);
+
+    *text = NULL;
+    if (ret < 0) {
+        avt_free(t.p);
+        return ret;
+    }
+    t.p[0] = 0;
+    say_all(&t, &m);
+    avt_modeldir_close(&m);
+    *text = t.p;
+    return 0;
+}
