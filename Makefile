@@ -40,14 +40,17 @@ $(BUILD)/libavatar.a: $(LIB_O)
 # tests: one program per file
 TESTS_C := $(wildcard $(SRC)/tests/unit/*.c $(SRC)/tests/kernels/*.c $(SRC)/tests/e2e/*.c)
 TESTS := $(patsubst $(SRC)/tests/%.c,$(BUILD)/tests/%,$(TESTS_C))
-$(BUILD)/tests/%: $(SRC)/tests/%.c $(BUILD)/obj/tests/test.o $(BUILD)/libavatar.a
+$(BUILD)/tests/%: $(SRC)/tests/%.c $(BUILD)/obj/tests/test.o $(BUILD)/obj/tests/model.o $(BUILD)/libavatar.a
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -I$(SRC)/tests -o $@ $< $(BUILD)/obj/tests/test.o $(BUILD)/libavatar.a $(LIBS) -lcmocka
+	$(CC) $(FLAGS) -I$(SRC)/tests -o $@ $< $(BUILD)/obj/tests/test.o $(BUILD)/obj/tests/model.o $(BUILD)/libavatar.a $(LIBS) -lcmocka
 $(BUILD)/obj/tests/%.o: FLAGS += -I$(SRC)/tests
 $(BUILD)/tests/parity: $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(wildcard $(SRC)/tests/parity/*.c)) $(BUILD)/obj/tests/test.o $(BUILD)/libavatar.a
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -o $@ $^ $(LIBS) -lcmocka -lpng
-check-build: $(TESTS) $(BUILD)/tests/parity
+$(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(BUILD)/obj/tests/model.o $(BUILD)/obj/tests/test.o $(BUILD)/libavatar.a
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -o $@ $^ $(LIBS) -lcmocka
+check-build: $(TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
 check: check-build
 	@for t in $(TESTS); do $$t || exit 1; done
 	@$(BUILD)/tests/parity $(SRC)/tests/gold/parity

@@ -283,7 +283,7 @@ void test_model_default(TestModel *m)
                  .nb_audio_layers = 4, .nb_audio_tokens = 4, .nb_inject = 2, .inject = { 0, 2 }, .eps = 1e-6f },
         .wav2vec2 = { 32, 3, 4, 64, { 16, 16, 16, 16, 16, 16, 16 }, 4, 16 },
         .umt5 = { .dim = 24, .attn_dim = 32, .ffn_dim = 48, .nb_heads = 4, .nb_layers = 2, .nb_buckets = 32, .vocab = 512, .dtype = DT_F32 },
-        .vae_width = 8, .dtype = DT_F32, .t5_dtype = DT_F32,
+        .vae_width = 4, .dtype = DT_F32, .t5_dtype = DT_F32,
     };
     m->seed = 1;
     m->spiece = AVT_SRCDIR "/tests/gold/spiece.model";

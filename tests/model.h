@@ -16,7 +16,7 @@ typedef struct TestModel {
     const char *spiece;                 // tokenizer to copy
 } TestModel;
 
-/** D 48, 3 heads, 4 layers, audio after 0 and 2, VAE width 8, wav2vec2 of 3 layers. */
+/** D 48, 3 heads, 4 layers, audio after 0 and 2, VAE width 4, wav2vec2 of 3 layers. */
 void test_model_default(TestModel *m);
 /** Write the folder (made when absent). @return 0 or a negative error, said on stderr */
 int  test_model_write(const TestModel *m, const char *dir);

@@ -28,15 +28,18 @@ CommStat avt_comm_stat(const Comm *c);
 /** Bytes sent from this rank to `dst`. */
 int64_t avt_comm_bytes_to(const Comm *c, int dst);
 
+/* What a message is about: messages of one kind between two ranks arrive in order, kinds may overtake each other. */
+typedef enum CommTag { TAG_COMMAND, TAG_INPUT, TAG_TOKENS, TAG_LATENTS, TAG_RESULT, TAG_PICTURE, TAG_REFERENCE, TAG_FRAMES } CommTag;
+
 /** Host bytes; copied. @return 0 or ENOMEM */
-int avt_comm_send_bytes(Comm *c, int dst, const void *data, size_t size);
-/** Waits for a message of exactly `size` bytes from `src`. @return 0, EINVAL for another size, ETIMEDOUT after `timeout_ms`
+int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size);
+/** Waits for a message of `tag` and exactly `size` bytes from `src`. @return 0, EINVAL for another size, ETIMEDOUT after `timeout_ms`
  *  (< 0: no limit), or the group's failure */
-int avt_comm_recv_bytes(Comm *c, int src, void *data, size_t size, int timeout_ms);
+int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size, int timeout_ms);
 
 /** A tensor, by way of the backend: no byte of it is touched here. */
-int avt_comm_send(Comm *c, Backend *be, int dst, Tensor t);
-int avt_comm_recv(Comm *c, Backend *be, int src, Tensor t);
+int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t);
+int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
 
 /** Fail the whole group: everyone who waits or will wait gets `code` (the first one given). */
 void avt_comm_abort(Comm *c, int code);

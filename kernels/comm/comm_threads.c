@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Comm over threads of one process: one mailbox for each pair (src, dst), in order.
+ * Comm over threads of one process: one mailbox for each pair (src, dst); the first message of a kind is taken.
  *
  * Message buffers are kept and used again, so that a running stream allocates nothing. One lock for the whole group: messages are
  * few (some dozen a block) and large.
@@ -14,6 +14,7 @@
 typedef struct Message {
     struct Message *next;
     size_t size, capacity;
+    CommTag tag;
     uint8_t data[];
 } Message;
 
@@ -176,7 +177,7 @@ static Message *take_buffer(Group *g, size_t size)
     return m;
 }
 
-int avt_comm_send_bytes(Comm *c, int dst, const void *data, size_t size)
+int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size)
 {
     Group *g = c->group;
     Box *box = &g->box[c->rank * g->nb + dst];
@@ -189,6 +190,7 @@ int avt_comm_send_bytes(Comm *c, int dst, const void *data, size_t size)
         return avt_fail(g->log, AVT_ERR(ENOMEM), "no memory for a message of %zu bytes between ranks", size);
     m->next = NULL;
     m->size = size;
+    m->tag = tag;
     memcpy(m->data, data, size);
     pthread_mutex_lock(&g->lock);
     if (box->head)
@@ -218,24 +220,40 @@ static struct timespec deadline_in(int ms)
     return t;
 }
 
-int avt_comm_recv_bytes(Comm *c, int src, void *data, size_t size, int timeout_ms)
+/* Unlink the first message of a kind; NULL: there is none. Lock held. */
+static Message *take_message(Box *box, CommTag tag)
+{
+    Message *before = NULL;
+
+    for (Message *m = box->head; m; before = m, m = m->next) {
+        if (m->tag != tag)
+            continue;
+        if (before)
+            before->next = m->next;
+        else
+            box->head = m->next;
+        if (box->tail == m)
+            box->tail = before;
+        return m;
+    }
+    return NULL;
+}
+
+int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size, int timeout_ms)
 {
     Group *g = c->group;
     Box *box = &g->box[src * g->nb + c->rank];
     const struct timespec end = deadline_in(timeout_ms < 0 ? 0 : timeout_ms);
-    Message *m = NULL;
+    Message *m;
     int ret = 0;
 
     pthread_mutex_lock(&g->lock);
-    while (!box->head && g->status >= 0 && !ret)
+    while (!(m = take_message(box, tag)) && g->status >= 0 && !ret)
         ret = timeout_ms < 0 ? pthread_cond_wait(&g->change, &g->lock) : pthread_cond_timedwait(&g->change, &g->lock, &end);
-    if (!box->head) {
-        ret = g->status < 0 ? g->status : AVT_ERR(ETIMEDOUT);
-    } else {
-        m = box->head;
-        box->head = m->next;
+    if (m)
         ret = m->size == size ? 0 : AVT_ERR(EINVAL);
-    }
+    else
+        ret = g->status < 0 ? g->status : AVT_ERR(ETIMEDOUT);
     pthread_mutex_unlock(&g->lock);
     if (!m)
         return ret;
@@ -263,23 +281,23 @@ static int stage(Comm *c, size_t size)
     return 0;
 }
 
-int avt_comm_send(Comm *c, Backend *be, int dst, Tensor t)
+int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t)
 {
     const size_t size = avt_nbytes(t);
     int ret = stage(c, size);
 
     if (ret >= 0)
         ret = avt_download(be, c->host, t);
-    return ret < 0 ? ret : avt_comm_send_bytes(c, dst, c->host, size);
+    return ret < 0 ? ret : avt_comm_send_bytes(c, dst, tag, c->host, size);
 }
 
-int avt_comm_recv(Comm *c, Backend *be, int src, Tensor t)
+int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t)
 {
     const size_t size = avt_nbytes(t);
     int ret = stage(c, size);
 
     if (ret >= 0)
-        ret = avt_comm_recv_bytes(c, src, c->host, size, -1);
+        ret = avt_comm_recv_bytes(c, src, tag, c->host, size, -1);
     if (ret < 0)
         return ret;
     avt_upload(be, t, c->host);

@@ -35,7 +35,7 @@ static int tell_all(AvatarSession *s, const Cmd *c)
     int ret = 0;
 
     for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
-        ret = avt_comm_send_bytes(comm_of(s), r, c, sizeof(*c));
+        ret = avt_comm_send_bytes(comm_of(s), r, TAG_COMMAND, c, sizeof(*c));
     return ret;
 }
 
@@ -45,7 +45,7 @@ static int send_to_layers(AvatarSession *s, const void *data, size_t size)
 
     for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
         if (s->set.plan->rank[r].pipe >= 0)
-            ret = avt_comm_send_bytes(comm_of(s), r, data, size);
+            ret = avt_comm_send_bytes(comm_of(s), r, TAG_INPUT, data, size);
     return ret;
 }
 
@@ -75,7 +75,7 @@ static int take_frames(AvatarSession *s)
     pthread_mutex_unlock(&s->lock);
     if (s->cancel)
         return AVT_ERR(ECANCELED);
-    ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, b->data, s->block_size, -1);
+    ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size, -1);
     if (ret < 0)
         return ret;
     b->block = f.block;
@@ -151,7 +151,7 @@ static int send_picture(AvatarSession *s, const float *picture, int prime)
 
     if (ret < 0)
         return ret;
-    return avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, picture, (size_t)s->info.width * (size_t)s->info.height * 3 * sizeof(float));
+    return avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_INPUT, picture, (size_t)s->info.width * (size_t)s->info.height * 3 * sizeof(float));
 }
 
 static int send_sink(AvatarSession *s, int from_block)

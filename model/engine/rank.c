@@ -119,19 +119,19 @@ static int on_pipe_of(const Rank *r, int step)
 
 /* ---- messages: nothing moves when the rank is alone --------------------------------------------------------------- */
 
-static int send(Rank *r, int dst, Tensor t)
+static int send(Rank *r, int dst, CommTag tag, Tensor t)
 {
-    return !r->comm || dst == r->index ? 0 : avt_comm_send(r->comm, r->be, dst, t);
+    return !r->comm || dst == r->index ? 0 : avt_comm_send(r->comm, r->be, dst, tag, t);
 }
 
-static int recv(Rank *r, int src, Tensor t)
+static int recv(Rank *r, int src, CommTag tag, Tensor t)
 {
-    return !r->comm || src == r->index ? 0 : avt_comm_recv(r->comm, r->be, src, t);
+    return !r->comm || src == r->index ? 0 : avt_comm_recv(r->comm, r->be, src, tag, t);
 }
 
-static int recv_host(Rank *r, void *data, size_t size)
+static int recv_host(Rank *r, CommTag tag, void *data, size_t size)
 {
-    return r->comm ? avt_comm_recv_bytes(r->comm, conductor(r), data, size, -1) : 0;
+    return r->comm ? avt_comm_recv_bytes(r->comm, conductor(r), tag, data, size, -1) : 0;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
@@ -342,11 +342,11 @@ static int do_picture(Rank *r, const Cmd *c)
     int ret = 0;
 
     if (!r->place->vae) {
-        if (is_first(r) && (ret = recv(r, p->vae_rank, r->ref)) >= 0)
-            ret = recv(r, p->vae_rank, r->motion);
+        if (is_first(r) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->ref)) >= 0)
+            ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion);
         return ret;
     }
-    ret = recv_host(r, r->host, (size_t)(64 * hw * 3) * sizeof(float));
+    ret = recv_host(r, TAG_INPUT, r->host, (size_t)(64 * hw * 3) * sizeof(float));
     if (ret < 0)
         return ret;
     z = avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, hw);
@@ -361,8 +361,8 @@ static int do_picture(Rank *r, const Cmd *c)
         ret = show_picture(r, ref, motion);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
         if (i != r->index && p->rank[i].pipe >= 0 && (!i || p->rank[i - 1].pipe != p->rank[i].pipe)
-            && (ret = send(r, i, ref)) >= 0)
-            ret = send(r, i, motion);
+            && (ret = send(r, i, TAG_PICTURE, ref)) >= 0)
+            ret = send(r, i, TAG_PICTURE, motion);
     return ret;
 }
 
@@ -376,7 +376,7 @@ static int do_text(Rank *r, const Cmd *c)
 
     if (!has_layers(r))
         return 0;
-    ret = recv_host(r, r->host, (size_t)(c->rows * dim) * sizeof(float));
+    ret = recv_host(r, TAG_INPUT, r->host, (size_t)(c->rows * dim) * sizeof(float));
     if (ret < 0)
         return ret;
     context = avt_new(r->scratch, DT_F32, c->rows, dim);
@@ -392,11 +392,11 @@ static int take_new_reference(Rank *r)
     int ret = 0;
 
     if (r->index != owner)
-        return is_first(r) ? recv(r, owner, r->ref) : 0;
+        return is_first(r) ? recv(r, owner, TAG_REFERENCE, r->ref) : 0;
     avt_copy(r->be, r->ref, r->ref_next);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
         if (i != r->index && p->rank[i].pipe >= 0 && (!i || p->rank[i - 1].pipe != p->rank[i].pipe))
-            ret = send(r, i, r->ref);
+            ret = send(r, i, TAG_REFERENCE, r->ref);
     return ret;
 }
 
@@ -415,11 +415,11 @@ static int do_sink(Rank *r, const Cmd *c)
     item.text = &r->text[c->text];
     item.sink = &r->sink[c->slot];
     item.x = avt_new(r->scratch, DT_F32, s->Lc, r->w->dit.cfg.dim);
-    ret = is_first(r) ? avt_dit_embed_sink(r->be, r->scratch, &r->w->dit, item.x, r->ref, r->motion) : recv(r, r->index - 1, item.x);
+    ret = is_first(r) ? avt_dit_embed_sink(r->be, r->scratch, &r->w->dit, item.x, r->ref, r->motion) : recv(r, r->index - 1, TAG_TOKENS, item.x);
     if (ret >= 0)
         ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, &item, 1);
     if (ret >= 0 && !is_last(r))
-        ret = send(r, r->index + 1, item.x);
+        ret = send(r, r->index + 1, TAG_TOKENS, item.x);
     return ret;
 }
 
@@ -462,9 +462,9 @@ static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
     if (!it->step && (is_first(r) || is_last(r)))
         make_noise(r, it);
     if (!is_first(r))
-        return recv(r, r->index - 1, item->x);
+        return recv(r, r->index - 1, TAG_TOKENS, item->x);
     if (it->step)
-        ret = recv(r, last_of(r, it->step - 1), latent_of(r, it->block));
+        ret = recv(r, last_of(r, it->step - 1), TAG_LATENTS, latent_of(r, it->block));
     return ret < 0 ? ret : avt_dit_embed_block(r->be, r->scratch, d, item->x, latent_of(r, it->block), AVT_NONE);
 }
 
@@ -488,15 +488,15 @@ static int end_item(Rank *r, const CmdItem *it, DitItem *item)
     int ret;
 
     if (!is_last(r))
-        return send(r, r->index + 1, item->x);
+        return send(r, r->index + 1, TAG_TOKENS, item->x);
     v = avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, set->shape.H, set->shape.W);
     ret = avt_dit_head(r->be, r->scratch, &r->w->dit, v, item->x, item->time);
     avt_axpy(r->be, x, 1, x, sch->sigma[it->step + 1] - sch->sigma[it->step], v);
     if (ret >= 0 && it->step + 1 < set->plan->steps)
-        return send(r, first_of(r, it->step + 1), x);
+        return send(r, first_of(r, it->step + 1), TAG_LATENTS, x);
     if (ret >= 0 && !it->block)
         keep_reference(r, x);
-    return ret < 0 ? ret : send(r, set->plan->vae_rank, x);
+    return ret < 0 ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
 }
 
 static int run_items(Rank *r, const CmdItem *it, int nb)
@@ -553,7 +553,7 @@ static int decode_block(Rank *r, const CmdItem *it)
     Tensor z = has_layers(r) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, s->H, s->W);
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
     const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3);
-    int ret = recv(r, last_of(r, it->step), z);
+    int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);
 
     if (ret >= 0)
         ret = check_finite(r, z, it->block);
@@ -565,7 +565,7 @@ static int decode_block(Rank *r, const CmdItem *it)
     if (ret >= 0)
         ret = show(r, r->set->hooks.pixels, it->block, px);
     if (ret >= 0)
-        ret = send(r, conductor(r), u8);
+        ret = send(r, conductor(r), TAG_FRAMES, u8);
     avt_arena_release(r->scratch, mark);
     return ret;
 }
@@ -574,7 +574,7 @@ static int take_features(Rank *r, int64_t block)
 {
     const DitConfig *cfg = &r->w->dit.cfg;
     const Tensor rows = avt_new(r->scratch, DT_F32, 1, BLOCK_FRAMES, cfg->nb_audio_layers, cfg->audio_dim);
-    int ret = recv_host(r, r->host, avt_nbytes(rows));
+    int ret = recv_host(r, TAG_INPUT, r->host, avt_nbytes(rows));
 
     if (ret < 0)
         return ret;
@@ -622,7 +622,7 @@ int avt_rank_run(Rank *r)
     avt_thread_flush_denormals();
     ret = prepare(r);
     while (ret >= 0) {
-        ret = recv_host(r, &c, sizeof(c));
+        ret = recv_host(r, TAG_COMMAND, &c, sizeof(c));
         if (ret < 0 || c.kind == CMD_END)
             break;
         ret = obey(r, &c);
@@ -660,6 +660,7 @@ static int rehearse(Rank *r)
 
 int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, OpStat *stat)
 {
+    RankSetup quiet = *set;
     BackendOptions dry = *opt;
     RankWeights w;
     Rank r;
@@ -668,12 +669,13 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     // a CUDA device keeps the file's types, as `dry` does by itself
     dry.plan_for = strncmp(set->plan->rank[index].device, "cuda", 4) ? set->plan->rank[index].device : NULL;
     memset(m, 0, sizeof(*m));
+    quiet.hooks = (RankHooks){ 0 };
+    quiet.cancel = NULL;
     ret = avt_rank_weights_open(&w, set->plan, index, sizes, &(ModelFiles){ 0 }, &dry, "dry", ARENA_UNLIMITED, set->log);
     if (ret < 0)
         return ret;
-    ret = avt_rank_open(&r, set, index, &w, NULL, &dry, "dry", ARENA_UNLIMITED, ARENA_UNLIMITED);
+    ret = avt_rank_open(&r, &quiet, index, &w, NULL, &dry, "dry", ARENA_UNLIMITED, ARENA_UNLIMITED);
     if (ret >= 0) {
-        r.be->cancel = NULL;
         ret = rehearse(&r);
         *m = (PlanMemory){ avt_arena_peak(w.arena), avt_arena_peak(r.state), avt_arena_peak(r.scratch) };
         if (stat)

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Every plan gives what one device gives: wave, timestep, layer against sequential, for 3, 4, 5 and 8 steps over 10 blocks with
+ * the sink's refresh, with whole and with partial waves. Also: bytes on the wire, planned memory = used memory.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/session.h"
+#include "model.h"
+#include "test.h"
+
+#define BLOCKS 10
+#define SIZE 64
+
+static char model_dir[] = "/tmp/avatar-plans-XXXXXX";
+static float *features, *context;
+static uint8_t picture[SIZE * SIZE * 3];
+static TestModel model;
+
+typedef struct Result {
+    float latents[BLOCKS][16 * 3 * 8 * 8];
+    uint8_t frames[BLOCKS * 12][SIZE * SIZE * 3 / 2];
+    int64_t nb_frames;
+    int nb_seen;
+    int64_t bytes[PLAN_MAX_RANKS + 1][PLAN_MAX_RANKS + 1];
+    int nb_ranks;
+} Result;
+
+static void see_latents(void *opaque, int64_t block, const float *v, int64_t nb)
+{
+    Result *r = opaque;
+
+    assert_int_equal(nb, 16 * 3 * 8 * 8);
+    memcpy(r->latents[block], v, sizeof(r->latents[block]));
+    r->nb_seen++;
+}
+
+/* Sound that stalls: no new block in every third wave, none at all in waves 6 to 9. */
+static int stall(void *opaque, int64_t block, int64_t wave)
+{
+    (void)opaque;
+    (void)block;
+    return wave % 3 != 1 && (wave < 6 || wave > 9);
+}
+
+static void check_memory(const AvatarSession *s, int nb_ranks)
+{
+    for (int i = 0; i < nb_ranks; i++) {
+        const PlanMemory want = avt_session_planned(s, i), have = avt_session_measured(s, i);
+
+        assert_int_equal(want.weights, have.weights);
+        assert_int_equal(want.state, have.state);
+        assert_int_equal(want.scratch, have.scratch);
+    }
+}
+
+static void say(void *opaque, int level, const char *text)
+{
+    (void)opaque;
+    (void)level;
+    print_error("%s\n", text);
+}
+
+static void run(Result *r, const char *plan, const char *devices, const char *vae, int steps, int with_stalls)
+{
+    const SessionHooks hooks = { .rank = { .opaque = r, .latents = see_latents }, .admit = with_stalls ? stall : NULL,
+                                 .features = features, .nb_rows = BLOCKS * 12, .context = context, .nb_context = 5 };
+    AvatarOptions opt;
+    AvatarLook look;
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+    AvatarFrame f;
+    int ret;
+
+    memset(r, 0, sizeof(*r));
+    avatar_options_default(&opt);
+    opt.model = model_dir;
+    opt.plan = plan;
+    opt.devices = devices;
+    opt.vae_device = vae;
+    opt.steps = steps;
+    opt.log = say;
+    opt.log_level = AVATAR_LOG_WARNING;
+    avatar_look_default(&look);
+    look.rgb = picture;
+    look.width = look.height = look.out_width = look.out_height = SIZE;
+    look.seed = 5;
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    REQUIRE_OK(avt_session_open(&s, e, &look, &hooks));
+    REQUIRE_OK(avatar_session_send(s, NULL, 0));
+    while ((ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
+        assert_int_equal(f.index, r->nb_frames);
+        memcpy(r->frames[r->nb_frames++], f.data[0], sizeof(r->frames[0]));
+    }
+    assert_int_equal(ret, AVATAR_EOF);
+    assert_int_equal(r->nb_frames, BLOCKS * 12);
+    assert_int_equal(r->nb_seen, BLOCKS);
+    r->nb_ranks = e->core->plan.nb_ranks;
+    for (int i = 0; i <= r->nb_ranks; i++)
+        for (int j = 0; j <= r->nb_ranks; j++)
+            r->bytes[i][j] = avt_session_bytes(s, i, j);
+    check_memory(s, r->nb_ranks);
+    avatar_session_close(&s);
+    avatar_engine_close(&e);
+    avatar_engine_flush();
+}
+
+static void compare(const Result *a, const Result *b)
+{
+    for (int g = 0; g < BLOCKS; g++)
+        REQUIRE_CLOSE(a->latents[g], b->latents[g], 16 * 3 * 8 * 8, 1e-5);
+    for (int64_t i = 0; i < BLOCKS * 12; i++)
+        for (size_t k = 0; k < sizeof(a->frames[0]); k++)
+            assert_in_range(a->frames[i][k] + 1 - b->frames[i][k], 0, 2);
+}
+
+static Result *new_result(void)
+{
+    Result *r = malloc(sizeof(*r));
+
+    assert_non_null(r);
+    return r;
+}
+
+static const char *cpus(int nb, char *buf)
+{
+    buf[0] = 0;
+    for (int i = 0; i < nb; i++)
+        strcat(buf, i ? "|cpu" : "cpu");
+    return buf;
+}
+
+static void plans_agree(void **state)
+{
+    const int steps = *(int *)*state;
+    Result *ref = new_result(), *r = new_result();
+    char list[128];
+
+    run(ref, "sequential", "cpu", NULL, steps, 0);
+    run(r, "wave", "cpu", NULL, steps, 0);
+    compare(r, ref);
+    run(r, "wave", "cpu", "cpu:own", steps, 1);
+    compare(r, ref);
+    run(r, "timestep", cpus(steps, list), NULL, steps, 0);
+    compare(r, ref);
+    run(r, "timestep", cpus(steps + 1, list), NULL, steps, 1);
+    compare(r, ref);
+    run(r, "layer", "cpu|cpu", NULL, steps, 0);
+    compare(r, ref);
+    run(r, "layer", "cpu|cpu|cpu", "cpu:own", steps, 1);
+    compare(r, ref);
+    free(ref);
+    free(r);
+}
+
+/* One hop of a pipe carries N x D activations and nothing else; a step's end carries latents. */
+static void bytes_are_known(void **state)
+{
+    const DitShape shape = avt_dit_shape(SIZE / 8, SIZE / 8);
+    const int64_t x = shape.N * model.sizes.dit.dim * 4, sink = shape.Lc * model.sizes.dit.dim * 4, latent = 16 * 3 * 8 * 8 * 4;
+    const int steps = 4;
+    Result *r = new_result();
+
+    (void)state;
+    run(r, "layer", "cpu|cpu|cpu", "cpu:own", steps, 0);
+    assert_int_equal(r->bytes[0][1], BLOCKS * steps * x + 2 * sink);
+    assert_int_equal(r->bytes[1][2], BLOCKS * steps * x + 2 * sink);
+    assert_int_equal(r->bytes[2][0], BLOCKS * (steps - 1) * latent + latent / 3);       // next step's input; the refreshed reference
+    assert_int_equal(r->bytes[2][3], BLOCKS * latent);
+    assert_int_equal(r->bytes[3][0], latent / 3 * (1 + DIT_MOTION));                    // reference and motion latents
+    assert_int_equal(r->bytes[3][4], BLOCKS * 12 * SIZE * SIZE * 3 / 2);
+    assert_int_equal(r->bytes[1][0] + r->bytes[0][2] + r->bytes[0][3] + r->bytes[1][3] + r->bytes[3][1] + r->bytes[3][2], 0);
+    run(r, "timestep", "cpu|cpu|cpu|cpu", "cpu:own", steps, 0);
+    for (int i = 0; i < steps; i++)
+        assert_int_equal(r->bytes[i][i + 1], BLOCKS * latent);
+    free(r);
+}
+
+/* The same work with unreadable tensors and a late queue. */
+static void guard_agrees(void **state)
+{
+    Result *ref = new_result(), *r = new_result();
+
+    (void)state;
+    run(ref, "sequential", "guard", NULL, 4, 0);
+    run(r, "layer", "guard|guard", "guard:own", 4, 1);
+    compare(r, ref);
+    run(r, "wave", "guard", NULL, 4, 0);
+    compare(r, ref);
+    free(ref);
+    free(r);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    test_model_default(&model);
+    assert_non_null(mkdtemp(model_dir));
+    REQUIRE_OK(test_model_write(&model, model_dir));
+    features = malloc(sizeof(float) * BLOCKS * 12 * 4 * 32);
+    context = malloc(sizeof(float) * 5 * 24);
+    test_random(features, BLOCKS * 12 * 4 * 32, 1);
+    test_random(context, 5 * 24, 2);
+    for (size_t i = 0; i < sizeof(picture); i++)
+        picture[i] = (uint8_t)(i * 7 + i / 192 * 3);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    char cmd[256];
+
+    (void)state;
+    free(features);
+    free(context);
+    snprintf(cmd, sizeof(cmd), "rm -rf %s", model_dir);
+    return system(cmd);
+}
+
+int main(void)
+{
+    static int s3 = 3, s4 = 4, s5 = 5, s8 = 8;
+    const struct CMUnitTest tests[] = {
+        { "plans_agree_3_steps", plans_agree, NULL, NULL, &s3 }, { "plans_agree_4_steps", plans_agree, NULL, NULL, &s4 },
+        { "plans_agree_5_steps", plans_agree, NULL, NULL, &s5 }, { "plans_agree_8_steps", plans_agree, NULL, NULL, &s8 },
+        cmocka_unit_test(bytes_are_known), cmocka_unit_test(guard_agrees),
+    };
+
+    return _cmocka_run_group_tests("plans", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
+}
