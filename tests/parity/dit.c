@@ -313,7 +313,8 @@ static void layer_sink(Golden *g, const Dit *d, const DitShape *s, const DitKeys
 static void layer_inject(Golden *g)
 {
     const int64_t *layer = golden_in_ints(g, NULL, "inject.layer_index");
-    const Tensor x = squeeze(golden_in(g, "inject.x")), local = golden_in(g, "inject.audio_local"), global = golden_in(g, "inject.audio_global");
+    const Tensor x = squeeze(golden_in(g, "inject.x"));
+    const Tensor local = golden_in(g, "inject.audio_local"), global = golden_in(g, "inject.audio_global");
     const DitAudio audio = { .nb_actors = 1, .local = local, .global = avt_view(global, 1, global.dim[1], global.dim[3]) };
     GoldenNet n;
 
@@ -395,7 +396,8 @@ void case_lora_merge(Golden *g)
     GoldenNet n;
     Forward f;
 
-    if (net_open(g, &n, "ckpt", "lora/liveavatar.safetensors", 0, -1) >= 0 && distance && forward_open(&f, g, &n.d, t, nb, distance[0]) >= 0) {
+    if (net_open(g, &n, "ckpt", "lora/liveavatar.safetensors", 0, -1) >= 0 && distance &&
+        forward_open(&f, g, &n.d, t, nb, distance[0]) >= 0) {
         check_merge(g, n.ckpt, "after_plain", "liveavatar.safetensors");
         check_merge(g, n.ckpt, "after_prefixed", "liveavatar_prefixed_bf16.safetensors");
         forward_sink(&f, g, &f.st.sink, NULL);

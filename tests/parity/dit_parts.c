@@ -42,7 +42,8 @@ static void check_table(Golden *g, int64_t pairs)
 {
     int64_t nb;
     const int64_t *rows = golden_in_ints(g, &nb, "table_rows");
-    float *all = golden_alloc(g, sizeof(*all) * (size_t)(nb * pairs * 2)), *token = golden_alloc(g, sizeof(*token) * (size_t)pairs * 8);
+    float *all = golden_alloc(g, sizeof(*all) * (size_t)(nb * pairs * 2));
+    float *token = golden_alloc(g, sizeof(*token) * (size_t)pairs * 8);
 
     for (int64_t i = 0; rows && i < nb; i++) {
         const int p = (int)rows[i], side = p ? 2 : 1;
@@ -200,14 +201,15 @@ static void check_packer(Golden *g, const Dit *d, const char *name, int len)
 {
     const Tensor motion = golden_in(g, "%s", name);
     const DitShape s = avt_dit_shape(motion.dim[2], motion.dim[3]);
-    const Tensor tokens = avt_new(g->work, DT_F32, s.Lc - s.n, d->cfg.dim);
+    const int64_t nb = s.Lc - s.n, pairs = d->cfg.dim / d->cfg.nb_heads / 2;
+    const Tensor tokens = avt_new(g->work, DT_F32, nb, d->cfg.dim);
     RopeGrid grid;
 
     avt_dit_pack_motion(g->be, g->work, d, tokens, motion);
     golden_expect(g, tokens, "%.*s.tokens", len, name);
     golden_expect_ints(g, s.bucket, 3, "%.*s.bucket_lengths", len, name);
     avt_dit_grid_sink(&grid, &s, 0, 1);
-    golden_expect(g, avt_rows(make_table(g, &grid, d->cfg.dim / d->cfg.nb_heads / 2), s.n, s.Lc - s.n), "%.*s.rope_fp16", len, name);
+    golden_expect(g, avt_rows(make_table(g, &grid, pairs), s.n, nb), "%.*s.rope_fp16", len, name);
 }
 
 void case_frame_packer(Golden *g)

@@ -258,7 +258,8 @@ int main(int argc, char **argv)
     int ret;
 
     if (!parse(&opt, argc, argv)) {
-        fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|auto] [--threads N]\n");
+        fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|auto]\n"
+                        "              [--threads N]\n");
         return 2;
     }
     ret = open_golden(&g, &opt, &log);
