@@ -37,6 +37,8 @@ $(BUILD)/obj/%.o: $(SRC)/%.cc config.h
 $(BUILD)/libavatar.a: $(LIB_O)
 	rm -f $@ && ar rcs $@ $^
 
+include $(SRC)/tools/ffmpeg.mak
+
 # tests: one program per file
 TESTS_C := $(wildcard $(SRC)/tests/unit/*.c $(SRC)/tests/kernels/*.c $(SRC)/tests/e2e/*.c)
 TESTS := $(patsubst $(SRC)/tests/%.c,$(BUILD)/tests/%,$(TESTS_C))
