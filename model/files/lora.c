@@ -277,21 +277,31 @@ static int read_pairs(Lora *l, double alpha, const Log *log)
     return 0;
 }
 
-int avt_lora_open(Lora **out, const char *path, double alpha, const Log *log)
+int avt_lora_open_ckpt(Lora **out, Ckpt **ckpt, double alpha, const Log *log)
 {
     Lora *l = avt_calloc(MEM_CKPT, 1, sizeof(*l));
     int ret;
 
-    *out = NULL;
-    if (!l)
-        return AVT_ERR(ENOMEM);
-    ret = avt_ckpt_open(&l->ckpt, path, log);
-    if (ret >= 0)
-        ret = read_pairs(l, alpha, log);
-    if (ret < 0)
-        avt_lora_close(&l);
     *out = l;
+    if (!l) {
+        avt_ckpt_close(ckpt);
+        return AVT_ERR(ENOMEM);
+    }
+    l->ckpt = *ckpt;
+    *ckpt = NULL;
+    ret = read_pairs(l, alpha, log);
+    if (ret < 0)
+        avt_lora_close(out);
     return ret;
+}
+
+int avt_lora_open(Lora **out, const char *path, double alpha, const Log *log)
+{
+    Ckpt *c;
+    const int ret = avt_ckpt_open(&c, path, log);
+
+    *out = NULL;
+    return ret < 0 ? ret : avt_lora_open_ckpt(out, &c, alpha, log);
 }
 
 void avt_lora_close(Lora **pl)

@@ -17,6 +17,8 @@ typedef struct Lora Lora;
  * @return 0, ENOENT, AVT_INVALID for half a pair, disagreeing ranks, a full checkpoint, unsupported members
  */
 int  avt_lora_open(Lora **out, const char *path, double alpha, const Log *log);
+/** The same for a checkpoint that is open; it is taken over, after an error too (*ckpt becomes NULL). */
+int  avt_lora_open_ckpt(Lora **out, Ckpt **ckpt, double alpha, const Log *log);
 void avt_lora_close(Lora **l);
 int  avt_lora_rank(const Lora *l);
 double avt_lora_scale(const Lora *l);
