@@ -242,8 +242,10 @@ static int embed(Backend *be, const Pass *p, const int32_t *ids)
     float *row = avt_malloc(MEM_NET, (size_t)D * sizeof(*row));
     int ret = row ? 0 : AVT_ERR(ENOMEM);
 
-    if (row && (!e || e->nd != 2 || e->dim[0] != p->cfg->vocab || e->dim[1] != D))
-        ret = avt_fail(be->log, AVT_INVALID, "umt5: %s: no token_embedding.weight of the planned size", avt_ckpt_path(p->ckpt));
+    if (row && (!e || e->nd != 2 || e->dim[0] != p->cfg->vocab || e->dim[1] != D ||
+                (e->dtype != DT_F32 && e->dtype != DT_BF16 && e->dtype != DT_F16)))
+        ret = avt_fail(be->log, AVT_INVALID, "umt5: %s: wanted token_embedding.weight [%lld, %lld] of f32, bf16 or f16",
+                       avt_ckpt_path(p->ckpt), (long long)p->cfg->vocab, (long long)D);
     for (int64_t i = 0; i < p->n && ret >= 0; i++) {
         if (ids[i] < 0 || ids[i] >= p->cfg->vocab) {
             ret = avt_fail(be->log, AVT_ERR(EINVAL), "umt5: token %d is outside the vocabulary of %lld; the tokenizer and the "

@@ -21,6 +21,7 @@
 #define EPS 1e-5f
 #define PIECE 250                       // rows of a convolution piece (5 s): 64 MB of scratch at the published width
 #define FFN_ROWS 1500                   // rows of a feed-forward piece
+#define MAX_TAPS 128                    // of the position conv
 #define HOP 320
 #define WINDOW 400
 #define PREFIX "wav2vec2."
@@ -117,7 +118,7 @@ static int read_sizes(Wav2Vec2Config *c, const Json *j, const char *path, const 
     int64_t conv[7];
     int nb = 0;
 
-    c->pos_kernel = 128;
+    c->pos_kernel = 128;                                            // transformers' defaults
     c->pos_groups = 16;
     if (read_int(j, "hidden_size", &c->dim, 1 << 16, 1) < 0 ||
         read_int(j, "num_hidden_layers", &c->nb_layers, 1 << 10, 1) < 0 ||
@@ -132,9 +133,9 @@ static int read_sizes(Wav2Vec2Config *c, const Json *j, const char *path, const 
             return avt_fail(log, AVT_INVALID, "wav2vec2: %s: conv_dim must be seven widths", path);
         c->conv_dim[i] = (int)conv[i];
     }
-    if (c->pos_kernel > 128 || c->pos_kernel % 2)
-        return avt_fail(log, AVT_INVALID, "wav2vec2: %s: num_conv_pos_embeddings is %d, wanted an even number up to 128", path,
-                        c->pos_kernel);
+    if (c->pos_kernel > MAX_TAPS || c->pos_kernel % 2)
+        return avt_fail(log, AVT_INVALID, "wav2vec2: %s: num_conv_pos_embeddings is %d, wanted an even number up to %d", path,
+                        c->pos_kernel, MAX_TAPS);
     if (c->dim % c->nb_heads || c->dim % c->pos_groups)
         return avt_fail(log, AVT_INVALID, "wav2vec2: %s: hidden_size %d does not divide into %d heads and %d groups", path, c->dim,
                         c->nb_heads, c->pos_groups);
@@ -171,17 +172,19 @@ int avt_wav2vec2_config(Wav2Vec2Config *cfg, const char *config, const char *pre
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
 
-/* w[o, i, k] = g[k] v[o, i, k] / |v[:, :, k]|, over v itself. */
+/* w[o, i, k] = g[k] v[o, i, k] / |v[:, :, k]|, over v itself: [rows, taps]. A tap of zeros stays zero. */
 static void fold_weight_norm(float *v, const float *g, int64_t rows, int taps)
 {
-    for (int k = 0; k < taps; k++) {
-        double sum = 0;
+    double gain[MAX_TAPS] = { 0 };
 
-        for (int64_t r = 0; r < rows; r++)
-            sum += (double)v[r * taps + k] * v[r * taps + k];
-        for (int64_t r = 0; r < rows; r++)
-            v[r * taps + k] = (float)(v[r * taps + k] * (g[k] / sqrt(sum)));
-    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int k = 0; k < taps; k++)
+            gain[k] += (double)v[r * taps + k] * v[r * taps + k];
+    for (int k = 0; k < taps; k++)
+        gain[k] = gain[k] > 0 ? g[k] / sqrt(gain[k]) : 0;
+    for (int64_t r = 0; r < rows; r++)
+        for (int k = 0; k < taps; k++)
+            v[r * taps + k] = (float)(v[r * taps + k] * gain[k]);
 }
 
 static Conv bind_posconv(Binder *b, const Wav2Vec2Config *c)
@@ -236,14 +239,14 @@ static void bind_layer(Wav2Vec2Layer *w, Binder *b, const Wav2Vec2Config *c, int
 int avt_wav2vec2_open(Wav2Vec2 *w, const Wav2Vec2Config *cfg, Binder *b)
 {
     memset(w, 0, sizeof(*w));
+    AVT_REQUIRE(b->log, cfg->nb_layers > 0 && cfg->pos_kernel >= 2 && cfg->pos_kernel <= MAX_TAPS);
     w->cfg = *cfg;
     w->layer = avt_calloc(MEM_NET, (size_t)cfg->nb_layers, sizeof(*w->layer));
     if (!w->layer)
         return AVT_ERR(ENOMEM);
-    avt_bind_ignore(b, "lm_head.*");                                // the letters' head has no prefix
-    avt_bind_ignore(b, "masked_spec_embed");
     if (avt_bind_has(b, PREFIX "encoder.layer_norm.weight"))
         b->prefix = PREFIX;
+    avt_bind_ignore(b, "lm_head.*");                                // the letters' head
     avt_bind_ignore(b, "masked_spec_embed");
     bind_features(w, b);
     w->pos = bind_posconv(b, cfg);
