@@ -34,7 +34,7 @@ int avt_cpu_run(Backend *be, const OpCall *c);
 int  avt_cpu_table_open(Backend *be);
 void avt_cpu_table_close(Backend *be);
 
-/* Value of a scalar activation: the definition. */
-float avt_act_value(Act act, float x);
+/* v[nb] = act(v), in plain C. */
+void avt_act_row(Act act, float *v, int64_t nb);
 
 #endif

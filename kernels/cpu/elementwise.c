@@ -26,13 +26,7 @@ static inline float clamp(float x)
     return x < -1 ? -1 : x > 1 ? 1 : x;
 }
 
-float avt_act_value(Act act, float x)
-{
-    avt_plain_act_row(act, &x, 1);
-    return x;
-}
-
-void avt_plain_act_row(Act act, float *v, int64_t nb)
+void avt_act_row(Act act, float *v, int64_t nb)
 {
     switch (act) {
     case ACT_SILU:
@@ -68,7 +62,7 @@ int avt_plain_act(Backend *be, const OpCall *c)
 
         if (out != x)
             memcpy(out + i, x + i, (size_t)n * sizeof(*out));
-        avt_plain_act_row(c->u.linear.act, out + i, n);
+        avt_act_row(c->u.linear.act, out + i, n);
     }
     return 0;
 }

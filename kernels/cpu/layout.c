@@ -62,7 +62,8 @@ int avt_plain_patchify(Backend *be, const OpCall *c)
         for (int64_t ch = 0; ch < nb_c; ch++)
             for (int dt = 0; dt < pt; dt++)
                 for (int dy = 0; dy < ph; dy++, out += pw)
-                    memcpy(out, (const float *)c->in[0].data + ((ch * t + t0 + dt) * h + y0 + dy) * w + x0, (size_t)pw * sizeof(*out));
+                    memcpy(out, (const float *)c->in[0].data + ((ch * t + t0 + dt) * h + y0 + dy) * w + x0,
+                           (size_t)pw * sizeof(*out));
     }
     return 0;
 }

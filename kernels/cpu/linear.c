@@ -29,7 +29,8 @@ static void pack_panel(float *restrict pack, Tensor w, int64_t n, int64_t k0, in
 }
 
 /* sum[panel][row][8] += x w^T over columns k .. k + nb_k - 1 of both, for nb rows from m on and the panels from column n on */
-static void multiply_chunk(float sum[PANELS][ROWS][PANEL], const OpCall *c, int64_t m, int64_t nb, int64_t n, int64_t k, int64_t nb_k)
+static void multiply_chunk(float sum[PANELS][ROWS][PANEL], const OpCall *c, int64_t m, int64_t nb, int64_t n,
+                           int64_t k, int64_t nb_k)
 {
     const int64_t width = c->in[1].dim[0], depth = c->in[1].dim[1], panels = min_i64(PANELS, panels_of(width - n));
     float pack[PANELS][CHUNK * PANEL];
@@ -55,7 +56,7 @@ static void finish_row(const OpCall *c, float *v, int64_t m, int64_t n, int64_t 
 
     for (int64_t j = 0; bias && j < nb; j++)
         v[j] += bias[n + j];
-    avt_plain_act_row(c->u.linear.act, v, nb);
+    avt_act_row(c->u.linear.act, v, nb);
     for (int64_t j = 0; gate && j < nb; j++)
         v[j] *= gate[n + j];
     for (int64_t j = 0; j < nb; j++)

@@ -73,7 +73,7 @@ int avt_plain_channel_norm(Backend *be, const OpCall *c)
 
         for (int64_t i = 0; i < width; i++)
             out[i] = (float)(x[i] * f) * w[i];
-        avt_plain_act_row(act, out, width);
+        avt_act_row(act, out, width);
     }
     return 0;
 }
@@ -105,7 +105,7 @@ int avt_plain_layer_norm(Backend *be, const OpCall *c)
         if (b)
             for (int64_t i = 0; i < width; i++)
                 out[i] += b[i];
-        avt_plain_act_row(act, out, width);
+        avt_act_row(act, out, width);
     }
     return 0;
 }

@@ -132,7 +132,8 @@ int avt_plain_pixels(Backend *be, const OpCall *c)
     for (int64_t i = 0; i < nb; i++) {
         const int64_t t = i / pairs, y = i % pairs * 2;
 
-        two_lines((uint8_t *)c->out.data + (size_t)t * size, (const float *)c->in[0].data + t * h * w * 3, c->u.pixels.format, h, w, y);
+        two_lines((uint8_t *)c->out.data + (size_t)t * size, (const float *)c->in[0].data + t * h * w * 3,
+                  c->u.pixels.format, h, w, y);
     }
     return 0;
 }

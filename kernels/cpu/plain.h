@@ -79,9 +79,6 @@ static inline float row_sum(const float *x, int64_t nb)
     return sum;
 }
 
-/* v[nb] = act(v): a row at a time, so that the choice is outside the loop. */
-void avt_plain_act_row(Act act, float *v, int64_t nb);
-
 /* Elements first .. first + nb - 1 of a float array of any dtype and alignment. 0, or EINVAL for an integer type. */
 int avt_plain_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);
 

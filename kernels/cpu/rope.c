@@ -43,7 +43,8 @@ static float half_or_float(double v, int half)
     return half ? avt_f16_f32(avt_f32_f16((float)v)) : (float)v;
 }
 
-/* One pair of all tokens of a group: cos and sin once per position, written wherever it occurs. out: [tokens, pairs, 2] at the pair. */
+/* One pair of all tokens of a group: cos and sin once per position, written wherever it occurs. out: [tokens, pairs, 2],
+ * at the pair. */
 static void write_pair(float *out, int64_t stride, const RopeGroup *g, int axis, double freq, int half)
 {
     const int cnt[3] = { g->f_cnt, g->h_cnt, g->w_cnt };

@@ -49,7 +49,8 @@ static void reference_row(const Arg *a, double *out, double *p, int64_t i, int64
     for (int64_t d = 0; d < a->hd; d++) {
         out[d] = 0;
         for (int64_t j = 0; j < nb; j++)
-            out[d] += p[j] / sum * (j < a->m1 ? a->v1[(j * a->heads + h) * a->hd + d] : a->v2[((j - a->m1) * a->heads + h) * a->hd + d]);
+            out[d] += p[j] / sum * (j < a->m1 ? a->v1[(j * a->heads + h) * a->hd + d] :
+                                    a->v2[((j - a->m1) * a->heads + h) * a->hd + d]);
     }
 }
 
@@ -59,8 +60,9 @@ static void check(Arg a, float sharpness, Values kind, int bench)
     double *ref = malloc((size_t)(a.n * row) * sizeof(*ref)), *p = malloc((size_t)(a.m1 + a.m2) * sizeof(*p));
     char name[96];
 
-    snprintf(name, sizeof(name), "%lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s", (long long)a.n, (long long)a.m1, (long long)a.m2,
-             (long long)a.heads, (long long)a.hd, sharpness, values_name[kind], a.with_rel ? ", rel" : "");
+    snprintf(name, sizeof(name), "%lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s", (long long)a.n,
+             (long long)a.m1, (long long)a.m2, (long long)a.heads, (long long)a.hd, sharpness,
+             values_name[kind], a.with_rel ? ", rel" : "");
     a.scale = sharpness / sqrtf((float)a.hd);
     a.q = op_values(a.n * row, RANDOM, 1);
     a.k1 = op_values(a.m1 * row, RANDOM, 2);
@@ -85,8 +87,10 @@ static void check(Arg a, float sharpness, Values kind, int bench)
 
 static void sizes(void **state)
 {
-    static const int64_t s[][5] = { { 1, 1, 0, 1, 1 }, { 1, 1, 1, 1, 2 }, { 3, 5, 0, 2, 7 }, { 5, 64, 1, 3, 16 }, { 64, 63, 65, 2, 32 },
-                                    { 65, 129, 0, 1, 40 }, { 130, 17, 200, 2, 33 }, { 2, 300, 3, 1, 129 }, { 4, 9, 4, 1, 384 }, { 7, 3, 90, 4, 128 } };
+    static const int64_t s[][5] = { { 1, 1, 0, 1, 1 }, { 1, 1, 1, 1, 2 }, { 3, 5, 0, 2, 7 },
+                                    { 5, 64, 1, 3, 16 }, { 64, 63, 65, 2, 32 },
+                                    { 65, 129, 0, 1, 40 }, { 130, 17, 200, 2, 33 }, { 2, 300, 3, 1, 129 },
+                                    { 4, 9, 4, 1, 384 }, { 7, 3, 90, 4, 128 } };
     (void)state;
     for (size_t i = 0; i < sizeof(s) / sizeof(s[0]); i++)
         check((Arg){ .n = s[i][0], .m1 = s[i][1], .m2 = s[i][2], .heads = s[i][3], .hd = s[i][4] }, 1, RANDOM, 0);
@@ -126,7 +130,8 @@ static void rising(void **state)
         a.k1[j * HD] = 2 * (float)j;
     for (int i = 0; i < N; i++)
         reference_row(&a, ref + i * HD, p, i, 0);
-    op_check(&(OpCase){ .name = "rising scores", .op = OP_ATTENTION, .nd = 3, .dim = { N, 1, HD }, .run = run, .arg = &a, .ref = ref, .tol = 1e-6 });
+    op_check(&(OpCase){ .name = "rising scores", .op = OP_ATTENTION, .nd = 3, .dim = { N, 1, HD }, .run = run,
+                        .arg = &a, .ref = ref, .tol = 1e-6 });
     free(a.q);
     free(a.k1);
     free(a.v1);
@@ -157,7 +162,8 @@ static void mistakes(void **state)
     op_refused(&t, OP_ATTENTION);
     avt_attention(t.be, out, q, k, avt_rows(k, 0, 4), AVT_NONE, AVT_NONE, AVT_NONE, 1);
     op_refused(&t, OP_ATTENTION);
-    avt_attention(t.be, out, q, avt_new(t.arena, DT_F32, 5, 3, 8), avt_new(t.arena, DT_F32, 5, 3, 8), AVT_NONE, AVT_NONE, AVT_NONE, 1);
+    avt_attention(t.be, out, q, avt_new(t.arena, DT_F32, 5, 3, 8), avt_new(t.arena, DT_F32, 5, 3, 8), AVT_NONE,
+                  AVT_NONE, AVT_NONE, 1);
     op_refused(&t, OP_ATTENTION);
     avt_attention(t.be, out, q, k, k, k, AVT_NONE, AVT_NONE, 1);
     op_refused(&t, OP_ATTENTION);
@@ -175,8 +181,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising), cmocka_unit_test(speed),
-        cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising),
+        cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "attention", tests);

@@ -50,9 +50,9 @@ static void check(Arg a, Values kind, int bench)
     double *ref = malloc((size_t)(nb * a.cout) * sizeof(*ref));
     char name[96];
 
-    snprintf(name, sizeof(name), "[%lld, %lld] to %lld, kernel %lld, stride %d, groups %d, pad %d,%d%s %s", (long long)a.t, (long long)a.cin,
-             (long long)a.cout, (long long)a.k, a.spec.stride, a.spec.groups, a.spec.pad0, a.spec.pad1, a.spec.replicate ? " edge" : "",
-             values_name[kind]);
+    snprintf(name, sizeof(name), "[%lld, %lld] to %lld, kernel %lld, stride %d, groups %d, pad %d,%d%s %s",
+             (long long)a.t, (long long)a.cin, (long long)a.cout, (long long)a.k, a.spec.stride, a.spec.groups,
+             a.spec.pad0, a.spec.pad1, a.spec.replicate ? " edge" : "", values_name[kind]);
     a.x = op_values(a.t * a.cin, kind, 1);
     a.weight = op_values(a.cout * a.cin / a.spec.groups * a.k, RANDOM, 2);
     a.bias = op_values(a.cout, kind, 3);

@@ -61,7 +61,8 @@ static double reference_at(const Arg *a, const int64_t at[4])
             for (int64_t ky = 0; ky < a->k[1]; ky++)
                 for (int64_t kx = 0; kx < a->k[2]; kx++)
                     sum += a->weight[(((at[3] * a->cin + c) * a->k[0] + kt) * a->k[1] + ky) * a->k[2] + kx] *
-                           pixel(a, at[0] * s->stride_t + kt - s->pad_t, at[1] * s->stride + ky - s->pad0, at[2] * s->stride + kx - s->pad0, c);
+                           pixel(a, at[0] * s->stride_t + kt - s->pad_t, at[1] * s->stride + ky - s->pad0,
+                                 at[2] * s->stride + kx - s->pad0, c);
     return sum;
 }
 
@@ -107,10 +108,11 @@ static void check(Arg a, Values kind, int bench)
     char name[96];
     double *ref;
 
-    snprintf(name, sizeof(name), "[%lld+%lld,%lld,%lld,%lld] to %lld, kernel %lldx%lldx%lld, stride %d,%d, pad %d,%d,%d %s%s", (long long)a.nb_prev,
-             (long long)a.t, (long long)a.h, (long long)a.w, (long long)a.cin, (long long)a.cout, (long long)a.k[0], (long long)a.k[1],
-             (long long)a.k[2], a.spec.stride_t, a.spec.stride, a.spec.pad_t, a.spec.pad0, a.spec.pad1, values_name[kind],
-             a.in_place ? " in place" : "");
+    snprintf(name, sizeof(name),
+             "[%lld+%lld,%lld,%lld,%lld] to %lld, kernel %lldx%lldx%lld, stride %d,%d, pad %d,%d,%d %s%s", (long long)a.nb_prev,
+             (long long)a.t, (long long)a.h, (long long)a.w, (long long)a.cin, (long long)a.cout,
+             (long long)a.k[0], (long long)a.k[1], (long long)a.k[2], a.spec.stride_t, a.spec.stride,
+             a.spec.pad_t, a.spec.pad0, a.spec.pad1, values_name[kind], a.in_place ? " in place" : "");
     make_values(&a, kind);
     ref = op_bench_mode ? NULL : reference(&a);
     out_shape(&a, c.dim);
@@ -135,7 +137,8 @@ static void sizes(void **state)
         { .t = 2, .h = 6, .w = 9, .cin = 20, .cout = 17, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1 } },
         { .t = 1, .h = 8, .w = 9, .cin = 12, .cout = 12, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 }, .with_bias = 1 },
         { .t = 2, .h = 7, .w = 11, .cin = 6, .cout = 7, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 } },
-        { .t = 4, .h = 3, .w = 5, .cin = 10, .cout = 10, .k = { 3, 1, 1 }, .nb_prev = 1, .spec = { 2, 1, 0, 0, 0 }, .with_bias = 1 },
+        { .t = 4, .h = 3, .w = 5, .cin = 10, .cout = 10, .k = { 3, 1, 1 }, .nb_prev = 1,
+          .spec = { 2, 1, 0, 0, 0 }, .with_bias = 1 },
         { .t = 5, .h = 2, .w = 3, .cin = 7, .cout = 14, .k = { 3, 1, 1 }, .spec = { 1, 1, 2, 0, 0 } },
         { .t = 1, .h = 3, .w = 5, .cin = 300, .cout = 33, .k = { 1, 1, 1 }, .spec = { 1, 1, 0, 0, 0 }, .with_bias = 1 },
         { .t = 1, .h = 6, .w = 6, .cin = 257, .cout = 11, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1 } },
@@ -152,8 +155,8 @@ static void values(void **state)
     (void)state;
     for (Values kind = ZERO; kind < NB_VALUES; kind++)
         for (int i = 0; i < 4; i++)
-            check((Arg){ .t = 2, .h = 5, .w = 6, .cin = 11, .cout = 13, .k = CAUSAL3, .nb_prev = 1, .spec = { 1, 1, 1, 1, 1 }, .with_bias = 1,
-                         .with_res = i & 1, .in_place = i >> 1 }, kind, 0);
+            check((Arg){ .t = 2, .h = 5, .w = 6, .cin = 11, .cout = 13, .k = CAUSAL3, .nb_prev = 1,
+                         .spec = { 1, 1, 1, 1, 1 }, .with_bias = 1, .with_res = i & 1, .in_place = i >> 1 }, kind, 0);
 }
 
 /* Frames in two pieces, the second with the first's tail as `prev`, are the frames of one call, to the bit. */
@@ -176,7 +179,8 @@ static void stream(void **state)
     pieces = TEST_TENSOR(&t, NULL, T, a.h, a.w, a.cout);
     avt_conv3d(t.be, whole, x, AVT_NONE, &c, AVT_NONE, a.spec);
     avt_conv3d(t.be, avt_rows(pieces, 0, CUT), avt_rows(x, 0, CUT), AVT_NONE, &c, AVT_NONE, a.spec);
-    avt_conv3d(t.be, avt_rows(pieces, CUT, T - CUT), avt_rows(x, CUT, T - CUT), avt_rows(x, CUT - 2, 2), &c, AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1 });
+    avt_conv3d(t.be, avt_rows(pieces, CUT, T - CUT), avt_rows(x, CUT, T - CUT), avt_rows(x, CUT - 2, 2), &c,
+               AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1 });
     p = test_read(&t, whole);
     q = test_read(&t, pieces);
     assert_memory_equal(p, q, (size_t)(T * frame) * sizeof(*p));
@@ -192,10 +196,14 @@ static void speed(void **state)
     (void)state;
     if (!op_bench_mode)
         return;
-    check((Arg){ .t = 1, .h = 48, .w = 48, .cin = 384, .cout = 384, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
-    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 96, .cout = 96, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
-    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 96, .cout = 3, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
-    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+    check((Arg){ .t = 1, .h = 48, .w = 48, .cin = 384, .cout = 384, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 96, .cout = 96, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 96, .cout = 3, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
 }
 
 static void mistakes(void **state)
@@ -231,7 +239,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(stream), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(stream), cmocka_unit_test(speed),
+        cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "conv3d", tests);

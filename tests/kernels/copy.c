@@ -107,7 +107,8 @@ static void weights(void **state)
             test_bench_open(&t, "cpu", level, 2);
             in = TEST_TENSOR(&t, x, 1, K);
             for (int k = 0; k < 2; k++) {
-                const Linear l = { .w = avt_weight_put(t.arena, WEIGHT_LINEAR, k ? DT_F32 : types[i], 2, dim, k ? (void *)exact : bytes + 1) };
+                const Linear l = { .w = avt_weight_put(t.arena, WEIGHT_LINEAR, k ? DT_F32 : types[i], 2, dim,
+                                                       k ? (void *)exact : bytes + 1) };
 
                 out[k] = avt_new(t.arena, DT_F32, 1, N);
                 avt_linear(t.be, out[k], in, &l, ACT_NONE);
@@ -149,8 +150,9 @@ static void plain_weights(void **state)
 static void weight_size(void **state)
 {
     static const struct { WeightUse use; int nd; int64_t dim[5]; } w[] = {
-        { WEIGHT_PLAIN, 1, { 3 } }, { WEIGHT_LINEAR, 2, { 5, 7 } }, { WEIGHT_LINEAR, 2, { 1, 1 } }, { WEIGHT_CONV3D, 5, { 3, 5, 3, 3, 3 } },
-        { WEIGHT_CONV3D, 5, { 9, 1, 1, 1, 1 } }, { WEIGHT_CONV1D, 3, { 10, 2, 3 } },
+        { WEIGHT_PLAIN, 1, { 3 } }, { WEIGHT_LINEAR, 2, { 5, 7 } }, { WEIGHT_LINEAR, 2, { 1, 1 } },
+        { WEIGHT_CONV3D, 5, { 3, 5, 3, 3, 3 } }, { WEIGHT_CONV3D, 5, { 9, 1, 1, 1, 1 } },
+        { WEIGHT_CONV1D, 3, { 10, 2, 3 } },
     };
     float *src = op_values(5000, RANDOM, 1);
 

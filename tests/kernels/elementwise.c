@@ -74,8 +74,8 @@ static void check(Arg g, Values kind, int bench)
             g.a[i] *= 12;
     for (int64_t i = 0; i < nb; i++)
         ref[i] = reference_at(&g, i);
-    op_check(&(OpCase){ .name = name, .op = g.op, .nd = 2, .dim = { g.rows, g.width }, .run = run, .arg = &g, .ref = ref, .tol = 2e-7,
-                        .bench = bench });
+    op_check(&(OpCase){ .name = name, .op = g.op, .nd = 2, .dim = { g.rows, g.width }, .run = run, .arg = &g,
+                        .ref = ref, .tol = 2e-7, .bench = bench });
     free(g.a);
     free(g.b);
     free(g.mask);
@@ -92,8 +92,8 @@ static void sizes(void **state)
     for (int o = 0; o < NB_OPS; o++)
         for (size_t s = 0; s < sizeof(size) / sizeof(size[0]); s++)
             for (int row = 0; row < 2; row++)
-                check((Arg){ .op = ops[o], .rows = size[s][0], .width = size[s][1], .row = row && (ops[o] == OP_ADD || ops[o] == OP_MUL),
-                             .act = (Act)(s % 5) }, RANDOM, 0);
+                check((Arg){ .op = ops[o], .rows = size[s][0], .width = size[s][1],
+                             .row = row && (ops[o] == OP_ADD || ops[o] == OP_MUL), .act = (Act)(s % 5) }, RANDOM, 0);
 }
 
 static void values(void **state)
@@ -134,7 +134,8 @@ static void extremes(void **state)
             avt_act(t.be, v, v, act);
             y = test_read(&t, v);
             for (int i = 0; i < NB - 2; i++)
-                assert_true(y[i] == (act == ACT_CLAMP ? (x[i + 1] < 0 ? -1 : 1) : x[i + 1] < 0 ? 0 : x[i + 1]) || fabsf(y[i]) < 1e-30f);
+                assert_true(y[i] == (act == ACT_CLAMP ? (x[i + 1] < 0 ? -1 : 1) : x[i + 1] < 0 ? 0 : x[i + 1]) ||
+                            fabsf(y[i]) < 1e-30f);
             free(y);
             test_bench_close(&t);
         }
@@ -177,8 +178,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(in_place), cmocka_unit_test(extremes), cmocka_unit_test(speed),
-        cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(in_place),
+        cmocka_unit_test(extremes), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "elementwise", tests);

@@ -13,16 +13,16 @@ typedef struct Arg {
 static void out_shape(const Arg *a, int *nd, int64_t *dim)
 {
     const int64_t *i = a->in;
-    const int *p = a->patch;
+    const int *p = a->patch, size = p[0] * p[1] * p[2];
 
 #define SHAPE(n, ...) do { *nd = n; memcpy(dim, (const int64_t[]){ __VA_ARGS__ }, n * sizeof(*dim)); } while (0)
     switch (a->op) {
-    case OP_UPSAMPLE:       SHAPE(4, i[0], 2 * i[1], 2 * i[2], i[3]);                                                             break;
-    case OP_FRAME_SPLIT:    SHAPE(4, 2 * i[0], i[1], i[2], i[3] / 2);                                                             break;
-    case OP_TRANSPOSE:      SHAPE(3, i[1], i[0], i[2]);                                                                           break;
-    case OP_PATCHIFY:       SHAPE(2, (i[1] / p[0]) * (i[2] / p[1]) * (i[3] / p[2]), i[0] * p[0] * p[1] * p[2]);                   break;
-    case OP_UNPATCHIFY:     SHAPE(4, i[3] / p[1] / p[2], i[0], i[1] * p[1], i[2] * p[2]);                                         break;
-    case OP_CHANNELS_LAST:  SHAPE(4, i[1], i[2], i[3], i[0]);                                                                     break;
+    case OP_UPSAMPLE:       SHAPE(4, i[0], 2 * i[1], 2 * i[2], i[3]);                             break;
+    case OP_FRAME_SPLIT:    SHAPE(4, 2 * i[0], i[1], i[2], i[3] / 2);                             break;
+    case OP_TRANSPOSE:      SHAPE(3, i[1], i[0], i[2]);                                           break;
+    case OP_PATCHIFY:       SHAPE(2, (i[1] / p[0]) * (i[2] / p[1]) * (i[3] / p[2]), i[0] * size); break;
+    case OP_UNPATCHIFY:     SHAPE(4, i[3] / p[1] / p[2], i[0], i[1] * p[1], i[2] * p[2]);         break;
+    case OP_CHANNELS_LAST:  SHAPE(4, i[1], i[2], i[3], i[0]);                                     break;
     default:                SHAPE(4, i[3], i[0], i[1], i[2]);
     }
 }
@@ -31,7 +31,8 @@ static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
     const int64_t *i = a->in, nb = a->op == OP_CHANNELS_FIRST ? i[3] : i[0];
-    const Tensor mul = a->with_mul ? TEST_TENSOR(t, a->mul, nb) : AVT_NONE, add = a->with_add ? TEST_TENSOR(t, a->add, nb) : AVT_NONE;
+    const Tensor mul = a->with_mul ? TEST_TENSOR(t, a->mul, nb) : AVT_NONE;
+    const Tensor add = a->with_add ? TEST_TENSOR(t, a->add, nb) : AVT_NONE;
     const Tensor x = test_tensor(t, a->x, a->op == OP_TRANSPOSE ? 3 : 4, i);
 
     switch (a->op) {
@@ -94,8 +95,8 @@ static void check(Arg a, Values kind, int bench)
 
         ref[o] = (double)a.x[from] * (a.with_mul ? a.mul[ch] : 1) + (a.with_add ? a.add[ch] : 0);
     }
-    snprintf(name, sizeof(name), "%s [%lld,%lld,%lld,%lld] %s", avt_op_name(a.op), (long long)i[0], (long long)i[1], (long long)i[2],
-             (long long)i[3], values_name[kind]);
+    snprintf(name, sizeof(name), "%s [%lld,%lld,%lld,%lld] %s", avt_op_name(a.op), (long long)i[0],
+             (long long)i[1], (long long)i[2], (long long)i[3], values_name[kind]);
     c.name = name;
     c.ref = ref;
     op_check(&c);
@@ -108,12 +109,18 @@ static void check(Arg a, Values kind, int bench)
 static void moves(void **state)
 {
     static const Arg args[] = {
-        { .op = OP_UPSAMPLE, .in = { 1, 1, 1, 1 } }, { .op = OP_UPSAMPLE, .in = { 2, 3, 5, 7 } }, { .op = OP_UPSAMPLE, .in = { 3, 16, 9, 33 } },
-        { .op = OP_FRAME_SPLIT, .in = { 1, 1, 1, 2 } }, { .op = OP_FRAME_SPLIT, .in = { 3, 4, 5, 6 } }, { .op = OP_FRAME_SPLIT, .in = { 2, 20, 15, 64 } },
-        { .op = OP_TRANSPOSE, .in = { 1, 1, 1 } }, { .op = OP_TRANSPOSE, .in = { 3, 5, 7 } }, { .op = OP_TRANSPOSE, .in = { 40, 33, 32 } },
-        { .op = OP_PATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } }, { .op = OP_PATCHIFY, .in = { 16, 3, 8, 6 }, .patch = { 1, 2, 2 } },
-        { .op = OP_PATCHIFY, .in = { 5, 3, 9, 7 }, .patch = { 2, 4, 3 } }, { .op = OP_PATCHIFY, .in = { 16, 5, 24, 40 }, .patch = { 4, 8, 8 } },
-        { .op = OP_UNPATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } }, { .op = OP_UNPATCHIFY, .in = { 3, 4, 3, 64 }, .patch = { 1, 2, 2 } },
+        { .op = OP_UPSAMPLE, .in = { 1, 1, 1, 1 } }, { .op = OP_UPSAMPLE, .in = { 2, 3, 5, 7 } },
+        { .op = OP_UPSAMPLE, .in = { 3, 16, 9, 33 } },
+        { .op = OP_FRAME_SPLIT, .in = { 1, 1, 1, 2 } }, { .op = OP_FRAME_SPLIT, .in = { 3, 4, 5, 6 } },
+        { .op = OP_FRAME_SPLIT, .in = { 2, 20, 15, 64 } },
+        { .op = OP_TRANSPOSE, .in = { 1, 1, 1 } }, { .op = OP_TRANSPOSE, .in = { 3, 5, 7 } },
+        { .op = OP_TRANSPOSE, .in = { 40, 33, 32 } },
+        { .op = OP_PATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } },
+        { .op = OP_PATCHIFY, .in = { 16, 3, 8, 6 }, .patch = { 1, 2, 2 } },
+        { .op = OP_PATCHIFY, .in = { 5, 3, 9, 7 }, .patch = { 2, 4, 3 } },
+        { .op = OP_PATCHIFY, .in = { 16, 5, 24, 40 }, .patch = { 4, 8, 8 } },
+        { .op = OP_UNPATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } },
+        { .op = OP_UNPATCHIFY, .in = { 3, 4, 3, 64 }, .patch = { 1, 2, 2 } },
         { .op = OP_UNPATCHIFY, .in = { 2, 12, 20, 30 }, .patch = { 1, 3, 2 } },
     };
     (void)state;

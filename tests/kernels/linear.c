@@ -46,6 +46,11 @@ static double act_f64(Act act, double v)
     }
 }
 
+static float stored(const Arg *a, float w)
+{
+    return a->storage == DT_BF16 ? avt_bf16_f32(avt_f32_bf16(w)) : w;
+}
+
 static double *reference(const Arg *a)
 {
     double *ref = malloc((size_t)(a->m * a->n) * sizeof(*ref));
@@ -55,7 +60,7 @@ static double *reference(const Arg *a)
             double v = a->with_bias ? a->b[n] : 0;
 
             for (int64_t k = 0; k < a->k; k++)
-                v += (double)a->x[m * a->k + k] * (a->storage == DT_BF16 ? avt_bf16_f32(avt_f32_bf16(a->w[n * a->k + k])) : a->w[n * a->k + k]);
+                v += (double)a->x[m * a->k + k] * stored(a, a->w[n * a->k + k]);
             v = act_f64(a->act, v) * (a->with_gate ? a->gate[n] : 1);
             ref[m * a->n + n] = v + (a->with_res ? a->res[m * a->n + n] : 0);
         }
@@ -67,8 +72,9 @@ static void check(Arg a, Values kind, int bench)
     char name[96];
     double *ref;
 
-    snprintf(name, sizeof(name), "%lldx%lldx%lld %s %s act %d%s%s", (long long)a.m, (long long)a.n, (long long)a.k, avt_dtype_name(a.storage),
-             values_name[kind], a.act, a.with_gate ? " gate" : "", a.in_place ? " in place" : "");
+    snprintf(name, sizeof(name), "%lldx%lldx%lld %s %s act %d%s%s", (long long)a.m, (long long)a.n,
+             (long long)a.k, avt_dtype_name(a.storage), values_name[kind], a.act, a.with_gate ? " gate" : "",
+             a.in_place ? " in place" : "");
     a.x = op_values(a.m * a.k, kind, 1);
     a.w = op_values(a.n * a.k, kind == ZERO ? RANDOM : kind == LARGE ? RANDOM : kind, 2);
     a.b = op_values(a.n, kind, 3);
@@ -87,12 +93,13 @@ static void check(Arg a, Values kind, int bench)
 
 static void sizes(void **state)
 {
-    static const int64_t size[][3] = { { 1, 1, 1 }, { 1, 9, 300 }, { 3, 7, 5 }, { 4, 8, 16 }, { 5, 33, 257 }, { 130, 31, 64 }, { 129, 70, 515 },
-                                       { 17, 1, 33 }, { 2, 96, 1024 } };
+    static const int64_t size[][3] = { { 1, 1, 1 }, { 1, 9, 300 }, { 3, 7, 5 }, { 4, 8, 16 }, { 5, 33, 257 },
+                                       { 130, 31, 64 }, { 129, 70, 515 }, { 17, 1, 33 }, { 2, 96, 1024 } };
     (void)state;
     for (size_t i = 0; i < sizeof(size) / sizeof(size[0]); i++)
         for (int storage = DT_F32; storage <= DT_BF16; storage++)
-            check((Arg){ .m = size[i][0], .n = size[i][1], .k = size[i][2], .storage = storage, .with_bias = (int)i % 2 }, RANDOM, 0);
+            check((Arg){ .m = size[i][0], .n = size[i][1], .k = size[i][2], .storage = storage,
+                         .with_bias = (int)i % 2 }, RANDOM, 0);
 }
 
 static void values(void **state)

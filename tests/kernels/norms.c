@@ -14,7 +14,8 @@ typedef struct Arg {
 static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
-    const Tensor w = a->with_w ? TEST_TENSOR(t, a->w, a->width) : AVT_NONE, b = a->with_b ? TEST_TENSOR(t, a->b, a->width) : AVT_NONE;
+    const Tensor w = a->with_w ? TEST_TENSOR(t, a->w, a->width) : AVT_NONE;
+    const Tensor b = a->with_b ? TEST_TENSOR(t, a->b, a->width) : AVT_NONE;
     Tensor x = a->in_place ? out : TEST_TENSOR(t, a->x, a->rows, a->width);
 
     if (a->in_place)
@@ -64,8 +65,8 @@ static void check(Arg a, Values kind, int bench)
     double *ref = malloc((size_t)(a.rows * a.width) * sizeof(*ref));
     char name[96];
 
-    snprintf(name, sizeof(name), "%s %lldx%lld %s act %d%s", avt_op_name(a.op), (long long)a.rows, (long long)a.width, values_name[kind], a.act,
-             a.in_place ? " in place" : "");
+    snprintf(name, sizeof(name), "%s %lldx%lld %s act %d%s", avt_op_name(a.op), (long long)a.rows,
+             (long long)a.width, values_name[kind], a.act, a.in_place ? " in place" : "");
     a.x = op_values(a.rows * a.width, kind, 1);
     a.w = op_values(a.width, RANDOM, 2);
     a.b = op_values(a.width, RANDOM, 3);
@@ -74,8 +75,8 @@ static void check(Arg a, Values kind, int bench)
             a.x[i] = kind == LARGE ? a.x[i] * 3e-11f : a.x[i] * 5;
     for (int64_t r = 0; r < a.rows; r++)
         reference_row(&a, ref + r * a.width, a.x + r * a.width);
-    op_check(&(OpCase){ .name = name, .op = a.op, .nd = 2, .dim = { a.rows, a.width }, .run = run, .arg = &a, .ref = ref, .tol = 5e-7,
-                        .bench = bench });
+    op_check(&(OpCase){ .name = name, .op = a.op, .nd = 2, .dim = { a.rows, a.width }, .run = run, .arg = &a,
+                        .ref = ref, .tol = 5e-7, .bench = bench });
     free(a.x);
     free(a.w);
     free(a.b);
@@ -98,7 +99,8 @@ enum { NB_OPS = sizeof(ops) / sizeof(ops[0]) };
 
 static void sizes(void **state)
 {
-    static const int64_t size[][2] = { { 1, 1 }, { 1, 2 }, { 7, 3 }, { 3, 8 }, { 5, 17 }, { 9, 31 }, { 2, 96 }, { 33, 257 }, { 64, 384 }, { 3, 5120 } };
+    static const int64_t size[][2] = { { 1, 1 }, { 1, 2 }, { 7, 3 }, { 3, 8 }, { 5, 17 }, { 9, 31 }, { 2, 96 },
+                                       { 33, 257 }, { 64, 384 }, { 3, 5120 } };
     (void)state;
     for (int o = 0; o < NB_OPS; o++)
         for (size_t i = 0; i < sizeof(size) / sizeof(size[0]); i++)
@@ -126,8 +128,8 @@ static void offset(void **state)
         a.x[i] += 1000;
     for (int64_t r = 0; r < a.rows; r++)
         reference_row(&a, ref + r * a.width, a.x + r * a.width);
-    op_check(&(OpCase){ .name = "layer_norm of 1000 + noise", .op = a.op, .nd = 2, .dim = { a.rows, a.width }, .run = run, .arg = &a,
-                        .ref = ref, .tol = 1e-6 });
+    op_check(&(OpCase){ .name = "layer_norm of 1000 + noise", .op = a.op, .nd = 2, .dim = { a.rows, a.width },
+                        .run = run, .arg = &a, .ref = ref, .tol = 1e-6 });
     free(a.x);
 }
 
@@ -169,7 +171,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(offset), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(offset), cmocka_unit_test(speed),
+        cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "norms", tests);

@@ -183,7 +183,8 @@ static inline void op_compare(const char *name, CpuLevel level, const float *a, 
     }
     diff = sqrt(diff / (sum > 0 ? sum : 1));
     if (!(max <= tol) || !(diff <= tol)) {
-        print_error("%s, %s: max-abs %.3g of %.3g, relative L2 %.3g, allowed %.2g\n", name, op_level_name[level], max * top, top, diff, tol);
+        print_error("%s, %s: max-abs %.3g of %.3g, relative L2 %.3g, allowed %.2g\n", name,
+                    op_level_name[level], max * top, top, diff, tol);
         fail();
     }
     op_note(level, name, max * top, diff, fmax(max, diff) / tol);

@@ -67,7 +67,8 @@ static void check(Arg a, float scale)
     for (int64_t i = 0; i < a.t * a.h * a.w * 3; i++)
         x[i] *= scale;
     a.x = x;
-    op_check(&(OpCase){ .name = "pixels", .op = OP_PIXELS, .dtype = DT_U8, .nd = 2, .dim = { a.t, size }, .run = run, .arg = &a, .plain = got });
+    op_check(&(OpCase){ .name = "pixels", .op = OP_PIXELS, .dtype = DT_U8, .nd = 2, .dim = { a.t, size },
+                        .run = run, .arg = &a, .plain = got });
     for (int64_t i = 0; i < a.t * size && !op_bench_mode; i++)
         worst = fmax(worst, fabs(got[i] - reference_at(&a, i / size, i % size)));
     assert_true(worst <= 0.5 + 1e-4);
@@ -107,6 +108,8 @@ static void colours(void **state)
         { { -1, -1, -1 }, { 16, 128, 128 } }, { { 1, 1, 1 }, { 235, 128, 128 } }, { { 1, -1, -1 }, { 63, 102, 240 } },
         { { -1, 1, -1 }, { 173, 42, 26 } }, { { -1, -1, 1 }, { 32, 240, 118 } }, { { 9, NAN, -INFINITY }, { 63, 102, 240 } },
     };
+    static const int stride[PIX_NB] = { [PIX_YUV420P] = 2, [PIX_YUV444P] = 8, [PIX_NV12] = 1 };     // from Cb to Cr
+
     (void)state;
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         float x[24];
@@ -119,15 +122,17 @@ static void colours(void **state)
             for (int p = 0; p < 8; p++)
                 assert_int_equal(out[p], known[i].yuv[0]);
             for (int k = 1; k < 3; k++)
-                assert_int_equal(out[8 + (format == PIX_YUV444P ? 8 * (k - 1) : format == PIX_NV12 ? k - 1 : 2 * (k - 1))], known[i].yuv[k]);
+                assert_int_equal(out[8 + (k - 1) * stride[format]], known[i].yuv[k]);
         }
     }
 }
 
-/* A blue column moves the chroma of the pairs that it touches: 1/2 of its own pair's when it is the left pixel, 1/4 otherwise. */
+/* A blue column moves the chroma of the pairs that it touches: half of it when it is the pair's left pixel, a quarter when
+ * it is a neighbour of one. Column 0 is also its own neighbour, for the edge is repeated. */
 static void siting(void **state)
 {
-    static const double share[4][2] = { { 0.75, 0 }, { 0.25, 0.25 }, { 0, 0.5 }, { 0, 0.25 } };    // [column][pair]; column 0 is its own edge
+    static const double share[4][2] = { { 0.75, 0 }, { 0.25, 0.25 }, { 0, 0.5 }, { 0, 0.25 } };     // [column][pair]
+
     (void)state;
     for (int column = 0; column < 4; column++) {
         float x[24];
@@ -162,8 +167,8 @@ static void nonfinite(void **state)
                 x[i] = i % 3 ? i % 3 == 1 ? INFINITY : -INFINITY : -NAN;
             x[size[s] - 1] = step == 1 ? x[size[s] - 1] : FLT_MAX;
             want -= step > 1 && size[s] % step == 0;
-            op_check(&(OpCase){ .name = "count_nonfinite", .op = OP_COUNT_NONFINITE, .dtype = DT_I32, .nd = 1, .dim = { 1 }, .run = run_count,
-                                .arg = &(Arg){ .x = x, .t = 1, .w = size[s] }, .plain = &got });
+            op_check(&(OpCase){ .name = "count_nonfinite", .op = OP_COUNT_NONFINITE, .dtype = DT_I32, .nd = 1,
+                                .dim = { 1 }, .run = run_count, .arg = &(Arg){ .x = x, .t = 1, .w = size[s] }, .plain = &got });
             if (!op_bench_mode)
                 assert_int_equal(got, want);
             free(x);
@@ -209,8 +214,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(formats), cmocka_unit_test(colours), cmocka_unit_test(siting), cmocka_unit_test(nonfinite), cmocka_unit_test(speed),
-        cmocka_unit_test(mistakes),
+        cmocka_unit_test(formats), cmocka_unit_test(colours), cmocka_unit_test(siting),
+        cmocka_unit_test(nonfinite), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "pixels", tests);

@@ -41,8 +41,11 @@ static void reference_token(double *out, const RopeGroup *g, int64_t pairs, int 
     const int64_t third = pairs / 3, frames = pairs - 2 * third;
     const double start = (double)g->f_start;
     const double pos[3] = {
-        g->f_start < 0 ? -linspace(-start, -start - g->f_size + 1, g->f_cnt, f) : linspace(start, start + g->f_size - 1, g->f_cnt, f),
-        linspace(0, g->h_size - 1, g->h_cnt, y), linspace(0, g->w_size - 1, g->w_cnt, x) };
+        g->f_start < 0 ? -linspace(-start, -start - g->f_size + 1, g->f_cnt, f) :
+                         linspace(start, start + g->f_size - 1, g->f_cnt, f),
+        linspace(0, g->h_size - 1, g->h_cnt, y),
+        linspace(0, g->w_size - 1, g->w_cnt, x),
+    };
 
     for (int64_t p = 0; p < pairs; p++) {
         const int axis = p < frames ? 0 : p < frames + third ? 1 : 2;
@@ -66,8 +69,8 @@ static void check_table(const char *name, RopeGrid grid, int64_t pairs)
                 for (int y = 0; y < grid.group[g].h_cnt; y++)
                     for (int x = 0; x < grid.group[g].w_cnt; x++, p += 2 * pairs)
                         reference_token(p, &grid.group[g], pairs, f, y, x, grid.half);
-        op_check(&(OpCase){ .name = name, .op = OP_ROPE_TABLE, .nd = 3, .dim = { n, pairs, 2 }, .run = run_table, .arg = &a, .ref = ref,
-                            .tol = 1e-7 });
+        op_check(&(OpCase){ .name = name, .op = OP_ROPE_TABLE, .nd = 3, .dim = { n, pairs, 2 },
+                            .run = run_table, .arg = &a, .ref = ref, .tol = 1e-7 });
         free(ref);
     }
 }
@@ -131,8 +134,8 @@ static void rotation(void **state)
                 ref[i] = creal(z);
                 ref[i + 1] = cimag(z);
             }
-            op_check(&(OpCase){ .name = values_name[kind], .op = OP_ROPE, .nd = 3, .dim = { a.n, a.heads, a.hd }, .run = run_rope, .arg = &a,
-                                .ref = ref, .tol = 3e-7 });
+            op_check(&(OpCase){ .name = values_name[kind], .op = OP_ROPE, .nd = 3,
+                                .dim = { a.n, a.heads, a.hd }, .run = run_rope, .arg = &a, .ref = ref, .tol = 3e-7 });
             free(a.x);
             free(a.table);
             free(ref);
@@ -148,8 +151,10 @@ static void speed(void **state)
         return;
     a.x = op_values(a.n * a.heads * a.hd, RANDOM, 1);
     a.table = op_values(a.n * a.hd, RANDOM, 2);
-    op_check(&(OpCase){ .name = "rope 2048x8x128", .op = OP_ROPE, .nd = 3, .dim = { a.n, a.heads, a.hd }, .run = run_rope, .arg = &a, .bench = 1 });
-    op_check(&(OpCase){ .name = "rope_table of a block", .op = OP_ROPE_TABLE, .nd = 3, .dim = { 3168, 64, 2 }, .run = run_table, .arg = &a, .bench = 1 });
+    op_check(&(OpCase){ .name = "rope 2048x8x128", .op = OP_ROPE, .nd = 3, .dim = { a.n, a.heads, a.hd },
+                        .run = run_rope, .arg = &a, .bench = 1 });
+    op_check(&(OpCase){ .name = "rope_table of a block", .op = OP_ROPE_TABLE, .nd = 3, .dim = { 3168, 64, 2 },
+                        .run = run_table, .arg = &a, .bench = 1 });
     free(a.x);
     free(a.table);
 }
@@ -175,7 +180,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tables), cmocka_unit_test(positions), cmocka_unit_test(rotation), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
+        cmocka_unit_test(tables), cmocka_unit_test(positions), cmocka_unit_test(rotation),
+        cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "rope", tests);

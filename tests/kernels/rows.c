@@ -52,7 +52,8 @@ static void check(Arg a, Values kind, int bench)
     double *ref = malloc((size_t)(a.n * a.width) * sizeof(*ref));
     char name[96];
 
-    snprintf(name, sizeof(name), "%s %lld of %lld x %lld %s", avt_op_name(a.op), (long long)a.n, (long long)a.t, (long long)a.width, values_name[kind]);
+    snprintf(name, sizeof(name), "%s %lld of %lld x %lld %s", avt_op_name(a.op), (long long)a.n, (long long)a.t,
+             (long long)a.width, values_name[kind]);
     a.x = op_values(a.t * a.width * (a.op == OP_LAYER_MIX ? a.n : 1), kind, 1);
     a.w = op_values(a.op == OP_LAYER_MIX ? a.t : a.n, RANDOM, 2);
     for (int64_t i = 0; i < (a.op == OP_LAYER_MIX ? a.t : a.n); i++)
@@ -62,7 +63,8 @@ static void check(Arg a, Values kind, int bench)
         a.index[i] = (int32_t)(i * 7 % (a.t + (a.op == OP_GATHER ? 3 : 1))) - 1;
     for (int64_t i = 0; i < a.n * a.width; i++)
         ref[i] = reference_at(&a, i / a.width, i % a.width);
-    op_check(&(OpCase){ .name = name, .op = a.op, .nd = 2, .dim = { a.n, a.width }, .run = run, .arg = &a, .ref = ref, .tol = 2e-7, .bench = bench });
+    op_check(&(OpCase){ .name = name, .op = a.op, .nd = 2, .dim = { a.n, a.width }, .run = run, .arg = &a,
+                        .ref = ref, .tol = 2e-7, .bench = bench });
     free(a.x);
     free(a.w);
     free(a.index);
@@ -141,7 +143,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(last_row), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(last_row), cmocka_unit_test(speed),
+        cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "rows", tests);

@@ -90,7 +90,8 @@ static void e5m2(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(f16), cmocka_unit_test(bf16), cmocka_unit_test(e4m3), cmocka_unit_test(e5m2) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(f16), cmocka_unit_test(bf16), cmocka_unit_test(e4m3),
+                                        cmocka_unit_test(e5m2) };
 
     return test_main("half", tests);
 }

@@ -95,7 +95,8 @@ static void mistakes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(levels), cmocka_unit_test(silence), cmocka_unit_test(failure), cmocka_unit_test(long_line), cmocka_unit_test(mistakes),
+        cmocka_unit_test(levels), cmocka_unit_test(silence), cmocka_unit_test(failure),
+        cmocka_unit_test(long_line), cmocka_unit_test(mistakes),
     };
 
     return test_main("log", tests);

@@ -114,8 +114,8 @@ static void pages(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(counters), cmocka_unit_test(growing), cmocka_unit_test(overflow), cmocka_unit_test(nth_failure), cmocka_unit_test(text),
-        cmocka_unit_test(pages),
+        cmocka_unit_test(counters), cmocka_unit_test(growing), cmocka_unit_test(overflow),
+        cmocka_unit_test(nth_failure), cmocka_unit_test(text), cmocka_unit_test(pages),
     };
 
     return test_main("mem", tests);

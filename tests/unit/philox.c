@@ -12,7 +12,8 @@ static void known_answers(void **state)
     static const struct { uint32_t counter[4], key[2], want[4]; } known[] = {
         { { 0 }, { 0 }, { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 } },
         { { ~0u, ~0u, ~0u, ~0u }, { ~0u, ~0u }, { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd } },
-        { { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344 }, { 0xa4093822, 0x299f31d0 }, { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 } },
+        { { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344 }, { 0xa4093822, 0x299f31d0 },
+          { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 } },
     };
     (void)state;
     for (int i = 0; i < 3; i++) {
@@ -88,7 +89,8 @@ static void distances(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(known_answers), cmocka_unit_test(noise_by_definition), cmocka_unit_test(noise_statistics), cmocka_unit_test(distances),
+        cmocka_unit_test(known_answers), cmocka_unit_test(noise_by_definition),
+        cmocka_unit_test(noise_statistics), cmocka_unit_test(distances),
     };
 
     return test_main("philox", tests);
