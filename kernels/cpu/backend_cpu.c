@@ -27,6 +27,18 @@ int avt_cpu_run(Backend *be, const OpCall *c)
     return cpu->op[c->op](be, c);
 }
 
+void *avt_cpu_work(Backend *be, size_t size)
+{
+    Cpu *cpu = be->priv;
+
+    if (size > cpu->work_size) {
+        avt_free(cpu->work);
+        cpu->work = avt_malloc(MEM_BACKEND, size);
+        cpu->work_size = cpu->work ? size : 0;
+    }
+    return cpu->work;
+}
+
 static int open_levels(Backend *be, Cpu *cpu)
 {
     int ret = 0;
@@ -64,6 +76,8 @@ int avt_cpu_table_open(Backend *be)
 
 void avt_cpu_table_close(Backend *be)
 {
+    if (be->priv)
+        avt_free(((Cpu *)be->priv)->work);
 #if HAVE_ONEDNN
     if (be->priv)
         avt_cpu_onednn_close(be->priv);

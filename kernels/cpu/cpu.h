@@ -19,6 +19,8 @@ typedef struct Cpu {                    // Backend.priv
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
+    void *work;                         // avt_cpu_work()
+    size_t work_size;
 } Cpu;
 
 /* Each level's file sets its entries in `cpu`. */
@@ -27,6 +29,10 @@ int  avt_cpu_onednn(Backend *be, Cpu *cpu);         // also the packed weights; 
 void avt_cpu_onednn_close(Cpu *cpu);
 void avt_cpu_avx2(Cpu *cpu);
 void avt_cpu_avx512(Cpu *cpu);
+
+/** Workspace of the op that runs now, 64-byte aligned, contents undefined; NULL when there is no memory. It grows to the largest
+ *  size ever asked for and stays, so later calls allocate nothing. */
+void *avt_cpu_work(Backend *be, size_t size);
 
 /** Run one call on the table (the guard backend uses it too). */
 int avt_cpu_run(Backend *be, const OpCall *c);

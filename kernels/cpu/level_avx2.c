@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The bodies of *.inc.h for AVX2 and FMA, and the entries that they win. The gain stands beside each: against plain C, on a
+ * Zen 5 core, at the sizes of the small and of the published model. */
+#include <omp.h>
+
+#include "cpu/attention.inc.h"
+#include "cpu/conv1d.inc.h"
+#include "cpu/norms.inc.h"
+
+void avt_cpu_avx2(Cpu *cpu)
+{
+    static const struct {
+        OpId op;
+        CpuOp run;
+    } entries[] = {
+        { OP_ATTENTION, attention },          // x 4 to 7
+        { OP_CHANNEL_NORM, channel_norm },    // x 4
+        { OP_LAYER_NORM, layer_norm },        // x 1.5 to 1.8, with an activation 3.4 to 6
+        { OP_NORM_MODULATE, norm_modulate },  // x 1.5 to 1.7
+        { OP_RMS_NORM, rms_norm },            // x 1.2 to 1.3
+        { OP_ACT, act },                      // x 5 to 12
+        { OP_CONV1D, conv1d },                // x 3 to 9: 98 GFLOP/s
+    };
+
+    for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
+        cpu->op[entries[i].op] = entries[i].run;
+        cpu->level[entries[i].op] = LEVEL;
+    }
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * act, rms_norm, channel_norm, layer_norm, norm_modulate in vectors. Sums are kept in double precision as in plain C, so that
+ * huge, tiny and far-off-centre rows come out the same; what is gained is width, and exp without a call.
+ */
+#include <math.h>
+
+#include "cpu/simd.h"
+
+#ifdef LEVEL
+
+INLINE double lane_sum(const float *x, int64_t nb)
+{
+    V2 s = v2_set(0);
+    double sum;
+    int64_t i = 0;
+
+    for (; i + VN <= nb; i += VN)
+        s = v2_add(s, v2_wide(v_load(x + i)));
+    sum = v2_sum(s);
+    for (; i < nb; i++)
+        sum += x[i];
+    return sum;
+}
+
+INLINE V2 squares(const float *x, double mean)
+{
+    const V2 d = v2_sub(v2_wide(v_load(x)), v2_set(mean));
+
+    return v2_mul(d, d);
+}
+
+/* sum of (x - mean)^2 */
+INLINE double lane_squares(const float *x, int64_t nb, double mean)
+{
+    V2 s = v2_set(0);
+    double sum;
+    int64_t i = 0;
+
+    for (; i + VN <= nb; i += VN)
+        s = v2_add(s, squares(x + i, mean));
+    sum = v2_sum(s);
+    for (; i < nb; i++)
+        sum += (x[i] - mean) * (x[i] - mean);
+    return sum;
+}
+
+INLINE V load_some(const float *x, int64_t nb)
+{
+    return nb >= VN ? v_load(x) : v_load_part(x, nb);
+}
+
+INLINE void store_some(float *x, V a, int64_t nb)
+{
+    if (nb >= VN)
+        v_store(x, a);
+    else
+        v_store_part(x, a, nb);
+}
+
+/* act(x f w) for a row */
+INLINE void row_scale(float *out, const float *x, const float *w, int64_t nb, double f, Act act)
+{
+    for (int64_t i = 0; i < nb; i += VN) {
+        const V a = v2_narrow(v2_mul(v2_wide(load_some(x + i, nb - i)), v2_set(f)));
+
+        store_some(out + i, v_act(act, v_mul(a, load_some(w + i, nb - i))), nb - i);
+    }
+}
+
+/* act((x - mean) f w + b) for a row; w and b may be NULL. plus: 1 when w is a scale that is added to one */
+INLINE void row_affine(float *out, const float *x, const float *w, const float *b, int64_t nb, float eps, float plus, Act act)
+{
+    const double mean = lane_sum(x, nb) / (double)nb, f = 1 / sqrt(lane_squares(x, nb, mean) / (double)nb + eps);
+
+    for (int64_t i = 0; i < nb; i += VN) {
+        V a = v2_narrow(v2_mul(v2_sub(v2_wide(load_some(x + i, nb - i)), v2_set(mean)), v2_set(f)));
+
+        if (w)
+            a = v_mul(a, v_add(v_set(plus), load_some(w + i, nb - i)));
+        if (b)
+            a = v_add(a, load_some(b + i, nb - i));
+        store_some(out + i, v_act(act, a), nb - i);
+    }
+}
+
+static int rms_norm(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        const float *x = (const float *)c->in[0].data + r * width;
+        const double f = 1 / sqrt(lane_squares(x, width, 0) / (double)width + c->u.norm.eps);
+
+        row_scale((float *)c->out.data + r * width, x, c->in[1].data, width, f, ACT_NONE);
+    }
+    return 0;
+}
+
+static int channel_norm(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++) {
+        const float *x = (const float *)c->in[0].data + r * width;
+        const double f = sqrt((double)width) / fmax(sqrt(lane_squares(x, width, 0)), 1e-12);
+
+        row_scale((float *)c->out.data + r * width, x, c->in[1].data, width, f, c->u.linear.act);
+    }
+    return 0;
+}
+
+static int layer_norm(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++)
+        row_affine((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, c->in[2].data, width,
+                   c->u.linear.eps, 0, c->u.linear.act);
+    return 0;
+}
+
+static int norm_modulate(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++)
+        row_affine((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, c->in[2].data, width,
+                   c->u.norm.eps, 1, ACT_NONE);
+    return 0;
+}
+
+static int act(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_numel(c->out);
+    const float *x = c->in[0].data;
+    float *out = c->out.data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i += VN)
+        store_some(out + i, v_act(c->u.linear.act, load_some(x + i, nb - i)), nb - i);
+    return 0;
+}
+
+#endif

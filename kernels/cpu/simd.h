@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The vectors that the fast bodies (*.inc.h) are written in: V is 16 floats with AVX-512, 8 with AVX2. A body is compiled once
+ * per instruction set, by level_avx2.c and level_avx512.c; everything here is static, so the two never meet.
+ *
+ * exp, erfc: polynomials fitted here (least maximum error over the reduced range), each within 2 units in the last place.
+ */
+#ifndef AVT_CPU_SIMD_H
+#define AVT_CPU_SIMD_H
+
+#include "cpu/plain.h"
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+
+typedef __m512 V;
+typedef struct V2 { __m512d lo, hi; } V2;                           // the same lanes in double precision
+enum { VN = 16 };
+#define LEVEL "avx512"
+
+INLINE V v_load(const float *p)              { return _mm512_loadu_ps(p); }
+INLINE void v_store(float *p, V a)           { _mm512_storeu_ps(p, a); }
+INLINE __mmask16 v_mask(int64_t nb)          { return (__mmask16)((1u << nb) - 1); }
+INLINE V v_load_part(const float *p, int64_t nb)           { return _mm512_maskz_loadu_ps(v_mask(nb), p); }
+INLINE void v_store_part(float *p, V a, int64_t nb)        { _mm512_mask_storeu_ps(p, v_mask(nb), a); }
+INLINE V v_first(V a, int64_t nb, V b)       { return _mm512_mask_blend_ps(v_mask(nb), b, a); }
+INLINE V v_set(float a)                      { return _mm512_set1_ps(a); }
+INLINE V v_add(V a, V b)                     { return _mm512_add_ps(a, b); }
+INLINE V v_sub(V a, V b)                     { return _mm512_sub_ps(a, b); }
+INLINE V v_mul(V a, V b)                     { return _mm512_mul_ps(a, b); }
+INLINE V v_div(V a, V b)                     { return _mm512_div_ps(a, b); }
+INLINE V v_fma(V a, V b, V c)                { return _mm512_fmadd_ps(a, b, c); }          // a b + c
+INLINE V v_fnma(V a, V b, V c)               { return _mm512_fnmadd_ps(a, b, c); }         // c - a b
+INLINE V v_max(V a, V b)                     { return _mm512_max_ps(a, b); }               // b when one is NaN
+INLINE V v_min(V a, V b)                     { return _mm512_min_ps(a, b); }
+INLINE V v_abs(V a)                          { return _mm512_abs_ps(a); }
+INLINE V v_round(V a)                        { return _mm512_roundscale_ps(a, 0); }
+INLINE V v_scale2(V a, V n)                  { return _mm512_scalef_ps(a, n); }            // a 2^n
+INLINE float v_sum(V a)                      { return _mm512_reduce_add_ps(a); }
+INLINE float v_top(V a)                      { return _mm512_reduce_max_ps(a); }
+INLINE int v_equal(V a, V b)                 { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff; }
+
+INLINE V2 v2_set(double a)                   { return (V2){ _mm512_set1_pd(a), _mm512_set1_pd(a) }; }
+INLINE V2 v2_add(V2 a, V2 b)                 { return (V2){ _mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi) }; }
+INLINE V2 v2_sub(V2 a, V2 b)                 { return (V2){ _mm512_sub_pd(a.lo, b.lo), _mm512_sub_pd(a.hi, b.hi) }; }
+INLINE V2 v2_mul(V2 a, V2 b)                 { return (V2){ _mm512_mul_pd(a.lo, b.lo), _mm512_mul_pd(a.hi, b.hi) }; }
+INLINE double v2_sum(V2 a)                   { return _mm512_reduce_add_pd(_mm512_add_pd(a.lo, a.hi)); }
+
+INLINE V2 v2_wide(V a)
+{
+    return (V2){ _mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)) };
+}
+
+INLINE V v2_narrow(V2 a)
+{
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.lo)), _mm512_cvtpd_ps(a.hi), 1);
+}
+
+#else
+
+typedef __m256 V;
+typedef struct V2 { __m256d lo, hi; } V2;
+enum { VN = 8 };
+#define LEVEL "avx2"
+
+INLINE __m256i v_mask(int64_t nb)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)nb), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+INLINE V v_load(const float *p)              { return _mm256_loadu_ps(p); }
+INLINE void v_store(float *p, V a)           { _mm256_storeu_ps(p, a); }
+INLINE V v_load_part(const float *p, int64_t nb)           { return _mm256_maskload_ps(p, v_mask(nb)); }
+INLINE void v_store_part(float *p, V a, int64_t nb)        { _mm256_maskstore_ps(p, v_mask(nb), a); }
+INLINE V v_first(V a, int64_t nb, V b)       { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(v_mask(nb))); }
+INLINE V v_set(float a)                      { return _mm256_set1_ps(a); }
+INLINE V v_add(V a, V b)                     { return _mm256_add_ps(a, b); }
+INLINE V v_sub(V a, V b)                     { return _mm256_sub_ps(a, b); }
+INLINE V v_mul(V a, V b)                     { return _mm256_mul_ps(a, b); }
+INLINE V v_div(V a, V b)                     { return _mm256_div_ps(a, b); }
+INLINE V v_fma(V a, V b, V c)                { return _mm256_fmadd_ps(a, b, c); }
+INLINE V v_fnma(V a, V b, V c)               { return _mm256_fnmadd_ps(a, b, c); }
+INLINE V v_max(V a, V b)                     { return _mm256_max_ps(a, b); }
+INLINE V v_min(V a, V b)                     { return _mm256_min_ps(a, b); }
+INLINE V v_abs(V a)                          { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+INLINE V v_round(V a)                        { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE int v_equal(V a, V b)                 { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 0xff; }
+
+INLINE V v_scale2(V a, V n)                                         // in two steps: 2^n itself may overflow or be subnormal
+{
+    const __m256i e = _mm256_cvtps_epi32(n), h = _mm256_srai_epi32(e, 1), bias = _mm256_set1_epi32(127);
+    const V p = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(h, bias), 23));
+    const V q = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(e, h), bias), 23));
+
+    return v_mul(v_mul(a, p), q);
+}
+
+INLINE float v_sum(V a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+INLINE float v_top(V a)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+INLINE V2 v2_set(double a)                   { return (V2){ _mm256_set1_pd(a), _mm256_set1_pd(a) }; }
+INLINE V2 v2_add(V2 a, V2 b)                 { return (V2){ _mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi) }; }
+INLINE V2 v2_sub(V2 a, V2 b)                 { return (V2){ _mm256_sub_pd(a.lo, b.lo), _mm256_sub_pd(a.hi, b.hi) }; }
+INLINE V2 v2_mul(V2 a, V2 b)                 { return (V2){ _mm256_mul_pd(a.lo, b.lo), _mm256_mul_pd(a.hi, b.hi) }; }
+
+INLINE double v2_sum(V2 a)
+{
+    const __m256d s = _mm256_add_pd(a.lo, a.hi);
+    const __m128d h = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
+
+    return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
+}
+
+INLINE V2 v2_wide(V a)
+{
+    return (V2){ _mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)) };
+}
+
+INLINE V v2_narrow(V2 a)
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(a.lo)), _mm256_cvtpd_ps(a.hi), 1);
+}
+
+#endif
+
+/* e^x; NaN stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r). */
+INLINE V v_exp(V x)
+{
+    const V a = v_min(v_set(89), v_max(v_set(-104), x));            // beyond: infinity, zero
+    const V n = v_round(v_mul(a, v_set(1.44269504f)));
+    const V r = v_fnma(n, v_set(-2.12194440e-4f), v_fnma(n, v_set(0.693359375f), a));
+    V q = v_fma(v_set(0.0013814593f), r, v_set(0.0083687184f));
+
+    q = v_fma(q, r, v_set(0.041668389f));
+    q = v_fma(q, r, v_set(0.16666521f));
+    q = v_fma(q, r, v_set(0.49999994f));
+    return v_scale2(v_add(v_fma(v_mul(r, r), q, r), v_set(1)), n);
+}
+
+/* erfc(z) for z >= 0: t poly(t) e^(-z^2), t = 1 / (1 + 0.33 z) */
+INLINE V v_erfc(V z)
+{
+    static const float c[8] = { 0.18636782f, 0.18281464f, 0.20204686f, 0.044651650f, 0.41314942f, -0.35603753f, 0.46300653f,
+                                -0.13599946f };
+    const V t = v_div(v_set(1), v_fma(v_set(0.33f), z, v_set(1)));
+    V p = v_set(c[7]);
+
+    for (int i = 6; i >= 0; i--)
+        p = v_fma(p, t, v_set(c[i]));
+    return v_mul(v_mul(p, t), v_exp(v_fnma(z, z, v_set(0))));
+}
+
+INLINE V v_act(Act act, V x)
+{
+    V u;
+
+    switch (act) {
+    case ACT_SILU:
+        return v_div(x, v_add(v_set(1), v_exp(v_sub(v_set(0), x))));
+    case ACT_GELU_TANH:                                             // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u))
+        u = v_mul(v_mul(v_set(-1.5957691216f), x), v_fma(v_mul(x, x), v_set(0.044715f), v_set(1)));
+        return v_div(x, v_add(v_set(1), v_exp(u)));
+    case ACT_GELU_ERF:                                              // max(x, 0) - |x| / 2 erfc(|x| / sqrt 2)
+        u = v_abs(x);
+        return v_fnma(v_mul(v_set(0.5f), u), v_erfc(v_mul(u, v_set(0.70710678f))), v_max(v_set(0), x));
+    case ACT_CLAMP:
+        return v_min(v_set(1), v_max(v_set(-1), x));
+    default:
+        return x;
+    }
+}
+
+#endif
+#endif
