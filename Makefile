@@ -1,62 +1,167 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-ifeq ($(SRC),)
+# All targets; `make help` lists them. Everything that is built goes to build/.
+
+SRC ?= .
+BUILD = build
+
+# `make demo` and `make check` first see that everything they need is installed, then start again with a configuration.
+BOOT = demo check help setup distclean
+ifneq ($(filter $(BOOT),$(MAKECMDGOALS)),)
+else
 include config.mak
 endif
-BUILD = build
-VPATH = $(SRC)
 
-LIB_C := $(sort $(wildcard $(addprefix $(SRC)/,kernels/*.c kernels/base/*.c kernels/cpu/*.c kernels/dry/*.c kernels/comm/*.c model/files/*.c model/nets/*.c model/engine/*.c)))
-LIB_CXX := $(wildcard $(SRC)/model/nets/*.cc)
-LIB_O := $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(LIB_C)) $(patsubst $(SRC)/%.cc,$(BUILD)/obj/%.o,$(LIB_CXX))
+all:
+config.mak: $(SRC)/configure
+	$(SRC)/configure $(CONFIGURE)
+config.h: config.mak ;
+
+# ---- what there is ------------------------------------------------------------------------------------------------------
+
+FOLDERS = kernels kernels/base kernels/cpu kernels/dry kernels/comm model/files model/nets model/engine
+LIB_C := $(sort $(wildcard $(FOLDERS:%=$(SRC)/%/*.c)))
+ifneq ($(HAVE_ONEDNN),1)
+LIB_C := $(filter-out %onednn.c,$(LIB_C))
+endif
+ifneq ($(HAVE_AVX2),1)
+LIB_C := $(filter-out %_avx2.c,$(LIB_C))
+endif
+ifneq ($(HAVE_AVX512),1)
+LIB_C := $(filter-out %_avx512.c,$(LIB_C))
+endif
+object = $(patsubst $(SRC)/%,$(BUILD)/obj/%.o,$(basename $(1)))
+LIB_O := $(call object,$(LIB_C) $(wildcard $(SRC)/model/nets/*.cc))
+TOOL_O := $(call object,$(wildcard $(SRC)/tools/*.c))
+PARITY_O := $(call object,$(wildcard $(SRC)/tests/parity/*.c))
+TEST_O := $(call object,$(SRC)/tests/test.c $(SRC)/tests/model.c)
+TESTS_C := $(sort $(wildcard $(SRC)/tests/unit/*.c)) $(sort $(wildcard $(SRC)/tests/kernels/*.c)) $(sort $(wildcard $(SRC)/tests/e2e/*.c))
+TESTS := $(patsubst $(SRC)/tests/%.c,$(BUILD)/tests/%,$(TESTS_C))
+
+WARN = -Wall -Wextra
 INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
-FLAGS = $(CFLAGS) -std=c11 -D_GNU_SOURCE -fPIC -Wall -Wextra $(OPENMP) $(INC) -MMD -MP
+FLAGS = $(CFLAGS) $(WARN) -std=c11 -D_GNU_SOURCE -fPIC $(OPENMP) $(INC)
+V_CC = @echo "CC      $<";
 
-all: $(BUILD)/libavatar.a $(BUILD)/avatar
+all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
 
-# the tool: libav* of the system
-TOOL_O := $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(wildcard $(SRC)/tools/*.c))
-LIBAV = libavformat libavcodec libavutil libswscale libswresample
-$(BUILD)/obj/tools/%.o: FLAGS += -I$(SRC)/tools $(shell pkg-config --cflags $(LIBAV))
-$(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
-	$(CC) $(FLAGS) -o $@ $^ $(shell pkg-config --libs $(LIBAV)) $(LIBS)
--include $(TOOL_O:.o=.d)
+# ---- how it is built ----------------------------------------------------------------------------------------------------
 
-config.h: $(SRC)/configure $(wildcard $(SRC)/kernels/cpu/*onednn.c $(SRC)/kernels/cpu/*avx2.c $(SRC)/kernels/cpu/*avx512.c $(SRC)/kernels/cpu/*guard.c)
-	$(SRC)/configure
-
+# Strict IEEE arithmetic: faster, but the same bits for any number of threads and any order of files.
 $(BUILD)/obj/kernels/cpu/%.o: FLAGS += -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math
 $(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c
 $(BUILD)/obj/%_avx512.o: FLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(BUILD)/obj/tools/%.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
+$(BUILD)/obj/tests/%.o: FLAGS += -I$(SRC)/tests
 $(BUILD)/obj/%.o: $(SRC)/%.c config.h
 	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -c -o $@ $<
+	$(V_CC)$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/obj/%.o: $(SRC)/%.cc config.h
 	@mkdir -p $(@D)
-	$(CXX) -O2 -g -fPIC -Wall -Wextra $(INC) -MMD -MP -c -o $@ $<
+	$(V_CC)$(CXX) $(filter -O% -g -f%,$(CFLAGS)) $(WARN) -fPIC $(INC) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libavatar.a: $(LIB_O)
-	rm -f $@ && ar rcs $@ $^
+	@echo "AR      $@"
+	@rm -f $@ && ar rcs $@ $^
+$(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
+	@echo "LD      $@"
+	@$(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
+
+link_test = @mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka -lpng
+$(BUILD)/tests/parity: $(PARITY_O) $(TEST_O) $(BUILD)/libavatar.a
+	$(link_test)
+$(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(TEST_O) $(BUILD)/libavatar.a
+	$(link_test)
+$(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
+	$(link_test)
+.SECONDARY:
+
+# A model folder of random weights for the filter's tests.
+TINY_MODEL = $(BUILD)/tests/tiny
+$(TINY_MODEL): $(BUILD)/tests/mkmodel
+	@rm -rf $@ && $(BUILD)/tests/mkmodel $@
 
 include $(SRC)/tools/ffmpeg.mak
 
-# tests: one program per file
-TESTS_C := $(wildcard $(SRC)/tests/unit/*.c $(SRC)/tests/kernels/*.c $(SRC)/tests/e2e/*.c)
-TESTS := $(patsubst $(SRC)/tests/%.c,$(BUILD)/tests/%,$(TESTS_C))
-$(BUILD)/tests/%: $(SRC)/tests/%.c $(BUILD)/obj/tests/test.o $(BUILD)/obj/tests/model.o $(BUILD)/libavatar.a
-	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -I$(SRC)/tests -o $@ $< $(BUILD)/obj/tests/test.o $(BUILD)/obj/tests/model.o $(BUILD)/libavatar.a $(LIBS) -lcmocka
-$(BUILD)/obj/tests/%.o: FLAGS += -I$(SRC)/tests
-$(BUILD)/tests/parity: $(patsubst $(SRC)/%.c,$(BUILD)/obj/%.o,$(wildcard $(SRC)/tests/parity/*.c)) $(BUILD)/obj/tests/test.o $(BUILD)/libavatar.a
-	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -o $@ $^ $(LIBS) -lcmocka -lpng
-$(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(BUILD)/obj/tests/model.o $(BUILD)/obj/tests/test.o $(BUILD)/libavatar.a
-	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -o $@ $^ $(LIBS) -lcmocka
-check-build: $(TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
-check: check-build
-	@for t in $(TESTS); do $$t || exit 1; done
-	@$(BUILD)/tests/parity $(SRC)/tests/gold/parity
+# ---- tests ----------------------------------------------------------------------------------------------------------------
+
+build-tests: $(TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
+RUN = $(SRC)/tests/run.sh
+one = $(if $(T),$(filter %/$(T),$(1)),$(1))
+check-unit check-kernels check-e2e: check-%: build-tests
+	@$(RUN) $(call one,$(filter $(BUILD)/tests/$*/%,$(TESTS)))
+check-parity: $(BUILD)/tests/parity
+	@$(RUN) "$(BUILD)/tests/parity $(or $(GOLDEN),$(SRC)/tests/gold/parity)"
+check-tree: $(BUILD)/libavatar.a $(BUILD)/libavatar.so
+	@$(SRC)/tests/tree.sh $(SRC) $(BUILD)
+
+check:
+	@$(SRC)/tools/setup.sh check
+	@$(MAKE) -s --no-print-directory run-check
+# the parity program sees ../shared/golden too where that stands beside the tree
+run-check: all build-tests $(TINY_MODEL)
+	@$(RUN) --slow $(TESTS) "$(BUILD)/tests/parity $(SRC)/tests/gold/parity" \
+		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
+		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
+		"$(MAKE) -s --no-print-directory check-filter" "$(SRC)/tests/e2e/install.sh $(SRC)"
+
+bench: $(BUILD)/avatar
+	@$(BUILD)/avatar bench $(T)
+
+# ---- demo, install, habits -----------------------------------------------------------------------------------------------------
+
+demo:
+	@$(SRC)/tools/setup.sh demo
+	@$(MAKE) -s --no-print-directory all ffmpeg
+	@$(SRC)/tools/demo.sh $(SRC) $(BUILD)
+setup:
+	@$(SRC)/tools/setup.sh check
+
+NANO = nano nano-vae nano-audio nano-dit nano-report
+$(NANO):
+	@$(MAKE) -C $(SRC)/tools/nano $@
+
+INSTALL_DIR = mkdir -p
+install: all $(BUILD)/installed/libavatar.pc
+	$(INSTALL_DIR) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(prefix)/bin $(DESTDIR)$(datadir)/avatar $(DESTDIR)$(mandir)/man1
+	install -m 644 $(BUILD)/libavatar.a $(DESTDIR)$(libdir)
+	install -m 755 $(BUILD)/libavatar.so $(DESTDIR)$(libdir)/libavatar.so.$(LIB_VERSION)
+	ln -sf libavatar.so.$(LIB_VERSION) $(DESTDIR)$(libdir)/libavatar.so.0
+	ln -sf libavatar.so.0 $(DESTDIR)$(libdir)/libavatar.so
+	install -m 644 $(SRC)/model/avatar.h $(DESTDIR)$(includedir)
+	install -m 644 $(BUILD)/installed/libavatar.pc $(DESTDIR)$(libdir)/pkgconfig
+	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(DESTDIR)$(prefix)/bin
+	install -m 644 $(SRC)/doc/avatar.1 $(DESTDIR)$(mandir)/man1
+	cp -r $(SRC)/patches $(DESTDIR)$(datadir)/avatar/
+	[ ! -e $(SRC)/model/nano/config.json ] || cp -r $(SRC)/model/nano $(DESTDIR)$(datadir)/avatar/
+uninstall:
+	rm -f $(DESTDIR)$(libdir)/libavatar.a $(DESTDIR)$(libdir)/libavatar.so* $(DESTDIR)$(includedir)/avatar.h
+	rm -f $(DESTDIR)$(libdir)/pkgconfig/libavatar.pc $(DESTDIR)$(prefix)/bin/avatar $(DESTDIR)$(mandir)/man1/avatar.1
+	rm -rf $(DESTDIR)$(datadir)/avatar
+
+# formats the C files that differ from HEAD
+format:
+	@cd $(SRC) && { git diff --name-only HEAD; git ls-files -o --exclude-standard; } | grep -E '\.(c|h|cc|cu)$$' | xargs -r clang-format -i
 clean:
-	rm -rf $(BUILD)
-.PHONY: all check check-build clean
--include $(LIB_O:.o=.d)
+	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/avatar
+distclean:
+	rm -rf $(BUILD) config.h config.mak config.log
+
+help:
+	@echo "make demo            install what is missing, build, make a picture speak: demo.mp4, demo.png"
+	@echo "make check           install what is missing, build, run every test"
+	@echo "make                 library (build/libavatar.so, .a), tool (build/avatar)"
+	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
+	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
+	@echo "make bench T=op      time, GFLOP/s, share of the machine's peak"
+	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test"
+	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
+	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
+	@echo "make check-tree      direction of includes, headers alone, exported symbols"
+	@echo "make patches         write patches/ anew from libavfilter/"
+	@echo "make nano            train the embedded model (tools/nano/README.md)"
+	@echo "make format | clean | distclean"
+
+.PHONY: all build-tests check check-unit check-kernels check-e2e check-parity check-tree run-check bench demo setup install uninstall \
+	format clean distclean help $(NANO)
+-include $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

@@ -12,6 +12,7 @@ static const struct {
     const char *help;
 } commands[] = {
     { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak; writes NUT" },
+    { "inspect", cmd_inspect, "MODEL                                            what a model folder holds and lacks" },
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
 };
 

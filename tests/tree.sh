@@ -1,0 +1,59 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# tree.sh SRC BUILD: is the house in order? Direction of includes, headers that compile alone, exported symbols, licence lines,
+# trailing space, device headers where they belong.
+src=$1 build=$2
+passed=0 failed=0
+fail() { echo "FAIL $*"; bad=1; }
+done_with() { if [ -n "$bad" ]; then failed=$((failed + 1)); else passed=$((passed + 1)); echo "ok   $1"; fi; bad=; }
+cd "$src" || exit 1
+
+# folders from left to right; a file includes only from its own or from folders to its left
+rank() {
+    case $1 in
+        kernels/base/*) echo 0 ;; kernels/comm/*) echo 2 ;; kernels/*) echo 1 ;;
+        model/files/*) echo 3 ;; model/nets/*) echo 4 ;; model/engine/*) echo 5 ;; model/avatar.h) echo -1 ;;
+        libavfilter/*|tools/*) echo 6 ;; *) echo 9 ;;
+    esac
+}
+find_header() { for d in kernels model tools .; do [ -e "$d/$1" ] && { echo "$d/$1" | sed 's|^\./||'; return; }; done; }
+for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' | grep -vE '^tests/'); do
+    own=$(rank "$f")
+    for inc in $(sed -n 's/^#include "\(.*\)"/\1/p' "$f"); do
+        h=$(find_header "$inc")
+        [ -n "$h" ] || { [ -e "$(dirname "$f")/$inc" ] && h=$(dirname "$f")/$inc; }
+        [ -n "$h" ] || continue
+        [ "$(rank "$h")" -le "$own" ] || fail "$f includes $h, which is to its right"
+    done
+done
+grep -nE '^#include "(base|tensor|kernels|files|nets|engine)' libavfilter/*.c && fail "libavfilter sees only avatar.h"
+grep -lE '^#include <(cuda|cublas|cudnn|nccl)' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cuda/|kernels/comm/comm_nccl)') && fail "CUDA headers outside kernels/cuda and comm_nccl.c"
+grep -lE '^#include <dnnl' $(git ls-files '*.c' '*.h' | grep -v '^kernels/cpu/onednn') && fail "dnnl.h outside kernels/cpu/onednn.c"
+done_with "direction of includes"
+
+for h in $(git ls-files '*.h' | grep -vE '^tests/|^tools/nano/'); do
+    std=c11
+    [ "$h" = model/avatar.h ] && std=c99
+    ${CC:-cc} -std=$std -D_GNU_SOURCE -Wall -Wextra -fsyntax-only -x c -I"$build/.." -I. -Ikernels -Imodel -Itools "$h" || fail "$h does not compile alone"
+done
+${CXX:-c++} -std=c++11 -fsyntax-only -x c++ model/avatar.h || fail "model/avatar.h does not compile as C++"
+done_with "headers compile alone"
+
+so=$(nm -D --defined-only "$build/libavatar.so" | awk '$2 != "A" { print $3 }' | grep -v '^avatar_')
+[ -z "$so" ] || fail "libavatar.so exports: $(echo $so | head -c 300)"
+a=$(nm -g --defined-only "$build/libavatar.a" 2>/dev/null | awk 'NF == 3 && $2 ~ /^[TDBRC]$/ { print $3 }' | grep -vE '^(avatar_|avt_)' | sort -u)
+[ -z "$a" ] || fail "libavatar.a exports: $(echo $a | head -c 300)"
+done_with "exported symbols"
+
+calls=$(grep -nE '(^|[^a-zA-Z_>.])(malloc|calloc|realloc|free|printf|exit|getenv|setlocale) ?\(' $(git ls-files 'kernels/*.c' 'model/*.c') | grep -vE 'kernels/base/mem\.c|^[^:]*:[0-9]*: *(\*|//)|/\*' )
+[ -z "$calls" ] || fail "calls that the library does not make: $calls"
+done_with "no malloc, printf, exit, getenv in the library"
+
+for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.sh' '*.py' Makefile configure); do
+    head -n 3 "$f" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' || fail "$f has no licence line"
+done
+done_with "licence lines"
+git ls-files | grep -vE '\.(png|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
+done_with "no trailing space"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

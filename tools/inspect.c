@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* avatar inspect MODEL, on one screen. */
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "files/inspect.h"
+#include "options.h"
+#include "speak.h"
+
+static void log_line(void *opaque, int level, const char *text)
+{
+    (void)opaque;
+    (void)level;
+    fprintf(stderr, "avatar: %s\n", text);
+}
+
+int cmd_inspect(int argc, char **argv)
+{
+    const Log log = { .write = log_line, .level = LOG_WARNING };
+    ToolOptions o;
+    char *text = NULL;
+    int ret = tool_options(&o, argc, argv);
+
+    if (ret)
+        return ret;
+    if (o.help || o.nb_positional != 1) {
+        fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL\n");
+        return o.help ? 0 : 2;
+    }
+    ret = avt_inspect(&text, o.positional[0], &log);
+    if (text)
+        fputs(text, stdout);
+    avt_free(text);
+    return ret < 0;
+}
