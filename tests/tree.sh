@@ -16,7 +16,7 @@ rank() {
         libavfilter/*|tools/*) echo 6 ;; *) echo 9 ;;
     esac
 }
-find_header() { for d in kernels model tools .; do [ -e "$d/$1" ] && { echo "$d/$1" | sed 's|^\./||'; return; }; done; }
+find_header() { [ "$1" = config.h ] && return; for d in kernels model tools .; do [ -e "$d/$1" ] && { echo "$d/$1" | sed 's|^\./||'; return; }; done; }
 for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' | grep -vE '^tests/'); do
     own=$(rank "$f")
     for inc in $(sed -n 's/^#include "\(.*\)"/\1/p' "$f"); do
@@ -34,7 +34,7 @@ done_with "direction of includes"
 for h in $(git ls-files '*.h' | grep -vE '^tests/|^tools/nano/'); do
     std=c11
     [ "$h" = model/avatar.h ] && std=c99
-    ${CC:-cc} -std=$std -D_GNU_SOURCE -Wall -Wextra -fsyntax-only -x c -I"$build/.." -I. -Ikernels -Imodel -Itools "$h" || fail "$h does not compile alone"
+    ${CC:-cc} -std=$std -D_GNU_SOURCE -Wall -Wextra -Werror -fopenmp -fsyntax-only -x c -I"$build/.." -I. -Ikernels -Imodel -Itools "$h" || fail "$h does not compile alone"
 done
 ${CXX:-c++} -std=c++11 -fsyntax-only -x c++ model/avatar.h || fail "model/avatar.h does not compile as C++"
 done_with "headers compile alone"
@@ -53,7 +53,7 @@ for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.sh' '*.py' Makefile configu
     head -n 3 "$f" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' || fail "$f has no licence line"
 done
 done_with "licence lines"
-git ls-files | grep -vE '\.(png|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
+git ls-files | grep -vE '\.(png|jpg|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
 done_with "no trailing space"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

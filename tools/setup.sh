@@ -1,0 +1,32 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# setup.sh build|demo|check: install what is missing for that (Debian, as root), or print the one line that does.
+set -eu
+build="build-essential pkg-config libdnnl-dev libsentencepiece-dev libjson-c-dev libutf8proc-dev
+libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev"
+ffmpeg="nasm zlib1g-dev libx264-dev xz-utils patch"
+case ${1:-} in
+    build) want=$build ;;
+    demo) want="$build $ffmpeg espeak-ng" ;;
+    check) want="$build $ffmpeg git libcmocka-dev libpng-dev python3 espeak-ng alsa-utils pocketsphinx-testdata" ;;
+    *) echo "usage: setup.sh build|demo|check" >&2; exit 2 ;;
+esac
+command -v dpkg-query >/dev/null 2>&1 || { echo "not a Debian system; wanted here:" $want; exit 0; }
+missing=
+for p in $want; do
+    dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ]; then
+    echo "As root: apt-get install$missing" >&2
+    exit 1
+fi
+echo "installing$missing"
+log=$(mktemp)
+if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "setup.sh: apt-get failed, its last words are above" >&2
+    rm -f "$log"
+    exit 1
+fi
+rm -f "$log"
