@@ -416,6 +416,16 @@ int avt_json_has(const Json *j, const char *key)
     return json_object_object_get_ex(j->root, key, NULL);
 }
 
+const char *avt_json_key(const Json *j, int i)
+{
+    json_object_object_foreach(j->root, key, value) {
+        (void)value;
+        if (!i--)
+            return key;
+    }
+    return NULL;
+}
+
 void *avt_json_root(const Json *j)
 {
     return j->root;

@@ -18,6 +18,8 @@ int  avt_json_parse_header(Json **out, const char *text, size_t size, const char
 void avt_json_close(Json **j);
 
 int avt_json_has(const Json *j, const char *key);
+/** Name of the i-th key, NULL after the last; valid until close. */
+const char *avt_json_key(const Json *j, int i);
 /** Value of a key, by type. `required` 0: an absent key leaves *value as it is. @return 0 or AVT_INVALID (logged: key, wanted type) */
 int avt_json_int(const Json *j, const char *key, int64_t *value, int64_t min, int64_t max, int required);
 int avt_json_float(const Json *j, const char *key, double *value, int required);

@@ -14,6 +14,7 @@
 
 #define MAX_WIDTH  (1 << 16)
 #define MAX_LAYERS 1024
+#define NB(a)      (sizeof(a) / sizeof((a)[0]))
 
 static const struct {
     const char *key;
@@ -34,9 +35,46 @@ static const struct {
     int nb, value[3];
 } lists[] = { { "patch_size", 3, { 1, 2, 2 } }, { "window_size", 2, { -1, -1 } } };
 
+/* Keys that change nothing here: of the file's making, of training, or of a part that is switched off. */
+static const char *const ignored[] = { "_diffusers_version", "zero_init", "motion_token_num" };
+
+static const char *const sizes[] = { "dim", "ffn_dim", "num_heads", "num_layers", "audio_dim", "num_audio_token", "freq_dim", "text_dim",
+                                     "text_len", "in_dim", "out_dim", "cond_dim", "eps", "audio_inject_layers" };
+
+static int is_among(const char *key, const char *const *list, size_t nb)
+{
+    for (size_t i = 0; i < nb; i++)
+        if (!strcmp(list[i], key))
+            return 1;
+    return 0;
+}
+
+static int is_known(const char *key)
+{
+    for (size_t i = 0; i < NB(switches); i++)
+        if (!strcmp(switches[i].key, key))
+            return 1;
+    for (size_t i = 0; i < NB(words); i++)
+        if (!strcmp(words[i].key, key))
+            return 1;
+    for (size_t i = 0; i < NB(lists); i++)
+        if (!strcmp(lists[i].key, key))
+            return 1;
+    return is_among(key, ignored, NB(ignored)) || is_among(key, sizes, NB(sizes));
+}
+
+static void report_unknown(const Json *j, const char *path, const Log *log)
+{
+    const char *key;
+
+    for (int i = 0; (key = avt_json_key(j, i)); i++)
+        if (!is_known(key))
+            avt_log(log, LOG_INFO, "dit: %s: \"%s\" is not known and ignored", path, key);
+}
+
 static int check_switches(const Json *j, const char *path, const Log *log)
 {
-    for (size_t i = 0; i < sizeof(switches) / sizeof(switches[0]); i++) {
+    for (size_t i = 0; i < NB(switches); i++) {
         int v = switches[i].value;
         const int ret = avt_json_bool(j, switches[i].key, &v, switches[i].required);
 
@@ -51,7 +89,7 @@ static int check_switches(const Json *j, const char *path, const Log *log)
 
 static int check_words(const Json *j, const char *path, const Log *log)
 {
-    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+    for (size_t i = 0; i < NB(words); i++) {
         const char *v = words[i].value;
         const int ret = avt_json_string(j, words[i].key, &v, words[i].required);
 
@@ -66,7 +104,7 @@ static int check_words(const Json *j, const char *path, const Log *log)
 
 static int check_lists(const Json *j, const char *path, const Log *log)
 {
-    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+    for (size_t i = 0; i < NB(lists); i++) {
         int64_t v[3] = { lists[i].value[0], lists[i].value[1], lists[i].value[2] };
         int nb = lists[i].nb, same;
         const int ret = avt_json_ints(j, lists[i].key, v, &nb, 3, 0);
@@ -115,7 +153,7 @@ static int read_sizes(DitConfig *c, const Json *j)
     const struct {
         const char *key;
         int *value, max, required;
-    } sizes[] = {
+    } ints[] = {
         { "dim", &c->dim, MAX_WIDTH, 1 },             { "ffn_dim", &c->ffn_dim, 1 << 20, 1 },
         { "num_heads", &c->nb_heads, MAX_WIDTH, 1 },  { "num_layers", &c->nb_layers, MAX_LAYERS, 1 },
         { "audio_dim", &c->audio_dim, MAX_WIDTH, 1 }, { "num_audio_token", &c->nb_audio_tokens, 64, 0 },
@@ -123,8 +161,8 @@ static int read_sizes(DitConfig *c, const Json *j)
         { "text_len", &c->text_len, MAX_WIDTH, 0 },
     };
 
-    for (size_t i = 0; ret >= 0 && i < sizeof(sizes) / sizeof(sizes[0]); i++)
-        ret = read_int(j, sizes[i].key, sizes[i].value, sizes[i].max, sizes[i].required);
+    for (size_t i = 0; ret >= 0 && i < NB(ints); i++)
+        ret = read_int(j, ints[i].key, ints[i].value, ints[i].max, ints[i].required);
     if (ret >= 0)
         ret = avt_json_float(j, "eps", &eps, 0);
     c->eps = (float)eps;
@@ -179,7 +217,7 @@ static int check_kind(const Ckpt *c, const Log *log)
     };
     const CkptTensor *patch = avt_ckpt_find(c, "patch_embedding.weight");
 
-    for (size_t i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++)
+    for (size_t i = 0; i < NB(foreign); i++)
         if (has_prefix(c, foreign[i].prefix))
             return avt_fail(log, AVT_INVALID, "dit: %s: tensors '%s...' are those of %s; Wan2.2-S2V is wanted", avt_ckpt_path(c),
                             foreign[i].prefix, foreign[i].looks_like);
@@ -245,7 +283,7 @@ static int check_tensors(DitConfig *c, const Ckpt *ckpt, const Log *log)
     if (injectors != c->nb_inject)
         return avt_fail(log, AVT_INVALID, "dit: %s: %lld audio injectors in it, audio_inject_layers of config.json lists %d",
                         avt_ckpt_path(ckpt), (long long)injectors, c->nb_inject);
-    for (size_t i = 0; ret >= 0 && i < sizeof(dims) / sizeof(dims[0]); i++)
+    for (size_t i = 0; ret >= 0 && i < NB(dims); i++)
         ret = check_dim(ckpt, dims[i].name, dims[i].axis, dims[i].wanted, dims[i].key, log);
     if (ret < 0)
         return ret;
@@ -270,6 +308,7 @@ int avt_dit_config(DitConfig *cfg, const char *path, const Ckpt *ckpt, const Log
         ret = avt_json_read(&j, path, log);
     if (ret < 0)
         return ret;
+    report_unknown(j, path, log);
     ret = check_words(j, path, log);                                // first: it says best what is wrong
     if (ret >= 0)
         ret = check_switches(j, path, log);
