@@ -137,8 +137,8 @@ void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor ad
 /** out i32 [1] = how many elements of x are NaN or infinite. */
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x);
 /** 8-bit planes of x [T, H, W, 3] in [-1, 1] (clamped). out u8 [T, avt_pixels_size()]: the planes of a frame one after another,
- *  no padding. RGB: round(127.5 (v + 1)). YUV: BT.709, limited range, 4:2:0 with left siting, from the unrounded RGB, rounded to
- *  nearest. H and W are even. Within 1 level of plain C. */
+ *  no padding. RGB: round(127.5 (v + 1)). YUV: BT.709, limited range, 4:2:0 with left siting ([1 2 1] / 4 across, edge repeated,
+ *  mean of two lines), from the unrounded RGB, rounded to nearest. H and W are even; NaN is black. Within 1 level of plain C. */
 void avt_pixels(Backend *be, Tensor out, Tensor x, PixelFormat format);
 int64_t avt_pixels_size(PixelFormat format, int64_t h, int64_t w);
 
