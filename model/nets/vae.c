@@ -7,7 +7,7 @@
  *   widths    encoder 1 2 4 4, decoder 4 4 2 1 times the base width; an up resampler halves them once more
  *
  * Every box is causal, so frames may pass in pieces of any length: each stage hands a piece on before it takes the
- * next, which bounds the scratch memory by the pieces (below) and not by the number of latents.
+ * next, which bounds the scratch memory by the pieces (Vae.piece_bytes) and not by the number of latents.
  *
  * Traps: a temporal resampler lets the first frame of a stream pass as it is. Going down that frame is the history of the
  * next; going up it is not, the next frame sees zeros. What a convolution remembers is its input, normalized and activated.
@@ -23,9 +23,9 @@
 
 static const int width_of_stage[NB_STAGES] = { 1, 2, 4, 4 };        // of the encoder; the decoder's run backwards
 
-/* Frames that a stage takes at a time. The larger the picture, the fewer: a frame at 704x384 is 104 MB at base width 96. */
-static const int encode_piece[NB_STAGES] = { 1, 2, 4, 4 };
-static const int decode_piece[NB_STAGES] = { 4, 2, 2, 1 };
+/* Room for the frames that a stage takes at a time, unless the caller says otherwise: at 704x384 and base width 96 the largest
+ * stage takes one frame, of 104 MB. Scratch is a few of these. */
+#define PIECE_BYTES ((int64_t)64 << 20)
 
 /* From the original's code (WanVAE); they are not in the file. */
 static const float latent_mean[VAE_LATENT] = {
@@ -177,7 +177,8 @@ int avt_vae_open(Vae *v, Binder *b, int width, int halves)
 {
     const int64_t m = 2 * VAE_LATENT, z = VAE_LATENT;
 
-    *v = (Vae){ .width = width, .has_encoder = !!(halves & VAE_ENCODER), .has_decoder = !!(halves & VAE_DECODER) };
+    *v = (Vae){ .width = width, .has_encoder = !!(halves & VAE_ENCODER), .has_decoder = !!(halves & VAE_DECODER),
+                .piece_bytes = PIECE_BYTES };
     AVT_REQUIRE(b->log, width > 0 && halves);
     bind_constants(b, v);
     if (v->has_encoder) {
@@ -248,6 +249,7 @@ typedef struct Pass {                   // what every box of a call needs
     const VaeHalf *net;
     VaeState *st;
     const VaeProbe *probe;
+    int64_t piece_bytes;
     Tensor px;                          // decoder: where the frames go
     int64_t done;                       // frames written to px
 } Pass;
@@ -306,6 +308,15 @@ static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
 
     avt_conv3d(p->be, out, x, past(p, c->slot), &c->conv, res, spec);
     remember(p, c->slot, x);
+}
+
+/* Frames of [h, w, C] that stage s takes next, out of `left`. */
+static int64_t piece(const Pass *p, int s, int64_t left, int64_t h, int64_t w)
+{
+    const int64_t fit = p->piece_bytes / (h * w * p->net->res[s][0].conv2.conv.w.dim[0] * (int64_t)sizeof(float));
+    const int64_t nb = fit < 1 ? 1 : fit > 4 ? 4 : fit;
+
+    return nb < left ? nb : left;
 }
 
 static void conv_1x1(Backend *be, Tensor out, Tensor x, const Conv *c)
@@ -404,7 +415,7 @@ static Tensor encode_stage(Pass *p, int s, Tensor x)
         const size_t mark = avt_arena_mark(p->scratch);
         Tensor y;
 
-        n = t - i < encode_piece[s] ? t - i : encode_piece[s];
+        n = piece(p, s, t - i, h, w);
         y = avt_rows(x, i, n);
         if (s == 0) {
             y = new_frames(p, n, h, w, net->conv_in.conv.w.dim[0]);
@@ -455,7 +466,7 @@ static int frames_fit(const VaeState *st, Tensor z, Tensor px)
 
 int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px, const VaeProbe *probe)
 {
-    Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .probe = probe };
+    Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .probe = probe, .piece_bytes = v->piece_bytes };
     const size_t mark = avt_arena_mark(scratch);
     const int64_t t = z.dim[1];
     Tensor moments, both;
@@ -535,7 +546,7 @@ static void decode_stage(Pass *p, int s, Tensor x)
         const size_t mark = avt_arena_mark(p->scratch);
         Tensor y;
 
-        n = x.dim[0] - i < decode_piece[s + 1] ? x.dim[0] - i : decode_piece[s + 1];
+        n = piece(p, s + 1, x.dim[0] - i, 2 * x.dim[1], 2 * x.dim[2]);
         y = space_up(p, s, avt_rows(x, i, n));
         see(p, y, "decoder.upsamples.%d", 4 * s + 3);
         decode_stage(p, s + 1, y);
@@ -545,7 +556,7 @@ static void decode_stage(Pass *p, int s, Tensor x)
 
 int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe)
 {
-    Pass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .px = px };
+    Pass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .piece_bytes = v->piece_bytes, .px = px };
     const size_t start = avt_arena_mark(scratch);
     const int64_t t = z.dim[1], h = st->h, w = st->w;
     Tensor rows, x;
@@ -559,7 +570,7 @@ int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tens
     for (int64_t i = 0, n; i < t; i += n) {
         const size_t mark = avt_arena_mark(scratch);
 
-        n = t - i < decode_piece[0] ? t - i : decode_piece[0];
+        n = piece(&p, 0, t - i, h, w);
         x = new_frames(&p, n, h, w, v->dec.conv_in.conv.w.dim[0]);
         causal(&p, &v->dec.conv_in, x, avt_rows(rows, i, n), AVT_NONE);
         see(&p, x, "decoder.conv1");

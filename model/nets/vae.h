@@ -56,6 +56,7 @@ typedef struct Vae {
     Conv quant, post_quant;             // 1x1x1: 32 -> 32, 16 -> 16
     Tensor norm_mul, norm_add;          // [32] out of the encoder: 1 / std, -mean / std; zeros for the log variance
     Tensor std, mean;                   // [16] into the decoder
+    int64_t piece_bytes;                // a stage takes 1 to 4 frames at a time, as many as fit; the numbers do not depend on it
 } Vae;
 
 enum { VAE_ENCODER = 1, VAE_DECODER = 2 };

@@ -547,6 +547,33 @@ static void cuts_change_nothing_fast(void **state)
     cuts_change_nothing("cpu", CPU_AUTO);
 }
 
+/* Neither does the number of frames that a stage takes at a time, which a small picture would never change by itself. */
+static void pieces_change_nothing(void **state)
+{
+    const int all = 6, primed[] = { 4, 2 };
+    float *frames, *latents;
+    Net n;
+
+    (void)state;
+    open_random(&n, "cpu", CPU_PLAIN);
+    frames = decode_cut(&n, all, &all, 1);
+    latents = encode_cut(&n, all, &all, 1);
+    for (int k = 0; k < 3; k++) {
+        float *f, *z;
+
+        n.vae.piece_bytes = (int64_t[]){ 1, 64 * LH * LW * WIDTH * 8, 16 * LH * LW * WIDTH * 12 }[k];  // 1; 2 or more; 1 to 3
+        f = decode_cut(&n, all, primed, 2);
+        z = encode_cut(&n, all, primed, 2);
+        assert_memory_equal(f, frames, sizeof(float) * FRAME * (4 * 6 - 3));
+        assert_memory_equal(z, latents, sizeof(float) * VAE_LATENT * 6 * LH * LW);
+        free(f);
+        free(z);
+    }
+    free(frames);
+    free(latents);
+    close_net(&n);
+}
+
 typedef struct Keep {                   // a probe that keeps one box's latest result
     Net *n;
     const char *name;
@@ -743,13 +770,14 @@ static void scratch_does_not_grow(void **state)
 
     (void)state;
     for (int i = 0; i < 2; i++) {
-        const int total = i ? many : some;
+        const int total = i ? many : some;              // in pieces of 1 to 3 frames
         Arena *io;
         VaeState st;
         Net n;
 
         open_net(&n, "dry", NULL, CPU_PLAIN, 24, NULL);
         REQUIRE_OK(avt_arena_open(&io, n.be, "io", ARENA_UNLIMITED));
+        n.vae.piece_bytes = 4 * 128 * 128 * 24;
         REQUIRE_OK(avt_vae_state_open(&st, n.state, &n.vae, VAE_DECODER, 16, 16));
         REQUIRE_OK(avt_vae_decode(n.be, n.scratch, &n.vae, &st, avt_new(io, DT_F32, 4 * total - 3, 128, 128, 3),
                                   avt_new(io, DT_F32, VAE_LATENT, total, 16, 16), NULL));
@@ -793,6 +821,7 @@ int main(void)
         cmocka_unit_test(wrong_shapes_are_refused),
         cmocka_unit_test(cuts_change_nothing_plain),
         cmocka_unit_test(cuts_change_nothing_fast),
+        cmocka_unit_test(pieces_change_nothing),
         cmocka_unit_test(the_first_frame_is_no_history),
         cmocka_unit_test(encoding_leaves_a_decoder_alone),
         cmocka_unit_test(reset_forgets),
