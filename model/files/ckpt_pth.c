@@ -106,7 +106,7 @@ static void *more(Machine *m, Pool *pool, size_t n, size_t size)
         m->error = bad(m, "more than a million objects");
         return NULL;
     }
-    if (pool->nb + n > pool->max) {
+    if (!pool->p || pool->nb + n > pool->max) {                     // a pool of nothing has an address, too
         const size_t max = 2 * pool->max > pool->nb + n ? 2 * pool->max : pool->nb + n + 64;
         void *p = avt_realloc(MEM_CKPT, pool->p, max * size);
 
@@ -586,7 +586,7 @@ static int run(Machine *m)
 
 static int add_tensor(const Machine *m, Ckpt *c, const Entry *e)
 {
-    const View *w = (const View *)m->views.p + e->value.u.at;
+    const View *w;
     const Storage *s;
     char name[NAME];
     CkptTensor t = { .name = name, .file = m->f->name };
@@ -601,6 +601,7 @@ static int add_tensor(const Machine *m, Ckpt *c, const Entry *e)
     if (e->value.kind != V_TENSOR)
         return avt_fail(m->log, AVT_INVALID, e->value.kind == V_DICT ? "%s: the tensors are wrapped in '%s'; save that inner dict alone" :
                         "%s: '%s' is not a tensor; a plain state dict is wanted", m->f->path, name);
+    w = (const View *)m->views.p + e->value.u.at;
     s = (const Storage *)m->storages.p + w->storage;
     t.dtype = s->dtype;
     t.nd = w->nd;

@@ -180,8 +180,8 @@ static int close_bracket(Scan *s)
 
     if (!s->depth || s->kind[s->depth] != kind)
         return bad(s, "a bracket closes that was not opened");
-    key = s->key + s->first_key[s->depth];
     nb = s->nb_keys - s->first_key[s->depth];
+    key = nb ? s->key + s->first_key[s->depth] : NULL;
     if (nb > 1)
         qsort(key, nb, sizeof(*key), compare_keys);
     for (size_t i = 1; i < nb; i++)

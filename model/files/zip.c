@@ -135,11 +135,12 @@ static int read_extra64(uint64_t *value[3], const uint8_t *p, size_t size)
 
 static int find_data(ZipEntry *e, const MappedFile *f, uint64_t offset, uint64_t size, uint64_t limit, const Log *log)
 {
-    const uint8_t *p = f->data + offset;
+    const uint8_t *p;
     uint64_t start;
 
     if (limit < LOCAL || offset > limit - LOCAL)
         return bad_entry(f, e, log, "lies outside the file");
+    p = f->data + offset;
     if (get32(p) != 0x04034b50)
         return bad_entry(f, e, log, "has no local header");
     if (get16(p + 6) & 1 || get16(p + 8) != 0)

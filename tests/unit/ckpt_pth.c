@@ -154,6 +154,7 @@ static void test_refused_pickles(void **state)
         { P("\x80\2ctorch"), "name does not end" },
         { P("\x80\2K\1Q."), "no reference to a storage" },
         { P("\x80\2K\1."), "no state dict" },
+        { P("\x80\2(t."), "no state dict" },
         { P("\x80\2."), "no state dict" },
         { P("\x80\2}}."), "no state dict" },
         { P("\x80\2}(K\1K\2u."), "name is malformed" },
