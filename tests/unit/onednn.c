@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the oneDNN level promises beyond right numbers (those are tests/kernels): a stream that is cut differently has the same
+ * bits, every shape works with the one packed order, later calls allocate nothing, and a failed allocation is an error, not a leak.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
+#include "test.h"
+
+static void need_onednn(void)
+{
+    Backend *be;
+    int have;
+
+    REQUIRE_OK(avt_backend_open(&be, "cpu", &(BackendOptions){ .level = CPU_ONEDNN }));
+    have = !strcmp(((const Cpu *)be->priv)->level[OP_CONV3D], "onednn");
+    avt_backend_close(&be);
+    if (!have)
+        SKIP("this build has no oneDNN");
+}
+
+static Conv random_conv(TestBench *t, int64_t cout, int64_t cin, int64_t k)
+{
+    const int64_t dim[5] = { cout, cin, 3, k, k }, nb = cout * cin * 3 * k * k;
+    float *v = malloc(sizeof(*v) * (size_t)nb);
+    Conv c = { 0 };
+
+    test_random(v, nb, 17);
+    c.w = avt_weight_put(t->arena, WEIGHT_CONV3D, DT_F32, 5, dim, v);
+    c.b = TEST_TENSOR(t, v, cout);
+    free(v);
+    return c;
+}
+
+static Tensor random_tensor(TestBench *t, int64_t frames, int64_t h, int64_t w, int64_t c)
+{
+    float *v = malloc(sizeof(*v) * (size_t)(frames * h * w * c));
+    Tensor x;
+
+    test_random(v, frames * h * w * c, 29);
+    x = TEST_TENSOR(t, v, frames, h, w, c);
+    free(v);
+    return x;
+}
+
+/* Four frames at once, two and two, one by one: the same bits. Small pictures too, whose primitives want another packed order. */
+static void a_stream_may_be_cut_anywhere(void **state)
+{
+    static const int64_t shape[][4] = { { 16, 16, 16, 3 }, { 64, 64, 8, 3 }, { 64, 64, 2, 3 }, { 384, 40, 4, 3 }, { 5, 7, 9, 3 },
+                                        { 128, 64, 6, 1 }, { 3, 16, 40, 3 } };       // Cout, Cin, H = W, k
+    (void)state;
+    need_onednn();
+    for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++) {
+        const int64_t cout = shape[i][0], cin = shape[i][1], h = shape[i][2], k = shape[i][3];
+        const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad0 = (int)k / 2, .pad1 = (int)k / 2 };
+        float *whole, *cut;
+        TestBench t;
+        Tensor x, out;
+        Conv c;
+
+        test_bench_open(&t, "cpu", CPU_ONEDNN, 2);
+        c = random_conv(&t, cout, cin, k);
+        x = random_tensor(&t, 6, h, h, cin);
+        out = TEST_TENSOR(&t, NULL, 4, h, h, cout);
+        avt_conv3d(t.be, out, avt_rows(x, 2, 4), avt_rows(x, 0, 2), &c, AVT_NONE, spec);
+        whole = test_read(&t, out);
+        for (int64_t step = 1; step <= 2; step++) {
+            avt_fill(t.be, out, NAN);
+            for (int64_t f = 0; f < 4; f += step)
+                avt_conv3d(t.be, avt_rows(out, f, step), avt_rows(x, f + 2, step), avt_rows(x, f, 2), &c, AVT_NONE, spec);
+            cut = test_read(&t, out);
+            REQUIRE(!memcmp(whole, cut, avt_nbytes(out)));
+            free(cut);
+        }
+        free(whole);
+        test_bench_close(&t);
+    }
+}
+
+/* Weights put by one backend serve others that have more threads and other shapes. */
+static void weights_are_shared(void **state)
+{
+    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
+    TestBench t, plain;
+    Conv c, cp;
+
+    (void)state;
+    need_onednn();
+    test_bench_open(&t, "cpu", CPU_ONEDNN, 1);
+    test_bench_open(&plain, "cpu", CPU_PLAIN, 1);
+    c = random_conv(&t, 64, 32, 3);
+    cp = random_conv(&plain, 64, 32, 3);
+    for (int threads = 1; threads <= 8; threads++) {
+        const Tensor x = random_tensor(&t, 2, 1 + threads, 3 * threads, 32), xp = random_tensor(&plain, 2, 1 + threads, 3 * threads, 32);
+        const Tensor out = TEST_TENSOR(&t, NULL, 2, 1 + threads, 3 * threads, 64);
+        const Tensor outp = TEST_TENSOR(&plain, NULL, 2, 1 + threads, 3 * threads, 64);
+        float *a, *b;
+        Backend *be;
+
+        REQUIRE_OK(avt_backend_open(&be, "cpu", &(BackendOptions){ .threads = threads, .level = CPU_ONEDNN }));
+        avt_conv3d(be, out, x, AVT_NONE, &c, AVT_NONE, spec);
+        REQUIRE_OK(avt_sync(be));
+        avt_conv3d(plain.be, outp, xp, AVT_NONE, &cp, AVT_NONE, spec);
+        a = test_read(&t, out);
+        b = test_read(&plain, outp);
+        REQUIRE_CLOSE(a, b, avt_numel(out), 2e-6 * sqrt(32 * 27));
+        free(a);
+        free(b);
+        avt_backend_close(&be);
+    }
+    test_bench_close(&t);
+    test_bench_close(&plain);
+}
+
+/* One network's worth of shapes; the number of times it runs must not matter to the allocator. */
+static int forward(Backend *be, Arena *a)
+{
+    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
+    const int64_t wd[2] = { 48, 32 }, cd[5] = { 16, 8, 3, 3, 3 }, td[3] = { 12, 6, 3 };
+    float v[16 * 8 * 27];
+    Linear l = { 0 };
+    Conv c = { 0 }, d = { 0 };
+
+    test_random(v, 16 * 8 * 27, 3);
+    l.w = avt_weight_put(a, WEIGHT_LINEAR, DT_F32, 2, wd, v);
+    c.w = avt_weight_put(a, WEIGHT_CONV3D, DT_F32, 5, cd, v);
+    d.w = avt_weight_put(a, WEIGHT_CONV1D, DT_F32, 3, td, v);
+    for (int64_t m = 1; m <= 4; m++) {
+        const Tensor x = avt_new(a, DT_F32, m, 32), y = avt_new(a, DT_F32, m, 48), q = avt_view(y, m, 3, 16);
+        const Tensor f = avt_new(a, DT_F32, m, 4, 6, 8), g = avt_new(a, DT_F32, m, 4, 6, 16), o = avt_new(a, DT_F32, m, 3, 16);
+        const Tensor s = avt_new(a, DT_F32, m, 6), u = avt_new(a, DT_F32, m, 12);
+
+        avt_fill(be, x, 0.25f);
+        avt_fill(be, f, 0.5f);
+        avt_fill(be, s, 0.5f);
+        avt_linear(be, y, x, &l, ACT_GELU_TANH);
+        avt_attention(be, o, q, q, q, AVT_NONE, AVT_NONE, AVT_NONE, 0.25f);
+        avt_conv3d(be, g, f, AVT_NONE, &c, AVT_NONE, spec);
+        avt_conv1d(be, u, s, &d, (Conv1dSpec){ .stride = 1, .groups = 1, .pad0 = 1, .pad1 = 1 }, ACT_NONE);
+    }
+    return avt_sync(be);
+}
+
+static void later_calls_allocate_nothing(void **state)
+{
+    TestBench t;
+
+    (void)state;
+    test_bench_open(&t, "cpu", CPU_AUTO, 2);
+    for (int round = 0; round < 3; round++) {
+        const int64_t before = avt_mem_calls();
+        const size_t mark = avt_arena_mark(t.arena);
+
+        REQUIRE_OK(forward(t.be, t.arena));
+        avt_arena_release(t.arena, mark);
+        REQUIRE(round == 0 || avt_mem_calls() == before);
+    }
+    test_bench_close(&t);
+}
+
+/* Let the n-th allocation fail, n = 1, 2, 3 ..., until the whole succeeds: an error each time, and everything given back. */
+static void every_allocation_may_fail(void **state)
+{
+    static const char *const device[] = { "cpu", "guard", "dry" };
+    const int64_t before = avt_mem_bytes(MEM_NB);
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        int ret = -1, n = 0;
+
+        while (ret < 0) {
+            Backend *be = NULL;
+            Arena *a = NULL;
+
+            REQUIRE(++n < 1000);
+            avt_mem_fail_at(n);
+            ret = avt_backend_open(&be, device[i], &(BackendOptions){ .threads = 2, .level = CPU_AUTO, .plan_for = "cpu" });
+            if (ret >= 0)
+                ret = avt_arena_open(&a, be, "test", 1 << 20);
+            if (ret >= 0)
+                ret = forward(be, a);
+            REQUIRE(ret == 0 || ret == AVT_ERR(ENOMEM));
+            avt_mem_fail_at(0);
+            avt_arena_close(&a);
+            avt_backend_close(&be);
+            REQUIRE(avt_mem_bytes(MEM_NB) == before);
+        }
+        REQUIRE(n > 3);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stream_may_be_cut_anywhere), cmocka_unit_test(weights_are_shared),
+        cmocka_unit_test(later_calls_allocate_nothing), cmocka_unit_test(every_allocation_may_fail),
+    };
+
+    return test_main("unit/onednn", tests);
+}
