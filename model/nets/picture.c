@@ -59,7 +59,7 @@ void avt_picture_size_upstream(int *w, int *h, int iw, int ih, int64_t area)
         }
     }
     tw = (int64_t)(sqrt((double)area * ((double)iw / ih)) / 64) * 64;
-    th = (int64_t)(sqrt((double)area * ((double)ih / iw)) / 64) * 64;
+    th = (int64_t)(sqrt((double)area / ((double)iw / ih)) / 64) * 64;
     if (tw >= iw || th >= ih) {
         tw = iw / 64 * 64;
         th = ih / 64 * 64;
