@@ -15,7 +15,8 @@ if [ ! -e "$src/model/nano/config.json" ]; then                 # random weights
     echo "The embedded model is not in this tree: the demo runs on seeded random weights and shows noise in the shape of a film."
 fi
 start=$(date +%s)
-"$ffmpeg" -hide_banner -loglevel error -stats -y -i "$build/demo.wav" \
+stats=-nostats; [ ! -t 2 ] || stats=-stats
+"$ffmpeg" -hide_banner -loglevel error $stats -y -i "$build/demo.wav" \
     -filter_complex "[0:a]avatar=model=$model:image=$src/model/nano/faces/anna.png:seed=3$size,scale=iw*3:ih*3:flags=lanczos[v]" \
     -map "[v]" -map 0:a -c:v libx264 -crf 18 -c:a aac demo.mp4
 "$ffmpeg" -hide_banner -loglevel error -y -i demo.mp4 -vf "select='not(mod(n,7))',scale=128:-2,tile=12x2" -frames:v 1 -update 1 demo.png
