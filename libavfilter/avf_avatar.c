@@ -3,8 +3,8 @@
  * @file
  * Talking avatar filter: speech and one reference picture in, video at 25 frames a second out, computed by libavatar.
  *
- *     speech (16 kHz mono) ---> gaps filled, overlaps cut ---> session ---> frames, pts = start of the sound + n
- *     picture (pad or file) --> rgb24, turned upright --------^
+ *     speech (16 kHz mono) ---> gaps filled, overlaps cut -----> session ---> frames, pts = start of the sound + n
+ *     picture (pad or file) --> rgb24, a file turned upright ----^
  *
  * Traps: init() also runs for probe copies of the graph, so the model is opened in config_props. The picture input is
  * drained for ever and never closed: closing it deadlocks a rebuilt graph on 7.x and leaks every later frame on 5.1.
@@ -403,7 +403,7 @@ static int open_session(AVFilterContext *ctx)
     int ret;
 
     get_look(s, &look);
-    if (s->compat == AVATAR_COMPAT_NONE) {                  // a picture turned upright must not change the size any more
+    if (s->compat == AVATAR_COMPAT_NONE) {                  // a picture that came by command must not change the size any more
         look.out_width  = outlink->w;
         look.out_height = outlink->h;
     }
@@ -411,7 +411,7 @@ static int open_session(AVFilterContext *ctx)
         return ret;
     avatar_session_info(s->session, &info);
     if (info.width != outlink->w || info.height != outlink->h) {
-        av_log(ctx, AV_LOG_ERROR, "The picture gives %dx%d, but the output was configured as %dx%d; set size, or use image\n",
+        av_log(ctx, AV_LOG_ERROR, "The picture gives %dx%d, but the output was configured as %dx%d; set size\n",
                info.width, info.height, outlink->w, outlink->h);
         return AVERROR(EINVAL);
     }
@@ -445,7 +445,10 @@ static int config_output(AVFilterLink *outlink)
     return s->picture ? open_session(ctx) : 0;
 }
 
-/* Take the first picture of the second input and drop all others, so that they do not pile up. */
+/*
+ * Take the first picture of the second input and drop all others, so that they do not pile up. Its display matrix is not
+ * looked at: ffmpeg has turned the picture, and 5.1 leaves the matrix on it all the same.
+ */
 static int read_pictures(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
@@ -455,11 +458,9 @@ static int read_pictures(AVFilterContext *ctx)
     int ret, status;
 
     while ((ret = ff_inlink_consume_frame(inlink, &frame)) > 0) {
-        if (!s->picture && (ret = turn_upright(&frame)) >= 0)
+        if (!s->picture)
             FFSWAP(AVFrame *, s->picture, frame);
         av_frame_free(&frame);
-        if (ret < 0)
-            return ret;
     }
     if (ret < 0)
         return ret;

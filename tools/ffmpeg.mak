@@ -28,6 +28,10 @@ $(BUILD)/installed/libavatar.pc: $(SRC)/tools/libavatar.pc.in config.mak
 	$(call pc_file,$(prefix),$(libdir),$(includedir),)
 comma := ,
 
+# a model folder in the published layout, seeded random weights; the same bytes every time
+$(BUILD)/tests/tiny: $(BUILD)/tests/mkmodel
+	@$(BUILD)/tests/mkmodel $@ tiny && touch $@
+
 BUILD_FFMPEG = $(SRC)/tools/build-ffmpeg.sh --libavatar $(BUILD) --cache $(FFMPEG_SRC) --work $(BUILD)/ffmpeg-build
 ffmpeg_dir = $(BUILD)/ffmpeg$(if $(filter 7.1,$(1)),,-$(notdir $(1)))
 ffmpeg_from = $(if $(wildcard $(1)/configure),--source $(1),--version $(1))

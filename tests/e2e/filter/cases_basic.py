@@ -129,11 +129,11 @@ STORED = {2: 'transpose=2,transpose=0', 3: 'transpose=1,transpose=1', 4: 'transp
 
 @case
 def picture_exif_orientation(d):
-    """A JPEG that says how to turn it gives what the upright picture gives; JPEG itself costs a little."""
+    """A JPEG that says how to turn it gives what the upright JPEG gives; coding turned pixels costs a little."""
     def pixels(*inputs, image=None):
         graph = '[0:a]' + ('' if image else '[1:v]') + filt(image=image, size='96x64', format='rgb24')
         return ffmpeg('-i', d.wav(640), *inputs, '-filter_complex', graph, '-f', 'rawvideo', '-').out
-    right = pixels(image=d.png(96, 64))
+    right = pixels(image=d.jpeg(96, 64))
     for n, turn in STORED.items():
         ffmpeg('-i', d.png(96, 64), '-vf', turn + ',format=yuvj444p', '-q:v', '1', d / 'turned.jpg')
         media.set_orientation(d / 'turned.jpg', d / 'exif.jpg', n)

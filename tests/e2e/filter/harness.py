@@ -164,7 +164,7 @@ class Dir:
     def jpeg(self, w=96, h=96):
         path = self / ('p%dx%d.jpg' % (w, h))
         if not os.path.exists(path):
-            ffmpeg('-i', self.png(w, h), '-pix_fmt', 'yuvj420p', '-q:v', '2', path)
+            ffmpeg('-i', self.png(w, h), '-pix_fmt', 'yuvj444p', '-q:v', '1', path)
         return path
 
 
