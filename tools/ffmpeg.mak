@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # The shared library, its pkg-config files, FFmpeg with the filter, the tests of both. Included by the Makefile, which sets
-# SRC, BUILD, LIB_O, LIBS, OPENMP, and prefix, libdir, includedir when configure knows them.
+# SRC, BUILD, LIB_O, LIBS, OPENMP, TINY_MODEL, and prefix, libdir, includedir when configure knows them.
 prefix     ?= /usr/local
 libdir     ?= $(prefix)/lib
 includedir ?= $(prefix)/include
 FFMPEG     ?= 7.1
 FFMPEG_SRC ?= $(BUILD)/ffmpeg-src
-TINY_MODEL ?= $(BUILD)/tests/tiny
 
 LIB_VERSION := $(shell awk '/define AVATAR_VERSION_(MAJOR|MINOR|MICRO)/ { printf "%s%s", dot, $$3; dot = "." }' $(SRC)/model/avatar.h)
 
@@ -27,10 +26,6 @@ $(BUILD)/installed/libavatar.pc: $(SRC)/tools/libavatar.pc.in config.mak
 	@mkdir -p $(@D)
 	$(call pc_file,$(prefix),$(libdir),$(includedir),)
 comma := ,
-
-# a model folder in the published layout, seeded random weights; the same bytes every time
-$(BUILD)/tests/tiny: $(BUILD)/tests/mkmodel
-	@$(BUILD)/tests/mkmodel $@ tiny && touch $@
 
 BUILD_FFMPEG = $(SRC)/tools/build-ffmpeg.sh --libavatar $(BUILD) --cache $(FFMPEG_SRC) --work $(BUILD)/ffmpeg-build
 ffmpeg_dir = $(BUILD)/ffmpeg$(if $(filter 7.1,$(1)),,-$(notdir $(1)))
