@@ -25,6 +25,11 @@ static double now_ms(void)
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
+static int cancelled(const AvatarSession *s)
+{
+    return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED);
+}
+
 static Comm *comm_of(AvatarSession *s)
 {
     return s->comm[s->set.plan->nb_ranks];
@@ -69,11 +74,11 @@ static int take_frames(AvatarSession *s)
     int ret;
 
     pthread_mutex_lock(&s->lock);
-    while (s->nb_ready == FRAME_QUEUE && !s->cancel)
+    while (s->nb_ready == FRAME_QUEUE && !cancelled(s))
         pthread_cond_wait(&s->change, &s->lock);
     b = &s->ready[(s->head + s->nb_ready) % FRAME_QUEUE];
     pthread_mutex_unlock(&s->lock);
-    if (s->cancel)
+    if (cancelled(s))
         return AVT_ERR(ECANCELED);
     ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size, -1);
     if (ret < 0)
@@ -151,7 +156,8 @@ static int send_picture(AvatarSession *s, const float *picture, int prime)
 
     if (ret < 0)
         return ret;
-    return avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_INPUT, picture, (size_t)s->info.width * (size_t)s->info.height * 3 * sizeof(float));
+    return avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_INPUT, picture,
+                               (size_t)s->info.width * (size_t)s->info.height * 3 * sizeof(float));
 }
 
 static int send_sink(AvatarSession *s, int from_block)
@@ -159,9 +165,11 @@ static int send_sink(AvatarSession *s, int from_block)
     return tell_all(s, &(Cmd){ .kind = CMD_SINK, .slot = s->sink, .text = s->text, .from_block = from_block });
 }
 
-/* Take what the caller wants changed. With `first` there is nothing in flight yet. Slots must be free (changes_fit). */
-static int take_changes(AvatarSession *s, int first)
+/* Take what the caller wants changed; slots must be free (changes_fit). Before the first block a picture is the first one, however
+ * many came; later the old face's first frame is no reference any more. */
+static int take_changes(AvatarSession *s)
 {
+    const int fresh = !s->admitted;
     Changes ch;
     int ret = 0;
 
@@ -171,17 +179,17 @@ static int take_changes(AvatarSession *s, int first)
     s->next.picture = NULL;
     pthread_mutex_unlock(&s->lock);
     s->seed = (uint64_t)ch.seed;
+    s->prompt_id = ch.prompt_id;
     if (ch.prompt) {
-        s->text = first ? 0 : free_slot(s, 0);
-        s->prompt_id += !first;
+        s->text = free_slot(s, 0);
         ret = send_text(s, ch.prompt);
     }
     if (ch.picture && ret >= 0) {
-        ret = send_picture(s, ch.picture, first);
-        s->refreshed |= !first;                                     // the old face's first frame is no reference any more
+        ret = send_picture(s, ch.picture, fresh);
+        s->refreshed |= !fresh;
     }
     if ((ch.prompt || ch.picture) && ret >= 0) {
-        s->sink = first ? 0 : free_slot(s, 1);
+        s->sink = free_slot(s, 1);
         ret = send_sink(s, 0);
     }
     avt_free(ch.prompt);
@@ -222,7 +230,7 @@ static int try_admit(AvatarSession *s)
     if (!changes_fit(s, &waiting))
         return 0;
     if (waiting)
-        ret = take_changes(s, 0);
+        ret = take_changes(s);
     if (ret >= 0 && s->admitted >= SINK_REFRESH && !s->refreshed) {
         if (oldest_block_0 || free_slot(s, 1) < 0)
             return 0;
@@ -287,11 +295,11 @@ static int take_sound(AvatarSession *s)
     int ret = 0;
 
     pthread_mutex_lock(&s->lock);
-    while (!s->closed && !s->cancel)
+    while (!s->closed && !cancelled(s))
         pthread_cond_wait(&s->change, &s->lock);
     n = s->nb_sound;
     pthread_mutex_unlock(&s->lock);
-    if (s->cancel)
+    if (cancelled(s))
         return AVT_ERR(ECANCELED);
     if (s->hooks.features) {
         const DitConfig *cfg = &s->e->core->sizes.dit;
@@ -306,6 +314,8 @@ static int take_sound(AvatarSession *s)
         ret = avt_front_sound(s->e->core, &s->features, &s->nb_rows, s->sound, n, &s->cancel, &s->e->log);
     }
     s->nb_frames = wanted_frames(s, n);
+    if (s->nb_rows > s->nb_frames + BLOCK_FRAMES - 1)               // tail=floor may need a block less
+        s->nb_rows -= BLOCK_FRAMES;
     return ret;
 }
 
@@ -348,7 +358,7 @@ static int start_ranks(AvatarSession *s)
 {
     for (int r = 0; r < s->set.plan->nb_ranks; r++) {
         if (pthread_create(&s->thread[r], NULL, rank_thread, &s->rank[r]))
-            return avt_fail(&s->e->log, AVT_ERR(EAGAIN), "no thread for rank %d", r);
+            return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for rank %d of %d", r, s->set.plan->nb_ranks);
         s->nb_threads++;
     }
     return 0;
@@ -362,7 +372,7 @@ static void *conduct(void *arg)
     avt_thread_flush_denormals();
     ret = start_ranks(s);
     if (ret >= 0)
-        ret = take_changes(s, 1);
+        ret = take_changes(s);
     if (ret >= 0)
         ret = take_sound(s);
     if (ret >= 0)
@@ -374,7 +384,7 @@ static void *conduct(void *arg)
     join_ranks(s);
     if (ret < 0 && avt_comm_status(comm_of(s)) < 0)
         ret = avt_comm_status(comm_of(s));
-    if (ret < 0 && !s->cancel)                                      // what was finished before the failure is still given
+    if (ret < 0 && !cancelled(s))                                      // what was finished before the failure is still given
         take_all_frames(s);
     pthread_mutex_lock(&s->lock);
     if (s->status >= 0 && ret < 0)
@@ -388,7 +398,7 @@ static void *conduct(void *arg)
 int avt_conductor_start(AvatarSession *s)
 {
     if (pthread_create(&s->thread[PLAN_MAX_RANKS], NULL, conduct, s))
-        return avt_fail(&s->e->log, AVT_ERR(EAGAIN), "no thread for the session");
+        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for a session");
     s->conducting = 1;
     return 0;
 }

@@ -33,7 +33,7 @@ typedef struct Flight {                 // a block in flight
 typedef struct Changes {                // wanted, not yet taken by the conductor
     char *prompt;
     float *picture;                     // [H, W, 3] f32
-    int64_t seed;
+    int64_t seed, prompt_id;            // prompt_id: how many prompts there were before
 } Changes;
 
 struct AvatarSession {

@@ -45,8 +45,26 @@ struct AvatarEngine {
     pthread_mutex_t log_lock;
 };
 
+typedef struct Expert {                 // AvatarOptions.opts
+    double lora_alpha;                  // 0: not said
+} Expert;
+
+/* ---- options.c ---- */
+
+/** Check every option without looking at a file. @return 0, or EINVAL after one sentence that names option, value, remedy */
+int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
+/** The model folder that is asked for. */
+const char *avt_options_model(const AvatarOptions *opt);
+
+/* ---- load.c ---- */
+
+/** Load what `c->dir` holds. @return 0 or an error (logged); avt_core_free() takes what is half loaded */
+int  avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log);
+void avt_core_free(Core *c);
 /** Options for a backend of this engine. */
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log);
+
+/* ---- memory.c ---- */
 
 /** Bytes of host memory that can be had now: the least of MemAvailable, RLIMIT_AS and the cgroup's limit. */
 int64_t avt_host_memory_left(void);

@@ -103,11 +103,10 @@ static int measure_sound(Task *t, BackendOptions *dry, size_t *bytes)
     return ret;
 }
 
-static int check_room(const Core *c, size_t bytes, size_t result, const char *what, const Log *log)
+static int check_room(size_t bytes, size_t result, const char *what, const Log *log)
 {
     const int64_t left = avt_host_memory_left();
 
-    (void)c;
     if ((int64_t)(bytes + result) <= left)
         return 0;
     return avt_fail(log, AVT_ERR(ENOMEM), "%s: needs %.2f GB of host memory, %.2f GB are free", what, (double)(bytes + result) / 1e9,
@@ -124,7 +123,7 @@ static int encode_ids(const Core *c, float **context, int64_t *rows, const int32
     dry.plan_for = c->front_device;
     ret = run_on(&t, text_task, "dry", &dry, &bytes, NULL);
     if (ret >= 0)
-        ret = check_room(c, bytes, 0, "the text encoder", log);
+        ret = check_room(bytes, 0, "the text encoder", log);
     if (ret < 0)
         return ret;
     t.out = avt_malloc(MEM_SESSION, sizeof(float) * (size_t)nb * (size_t)c->sizes.umt5.dim);
@@ -147,6 +146,8 @@ int avt_front_text(const Core *c, float **context, int64_t *rows, const char *pr
     char *clean = NULL;
     int ret = ids ? avt_text_clean(&clean, prompt, log) : AVT_ERR(ENOMEM);
 
+    if (ret >= 0)
+        ret = avt_ckpt_unchanged(c->t5, log);                       // it is mapped for as long as the engine lives
     if (ret >= 0)
         ret = avt_tokenizer_encode(c->tokenizer, ids, max, clean);
     if (ret >= 0)
@@ -185,7 +186,7 @@ int avt_front_sound(const Core *c, float **features, int64_t *rows, const float 
     dry.plan_for = c->front_device;
     ret = measure_sound(&t, &dry, &bytes);
     if (ret >= 0)
-        ret = check_room(c, bytes, result, "the audio encoder (the sound is taken whole)", log);
+        ret = check_room(bytes, result, "the audio encoder (the sound is taken whole)", log);
     if (ret >= 0 && !(t.out = avt_malloc(MEM_SESSION, result)))
         ret = AVT_ERR(ENOMEM);
     if (ret >= 0)

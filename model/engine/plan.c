@@ -144,6 +144,21 @@ int avt_plan_last(const Plan *p, int step)
     return r;
 }
 
+int avt_plan_holds(const Plan *p, int rank, int step)
+{
+    return rank >= avt_plan_first(p, step) && rank <= avt_plan_last(p, step);
+}
+
+int avt_plan_in_flight(const Plan *p)
+{
+    return p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
+}
+
+int avt_plan_versions(const Plan *p)
+{
+    return p->kind == PLAN_SEQUENTIAL ? 1 : 2;
+}
+
 const char *avt_plan_text(const Plan *p, char *buf, size_t size)
 {
     size_t n = (size_t)snprintf(buf, size, "%s on ", kind_names[p->kind]);

@@ -53,6 +53,11 @@ int avt_plan_make(Plan *p, const char *plan, const char *devices, const char *va
 /** First and one past the last rank of the pipe of a step. */
 int avt_plan_first(const Plan *p, int step);
 int avt_plan_last(const Plan *p, int step);
+/** Is a rank on the pipe of a step? */
+int avt_plan_holds(const Plan *p, int rank, int step);
+/** Most blocks in flight at once, and versions of text and sink that they may need. */
+int avt_plan_in_flight(const Plan *p);
+int avt_plan_versions(const Plan *p);
 const char *avt_plan_text(const Plan *p, char *buf, size_t size);
 
 /* The network sizes that a memory plan needs. */

@@ -15,6 +15,7 @@
 #include "comm/comm.h"
 #include "engine/plan.h"
 
+#define LATENT 16                       // channels of a latent
 #define BLOCK_FRAMES 12                 // video frames, and feature rows, of a block
 #define PRIME_LATENTS 7                 // motion latents that the decoder is primed with
 
@@ -98,16 +99,18 @@ typedef struct Rank {
     size_t host_size;
 } Rank;
 
-/** Most blocks in flight at once, and versions of text and sink that they may need, under a plan. */
-int avt_plan_in_flight(const Plan *p);
-int avt_plan_versions(const Plan *p);
-
 /** Open a rank's state (sizes known from avt_rank_measure) on a backend of its own. */
 int  avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *opt, const char *device,
                    size_t state_bytes, size_t scratch_bytes);
 void avt_rank_close(Rank *r);
 /** Walk the conductor's commands until CMD_END or a failure (which aborts the group). For a thread of its own. */
 int  avt_rank_run(Rank *r);
+/** Do one command: rank_work.c. Scratch is as before afterwards. */
+int  avt_rank_obey(Rank *r, const Cmd *c);
+static inline int avt_rank_has_layers(const Rank *r)
+{
+    return r->place->pipe >= 0;
+}
 
 /**
  * Memory of a rank: open it on `dry` and do everything once.

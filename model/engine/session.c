@@ -40,17 +40,32 @@ int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width
     return check_size(e->core, look, width, height, &e->log);
 }
 
+static int check_picture(const AvatarLook *look, const Log *log)
+{
+    if (look->width < 1 || look->height < 1 || look->width > 32768 || look->height > 32768)
+        return avt_fail(log, AVT_ERR(EINVAL), "reference picture of %dx%d: 1 to 32768 a side; scale it first", look->width, look->height);
+    if (look->stride && look->stride < 3 * (int64_t)look->width)
+        return avt_fail(log, AVT_ERR(EINVAL), "reference picture: a stride of %lld bytes is less than a row of %d pixels in RGB",
+                        (long long)look->stride, look->width);
+    return 0;
+}
+
+static int check_seed(int64_t seed, int64_t least, const Log *log)
+{
+    if (seed < least || seed > UINT32_MAX)
+        return avt_fail(log, AVT_ERR(EINVAL), "seed=%lld: -1 (drawn) or 0 to 4294967295", (long long)seed);
+    return 0;
+}
+
 static int check_look(const AvatarLook *look, const Log *log)
 {
-    if (!look->rgb || look->width < 1 || look->height < 1)
+    if (!look->rgb)
         return avt_fail(log, AVT_ERR(EINVAL), "no reference picture: give one with image=FILE or a second input");
-    if (look->width > 32768 || look->height > 32768)
-        return avt_fail(log, AVT_ERR(EINVAL), "reference picture of %dx%d: at most 32768 a side; scale it down first", look->width, look->height);
-    if (look->seed < -2 || look->seed > UINT32_MAX)
-        return avt_fail(log, AVT_ERR(EINVAL), "seed=%lld: -1 (drawn) or 0 to 4294967295", (long long)look->seed);
-    if (look->format < 0 || look->format > AVATAR_GBRP || look->tail < 0 || look->tail > AVATAR_TAIL_BLOCK)
-        return avt_fail(log, AVT_ERR(EINVAL), "format=%d, tail=%d: not among those of avatar.h", look->format, look->tail);
-    return 0;
+    if (look->format < 0 || look->format > AVATAR_GBRP)
+        return avt_fail(log, AVT_ERR(EINVAL), "format=%d: 0 to %d, the formats of avatar.h", look->format, AVATAR_GBRP);
+    if (look->tail < 0 || look->tail > AVATAR_TAIL_BLOCK)
+        return avt_fail(log, AVT_ERR(EINVAL), "tail=%d: 0 (ceil), 1 (floor) or 2 (block)", look->tail);
+    return check_picture(look, log) < 0 || check_seed(look->seed, -1, log) < 0 ? AVT_ERR(EINVAL) : 0;
 }
 
 static PixelFormat pixel_format(int format)
@@ -96,7 +111,7 @@ static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
     const int64_t left = avt_host_memory_left();
-    int64_t host = 0;
+    int64_t host = FRAME_QUEUE * (int64_t)s->block_size;
     char text[160];
 
     for (int r = 0; r < c->plan.nb_ranks; r++) {
@@ -134,11 +149,11 @@ static int open_ranks(AvatarSession *s)
 
 static int open_frames(AvatarSession *s)
 {
-    s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->set.format, s->info.height, s->info.width));
     for (int i = 0; i < FRAME_QUEUE; i++) {
         s->ready[i].data = avt_malloc(MEM_SESSION, s->block_size);
         if (!s->ready[i].data)
-            return AVT_ERR(ENOMEM);
+            return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for %d blocks of frames, %.1f MB", FRAME_QUEUE,
+                            FRAME_QUEUE * (double)s->block_size / 1e6);
     }
     return 0;
 }
@@ -163,9 +178,11 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->next.picture = fit_picture(c, look, s->info.width, s->info.height);
     s->next.prompt = avt_strdup(MEM_SESSION, prompt);
     if (!s->next.picture || !s->next.prompt)
-        return AVT_ERR(ENOMEM);
+        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for a picture of %dx%d", s->info.width, s->info.height);
     s->set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
-                          .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .hooks = s->hooks.rank, .cancel = &s->cancel, .log = &s->e->log };
+                          .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .hooks = s->hooks.rank,
+                          .cancel = &s->cancel, .log = &s->e->log };
+    s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->set.format, s->info.height, s->info.width));
     if (!look->prompt && !c->dir.prompt)
         avt_log(&s->e->log, LOG_INFO, "prompt: \"%s\" (the default)", prompt);
     return 0;
@@ -292,16 +309,24 @@ static int64_t find_nonfinite(const float *pcm, int64_t nb)
     return -1;
 }
 
+static int check_sound(const AvatarSession *s, const float *pcm, int64_t nb)
+{
+    const int64_t bad = pcm ? find_nonfinite(pcm, nb) : -1;
+
+    if (nb < 0)
+        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "%lld samples of sound: 0 or more", (long long)nb);
+    if (bad >= 0)
+        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "sample %lld of the sound is not a finite number; repair the sound first",
+                        (long long)(s->nb_sound + bad));
+    return 0;
+}
+
 int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
 {
-    const int64_t bad = pcm ? find_nonfinite(pcm, nb_samples) : -1;
     int ret;
 
     pthread_mutex_lock(&s->lock);
-    ret = s->status < 0 ? s->status : s->closed ? AVATAR_EOF : nb_samples < 0 ? AVT_ERR(EINVAL) : 0;
-    if (!ret && bad >= 0)
-        ret = avt_fail(&s->e->log, AVT_ERR(EINVAL), "sample %lld of the sound is not a finite number; repair the sound first",
-                       (long long)(s->nb_sound + bad));
+    ret = s->status < 0 ? s->status : s->closed ? AVATAR_EOF : check_sound(s, pcm, nb_samples);
     if (!ret && pcm)
         ret = grow_sound(s, nb_samples);
     if (!ret && pcm && nb_samples) {
@@ -389,10 +414,8 @@ int avatar_session_set(AvatarSession *s, const AvatarLook *look)
     float *picture = NULL;
     char *prompt = NULL;
 
-    if (look->seed < -2 || look->seed > UINT32_MAX)
-        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "seed=%lld: -1 (drawn) or 0 to 4294967295", (long long)look->seed);
-    if (look->rgb && (look->width < 1 || look->height < 1))
-        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "the new reference picture is empty");
+    if (check_seed(look->seed, -2, &s->e->log) < 0 || (look->rgb && check_picture(look, &s->e->log) < 0))
+        return AVT_ERR(EINVAL);
     if (look->rgb && !(picture = fit_picture(s->e->core, look, s->info.width, s->info.height)))
         return AVT_ERR(ENOMEM);
     if (look->prompt && !(prompt = avt_strdup(MEM_SESSION, look->prompt))) {
@@ -407,6 +430,7 @@ int avatar_session_set(AvatarSession *s, const AvatarLook *look)
     if (prompt) {
         avt_free(s->next.prompt);
         s->next.prompt = prompt;
+        s->next.prompt_id++;
     }
     if (look->seed != -2)
         s->next.seed = look->seed < 0 ? draw_seed() : look->seed;

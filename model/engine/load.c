@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Loading a model: sizes from the files' headers, the plan, every rank's weights, the front's.
+ *
+ * Everything that can be refused is refused first (names and shapes against the headers, memory against the plan); then bytes move.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/engine.h"
+
+BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
+{
+    return (BackendOptions){ .threads = threads, .level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, .log = log };
+}
+
+void avt_core_free(Core *c)
+{
+    if (!c)
+        return;
+    for (int r = 0; r < c->plan.nb_ranks; r++)
+        avt_rank_weights_close(&c->rank[r]);
+    if (c->has_wav2vec2)
+        avt_wav2vec2_close(&c->wav2vec2);
+    if (c->front_be)
+        avt_arena_close(&c->front_weights);
+    avt_backend_close(&c->front_be);
+    avt_ckpt_close(&c->t5);
+    avt_tokenizer_close(&c->tokenizer);
+    avt_modeldir_close(&c->dir);
+    avt_free(c->key);
+    avt_free(c);
+}
+
+/* Which LoRA, if any: the option, then avatar.json, then the rule that the published transformer needs one. */
+static int choose_lora(const char **path, const Core *c, const char *option, const Log *log)
+{
+    const int published = c->sizes.dit.dim == 5120 && c->sizes.dit.nb_layers == 40;
+
+    *path = NULL;
+    if (option && !strcmp(option, "none"))
+        return 0;
+    if (option && *option && strcmp(option, "auto")) {
+        *path = option;
+        return 0;
+    }
+    if (c->dir.lora_rule == LORA_NONE)
+        return 0;
+    *path = c->dir.lora;
+    if (!*path && (c->dir.lora_rule == LORA_REQUIRED || published))
+        return avt_fail(log, AVT_ERR(ENOENT), "%s: no liveavatar.safetensors in the folder or its lora/: few steps without guidance need the "
+                        "Live Avatar LoRA; put it there, name it with lora=PATH, or say lora=none", c->dir.dir);
+    return 0;
+}
+
+static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
+{
+    const CkptTensor *q;
+    int ret = avt_dit_config(&c->sizes.dit, c->dir.config, dit, log);
+
+    if (ret >= 0)
+        ret = avt_wav2vec2_config(&c->sizes.wav2vec2, c->dir.wav2vec2_config, c->dir.wav2vec2_preprocessor, log);
+    if (ret >= 0)
+        ret = avt_umt5_config(&c->sizes.umt5, c->t5, log);
+    if (ret < 0)
+        return ret;
+    c->sizes.vae_width = ret = avt_vae_width(vae, log);
+    if (ret < 0)
+        return ret;
+    q = avt_ckpt_find(dit, "blocks.0.self_attn.q.weight");
+    c->sizes.dtype = q ? q->dtype : DT_F32;
+    c->sizes.t5_dtype = DT_BF16;
+    if (c->sizes.wav2vec2.dim != c->sizes.dit.audio_dim || c->sizes.wav2vec2.nb_layers + 1 != c->sizes.dit.nb_audio_layers)
+        return avt_fail(log, AVT_INVALID, "%s: wav2vec2 gives %d states of width %d, the transformer wants %d of width %d", c->dir.dir,
+                        c->sizes.wav2vec2.nb_layers + 1, c->sizes.wav2vec2.dim, c->sizes.dit.nb_audio_layers, c->sizes.dit.audio_dim);
+    if (c->sizes.umt5.dim != c->sizes.dit.text_dim)
+        return avt_fail(log, AVT_INVALID, "%s: the text encoder is %d wide, the transformer wants %d", c->dir.dir, c->sizes.umt5.dim,
+                        c->sizes.dit.text_dim);
+    return 0;
+}
+
+/* Bytes of every rank's weights, found on `dry`, against what the host has left. */
+static int plan_weights(Core *c, size_t bytes[PLAN_MAX_RANKS], const ModelFiles *files, const Log *log)
+{
+    const int64_t left = avt_host_memory_left();
+    ModelFiles headers = *files;
+    int64_t sum = 0;
+
+    headers.lora = NULL;
+    for (int r = 0; r < c->plan.nb_ranks; r++) {
+        BackendOptions opt = avt_core_backend(c, 1, log);
+        RankWeights w;
+        int ret;
+
+        opt.plan_for = strncmp(c->plan.rank[r].device, "cuda", 4) ? c->plan.rank[r].device : NULL;
+        ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
+        if (ret < 0)
+            return ret;
+        bytes[r] = avt_arena_peak(w.arena);
+        avt_rank_weights_close(&w);
+        sum += strncmp(c->plan.rank[r].device, "cuda", 4) ? (int64_t)bytes[r] : 0;
+        c->weight_bytes += (int64_t)bytes[r];
+    }
+    if (sum > left)
+        return avt_fail(log, AVT_ERR(ENOMEM), "%s: the weights take %.2f GB of host memory, %.2f GB are free; use a smaller model or fewer ranks",
+                        c->dir.dir, (double)sum / 1e9, (double)left / 1e9);
+    return 0;
+}
+
+static int load_ranks(Core *c, const ModelFiles *files, const Log *log)
+{
+    size_t bytes[PLAN_MAX_RANKS];
+    int ret = plan_weights(c, bytes, files, log);
+
+    for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++) {
+        const BackendOptions opt = avt_core_backend(c, c->plan.rank[r].threads, log);
+
+        ret = avt_rank_weights_open(&c->rank[r], &c->plan, r, &c->sizes, files, &opt, c->plan.rank[r].device, bytes[r], log);
+        if (ret < 0)
+            break;
+        c->rank[r].be->log = NULL;                                  // the opener's log may go before the weights do
+        c->rank[r].dit.rope_half = c->compat == AVATAR_COMPAT_UPSTREAM;
+    }
+    if (ret >= 0 && files->lora)
+        ret = avt_lora_finish(files->lora, log);
+    return ret;
+}
+
+static int bind_front(Core *c, Arena *arena, const Ckpt *ckpt, const Log *log)
+{
+    Binder b;
+    int ret = avt_binder_open(&b, ckpt, NULL, arena, "wav2vec2", DT_F32, log);
+
+    if (ret >= 0)
+        ret = avt_wav2vec2_open(&c->wav2vec2, &c->sizes.wav2vec2, &b);
+    avt_binder_close(&b);
+    return ret;
+}
+
+/* Bytes of the speech encoder's weights, found on `dry`. */
+static int plan_front(Core *c, size_t *bytes, const Ckpt *ckpt, const Log *log)
+{
+    BackendOptions dry = avt_core_backend(c, 1, log);
+    Backend *be;
+    Arena *arena = NULL;
+    int ret;
+
+    dry.plan_for = c->front_device;
+    ret = avt_backend_open(&be, "dry", &dry);
+    if (ret < 0)
+        return ret;
+    ret = avt_arena_open(&arena, be, "weights", ARENA_UNLIMITED);
+    if (ret >= 0)
+        ret = bind_front(c, arena, ckpt, log);
+    if (ret >= 0) {
+        avt_wav2vec2_close(&c->wav2vec2);
+        *bytes = avt_arena_peak(arena);
+    }
+    avt_arena_close(&arena);
+    avt_backend_close(&be);
+    return ret;
+}
+
+static int place_front(Core *c, size_t bytes, const Ckpt *ckpt, const Log *log)
+{
+    const BackendOptions opt = avt_core_backend(c, c->cpu_threads, log);
+    int ret = avt_backend_open(&c->front_be, c->front_device, &opt);
+
+    if (ret >= 0)
+        ret = avt_arena_open(&c->front_weights, c->front_be, "front weights", bytes);
+    if (ret >= 0)
+        ret = bind_front(c, c->front_weights, ckpt, log);
+    c->has_wav2vec2 = ret >= 0;
+    if (ret >= 0)
+        ret = avt_sync(c->front_be);
+    if (c->front_be)
+        c->front_be->log = NULL;                                    // as for the ranks
+    return ret;
+}
+
+static int load_front(Core *c, const Log *log)
+{
+    Ckpt *ckpt = NULL;
+    size_t bytes = 0;
+    int ret = avt_ckpt_open(&ckpt, c->dir.wav2vec2, log);
+
+    if (ret >= 0)
+        ret = plan_front(c, &bytes, ckpt, log);
+    if (ret >= 0)
+        ret = place_front(c, bytes, ckpt, log);
+    if (ret >= 0)
+        ret = avt_ckpt_unchanged(ckpt, log);
+    c->weight_bytes += (int64_t)bytes;
+    avt_ckpt_close(&ckpt);
+    return ret;
+}
+
+static int load_tokenizer(Core *c, const Log *log)
+{
+    int ret = avt_tokenizer_open(&c->tokenizer, c->dir.spiece, log);
+
+    if (ret >= 0 && avt_tokenizer_nb_pieces(c->tokenizer) > c->sizes.umt5.vocab)
+        ret = avt_fail(log, AVT_INVALID, "%s: %d pieces, but the text encoder's embedding has %lld rows", c->dir.spiece,
+                       avt_tokenizer_nb_pieces(c->tokenizer), (long long)c->sizes.umt5.vocab);
+    return ret;
+}
+
+static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Ckpt **dit, Ckpt **vae, Lora **lora, const Log *log)
+{
+    const char *lora_path;
+    int ret = avt_ckpt_open(dit, c->dir.dit, log);
+
+    if (ret >= 0)
+        ret = avt_ckpt_open(vae, c->dir.vae, log);
+    if (ret >= 0)
+        ret = avt_ckpt_open(&c->t5, c->dir.t5, log);
+    if (ret >= 0)
+        ret = read_sizes(c, *dit, *vae, log);
+    if (ret >= 0)
+        ret = choose_lora(&lora_path, c, opt->lora, log);
+    if (ret >= 0 && lora_path)
+        ret = avt_lora_open(lora, lora_path, x->lora_alpha > 0 ? x->lora_alpha : c->dir.lora_alpha, log);
+    return ret;
+}
+
+int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
+{
+    const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
+    Ckpt *dit = NULL, *vae = NULL;
+    Lora *lora = NULL;
+    char text[64];
+    int ret = load_files(c, opt, x, &dit, &vae, &lora, log);
+
+    if (ret >= 0)
+        ret = avt_schedule(&c->schedule, steps, 3);
+    if (ret >= 0)
+        ret = avt_plan_make(&c->plan, opt->plan, opt->devices, opt->vae_device, steps, c->sizes.dit.nb_layers, opt->cpu_threads, log);
+    if (ret >= 0) {
+        const int guard = !strcmp(c->plan.rank[0].device, "guard");
+
+        snprintf(c->front_device, sizeof(c->front_device), guard ? "guard" : "cpu");
+        ret = load_tokenizer(c, log);
+    }
+    if (ret >= 0)
+        ret = load_ranks(c, &(ModelFiles){ dit, vae, lora }, log);
+    if (ret >= 0)
+        ret = load_front(c, log);
+    if (ret >= 0)
+        ret = avt_ckpt_unchanged(dit, log);
+    if (ret >= 0)
+        ret = avt_ckpt_unchanged(vae, log);
+    if (ret >= 0)
+        avt_log(log, LOG_INFO, "%s: %s, %d steps, weights %.1f MB%s", c->dir.name ? c->dir.name : c->dir.dir,
+                avt_plan_text(&c->plan, text, sizeof(text)), steps, (double)c->weight_bytes / 1e6, lora ? ", with LoRA" : "");
+    avt_lora_close(&lora);
+    avt_ckpt_close(&dit);
+    avt_ckpt_close(&vae);
+    return ret;
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Options: defaults, checks that need no model, and the words for error codes. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "config.h"
+#include "engine/engine.h"
+
+unsigned avatar_version(void)
+{
+    return AVATAR_VERSION_MAJOR << 16 | AVATAR_VERSION_MINOR << 8 | AVATAR_VERSION_MICRO;
+}
+
+const char *avatar_error_text(int code)
+{
+    static const struct {
+        int code;
+        const char *text;
+    } texts[] = {
+        { 0, "no error" }, { AVATAR_EAGAIN, "more speech is needed" }, { AVATAR_EOF, "every frame was given" },
+        { AVATAR_INVALID, "damaged or unfit data" }, { AVATAR_ERR(EINVAL), "a value that is not allowed" },
+        { AVATAR_ERR(ENOMEM), "not enough memory" }, { AVATAR_ERR(ENOENT), "no such file" },
+        { AVATAR_ERR(ENOSYS), "not in this build" }, { AVATAR_ERR(ECANCELED), "given up on request" },
+        { AVATAR_ERR(EIO), "a device or file failed" }, { AVATAR_ERR(ETIMEDOUT), "a rank did not answer" },
+        { AVATAR_ERR(ESTALE), "a model file changed while it was read" }, { AVATAR_ERR(EACCES), "no permission" },
+    };
+
+    for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        if (texts[i].code == code)
+            return texts[i].text;
+    return code < 0 ? "unknown error" : "no error";
+}
+
+void avatar_options_default(AvatarOptions *opt)
+{
+    *opt = (AvatarOptions){ .steps = -1, .cpu_level = -1, .log_level = AVATAR_LOG_INFO };
+}
+
+void avatar_look_default(AvatarLook *look)
+{
+    *look = (AvatarLook){ .seed = -1 };
+}
+
+static const char *default_model(void)
+{
+    struct stat st;
+
+    return stat(AVT_DATADIR "/avatar/nano/config.json", &st) ? AVT_SRCDIR "/model/nano" : AVT_DATADIR "/avatar/nano";
+}
+
+const char *avt_options_model(const AvatarOptions *opt)
+{
+    return opt->model && *opt->model && strcmp(opt->model, "nano") ? opt->model : default_model();
+}
+
+/* "key=value:key=value" */
+static int parse_expert(Expert *x, const char *text, const Log *log)
+{
+    memset(x, 0, sizeof(*x));
+    while (text && *text) {
+        const size_t len = strcspn(text, ":"), key = strcspn(text, "=:");
+        char *end = NULL;
+
+        if (key == strlen("lora_alpha") && !strncmp(text, "lora_alpha", key) && text[key] == '=') {
+            x->lora_alpha = strtod(text + key + 1, &end);
+            if (end != text + len || !(x->lora_alpha > 0))
+                return avt_fail(log, AVT_ERR(EINVAL), "opts: lora_alpha wants a number above 0, not '%.*s'", (int)(len - key - 1), text + key + 1);
+        } else {
+            return avt_fail(log, AVT_ERR(EINVAL), "opts: '%.*s' is not known; there is lora_alpha=NUMBER", (int)key, text);
+        }
+        text += len + (text[len] == ':');
+    }
+    return 0;
+}
+
+int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
+{
+    Plan plan;
+
+    if (opt->steps != -1 && (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS))
+        return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d, or -1 for the model's", opt->steps, SAMPLER_MAX_STEPS);
+    if (opt->cpu_threads < 0 || opt->cpu_threads > 1024)
+        return avt_fail(log, AVT_ERR(EINVAL), "cpu_threads=%d: 0 (all cores) to 1024", opt->cpu_threads);
+    if (opt->cpu_level < -1 || opt->cpu_level >= CPU_AUTO)
+        return avt_fail(log, AVT_ERR(EINVAL), "cpu_level=%d: -1 (best), 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512", opt->cpu_level);
+    if (opt->compat < 0 || opt->compat > AVATAR_COMPAT_UPSTREAM)
+        return avt_fail(log, AVT_ERR(EINVAL), "compat=%d: none or upstream", opt->compat);
+    if (parse_expert(x, opt->opts, log) < 0)
+        return AVT_ERR(EINVAL);
+    return avt_plan_make(&plan, opt->plan, opt->devices, opt->vae_device, opt->steps > 0 ? opt->steps : 4, SAMPLER_MAX_STEPS,
+                         opt->cpu_threads, log);
+}

@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A rank's work: picture, text, sink, waves of items. See rank.h for who sends what to whom.
+ *
+ * Traps: latents of a step belong to the last rank of its pipe (it does the Euler step), and the first rank of the next step's
+ * pipe needs them for the embedding; so in a pipe of several ranks both make the noise of step 0. Nothing here waits
+ * for a message that an earlier command of the same list does not send.
+ */
+#include <string.h>
+
+#include "base/philox.h"
+#include "engine/rank.h"
+
+/* ---- who am I --------------------------------------------------------------------------------------------------- */
+
+static int conductor(const Rank *r)
+{
+    return r->set->plan->nb_ranks;
+}
+
+static int first_of(const Rank *r, int step)
+{
+    return avt_plan_first(r->set->plan, step);
+}
+
+static int last_of(const Rank *r, int step)
+{
+    return avt_plan_last(r->set->plan, step);
+}
+
+/* Is this rank the first (last) of its own pipe? Then the neighbour is another pipe's, or none. */
+static int is_first(const Rank *r)
+{
+    return avt_rank_has_layers(r) && (!r->index || r->set->plan->rank[r->index - 1].pipe != r->place->pipe);
+}
+
+static int is_last(const Rank *r)
+{
+    return avt_rank_has_layers(r) && (r->index + 1 == r->set->plan->nb_ranks || r->set->plan->rank[r->index + 1].pipe != r->place->pipe);
+}
+
+/* ---- messages: nothing moves when the rank is alone --------------------------------------------------------------- */
+
+static int send(Rank *r, int dst, CommTag tag, Tensor t)
+{
+    return !r->comm || dst == r->index ? 0 : avt_comm_send(r->comm, r->be, dst, tag, t);
+}
+
+static int recv(Rank *r, int src, CommTag tag, Tensor t)
+{
+    return !r->comm || src == r->index ? 0 : avt_comm_recv(r->comm, r->be, src, tag, t);
+}
+
+static int recv_host(Rank *r, CommTag tag, void *data, size_t size)
+{
+    return r->comm ? avt_comm_recv_bytes(r->comm, conductor(r), tag, data, size, -1) : 0;
+}
+
+/* ---- picture --------------------------------------------------------------------------------------------------------- */
+
+/* All 19 latents of the still, frame by frame: out [19, 16, H W]. Equal frames go through the encoder like any others, since its
+ * first latents differ from its steady state. */
+static int encode_still(Rank *r, Tensor out)
+{
+    const DitShape *s = &r->set->shape;
+    Tensor px = avt_new(r->scratch, DT_F32, 4, 8 * s->H, 8 * s->W, 3);
+    VaeState enc;
+    int ret = avt_vae_state_open(&enc, r->scratch, &r->w->vae, VAE_ENCODER, s->H, s->W);
+
+    if (ret < 0)
+        return ret;
+    for (int i = 0; i < 4; i++)
+        avt_upload(r->be, avt_rows(px, i, 1), r->host);
+    for (int t = 0; t < DIT_MOTION && ret >= 0; t++) {
+        const Tensor z = avt_view(avt_at(out, t), LATENT, 1, s->H, s->W);
+
+        ret = avt_vae_encode(r->be, r->scratch, &r->w->vae, &enc, z, t ? px : avt_rows(px, 0, 1), NULL);
+    }
+    return ret;
+}
+
+static int prime_decoder(Rank *r, Tensor z)
+{
+    const DitShape *s = &r->set->shape;
+    int ret = 0;
+
+    avt_vae_state_reset(&r->dec);
+    for (int t = 0; t < PRIME_LATENTS && ret >= 0; t++) {
+        const size_t mark = avt_arena_mark(r->scratch);
+        const Tensor px = avt_new(r->scratch, DT_F32, t ? 4 : 1, 8 * s->H, 8 * s->W, 3);
+
+        ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, avt_view(avt_at(z, t), LATENT, 1, s->H, s->W), NULL);
+        avt_arena_release(r->scratch, mark);
+    }
+    return ret;
+}
+
+static int show_picture(Rank *r, Tensor ref, Tensor motion)
+{
+    const int64_t n = avt_numel(ref), m = avt_numel(motion);
+    float *v;
+    int ret;
+
+    if (!r->set->hooks.picture)
+        return 0;
+    v = avt_malloc(MEM_SESSION, (size_t)(n + m) * sizeof(*v));
+    if (!v)
+        return AVT_ERR(ENOMEM);
+    ret = avt_download(r->be, v, ref);
+    if (ret >= 0)
+        ret = avt_download(r->be, v + n, motion);
+    if (ret >= 0)
+        r->set->hooks.picture(r->set->hooks.opaque, v, n, v + n, m);
+    avt_free(v);
+    return ret;
+}
+
+/* VAE rank: the picture's latents to every first rank. First ranks: take them. */
+static int do_picture(Rank *r, const Cmd *c)
+{
+    const Plan *p = r->set->plan;
+    const DitShape *s = &r->set->shape;
+    const int64_t hw = s->H * s->W;
+    Tensor z, ref, motion;
+    int ret = 0;
+
+    if (!r->place->vae) {
+        if (is_first(r) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->ref)) >= 0)
+            ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion);
+        return ret;
+    }
+    ret = recv_host(r, TAG_INPUT, r->host, (size_t)(64 * hw * 3) * sizeof(float));
+    if (ret < 0)
+        return ret;
+    z = avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, hw);
+    ref = avt_rank_has_layers(r) ? r->ref : avt_new(r->scratch, DT_F32, LATENT, 1, s->H, s->W);
+    motion = avt_rank_has_layers(r) ? r->motion : avt_new(r->scratch, DT_F32, LATENT, DIT_MOTION, s->H, s->W);
+    ret = encode_still(r, z);
+    avt_copy(r->be, ref, avt_at(z, 0));
+    avt_transpose(r->be, avt_view(motion, LATENT, DIT_MOTION, hw), z);
+    if (ret >= 0 && c->prime)
+        ret = prime_decoder(r, z);
+    if (ret >= 0)
+        ret = show_picture(r, ref, motion);
+    for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
+        if (i != r->index && p->rank[i].pipe >= 0 && (!i || p->rank[i - 1].pipe != p->rank[i].pipe)
+            && (ret = send(r, i, TAG_PICTURE, ref)) >= 0)
+            ret = send(r, i, TAG_PICTURE, motion);
+    return ret;
+}
+
+/* ---- text and sink --------------------------------------------------------------------------------------------------- */
+
+static int do_text(Rank *r, const Cmd *c)
+{
+    const int64_t dim = r->w->dit.cfg.text_dim;
+    Tensor context;
+    int ret;
+
+    if (!avt_rank_has_layers(r))
+        return 0;
+    ret = recv_host(r, TAG_INPUT, r->host, (size_t)(c->rows * dim) * sizeof(float));
+    if (ret < 0)
+        return ret;
+    context = avt_new(r->scratch, DT_F32, c->rows, dim);
+    avt_upload(r->be, context, r->host);
+    return avt_dit_text(r->be, r->scratch, &r->w->dit, &r->text[c->slot], context, AVT_NONE);
+}
+
+/* The reference becomes latent frame 0 of block 0's result, which the last rank of the last step kept. */
+static int take_new_reference(Rank *r)
+{
+    const Plan *p = r->set->plan;
+    const int owner = last_of(r, p->steps - 1);
+    int ret = 0;
+
+    if (r->index != owner)
+        return is_first(r) ? recv(r, owner, TAG_REFERENCE, r->ref) : 0;
+    avt_copy(r->be, r->ref, r->ref_next);
+    for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
+        if (i != r->index && p->rank[i].pipe >= 0 && (!i || p->rank[i - 1].pipe != p->rank[i].pipe))
+            ret = send(r, i, TAG_REFERENCE, r->ref);
+    return ret;
+}
+
+static int do_sink(Rank *r, const Cmd *c)
+{
+    const DitShape *s = &r->set->shape;
+    DitItem item = { .sink_pass = 1, .shape = s, .time = &r->sink_time };
+    int ret = 0;
+
+    if (!avt_rank_has_layers(r))
+        return 0;
+    if (c->from_block)
+        ret = take_new_reference(r);
+    if (ret < 0)
+        return ret;
+    item.text = &r->text[c->text];
+    item.sink = &r->sink[c->slot];
+    item.x = avt_new(r->scratch, DT_F32, s->Lc, r->w->dit.cfg.dim);
+    ret = is_first(r) ? avt_dit_embed_sink(r->be, r->scratch, &r->w->dit, item.x, r->ref, r->motion) : recv(r, r->index - 1, TAG_TOKENS, item.x);
+    if (ret >= 0)
+        ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, &item, 1);
+    if (ret >= 0 && !is_last(r))
+        ret = send(r, r->index + 1, TAG_TOKENS, item.x);
+    return ret;
+}
+
+/* ---- waves --------------------------------------------------------------------------------------------------------------- */
+
+static Tensor latent_of(Rank *r, int64_t block)
+{
+    return avt_at(r->latent, block % r->nb_slots);
+}
+
+static void make_noise(Rank *r, const CmdItem *it)
+{
+    const Tensor x = latent_of(r, it->block);
+
+    if (avt_backend_is_dry(r->be))
+        return;
+    if (r->set->hooks.noise)
+        r->set->hooks.noise(r->set->hooks.opaque, r->host, avt_numel(x), it->block);
+    else
+        avt_philox_normal(r->host, avt_numel(x), it->seed, (uint32_t)it->block);
+    avt_upload(r->be, x, r->host);
+}
+
+/* First rank: latents -> tokens. Others: tokens from the rank before. The last rank has made its own copy of the noise. */
+static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
+{
+    const Dit *d = &r->w->dit;
+    int ret = 0;
+
+    memset(item, 0, sizeof(*item));
+    item->x = avt_new(r->scratch, DT_F32, r->set->shape.N, d->cfg.dim);
+    item->f0 = DIT_BLOCK * it->block;
+    item->relative_dist = it->distance;
+    item->shape = &r->set->shape;
+    item->time = &r->time[it->step];
+    item->text = &r->text[it->text];
+    item->sink = &r->sink[it->sink];
+    item->ring = &r->ring[it->step];
+    item->audio = &r->audio[it->block % r->nb_slots];
+    if (!it->step && (is_first(r) || is_last(r)))
+        make_noise(r, it);
+    if (!is_first(r))
+        return recv(r, r->index - 1, TAG_TOKENS, item->x);
+    if (it->step)
+        ret = recv(r, last_of(r, it->step - 1), TAG_LATENTS, latent_of(r, it->block));
+    return ret < 0 ? ret : avt_dit_embed_block(r->be, r->scratch, d, item->x, latent_of(r, it->block), AVT_NONE);
+}
+
+/* Keep latent frame 0 of block 0's result, [16, 3, H W] -> [16, 1, H, W], for the sink of blocks from 4 on. */
+static void keep_reference(Rank *r, Tensor latent)
+{
+    const int64_t hw = r->set->shape.H * r->set->shape.W;
+    const Tensor frames = avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, hw);
+
+    avt_transpose(r->be, frames, avt_view(latent, LATENT, DIT_BLOCK, hw));
+    avt_copy(r->be, r->ref_next, avt_at(frames, 0));
+}
+
+/* Last rank: velocity, Euler step, latents to whom they concern next. Others: tokens to the next rank. */
+static int end_item(Rank *r, const CmdItem *it, DitItem *item)
+{
+    const RankSetup *set = r->set;
+    const Schedule *sch = &set->schedule;
+    const Tensor x = latent_of(r, it->block);
+    Tensor v;
+    int ret;
+
+    if (!is_last(r))
+        return send(r, r->index + 1, TAG_TOKENS, item->x);
+    v = avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, set->shape.H, set->shape.W);
+    ret = avt_dit_head(r->be, r->scratch, &r->w->dit, v, item->x, item->time);
+    avt_axpy(r->be, x, 1, x, sch->sigma[it->step + 1] - sch->sigma[it->step], v);
+    if (ret >= 0 && it->step + 1 < set->plan->steps)
+        return send(r, first_of(r, it->step + 1), TAG_LATENTS, x);
+    if (ret >= 0 && !it->block)
+        keep_reference(r, x);
+    return ret < 0 ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
+}
+
+static int run_items(Rank *r, const CmdItem *it, int nb)
+{
+    const size_t mark = avt_arena_mark(r->scratch);
+    int ret = 0, own = 0;
+
+    for (int k = 0; k < nb && ret >= 0; k++)
+        if (avt_plan_holds(r->set->plan, r->index, it[k].step))
+            ret = begin_item(r, &it[k], &r->items[own++]);
+    if (ret >= 0 && own)
+        ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, r->items, own);
+    own = 0;
+    for (int k = 0; k < nb && ret >= 0; k++)
+        if (avt_plan_holds(r->set->plan, r->index, it[k].step))
+            ret = end_item(r, &it[k], &r->items[own++]);
+    avt_arena_release(r->scratch, mark);
+    return ret;
+}
+
+/* NaN or infinity in a finished block: say so and stop before the decoder's caches see it. */
+static int check_finite(Rank *r, Tensor z, int64_t block)
+{
+    const Tensor count = avt_new(r->scratch, DT_I32, 1);
+    int32_t bad = 0;
+    int ret;
+
+    avt_count_nonfinite(r->be, count, z);
+    ret = avt_download(r->be, &bad, count);
+    if (ret < 0 || !bad)
+        return ret;
+    return avt_fail(r->set->log, AVT_INVALID, "block %lld: %d of %lld latents are not finite; the weights do not fit this network, or the "
+                    "sound is far too loud", (long long)block, (int)bad, (long long)avt_numel(z));
+}
+
+static int show(Rank *r, void (*see)(void *, int64_t, const float *, int64_t), int64_t block, Tensor t)
+{
+    int ret;
+
+    if (!see)
+        return 0;
+    ret = avt_download(r->be, r->host, t);
+    if (ret >= 0)
+        see(r->set->hooks.opaque, block, r->host, avt_numel(t));
+    return ret;
+}
+
+/* VAE rank: a finished block's latents -> 12 frames -> the conductor. */
+static int decode_block(Rank *r, const CmdItem *it)
+{
+    const DitShape *s = &r->set->shape;
+    const size_t mark = avt_arena_mark(r->scratch);
+    const int64_t size = avt_pixels_size(r->set->format, 8 * s->H, 8 * s->W);
+    Tensor z = avt_rank_has_layers(r) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, s->H, s->W);
+    const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
+    const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3);
+    int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);
+
+    if (ret >= 0)
+        ret = check_finite(r, z, it->block);
+    if (ret >= 0)
+        ret = show(r, r->set->hooks.latents, it->block, z);
+    if (ret >= 0)
+        ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, z, NULL);
+    avt_pixels(r->be, u8, px, r->set->format);
+    if (ret >= 0)
+        ret = show(r, r->set->hooks.pixels, it->block, px);
+    if (ret >= 0)
+        ret = send(r, conductor(r), TAG_FRAMES, u8);
+    avt_arena_release(r->scratch, mark);
+    return ret;
+}
+
+static int take_features(Rank *r, int64_t block)
+{
+    const DitConfig *cfg = &r->w->dit.cfg;
+    const Tensor rows = avt_new(r->scratch, DT_F32, 1, BLOCK_FRAMES, cfg->nb_audio_layers, cfg->audio_dim);
+    int ret = recv_host(r, TAG_INPUT, r->host, avt_nbytes(rows));
+
+    if (ret < 0)
+        return ret;
+    avt_upload(r->be, rows, r->host);
+    return avt_dit_audio(r->be, r->scratch, &r->w->dit, &r->audio[block % r->nb_slots], rows);
+}
+
+static int do_wave(Rank *r, const Cmd *c)
+{
+    const int batch = r->set->plan->kind == PLAN_WAVE ? c->nb_items : 1;
+    const size_t mark = avt_arena_mark(r->scratch);
+    int ret = 0;
+
+    if (c->new_block >= 0 && avt_rank_has_layers(r))
+        ret = take_features(r, c->new_block);
+    avt_arena_release(r->scratch, mark);
+    for (int k = 0; k < c->nb_items && ret >= 0; k += batch) {
+        ret = run_items(r, c->item + k, batch);
+        for (int j = k; j < k + batch && ret >= 0; j++)
+            if (c->item[j].step + 1 == r->set->plan->steps && r->place->vae)
+                ret = decode_block(r, &c->item[j]);
+    }
+    return ret;
+}
+
+/* ---- the walk --------------------------------------------------------------------------------------------------------------- */
+
+int avt_rank_obey(Rank *r, const Cmd *c)
+{
+    static int (*const deed[])(Rank *, const Cmd *) = {
+        [CMD_PICTURE] = do_picture, [CMD_TEXT] = do_text, [CMD_SINK] = do_sink, [CMD_WAVE] = do_wave,
+    };
+    const size_t mark = avt_arena_mark(r->scratch);
+    int ret = deed[c->kind](r, c);
+
+    avt_arena_release(r->scratch, mark);
+    return ret < 0 ? ret : r->be->status;
+}
