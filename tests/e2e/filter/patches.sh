@@ -46,11 +46,11 @@ applies()
 }
 
 git_am()
-{
+(
     cd "$1" && export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_CEILING_DIRECTORIES="$tmp" &&
         git init -q && git add . && git -c user.name=t -c user.email=t@example.org commit -q -m base &&
         git -c user.name=t -c user.email=t@example.org am -q "$2" && [ -f libavfilter/avf_avatar.c ]
-}
+)
 
 same_bytes() { "$top/patches/gen.sh" --patch "$1" >"$tmp/again" && cmp "$tmp/again" "$2"; }
 
