@@ -96,11 +96,20 @@ static int planning(const Binder *b)
     return avt_backend_is_dry(avt_arena_backend(b->weights));
 }
 
+/* " in <shard>" when the checkpoint is in several files. */
+static const char *place(char buf[128], const Binder *b, const CkptTensor *t)
+{
+    const char *path = avt_ckpt_path(b->ckpt), *slash = strrchr(path, '/');
+
+    snprintf(buf, 128, strcmp(slash ? slash + 1 : path, t->file) ? " in %s" : "", t->file);
+    return buf;
+}
+
 /* The tensor `name`, found fit in every way, marked used; NULL after a problem. */
 static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char *name)
 {
     const CkptTensor *t = find(b, name);
-    char want[160], have[160];
+    char want[160], have[160], in[128];
     int64_t i;
 
     avt_shape_text(want, sizeof(want), nd, dim);
@@ -110,14 +119,15 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
     }
     b->used[t - avt_ckpt_get(b->ckpt, 0)] = 1;
     avt_shape_text(have, sizeof(have), t->nd, t->dim);
+    place(in, b, t);
     if (!same_shape(t, nd, dim)) {
-        complain(b, "tensor %s: wanted %s, the file has %s %s", name, want, avt_dtype_name(t->dtype), have);
+        complain(b, "tensor %s%s: wanted %s, the file has %s %s", name, in, want, avt_dtype_name(t->dtype), have);
     } else if (t->dtype == DT_F8_E4M3 || t->dtype == DT_F8_E5M2) {
-        complain(b, "tensor %s: %s weights are not supported; use the published bf16 files", name, avt_dtype_name(t->dtype));
+        complain(b, "tensor %s%s: %s weights are not supported; use the published bf16 files", name, in, avt_dtype_name(t->dtype));
     } else if (!is_float(t->dtype)) {
-        complain(b, "tensor %s: wanted f32, bf16 or f16, the file has %s", name, avt_dtype_name(t->dtype));
+        complain(b, "tensor %s%s: wanted f32, bf16 or f16, the file has %s", name, in, avt_dtype_name(t->dtype));
     } else if (!planning(b) && (i = avt_ckpt_nonfinite(t)) >= 0) {
-        complain(b, "tensor %s: value %lld of %s is not finite (NaN or infinity)", name, (long long)i, have);
+        complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", name, in, (long long)i, have);
     } else {
         if (!planning(b))
             warn_zero(b, t);

@@ -8,6 +8,7 @@
  */
 #include <fcntl.h>
 #include <json-c/json.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -374,6 +375,16 @@ static int read_all(int fd, char *text, size_t size)
     return 0;
 }
 
+/* What downloads leave under the name of a file. */
+static int check_disguise(const char *text, size_t size, const char *path, const Log *log)
+{
+    if (size > 23 && !memcmp(text, "version https://git-lfs", 23))
+        return avt_fail(log, AVT_INVALID, "%s: is a Git LFS pointer, not the file; fetch it with 'git lfs pull'", path);
+    if (size && text[0] == '<')
+        return avt_fail(log, AVT_INVALID, "%s: is a web page, not JSON (an error page saved under this name?); download it again", path);
+    return 0;
+}
+
 int avt_json_read(Json **out, const char *path, const Log *log)
 {
     struct stat st;
@@ -396,6 +407,8 @@ int avt_json_read(Json **out, const char *path, const Log *log)
             avt_log(log, LOG_ERROR, "%s: cannot be read to its end (%lld bytes)", path, (long long)st.st_size);
     }
     close(fd);
+    if (ret >= 0)
+        ret = check_disguise(text, (size_t)st.st_size, path, log);
     if (ret >= 0)
         ret = avt_json_parse(out, text, (size_t)st.st_size, path, log);
     avt_free(text);
@@ -469,6 +482,8 @@ int avt_json_float(const Json *j, const char *key, double *value, int required)
     } else {
         const int ret = get(j, key, json_type_double, "a number", required, &o);
 
+        if (ret > 0 && !isfinite(json_object_get_double(o)))
+            return wrong(j, key, "a finite number", o);
         if (ret > 0)
             *value = json_object_get_double(o);
         return ret < 0 ? ret : 0;

@@ -211,6 +211,30 @@ static void test_counts(void **state)
     bench_close(&x);
 }
 
+/* In a checkpoint of several files the complaint names the shard. */
+static void test_shard(void **state)
+{
+    const FileTensor t[] = { { "l.weight", "F32", 2, { IN, OUT }, w32, sizeof(w32) } };
+    TestBench bench;
+    Ckpt *c;
+    Binder b;
+
+    (void)state;
+    tmp_open();
+    st_write("m-1.safetensors", t, 1);
+    tmp_text("m.safetensors.index.json", "{\"weight_map\":{\"l.weight\":\"m-1.safetensors\"}}");
+    test_bench_open(&bench, "cpu", CPU_PLAIN, 1);
+    REQUIRE_OK(avt_ckpt_open(&c, tmp_path("m.safetensors.index.json"), test_log()));
+    REQUIRE_OK(avt_binder_open(&b, c, NULL, bench.arena, "net", DT_F32, test_log()));
+    avt_bind_linear(&b, OUT, IN, 0, "l");
+    REQUIRE(avt_binder_finish(&b, 0) == AVT_INVALID);
+    require_said("m.safetensors.index.json: tensor l.weight in m-1.safetensors: wanted [3, 4]", "f32 [4, 3]");
+    avt_binder_close(&b);
+    avt_ckpt_close(&c);
+    test_bench_close(&bench);
+    tmp_close();
+}
+
 static void test_zero_weight(void **state)
 {
     const FileTensor t[] = { { "l.weight", "F32", 2, { OUT, IN }, zero32, sizeof(zero32) } };
@@ -313,7 +337,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_placed), cmocka_unit_test(test_conv), cmocka_unit_test(test_refused), cmocka_unit_test(test_other_users),
-        cmocka_unit_test(test_counts), cmocka_unit_test(test_zero_weight), cmocka_unit_test(test_plan), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_counts), cmocka_unit_test(test_shard), cmocka_unit_test(test_zero_weight), cmocka_unit_test(test_plan), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_full_arena),
     };
 

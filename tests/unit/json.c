@@ -47,11 +47,12 @@ static void test_wrong_values(void **state)
 {
     int64_t v = 0, list[2];
     const char *s;
+    double f;
     int nb;
     Json *j;
 
     (void)state;
-    REQUIRE_OK(parse(&j, "{\"dim\": \"big\", \"n\": 12, \"list\": [1, 2, 3], \"mixed\": [1, 2.5]}"));
+    REQUIRE_OK(parse(&j, "{\"huge\": 1e999, \"dim\": \"big\", \"n\": 12, \"list\": [1, 2, 3], \"mixed\": [1, 2.5]}"));
     REQUIRE(avt_json_int(j, "dim", &v, 0, 9, 1) == AVT_INVALID);
     require_said("a.json: \"dim\" must be a whole number", "\"big\"");
     test_log();
@@ -66,6 +67,9 @@ static void test_wrong_values(void **state)
     test_log();
     REQUIRE(avt_json_ints(j, "mixed", list, &nb, 2, 1) == AVT_INVALID);
     require_said("\"mixed\" must be a list of whole numbers", "2.5");
+    test_log();
+    REQUIRE(avt_json_float(j, "huge", &f, 1) == AVT_INVALID);
+    require_said("\"huge\" must be a finite number", "a.json");
     avt_json_close(&j);
 }
 
@@ -188,6 +192,10 @@ static void test_files(void **state)
     require_said(tmp_dir, "regular file");
     REQUIRE(avt_json_read(&j, tmp_text("empty.json", ""), test_log()) == AVT_INVALID);
     require_said("empty.json", "object was wanted");
+    REQUIRE(avt_json_read(&j, tmp_text("lfs.json", "version https://git-lfs.github.com/spec/v1\n"), test_log()) == AVT_INVALID);
+    require_said("lfs.json", "Git LFS pointer");
+    REQUIRE(avt_json_read(&j, tmp_text("page.json", "<html>"), test_log()) == AVT_INVALID);
+    require_said("page.json", "web page");
     tmp_close();
 }
 
