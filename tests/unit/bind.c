@@ -184,7 +184,7 @@ static void test_other_users(void **state)
 static void test_counts(void **state)
 {
     FileTensor t[9];
-    char names[9][16];
+    char names[9][24];
     Bench x;
     int lines = 0;
 
