@@ -42,7 +42,7 @@ INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
 FLAGS = $(CFLAGS) $(WARN) -std=c11 -D_GNU_SOURCE -fPIC $(OPENMP) $(INC)
 V_CC = @echo "CC      $<";
 
-all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
+all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
 
 # ---- how it is built ----------------------------------------------------------------------------------------------------
 
@@ -65,6 +65,10 @@ $(BUILD)/libavatar.a: $(LIB_O)
 $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 	@echo "LD      $@"
 	@$(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
+
+$(BUILD)/avatar.1: $(SRC)/tools/man.sh $(SRC)/doc/avatar.1.in $(SRC)/doc/avatar.texi $(SRC)/tools/options.c $(SRC)/model/avatar.h
+	@echo "MAN     $@"
+	@mkdir -p $(@D) && $(SRC)/tools/man.sh $(SRC) > $@.new && mv $@.new $@
 
 link_test = @mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka -lpng
 $(BUILD)/tests/parity: $(PARITY_O) $(TEST_O) $(BUILD)/libavatar.a
@@ -105,8 +109,8 @@ run-check: all build-tests $(TINY_MODEL)
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
-bench: $(BUILD)/avatar
-	@$(BUILD)/avatar bench $(T)
+bench: build-tests
+	@for t in $(call one,$(filter $(BUILD)/tests/kernels/%,$(TESTS))); do OMP_WAIT_POLICY=passive $$t --bench || exit 1; done
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
 
@@ -131,7 +135,7 @@ install: all $(BUILD)/installed/libavatar.pc
 	install -m 644 $(SRC)/model/avatar.h $(DESTDIR)$(includedir)
 	install -m 644 $(BUILD)/installed/libavatar.pc $(DESTDIR)$(libdir)/pkgconfig
 	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(DESTDIR)$(prefix)/bin
-	install -m 644 $(SRC)/doc/avatar.1 $(DESTDIR)$(mandir)/man1
+	install -m 644 $(BUILD)/avatar.1 $(DESTDIR)$(mandir)/man1
 	cp -r $(SRC)/patches $(DESTDIR)$(datadir)/avatar/
 	[ ! -e $(SRC)/model/nano/config.json ] || cp -r $(SRC)/model/nano $(DESTDIR)$(datadir)/avatar/
 uninstall:
@@ -143,7 +147,7 @@ uninstall:
 format:
 	@cd $(SRC) && { git diff --name-only HEAD; git ls-files -o --exclude-standard; } | grep -E '\.(c|h|cc|cu)$$' | xargs -r clang-format -i
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/avatar
+	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/avatar $(BUILD)/avatar.1
 distclean:
 	rm -rf $(BUILD) config.h config.mak config.log
 

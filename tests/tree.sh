@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # tree.sh SRC BUILD: is the house in order? Direction of includes, headers that compile alone, exported symbols, licence lines,
-# trailing space, device headers where they belong.
+# trailing space, device headers where they belong, options that are the same in filter, tool and manual, links of the documents.
 src=$1 build=$2
 passed=0 failed=0
 fail() { echo "FAIL $*"; bad=1; }
@@ -55,5 +55,36 @@ done
 done_with "licence lines"
 git ls-files | grep -vE '\.(png|jpg|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
 done_with "no trailing space"
+# options: names and words are spelled alike in the filter, the tool and the manual
+lines() { tr ' |' '\n\n' | sed '/^$/d' | sort; }
+differ() { diff <(lines <<< "$2") <(lines <<< "$3") > /dev/null || fail "$1: $(echo $2) / $(echo $3)"; }
+filter=$(sed -nE 's/^    (STRING\("|\{ ")([a-z_]+)".*/\2/p' libavfilter/avf_avatar.c)
+tool=$(sed -nE 's/^    \{ "([a-z_]+)", +[A-Z0-9]+, +AT\(.*/\1/p' tools/options.c)
+manual=$(awk '/^@table @option/ { d = 1; next } /^@table/ { d++ } /^@end table/ { d-- } d == 1 && sub(/^@item /, "") { gsub(/,/, ""); print }' doc/avatar.texi)
+[ -n "$filter" ] && [ -n "$tool" ] || fail "no options found"
+differ "filter and manual" "$filter" "$manual"
+differ "filter and tool" "$(grep -vxE 'm|s|image|max_gap|metadata' <<< "$filter")" "$(grep -vxE 'cpu_level|output|quiet|help' <<< "$tool")"
+item() { awk -v name="$1" '/^@item / && d < 2 { on = $2 == name || $2 == name "," } /^@table/ { d++ } /^@end table/ { d-- } on' doc/avatar.texi; }
+for o in compat tail; do
+    words=$(sed -nE "s/^    \{ \"$o\", .*\"([a-z|]+)\" \},/\1/p" tools/options.c)
+    differ "$o: tool and filter" "$words" "$(sed -nE "s/^    CHOICE\(\"([a-z]+)\".*\"$o\"\),/\1/p" libavfilter/avf_avatar.c)"
+    differ "$o: tool and manual" "$words" "$(item $o | sed -n '/^@table/,$s/^@item //p')"
+done
+words=$(sed -nE 's/^    \{ "format", .*"([a-z0-9|]+)" \},/\1/p' tools/options.c)
+differ "format: tool and filter" "$words" "$(sed -nE 's/^    \{ AV_PIX_FMT_([A-Z0-9]+), +AVATAR_.*/\L\1/p' libavfilter/avf_avatar.c)"
+for w in ${words//|/ }; do item format | grep -q "@samp{$w}" || fail "format: $w is not in the manual"; done
+kinds=$(sed -nE 's/.*kind_names\[\] = \{ (.*) \};/\1/p' model/engine/plan.c | tr -d '",')
+differ "plan: engine and manual" "auto $kinds" "$(item plan | sed -n '/^@table/,$s/^@item //p')"
+done_with "options of filter, tool and manual"
+
+for f in $(git ls-files '*.md'); do
+    for l in $(grep -oE '\]\([^)#]+' "$f" | sed 's/^](//' | grep -vE ':|model/nano/README'); do
+        [ -e "$(dirname "$f")/$l" ] || fail "$f: no $l"
+    done
+    for l in $(grep -oE '`(kernels|model|libavfilter|tools|tests|doc|patches)/[A-Za-z0-9_./-]*`' "$f" | tr -d '`'); do
+        [ -e "$l" ] || fail "$f: no $l"
+    done
+done
+done_with "files that the documents name"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -14,7 +14,7 @@ $(BUILD)/libavatar.so: $(LIB_O) $(SRC)/model/avatar.map
 	@echo "LD      $@"
 	@$(CC) -shared -Wl,-soname,libavatar.so.0 -Wl,--version-script=$(SRC)/model/avatar.map -Wl,--no-undefined \
 		-o $@ $(LIB_O) $(OPENMP) $(LDFLAGS) $(LIBS)
-	ln -sf libavatar.so $(BUILD)/libavatar.so.0
+	@ln -sf libavatar.so $(BUILD)/libavatar.so.0
 
 # pc_file PREFIX LIBDIR INCLUDEDIR RPATH; the file is left alone when nothing changed, as FFmpeg is configured anew otherwise
 pc_file = @sed -e 's|@PREFIX@|$(1)|; s|@LIBDIR@|$(2)|; s|@INCLUDEDIR@|$(3)|; s|@VERSION@|$(LIB_VERSION)|; s|@RPATH@|$(4)|' \

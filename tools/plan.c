@@ -75,7 +75,7 @@ static double sum_flops(const OpStat *stat)
 
 static void print_row(const char *what, const PlanMemory *m, double flops)
 {
-    printf("%-22s %9.3f %9.3f %9.3f %9.3f", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
+    printf("%-26s %9.3f %9.3f %9.3f %9.3f", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
            (double)(m->weights + m->state + m->scratch) / GB);
     printf(flops > 0 ? " %10.3f\n" : "\n", flops / 1e12);
 }
@@ -188,7 +188,7 @@ int cmd_plan(int argc, char **argv)
     if (ret < 0)
         return 1;
     printf("%s, %dx%d, %d steps\n", avt_plan_text(&plan, text, sizeof(text)), o.look.out_width, o.look.out_height, steps);
-    printf("%-22s %9s %9s %9s %9s %10s\n", "GB", "weights", "state", "scratch", "sum", "TFLOP");
+    printf("%-26s %9s %9s %9s %9s %10s\n", "GB", "weights", "state", "scratch", "sum", "TFLOP");
     ret = print_ranks(&o, &sizes, &plan, &opt);
     if (ret >= 0)
         ret = print_networks(&o, &sizes, steps, device, &opt);
