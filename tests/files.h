@@ -312,8 +312,8 @@ static inline void pkl_tuple(Buf *b, int nd, const int64_t *v)
 }
 
 /* One tensor: `count` elements of storage `key`, a view of it at `offset` with the strides given. */
-static inline void pkl_tensor(Buf *b, const char *storage, const char *key, int64_t count, int64_t offset, int nd, const int64_t *dim,
-                              const int64_t *stride)
+static inline void pkl_tensor(Buf *b, const char *storage, const char *key, int64_t count, int64_t offset, int nd,
+                              const int64_t *dim, const int64_t *stride)
 {
     buf_text(b, "ctorch._utils\n_rebuild_tensor_v2\n((");
     pkl_text(b, "storage");

@@ -101,7 +101,9 @@ static const char *place(char buf[128], const Binder *b, const CkptTensor *t)
 {
     const char *path = avt_ckpt_path(b->ckpt), *slash = strrchr(path, '/');
 
-    snprintf(buf, 128, strcmp(slash ? slash + 1 : path, t->file) ? " in %s" : "", t->file);
+    buf[0] = 0;
+    if (strcmp(slash ? slash + 1 : path, t->file))
+        snprintf(buf, 128, " in %s", t->file);
     return buf;
 }
 
@@ -123,7 +125,8 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
     if (!same_shape(t, nd, dim)) {
         complain(b, "tensor %s%s: wanted %s, the file has %s %s", name, in, want, avt_dtype_name(t->dtype), have);
     } else if (t->dtype == DT_F8_E4M3 || t->dtype == DT_F8_E5M2) {
-        complain(b, "tensor %s%s: %s weights are not supported; use the published bf16 files", name, in, avt_dtype_name(t->dtype));
+        complain(b, "tensor %s%s: %s weights are not supported; use the published bf16 files", name, in,
+                 avt_dtype_name(t->dtype));
     } else if (!is_float(t->dtype)) {
         complain(b, "tensor %s%s: wanted f32, bf16 or f16, the file has %s", name, in, avt_dtype_name(t->dtype));
     } else if (!planning(b) && (i = avt_ckpt_nonfinite(t)) >= 0) {
@@ -233,7 +236,8 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
     if (merged < 0)
         return harmless(b, nd, dim);
     if (merged)                                                     // rounded once, to what W is stored in
-        return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb)) : put(b, use, DT_F32, nd, dim, b->scratch);
+        return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb))
+                                   : put(b, use, DT_F32, nd, dim, b->scratch);
     if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
         return put(b, use, t->dtype, nd, dim, t->data);
     return to_scratch(b, t, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
@@ -378,8 +382,8 @@ static void report_leftovers(Binder *b)
     if (!nb)
         return;
     fail(b, AVT_INVALID);
-    avt_log(b->log, LOG_ERROR, "%s: %s: left over: %lld %s that this network does not know: %s%s", b->what, avt_ckpt_path(b->ckpt),
-            (long long)nb, nb > 1 ? "tensors" : "tensor", list, nb > SHOWN ? ", ..." : "");
+    avt_log(b->log, LOG_ERROR, "%s: %s: left over: %lld %s that this network does not know: %s%s", b->what,
+            avt_ckpt_path(b->ckpt), (long long)nb, nb > 1 ? "tensors" : "tensor", list, nb > SHOWN ? ", ..." : "");
 }
 
 int avt_binder_finish(Binder *b, int partial)
@@ -388,7 +392,8 @@ int avt_binder_finish(Binder *b, int partial)
 
     if (b->ckpt && b->status != AVT_ERR(ENOMEM)) {
         if (found > shown)
-            avt_log(b->log, LOG_ERROR, "%s: %s: %d problems, the first %d are above", b->what, avt_ckpt_path(b->ckpt), found, shown);
+            avt_log(b->log, LOG_ERROR, "%s: %s: %d problems, the first %d are above", b->what, avt_ckpt_path(b->ckpt), found,
+                    shown);
         if (!partial)
             report_leftovers(b);
         if (!partial && b->lora && b->status >= 0 && avt_lora_finish(b->lora, b->log) < 0)

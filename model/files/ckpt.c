@@ -78,7 +78,8 @@ static int map_descriptor(MappedFile *f, int fd, const Log *log)
         return avt_fail(log, AVT_INVALID, "%s: is empty (0 bytes); download it again", f->path);
     p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED)
-        return avt_fail(log, AVT_ERR(errno), "%s: %lld bytes cannot be mapped: %s", f->path, (long long)st.st_size, strerror(errno));
+        return avt_fail(log, AVT_ERR(errno), "%s: %lld bytes cannot be mapped: %s", f->path, (long long)st.st_size,
+                        strerror(errno));
     f->mapped = 1;
     f->data = p;
     f->size = (size_t)st.st_size;
@@ -176,13 +177,15 @@ static int read_file(Ckpt *c, const MappedFile *f, const Log *log)
     if (starts_with(f, "PK\3\4", 4))
         return avt_ckpt_read_pth(c, f, log);
     if (starts_with(f, "\x80\2", 2) && (f->size < 9 || f->data[8] != '{'))
-        return avt_fail(log, AVT_INVALID, "%s: is a PyTorch file of the old format (before 1.6); save it again with a newer torch.save",
+        return avt_fail(log, AVT_INVALID,
+                        "%s: is a PyTorch file of the old format (before 1.6); save it again with a newer torch.save",
                         f->path);
     if (starts_with(f, "GGUF", 4))
         return avt_fail(log, AVT_INVALID, "%s: is a GGUF file, which is not supported; use the published .safetensors", f->path);
     if (looks_like_text(f))
-        return avt_fail(log, AVT_INVALID, "%s: looks like text, not like weights (an error page saved under this name?); download it "
-                        "again", f->path);
+        return avt_fail(log, AVT_INVALID,
+                        "%s: looks like text, not like weights (an error page under this name?); download it again",
+                        f->path);
     return avt_ckpt_read_safetensors(c, f, log);
 }
 
@@ -230,7 +233,8 @@ static int check_place(const char *dir, const char *path, const Log *log)
     if (inside(real, real_dir, strlen(real_dir)))
         return 0;
     snapshots = strstr(real_dir, "/snapshots/");
-    if (snapshots && inside(real, real_dir, (size_t)(snapshots - real_dir)) && !strncmp(real + (snapshots - real_dir), "/blobs/", 7))
+    if (snapshots && inside(real, real_dir, (size_t)(snapshots - real_dir)) &&
+        !strncmp(real + (snapshots - real_dir), "/blobs/", 7))
         return 0;
     return avt_fail(log, AVT_INVALID, "%s: is a link that leads out of the folder, to %s", path, real);
 }
@@ -273,7 +277,8 @@ static int check_map(Ckpt *c, struct json_object *map, const Log *log)
         const CkptTensor *t = avt_ckpt_find(c, name);
 
         if (!t)
-            return avt_fail(log, AVT_INVALID, "%s: tensor %s is not in its shard %s", c->path, name, json_object_get_string(shard));
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s is not in its shard %s", c->path, name,
+                            json_object_get_string(shard));
         if (strcmp(t->file, json_object_get_string(shard)))
             return avt_fail(log, AVT_INVALID, "%s: tensor %s should be in shard %s, but is in %s", c->path, name,
                             json_object_get_string(shard), t->file);
@@ -294,8 +299,8 @@ static void check_total(const Ckpt *c, struct json_object *root, const Log *log)
         sum += (int64_t)c->tensor[i].size;
     if (json_object_object_get_ex(root, "metadata", &meta) && json_object_object_get_ex(meta, "total_size", &total) &&
         json_object_get_int64(total) != sum)
-        avt_log(log, LOG_WARNING, "%s: total_size says %s bytes, the shards hold %lld", c->path, json_object_to_json_string(total),
-                (long long)sum);
+        avt_log(log, LOG_WARNING, "%s: total_size says %s bytes, the shards hold %lld", c->path,
+                json_object_to_json_string(total), (long long)sum);
 }
 
 static int read_shards(Ckpt *c, struct json_object *root, const Log *log)

@@ -2,10 +2,11 @@
 /*
  * PyTorch .pth: a zip archive with one pickle, R/data.pkl, and one entry of raw bytes per storage, R/data/<key>.
  *
- *   state dict: name -> _rebuild_tensor_v2(storage, offset, size, stride, ..);  storage = ('storage', class, key, place, elements)
+ *   state dict: name -> _rebuild_tensor_v2(storage, offset, size, stride, ..)
+ *   storage:    ('storage', class, key, place, elements)
  *
- * The pickle machine (pickle.h) asks here what a name means. The answer is a closed list; any other name refuses the file, and
- * no code of the file is ever executed. Several tensors may be views of one storage.
+ * The pickle machine (pickle.h) asks here what a name means. The answer is a closed list; any other name refuses the file,
+ * and no code of the file is ever executed. Several tensors may be views of one storage.
  * Source: torch/serialization.py, torch/_utils.py (checkpoints.md 4).
  */
 #include <string.h>
@@ -85,17 +86,18 @@ static int find_symbol(Pickle *m, const char *module, size_t nb_module, const ch
             *out = (PickleValue){ .kind = PK_SYMBOL, .u.at = i };
             return 0;
         }
-    return avt_fail(m->log, AVT_INVALID, "%s: its pickle asks for '%.*s %.*s', which weights have no need of; the file is refused",
-                    m->path, (int)nb_module, module, (int)nb_name, name);
+    return avt_fail(m->log, AVT_INVALID,
+                    "%s: its pickle asks for '%.*s %.*s', which weights have no need of; the file is refused", m->path,
+                    (int)nb_module, module, (int)nb_name, name);
 }
 
 /* ---- storages ------------------------------------------------------------------------------------------------------ */
 
 static int is_storage_id(const Reader *r, const PickleValue *t)
 {
-    return t->kind == PK_TUPLE && t->nb == 5 && avt_pickle_is_text(item(r, t, 0), "storage") && item(r, t, 1)->kind == PK_SYMBOL &&
-           symbols[item(r, t, 1)->u.at].symbol == SYM_STORAGE && item(r, t, 2)->kind == PK_TEXT && item(r, t, 3)->kind == PK_TEXT &&
-           item(r, t, 4)->kind == PK_INT;
+    return t->kind == PK_TUPLE && t->nb == 5 && avt_pickle_is_text(item(r, t, 0), "storage") &&
+           item(r, t, 1)->kind == PK_SYMBOL && symbols[item(r, t, 1)->u.at].symbol == SYM_STORAGE &&
+           item(r, t, 2)->kind == PK_TEXT && item(r, t, 3)->kind == PK_TEXT && item(r, t, 4)->kind == PK_INT;
 }
 
 /* The entry R/data/<key>. */
@@ -125,14 +127,15 @@ static int make_storage(Pickle *m, const PickleValue *id, PickleValue *out)
     s.dtype = symbols[item(r, id, 1)->u.at].dtype;
     s.nb = item(r, id, 4)->u.i;
     if (s.dtype == DT_NB)
-        return avt_fail(r->log, AVT_INVALID, "%s: a tensor of type %s, which is not supported; f32, bf16 or f16 is wanted", r->f->path,
-                        symbols[item(r, id, 1)->u.at].name);
+        return avt_fail(r->log, AVT_INVALID, "%s: a tensor of type %s, which is not supported; f32, bf16 or f16 is wanted",
+                        r->f->path, symbols[item(r, id, 1)->u.at].name);
     key = item(r, id, 2);
     ret = find_entry(r, key, &e);
     if (ret < 0)
         return ret;
     if (s.nb < 0 || __builtin_mul_overflow(s.nb, (int64_t)avt_dtype_size(s.dtype), &size) || (uint64_t)size != e->size)
-        return avt_fail(r->log, AVT_INVALID, "%s: storage data/%.*s: %lld elements of %s were declared, but it has %lld bytes", r->f->path,
+        return avt_fail(r->log, AVT_INVALID,
+                        "%s: storage data/%.*s: %lld elements of %s were declared, but it has %lld bytes", r->f->path,
                         (int)key->nb, key->u.text, (long long)s.nb, avt_dtype_name(s.dtype), (long long)e->size);
     s.data = e->data;
     p = avt_pickle_more(m, &r->storages, 1, sizeof(*p));
@@ -204,7 +207,8 @@ static int rebuild_tensor(Reader *r, const PickleValue *args, PickleValue *out)
 /* (tensor, requires_grad, hooks) -> the tensor */
 static int rebuild_parameter(const Reader *r, const PickleValue *args, PickleValue *out)
 {
-    if (args->nb != 3 || item(r, args, 0)->kind != PTH_TENSOR || item(r, args, 1)->kind != PK_BOOL || !is_empty_dict(r, item(r, args, 2)))
+    if (args->nb != 3 || item(r, args, 0)->kind != PTH_TENSOR || item(r, args, 1)->kind != PK_BOOL ||
+        !is_empty_dict(r, item(r, args, 2)))
         return bad(r, "the description of a parameter is malformed");
     *out = *item(r, args, 0);
     return 0;
@@ -334,7 +338,8 @@ int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log)
 
     if (ret < 0)
         return ret;
-    r.pickle = (Pickle){ .path = f->path, .log = log, .host = &r, .symbol = find_symbol, .persistent = make_storage, .call = call };
+    r.pickle =
+        (Pickle){ .path = f->path, .log = log, .host = &r, .symbol = find_symbol, .persistent = make_storage, .call = call };
     ret = find_pickle(&r);
     if (ret >= 0)
         ret = avt_pickle_run(&r.pickle, &dict);

@@ -60,8 +60,8 @@ static int read_dtype(const Reader *r, CkptTensor *t, struct json_object *o)
             t->dtype = dtypes[i].dtype;
             return 0;
         } else if (!strcmp(s, dtypes[i].name)) {
-            return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: type %s is not supported; f32, bf16 or f16 is wanted", r->f->path,
-                            t->name, s);
+            return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: type %s is not supported; f32, bf16 or f16 is wanted",
+                            r->f->path, t->name, s);
         }
     return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: unknown type %.40s", r->f->path, t->name, s);
 }
@@ -108,7 +108,8 @@ static int read_offsets(Reader *r, CkptTensor *t, struct json_object *o)
     if (begin < 0 || end < begin)
         return bad(r, t->name, "its data ends before it begins");
     if (end > r->size)
-        return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: its data ends at byte %lld, the file has %lld (is the download complete?)",
+        return avt_fail(r->log, AVT_INVALID,
+                        "%s: tensor %s: its data ends at byte %lld, the file has %lld (is the download complete?)",
                         r->f->path, t->name, (long long)(end + (r->data - r->f->data)), (long long)r->f->size);
     if ((size_t)(end - begin) != t->size) {
         char shape[160];
@@ -209,8 +210,9 @@ int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
     if (f->size < 8 || !n || n > MAX_HEADER || f->size < 9 || f->data[8] != '{')
         return avt_fail(log, AVT_INVALID, "%s: is neither a .safetensors nor a PyTorch .pth file", f->path);
     if (n > f->size - 8)
-        return avt_fail(log, AVT_INVALID, "%s: its header has %llu bytes, but the whole file only %lld (is the download complete?)",
-                        f->path, (unsigned long long)n, (long long)f->size);
+        return avt_fail(log, AVT_INVALID,
+                        "%s: its header has %llu bytes, but the whole file only %lld (is the download complete?)", f->path,
+                        (unsigned long long)n, (long long)f->size);
     ret = avt_json_parse_header(&j, (const char *)f->data + 8, (size_t)n, f->path, log);
     if (ret < 0)
         return ret;

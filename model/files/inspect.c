@@ -150,8 +150,8 @@ static int say_lora(Text *t, const ModelDir *m)
         say_unreadable(t, name, &why);
         return 0;
     }
-    say(t, "  %-55s %lld pair%s, rank %d, scale %g\n", name, (long long)avt_lora_nb(l), avt_lora_nb(l) == 1 ? "" : "s", avt_lora_rank(l),
-        avt_lora_scale(l));
+    say(t, "  %-55s %lld pair%s, rank %d, scale %g\n", name, (long long)avt_lora_nb(l), avt_lora_nb(l) == 1 ? "" : "s",
+        avt_lora_rank(l), avt_lora_scale(l));
     avt_lora_close(&l);
     return 1;
 }

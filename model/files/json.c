@@ -381,7 +381,8 @@ static int check_disguise(const char *text, size_t size, const char *path, const
     if (size > 23 && !memcmp(text, "version https://git-lfs", 23))
         return avt_fail(log, AVT_INVALID, "%s: is a Git LFS pointer, not the file; fetch it with 'git lfs pull'", path);
     if (size && text[0] == '<')
-        return avt_fail(log, AVT_INVALID, "%s: is a web page, not JSON (an error page saved under this name?); download it again", path);
+        return avt_fail(log, AVT_INVALID,
+                        "%s: is a web page, not JSON (an error page saved under this name?); download it again", path);
     return 0;
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * JSON of configuration files, over json-c: read with limits, then asked for by key with the file's name in every
- * complaint. The safetensors header and the index use the same strict reader (duplicate keys, depth, numbers: checkpoints.md 3). The log must live as long as the object.
+ * complaint. The safetensors header and the index use the same reader (checkpoints.md 3).
+ * The log must live as long as the object.
  */
 #ifndef AVT_JSON_H
 #define AVT_JSON_H
@@ -20,7 +21,8 @@ void avt_json_close(Json **j);
 int avt_json_has(const Json *j, const char *key);
 /** Name of the i-th key, NULL after the last; valid until close. */
 const char *avt_json_key(const Json *j, int i);
-/** Value of a key, by type. `required` 0: an absent key leaves *value as it is. @return 0 or AVT_INVALID (logged: key, wanted type) */
+/** Value of a key, by type. `required` 0: an absent key leaves *value as it is.
+ *  @return 0 or AVT_INVALID (logged: key, wanted type) */
 int avt_json_int(const Json *j, const char *key, int64_t *value, int64_t min, int64_t max, int required);
 int avt_json_float(const Json *j, const char *key, double *value, int required);
 int avt_json_bool(const Json *j, const char *key, int *value, int required);

@@ -57,7 +57,8 @@ static const struct {
     { ".alpha", ROLE_ALPHA },
 };
 
-static const char *const prefixes[] = { "base_model.model.", "diffusion_model.", "model.diffusion_model.", "transformer.", "module." };
+static const char *const prefixes[] = { "base_model.model.", "diffusion_model.", "model.diffusion_model.", "transformer.",
+                                        "module." };
 static const char kohya[] = "lora_unet_";
 
 /* ---- names --------------------------------------------------------------------------------------------------------- */
@@ -139,8 +140,9 @@ static int read_half(const Lora *l, Half *h, const CkptTensor *t, const Log *log
     h->tensor = t;
     h->role = role_of(t->name, &n);
     if (h->role == ROLE_NONE || t->name + n <= start || n >= NAME)
-        return avt_fail(log, AVT_INVALID, "%s: member %s is not supported: only pairs lora_A and lora_B (or lora_down and lora_up) and "
-                        "alpha are", avt_ckpt_path(l->ckpt), t->name);
+        return avt_fail(log, AVT_INVALID,
+                        "%s: member %s is not supported: only pairs lora_A and lora_B (or lora_down, lora_up) and alpha are",
+                        avt_ckpt_path(l->ckpt), t->name);
     n -= (size_t)(start - t->name);
     h->module = avt_malloc(MEM_CKPT, n + ROOM);
     if (!h->module)
@@ -218,13 +220,15 @@ static int check_pair(const Lora *l, const Pair *p, const Log *log)
     char sa[160], sb[160];
 
     if (!p->a || !p->b)
-        return avt_fail(log, AVT_INVALID, "%s: pair %s is not complete: its half %s is missing", path, p->module, p->a ? "B" : "A");
+        return avt_fail(log, AVT_INVALID, "%s: pair %s is not complete: its half %s is missing", path, p->module,
+                        p->a ? "B" : "A");
     if (!is_float(p->a) || !is_float(p->b))
         return avt_fail(log, AVT_INVALID, "%s: pair %s has type %s; f32, bf16 or f16 is wanted", path, p->module,
                         avt_dtype_name(is_float(p->a) ? p->b->dtype : p->a->dtype));
     if (p->a->nd != 2 || p->b->nd != 2 || p->a->dim[0] < 1 || p->a->dim[0] != p->b->dim[1])
-        return avt_fail(log, AVT_INVALID, "%s: pair %s does not fit together: A is %s, B is %s; [rank, in] and [out, rank] are wanted",
-                        path, p->module, avt_shape_text(sa, sizeof(sa), p->a->nd, p->a->dim),
+        return avt_fail(log, AVT_INVALID,
+                        "%s: pair %s does not fit together: A is %s, B is %s; [rank, in] and [out, rank] are wanted", path,
+                        p->module, avt_shape_text(sa, sizeof(sa), p->a->nd, p->a->dim),
                         avt_shape_text(sb, sizeof(sb), p->b->nd, p->b->dim));
     if (!p->alpha != !l->pair[0].alpha)
         return avt_fail(log, AVT_INVALID, "%s: some pairs have an alpha, %s has not", path, (p->alpha ? l->pair : p)->module);
@@ -258,6 +262,7 @@ static int is_lora(const Ckpt *c)
 static int read_pairs(Lora *l, double alpha, const Log *log)
 {
     const int64_t nb = avt_ckpt_nb(l->ckpt);
+    const char *source = alpha > 0 ? "alpha as asked" : "alpha is half the rank, as published";
     int ret;
 
     if (!is_lora(l->ckpt))
@@ -272,8 +277,10 @@ static int read_pairs(Lora *l, double alpha, const Log *log)
     if (ret < 0)
         return ret;
     l->scale = l->pair[0].scale;
-    avt_log(log, LOG_INFO, "%s: LoRA of %lld pairs, rank %d, scale %g (%s)", avt_ckpt_path(l->ckpt), (long long)l->nb, l->rank, l->scale,
-            alpha > 0 ? "alpha as asked" : l->pair[0].alpha ? "alpha of the file" : "alpha is half the rank, as published");
+    if (alpha <= 0 && l->pair[0].alpha)
+        source = "alpha of the file";
+    avt_log(log, LOG_INFO, "%s: LoRA of %lld pairs, rank %d, scale %g (%s)", avt_ckpt_path(l->ckpt), (long long)l->nb,
+            l->rank, l->scale, source);
     return 0;
 }
 
@@ -383,7 +390,8 @@ static void add_value(float *w, const float *b, const float *a, int64_t r, int64
     *w += scale * sum;
 }
 
-static void add_rows(float *w, const float *b, const float *a, const float *packed, int64_t nb, int64_t in, int64_t r, float scale)
+static void add_rows(float *w, const float *b, const float *a, const float *packed, int64_t nb, int64_t in, int64_t r,
+                     float scale)
 {
     const int64_t rows = nb / ROWS * ROWS, cols = in / COLS * COLS;
 
@@ -412,7 +420,9 @@ static int check_values(const Lora *l, const CkptTensor *t, const Log *log)
 {
     const int64_t i = avt_ckpt_nonfinite(t);
 
-    return i < 0 ? 0 : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite", avt_ckpt_path(l->ckpt), t->name, (long long)i);
+    return i < 0 ? 0
+                 : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite", avt_ckpt_path(l->ckpt), t->name,
+                            (long long)i);
 }
 
 static int any_nonzero(const float *v, int64_t nb)
@@ -447,9 +457,9 @@ int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t i
     if (!p)
         return 0;
     if (p->a->dim[1] != in || p->b->dim[0] != out)
-        return avt_fail(log, AVT_INVALID, "%s: pair %s: A is %s and B is %s, but the weight is [%lld, %lld]", avt_ckpt_path(l->ckpt),
-                        p->module, avt_shape_text(sa, sizeof(sa), 2, p->a->dim), avt_shape_text(sb, sizeof(sb), 2, p->b->dim),
-                        (long long)out, (long long)in);
+        return avt_fail(log, AVT_INVALID, "%s: pair %s: A is %s and B is %s, but the weight is [%lld, %lld]",
+                        avt_ckpt_path(l->ckpt), p->module, avt_shape_text(sa, sizeof(sa), 2, p->a->dim),
+                        avt_shape_text(sb, sizeof(sb), 2, p->b->dim), (long long)out, (long long)in);
     ret = check_values(l, p->a, log);
     if (ret >= 0)
         ret = check_values(l, p->b, log);
@@ -478,8 +488,10 @@ int avt_lora_finish(const Lora *l, const Log *log)
             nb++;
         }
     if (nb)
-        return avt_fail(log, AVT_INVALID, "%s: %lld of %lld pairs match no weight of the model, the first is %s; is it a LoRA for this "
-                        "model?", avt_ckpt_path(l->ckpt), (long long)nb, (long long)l->nb, first->module);
+        return avt_fail(log, AVT_INVALID,
+                        "%s: %lld of %lld pairs match no weight of the model, the first is %s; is it a LoRA for this "
+                        "model?",
+                        avt_ckpt_path(l->ckpt), (long long)nb, (long long)l->nb, first->module);
     if (!l->nonzero)
         avt_log(log, LOG_WARNING, "%s: every B is zero, so this LoRA changes nothing", avt_ckpt_path(l->ckpt));
     return 0;

@@ -24,10 +24,13 @@ typedef struct Part {
 
 static const Part parts[] = {
     { offsetof(ModelDir, config), "the network's sizes", { "config.json" } },
-    { offsetof(ModelDir, dit), "the diffusion transformer",
+    { offsetof(ModelDir, dit),
+      "the diffusion transformer",
       { "diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model.safetensors" } },
     { offsetof(ModelDir, vae), "the video VAE", { "Wan2.1_VAE.pth", "Wan2.1_VAE.safetensors" } },
-    { offsetof(ModelDir, t5), "the text encoder", { "models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors" } },
+    { offsetof(ModelDir, t5),
+      "the text encoder",
+      { "models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors" } },
     { offsetof(ModelDir, spiece), "the tokenizer", { "google/umt5-xxl/spiece.model" } },
     { offsetof(ModelDir, wav2vec2), "the speech encoder", { WAV2VEC2 "model.safetensors" } },
     { offsetof(ModelDir, wav2vec2_config), "the speech encoder's sizes", { WAV2VEC2 "config.json" } },
@@ -59,8 +62,9 @@ static int missing(const char *dir, const Part *p, const Log *log)
     if (exists(dir, "model_index.json", ""))
         return avt_fail(log, AVT_ERR(ENOENT), "%s: is a folder in diffusers' layout, which is not supported; the files of "
                         "Wan-AI/Wan2.2-S2V-14B as published are wanted", dir);
-    return avt_fail(log, AVT_ERR(ENOENT), "%s/%s (%s) is missing%s; a model folder holds the files of Wan-AI/Wan2.2-S2V-14B as published",
-                    dir, p->path[0], p->what, part ? ": its download did not finish" : "");
+    return avt_fail(log, AVT_ERR(ENOENT),
+                    "%s/%s (%s) is missing%s; a model folder holds the files of Wan-AI/Wan2.2-S2V-14B as published", dir,
+                    p->path[0], p->what, part ? ": its download did not finish" : "");
 }
 
 static int find_part(ModelDir *m, const Part *p)
@@ -97,7 +101,9 @@ static int read_lora_rule(ModelDir *m, const Json *j, const char *path, const Lo
     if (ret < 0 || !rule)
         return ret;
     m->lora_rule = !strcmp(rule, "required") ? LORA_REQUIRED : !strcmp(rule, "none") ? LORA_NONE : LORA_UNSAID;
-    return m->lora_rule ? 0 : avt_fail(log, AVT_INVALID, "%s: \"lora\" must be \"required\" or \"none\", but is \"%.40s\"", path, rule);
+    return m->lora_rule
+               ? 0
+               : avt_fail(log, AVT_INVALID, "%s: \"lora\" must be \"required\" or \"none\", but is \"%.40s\"", path, rule);
 }
 
 static int read_text(char **to, const Json *j, const char *key)

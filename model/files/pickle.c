@@ -384,8 +384,10 @@ static int protocol(Pickle *m)
 static int unknown(Pickle *m, int op)
 {
     m->p--;
-    return avt_fail(m->log, AVT_INVALID, "%s: data.pkl has instruction 0x%02x at byte %lld, which weights have no need of; the file is "
-                    "refused", m->path, op, (long long)(m->p - m->code));
+    return avt_fail(m->log, AVT_INVALID,
+                    "%s: data.pkl has instruction 0x%02x at byte %lld, which weights have no need of; the file is "
+                    "refused",
+                    m->path, op, (long long)(m->p - m->code));
 }
 
 static int step(Pickle *m, int op)

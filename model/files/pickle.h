@@ -22,7 +22,7 @@ typedef struct PickleValue {
     union {
         int64_t i;                      // PK_INT, PK_BOOL
         const char *text;               // PK_TEXT, in the pickle
-        size_t at;                      // PK_TUPLE: first item; PK_DICT: in dicts; PK_SYMBOL and the host's kinds: the host's number
+        size_t at;                      // PK_TUPLE: first item; PK_DICT: in dicts; others: the host's number
     } u;
 } PickleValue;
 

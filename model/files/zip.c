@@ -47,8 +47,8 @@ static int bad(const MappedFile *f, const Log *log, const char *what)
 
 static int bad_entry(const MappedFile *f, const ZipEntry *e, const Log *log, const char *what)
 {
-    return avt_fail(log, AVT_INVALID, "%s: damaged zip archive: entry %.*s: %s", f->path, (int)(e->name_size < 200 ? e->name_size : 200),
-                    e->name, what);
+    return avt_fail(log, AVT_INVALID, "%s: damaged zip archive: entry %.*s: %s", f->path,
+                    (int)(e->name_size < 200 ? e->name_size : 200), e->name, what);
 }
 
 /* The end record: the last one whose comment reaches exactly to the end of the file. NULL: none */
@@ -89,7 +89,8 @@ static int read_end(Directory *d, const MappedFile *f, const Log *log)
     int ret = 0;
 
     if (!end)
-        return avt_fail(log, AVT_INVALID, "%s: damaged zip archive: it has no end record after %lld bytes (is the download complete?)",
+        return avt_fail(log, AVT_INVALID,
+                        "%s: damaged zip archive: it has no end record after %lld bytes (is the download complete?)",
                         f->path, (long long)f->size);
     if (get16(end + 4) || get16(end + 6) || get16(end + 8) != get16(end + 10))
         return bad(f, log, "it spans several disks");

@@ -64,10 +64,14 @@ static void require_linear(Bench *x, const Linear *l, const float *w, const floa
 static void test_placed(void **state)
 {
     const FileTensor t[] = {
-        { "net.0.l.weight", "F32", 2, { OUT, IN }, w32, sizeof(w32) }, { "net.0.l.bias", "F32", 1, { OUT }, b32, sizeof(b32) },
-        { "net.1.l.weight", "BF16", 2, { OUT, IN }, w16, sizeof(w16) }, { "net.2.l.weight", "F16", 2, { OUT, IN }, h16, sizeof(h16) },
-        { "net.3.l.weight", "F64", 2, { OUT, IN }, w64, sizeof(w64) }, { "net.mod", "BF16", 3, { 1, OUT, IN }, w16, sizeof(w16) },
-        { "net.extra.a", "F32", 1, { OUT }, b32, sizeof(b32) }, { "net.extra.b", "F32", 1, { OUT }, b32, sizeof(b32) },
+        { "net.0.l.weight", "F32", 2, { OUT, IN }, w32, sizeof(w32) },
+        { "net.0.l.bias", "F32", 1, { OUT }, b32, sizeof(b32) },
+        { "net.1.l.weight", "BF16", 2, { OUT, IN }, w16, sizeof(w16) },
+        { "net.2.l.weight", "F16", 2, { OUT, IN }, h16, sizeof(h16) },
+        { "net.3.l.weight", "F64", 2, { OUT, IN }, w64, sizeof(w64) },
+        { "net.mod", "BF16", 3, { 1, OUT, IN }, w16, sizeof(w16) },
+        { "net.extra.a", "F32", 1, { OUT }, b32, sizeof(b32) },
+        { "net.extra.b", "F32", 1, { OUT }, b32, sizeof(b32) },
         { "other", "F32", 1, { OUT }, b32, sizeof(b32) },
     };
     float r16[OUT * IN], rh[OUT * IN], *got, *host;
@@ -289,8 +293,10 @@ static void test_plan(void **state)
 static void test_no_memory(void **state)
 {
     const FileTensor t[] = {
-        { "l.weight", "F16", 2, { OUT, IN }, h16, sizeof(h16) }, { "l.bias", "F32", 1, { OUT }, b32, sizeof(b32) },
-        { "mod", "F32", 2, { OUT, 7 }, (const float[OUT * 7]){ 1 }, OUT * 28 }, { "c.weight", "F16", 3, { OUT, 2, 2 }, h16, sizeof(h16) },
+        { "l.weight", "F16", 2, { OUT, IN }, h16, sizeof(h16) },
+        { "l.bias", "F32", 1, { OUT }, b32, sizeof(b32) },
+        { "mod", "F32", 2, { OUT, 7 }, (const float[OUT * 7]){ 1 }, OUT * 28 },
+        { "c.weight", "F16", 3, { OUT, 2, 2 }, h16, sizeof(h16) },
         { "c.bias", "F32", 1, { OUT }, b32, sizeof(b32) },
     };
     Bench x;
@@ -336,8 +342,9 @@ static void test_full_arena(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_placed), cmocka_unit_test(test_conv), cmocka_unit_test(test_refused), cmocka_unit_test(test_other_users),
-        cmocka_unit_test(test_counts), cmocka_unit_test(test_shard), cmocka_unit_test(test_zero_weight), cmocka_unit_test(test_plan), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_placed),      cmocka_unit_test(test_conv),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_other_users), cmocka_unit_test(test_counts), cmocka_unit_test(test_shard),
+        cmocka_unit_test(test_zero_weight), cmocka_unit_test(test_plan),   cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_full_arena),
     };
 

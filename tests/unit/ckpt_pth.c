@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* PyTorch .pth: every style of archive read back bit-equal; hostile archives and pickles refused in a sentence, nothing executed. */
+/* PyTorch .pth: every style of archive read back bit-equal; hostile archives and pickles refused in a sentence, nothing
+ * executed. */
 #include "base/mem.h"
 #include "files.h"
 #include "files/ckpt.h"
@@ -75,7 +76,8 @@ static void test_views(void **state)
     pkl_tensor(&pkl, "FloatStorage", "0", 6, 1, 1, (int64_t[]){ 2 }, (int64_t[]){ 1 });
     buf_text(&pkl, "\x88" "ccollections\nOrderedDict\n)RtR");
     buf_put(&pkl, "u}q\1X\t\0\0\0_metadatah\0sb.", 23);                // state: {"_metadata": the dict itself}
-    b = zip_make((ZipFile[]){ { "x/data.pkl", pkl.p, pkl.n }, { "x/byteorder", "little", 6 }, { "x/data/0", f32, 24 } }, 3, plain);
+    b = zip_make((ZipFile[]){ { "x/data.pkl", pkl.p, pkl.n }, { "x/byteorder", "little", 6 }, { "x/data/0", f32, 24 } }, 3,
+                 plain);
     REQUIRE_OK(open_bytes(&c, &b));
     REQUIRE(avt_ckpt_nb(c) == 3);
     REQUIRE(!memcmp(avt_ckpt_find(c, "whole")->data, f32, 24));

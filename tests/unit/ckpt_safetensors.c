@@ -113,8 +113,11 @@ static void test_nonfinite(void **state)
         DType type;
         uint32_t fine, bad[2];
     } kinds[] = {
-        { DT_F32, 0x7f7fffff, { 0x7f800000, 0xffc00000 } }, { DT_BF16, 0x7f7f, { 0x7f80, 0xff81 } }, { DT_F16, 0x7bff, { 0x7c00, 0xfe00 } },
-        { DT_F8_E4M3, 0x7e, { 0x7f, 0xff } }, { DT_F8_E5M2, 0x7b, { 0x7c, 0xff } },
+        { DT_F32, 0x7f7fffff, { 0x7f800000, 0xffc00000 } },
+        { DT_BF16, 0x7f7f, { 0x7f80, 0xff81 } },
+        { DT_F16, 0x7bff, { 0x7c00, 0xfe00 } },
+        { DT_F8_E4M3, 0x7e, { 0x7f, 0xff } },
+        { DT_F8_E5M2, 0x7b, { 0x7c, 0xff } },
     };
     enum { N = 400000 };
     uint8_t *mem = malloc(4 * N + 1), *p = mem + 1;
@@ -144,18 +147,21 @@ static const struct {
     size_t size;                        // of the data
     const char *said, *culprit;
 } refused[] = {
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"w\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}", 8,
-      "'w' is given twice", "bad.safetensors" },
-    { "{\"w\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "'dtype' is given twice", "bad.safetensors" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"w\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}",
+      8, "'w' is given twice", "bad.safetensors" },
+    { "{\"w\":{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "'dtype' is given twice",
+      "bad.safetensors" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, "ends before it begins", "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", 8, "is the download complete?", "tensor w" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"v\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}", 12,
-      "overlaps", "tensor v" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}", 16,
-      "a hole", "tensor v" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"v\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
+      12, "overlaps", "tensor v" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}",
+      16, "a hole", "tensor v" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "a hole", "tensor w" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 8, "4 bytes follow the last tensor", "bad.safetensors" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, "f32 [3] needs 12 bytes, but has 8", "tensor w" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 8, "4 bytes follow the last tensor",
+      "bad.safetensors" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, "f32 [3] needs 12 bytes, but has 8",
+      "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,8]}}", 8, "too large", "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[9223372036854775807],\"data_offsets\":[0,8]}}", 8, "too large", "tensor w" },
     { "{\"w\":{\"dtype\":\"F33\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "unknown type F33", "tensor w" },
@@ -166,10 +172,12 @@ static const struct {
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "has no \"data_offsets\"", "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, "has no \"data_offsets\"", "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[\"2\"],\"data_offsets\":[0,8]}}", 8, "not a list of whole numbers", "tensor w" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, "more than 8 dimensions", "tensor w" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}", 8, "more than 8 dimensions",
+      "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, "between 0 and 2^63 - 1", "bad.safetensors" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]}}", 8, "whole", "bad.safetensors" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,99999999999999999999]}}", 8, "between 0", "bad.safetensors" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,99999999999999999999]}}", 8, "between 0",
+      "bad.safetensors" },
     { "{\"w\":[1,2]}", 8, "not described by an object", "tensor w" },
     { "{\"__metadata__\":{\"a\":1}}", 0, "not an object of texts", "__metadata__" },
     { "{\"__metadata__\":\"a\"}", 0, "not an object of texts", "__metadata__" },
@@ -213,8 +221,8 @@ static void test_refused_lengths(void **state)
         uint64_t n;
         const char *said;
     } lengths[] = {
-        { 0, "neither" }, { 100000001, "neither" }, { UINT64_MAX, "neither" }, { UINT64_MAX - 7, "neither" }, { 99999999, "complete?" },
-        { 3, "complete?" },
+        { 0, "neither" },          { 100000001, "neither" }, { UINT64_MAX, "neither" }, { UINT64_MAX - 7, "neither" },
+        { 99999999, "complete?" }, { 3, "complete?" },
     };
 
     (void)state;
@@ -241,7 +249,8 @@ static void test_refused_files(void **state)
         { "s.safetensors", "\1\2\3", 3, "neither a .safetensors nor" },
         { "l.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", 65, "Git LFS pointer" },
         { "h.safetensors", "<!DOCTYPE html><html><head><title>404</title></head></html>", 58, "looks like text" },
-        { "j.safetensors", "{\"error\": \"Repository not found\", \"code\": 404, \"and\": \"so on and on\"}", 68, "looks like text" },
+        { "j.safetensors", "{\"error\": \"Repository not found\", \"code\": 404, \"and\": \"so on and on\"}", 68,
+          "looks like text" },
         { "t.safetensors.part", "\x10\0\0\0\0\0\0\0{", 9, "did not finish" },
         { "t.safetensors.incomplete", "\x10\0\0\0\0\0\0\0{", 9, "did not finish" },
         { "g.gguf", "GGUF\3\0\0\0", 8, "GGUF" },
@@ -278,7 +287,8 @@ static int open_index(Ckpt **c, const char *index)
     return avt_ckpt_open(c, tmp_text(INDEX, index), test_log());
 }
 
-#define MAP4 "\"z.u8\":\"m-1.safetensors\",\"a.f32\":\"m-1.safetensors\",\"a.bf16\":\"m-1.safetensors\",\"a.f16\":\"m-1.safetensors\""
+#define MAP4                                                                                                                \
+    "\"z.u8\":\"m-1.safetensors\",\"a.f32\":\"m-1.safetensors\",\"a.bf16\":\"m-1.safetensors\",\"a.f16\":\"m-1.safetensors\""
 #define MAP6 MAP4 ",\"m.f64\":\"m-2.safetensors\",\"m.i64\":\"m-2.safetensors\""
 
 static void test_index(void **state)
@@ -317,8 +327,10 @@ static void test_refused_index(void **state)
         { "{\"weight_map\":{\"w\":5}}", "bare name", "tensor w" },
         { "{\"weight_map\":{" MAP4 ",\"m.f64\":\"m-3.safetensors\"}}", "cannot be opened", "m-3.safetensors" },
         { "{\"weight_map\":{" MAP6 ",\"more\":\"m-2.safetensors\"}}", "tensor more is not in its shard m-2", INDEX },
-        { "{\"weight_map\":{" MAP4 ",\"m.f64\":\"m-2.safetensors\"}}", "tensor m.i64 of shard m-2.safetensors is not in the index", INDEX },
-        { "{\"weight_map\":{" MAP4 ",\"m.f64\":\"m-1.safetensors\",\"m.i64\":\"m-2.safetensors\"}}", "m.f64 should be in shard m-1", "is in m-2" },
+        { "{\"weight_map\":{" MAP4 ",\"m.f64\":\"m-2.safetensors\"}}",
+          "tensor m.i64 of shard m-2.safetensors is not in the index", INDEX },
+        { "{\"weight_map\":{" MAP4 ",\"m.f64\":\"m-1.safetensors\",\"m.i64\":\"m-2.safetensors\"}}",
+          "m.f64 should be in shard m-1", "is in m-2" },
         { "{\"weight_map\":{" MAP6 ",\"twice\":\"m-4.safetensors\"}}", "tensor z.u8 is there twice", "m-4.safetensors" },
     };
     Ckpt *c;
@@ -456,10 +468,10 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_single), cmocka_unit_test(test_conversion), cmocka_unit_test(test_nonfinite),
+        cmocka_unit_test(test_single),          cmocka_unit_test(test_conversion),      cmocka_unit_test(test_nonfinite),
         cmocka_unit_test(test_refused_headers), cmocka_unit_test(test_refused_lengths), cmocka_unit_test(test_refused_files),
-        cmocka_unit_test(test_index), cmocka_unit_test(test_refused_index), cmocka_unit_test(test_links), cmocka_unit_test(test_changed),
-        cmocka_unit_test(test_damage), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_index),           cmocka_unit_test(test_refused_index),   cmocka_unit_test(test_links),
+        cmocka_unit_test(test_changed),         cmocka_unit_test(test_damage),          cmocka_unit_test(test_no_memory),
     };
 
     return test_main("ckpt_safetensors", tests);

@@ -220,8 +220,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values), cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_long_name), cmocka_unit_test(test_damage), cmocka_unit_test(test_files), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_values),    cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_long_name), cmocka_unit_test(test_damage),       cmocka_unit_test(test_files),
+        cmocka_unit_test(test_no_memory),
     };
 
     return test_main("json", tests);

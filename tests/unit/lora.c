@@ -98,7 +98,8 @@ static void test_names(void **state)
         REQUIRE_OK(open_file(&l, &f, 0, LOG_INFO));
         require_said("LoRA of 4 pairs, rank 3, scale 0.5", "half the rank");
         REQUIRE(avt_lora_nb(l) == NB && avt_lora_rank(l) == R && avt_lora_scale(l) == 0.5);
-        REQUIRE(!avt_lora_has(l, "blocks.0.self_attn.k") && !avt_lora_has(l, "blocks.0.self_attn.qq") && !avt_lora_has(l, "blocks.0"));
+        REQUIRE(!avt_lora_has(l, "blocks.0.self_attn.k") && !avt_lora_has(l, "blocks.0.self_attn.qq") &&
+                !avt_lora_has(l, "blocks.0"));
         REQUIRE(avt_lora_merge(l, "blocks.1.ffn.0", zero, 1, 1, NULL) == 0);
         require_merge(l, 0.5);
         avt_lora_close(&l);
@@ -145,20 +146,27 @@ static void test_refused(void **state)
         int nb;
         const char *said, *culprit;
     } bad[] = {
-        { { { "blocks.0.self_attn.q.weight", "F32", 2, { OUT, IN }, w, sizeof(w) } }, 1, "a full checkpoint is no LoRA", "blocks.0.self" },
+        { { { "blocks.0.self_attn.q.weight", "F32", 2, { OUT, IN }, w, sizeof(w) } },
+          1, "a full checkpoint is no LoRA", "blocks.0.self" },
         { { A_OF("x.q") }, 1, "half B is missing", "x.q" },
         { { B_OF("x.q") }, 1, "half A is missing", "x.q" },
         { { A_OF("x.q"), B_OF("x.k") }, 2, "is not complete", "x.k" },
-        { { A_OF("x.q"), B_OF("x.q"), { "x.q.weight", "F32", 2, { OUT, IN }, w, sizeof(w) } }, 3, "is not supported", "x.q.weight" },
+        { { A_OF("x.q"), B_OF("x.q"), { "x.q.weight", "F32", 2, { OUT, IN }, w, sizeof(w) } },
+          3, "is not supported", "x.q.weight" },
         { { A_OF("x.q"), B_OF("x.q"), { "x.q.diff", "F32", 1, { 3 }, w, 12 } }, 3, "is not supported", "x.q.diff" },
         { { A_OF("x.q"), B_OF("x.q"), { "x.q.diff_b", "F32", 1, { 3 }, w, 12 } }, 3, "is not supported", "x.q.diff_b" },
-        { { A_OF("x.q"), B_OF("x.q"), { "x.q.dora_scale", "F32", 1, { 3 }, w, 12 } }, 3, "is not supported", "x.q.dora_scale" },
-        { { A_OF("x.q"), B_OF("x.q"), { "x.q.lora_mid.weight", "F32", 1, { 3 }, w, 12 } }, 3, "is not supported", "x.q.lora_mid" },
+        { { A_OF("x.q"), B_OF("x.q"), { "x.q.dora_scale", "F32", 1, { 3 }, w, 12 } },
+          3, "is not supported", "x.q.dora_scale" },
+        { { A_OF("x.q"), B_OF("x.q"), { "x.q.lora_mid.weight", "F32", 1, { 3 }, w, 12 } },
+          3, "is not supported", "x.q.lora_mid" },
         { { A_OF("x.q"), B_OF("x.q"), A_OF("diffusion_model.x.q") }, 3, "same half of a pair", "diffusion_model.x.q" },
-        { { A_OF("x.attn1.to_q"), B_OF("x.attn1.to_q"), A_OF("x.cross_attn.q"), B_OF("x.cross_attn.q") }, 4, "a mixture is not", "2 of 4" },
-        { { { "x.q.lora_A.weight", "F32", 2, { R + 1, IN }, w, (R + 1) * IN * 4 }, B_OF("x.q") }, 2, "A is [4, 21], B is [13, 3]", "x.q" },
+        { { A_OF("x.attn1.to_q"), B_OF("x.attn1.to_q"), A_OF("x.cross_attn.q"), B_OF("x.cross_attn.q") },
+          4, "a mixture is not", "2 of 4" },
+        { { { "x.q.lora_A.weight", "F32", 2, { R + 1, IN }, w, (R + 1) * IN * 4 }, B_OF("x.q") },
+          2, "A is [4, 21], B is [13, 3]", "x.q" },
         { { { "x.q.lora_A.weight", "F32", 1, { IN }, w, IN * 4 }, B_OF("x.q") }, 2, "A is [21]", "x.q" },
-        { { { "x.q.lora_A.weight", "F32", 2, { 0, IN }, w, 0 }, { "x.q.lora_B.weight", "F32", 2, { OUT, 0 }, w, 0 } }, 2, "fit together", "x.q" },
+        { { { "x.q.lora_A.weight", "F32", 2, { 0, IN }, w, 0 }, { "x.q.lora_B.weight", "F32", 2, { OUT, 0 }, w, 0 } },
+          2, "fit together", "x.q" },
         { { { "x.q.lora_A.weight", "I32", 2, { R, IN }, w, R * IN * 4 }, B_OF("x.q") }, 2, "type i32", "x.q" },
         { { A_OF("x.q"), { "x.q.lora_B.weight", "F8_E4M3", 2, { OUT, R }, w, OUT * R } }, 2, "type f8_e4m3", "x.q" },
         { { A_OF("x.q"), B_OF("x.q"), { "x.q.alpha", "F32", 1, { 2 }, w, 8 } }, 3, "one finite number", "x.q.alpha" },
@@ -198,7 +206,9 @@ static void test_some_alpha(void **state)
 static void test_refused_merge(void **state)
 {
     float bad[R * IN] = { 0 }, v[OUT * IN] = { 0 };
-    const FileTensor t[] = { A_OF("x.q"), B_OF("x.q"), { "x.k.lora_A.weight", "F32", 2, { R, IN }, bad, sizeof(bad) }, B_OF("x.k") };
+    const FileTensor t[] = {
+        A_OF("x.q"), B_OF("x.q"), { "x.k.lora_A.weight", "F32", 2, { R, IN }, bad, sizeof(bad) }, B_OF("x.k")
+    };
     Buf f;
     Lora *l;
 
@@ -420,9 +430,10 @@ static void test_golden(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names), cmocka_unit_test(test_alpha), cmocka_unit_test(test_refused), cmocka_unit_test(test_some_alpha),
-        cmocka_unit_test(test_refused_merge), cmocka_unit_test(test_zero), cmocka_unit_test(test_bound), cmocka_unit_test(test_bound_sets),
-        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_names),      cmocka_unit_test(test_alpha),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_some_alpha), cmocka_unit_test(test_refused_merge), cmocka_unit_test(test_zero),
+        cmocka_unit_test(test_bound),      cmocka_unit_test(test_bound_sets),    cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_golden),
     };
 
     test_random(w, OUT * IN, 1);

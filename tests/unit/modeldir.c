@@ -6,8 +6,13 @@
 #include "files/modeldir.h"
 
 static const char *const files[] = {
-    "config.json", "diffusion_pytorch_model.safetensors.index.json", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth",
-    "google/umt5-xxl/spiece.model", "wav2vec2-large-xlsr-53-english/model.safetensors", "wav2vec2-large-xlsr-53-english/config.json",
+    "config.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "Wan2.1_VAE.pth",
+    "models_t5_umt5-xxl-enc-bf16.pth",
+    "google/umt5-xxl/spiece.model",
+    "wav2vec2-large-xlsr-53-english/model.safetensors",
+    "wav2vec2-large-xlsr-53-english/config.json",
     "wav2vec2-large-xlsr-53-english/preprocessor_config.json",
 };
 enum { NB = sizeof(files) / sizeof(files[0]) };
@@ -33,7 +38,8 @@ static void test_found(void **state)
     REQUIRE_OK(open_dir(&m));
     REQUIRE(!strcmp(m.dir, tmp_dir));
     REQUIRE(!strcmp(m.config, tmp_path(files[0])) && !strcmp(m.dit, tmp_path(files[1])) && !strcmp(m.vae, tmp_path(files[2])));
-    REQUIRE(!strcmp(m.t5, tmp_path(files[3])) && !strcmp(m.spiece, tmp_path(files[4])) && !strcmp(m.wav2vec2, tmp_path(files[5])));
+    REQUIRE(!strcmp(m.t5, tmp_path(files[3])) && !strcmp(m.spiece, tmp_path(files[4])) &&
+            !strcmp(m.wav2vec2, tmp_path(files[5])));
     REQUIRE(!strcmp(m.wav2vec2_config, tmp_path(files[6])) && !strcmp(m.wav2vec2_preprocessor, tmp_path(files[7])));
     REQUIRE(!m.lora && !m.name && !m.prompt && !m.steps && !m.area && !m.width && m.lora_rule == LORA_UNSAID && !m.lora_alpha);
     avt_modeldir_close(&m);
@@ -61,7 +67,8 @@ static void test_alternatives(void **state)
     tmp_text("models_t5_umt5-xxl-enc-bf16.safetensors", "x");
     REQUIRE_OK(open_dir(&m));
     REQUIRE(!strcmp(m.lora, tmp_path("liveavatar.safetensors")));
-    REQUIRE(!strcmp(m.dit, tmp_path("diffusion_pytorch_model.safetensors")) && !strcmp(m.vae, tmp_path("Wan2.1_VAE.safetensors")));
+    REQUIRE(!strcmp(m.dit, tmp_path("diffusion_pytorch_model.safetensors")) &&
+            !strcmp(m.vae, tmp_path("Wan2.1_VAE.safetensors")));
     REQUIRE(!strcmp(m.t5, tmp_path("models_t5_umt5-xxl-enc-bf16.safetensors")));
     avt_modeldir_close(&m);
     tmp_close();
@@ -106,10 +113,13 @@ static void test_avatar_json(void **state)
     (void)state;
     tmp_open();
     write_model();
-    tmp_text("avatar.json", "{\"name\": \"nano\", \"prompt\": \"A person speaks.\", \"steps\": 4, \"size\": \"256x384\", \"lora\": \"none\", "
-             "\"lora_alpha\": 32}");
+    tmp_text(
+        "avatar.json",
+        "{\"name\": \"nano\", \"prompt\": \"A person speaks.\", \"steps\": 4, \"size\": \"256x384\", \"lora\": \"none\", "
+        "\"lora_alpha\": 32}");
     REQUIRE_OK(open_dir(&m));
-    REQUIRE(!strcmp(m.name, "nano") && !strcmp(m.prompt, "A person speaks.") && m.steps == 4 && m.width == 256 && m.height == 384);
+    REQUIRE(!strcmp(m.name, "nano") && !strcmp(m.prompt, "A person speaks.") && m.steps == 4 && m.width == 256 &&
+            m.height == 384);
     REQUIRE(m.lora_rule == LORA_NONE && m.lora_alpha == 32 && !m.area);
     avt_modeldir_close(&m);
     tmp_text("avatar.json", "{\"area\": 270336, \"lora\": \"required\"}");
@@ -122,14 +132,23 @@ static void test_avatar_json(void **state)
 static void test_bad_avatar_json(void **state)
 {
     static const char *const bad[][2] = {
-        { "{", "damaged JSON" }, { "{\"name\": 5}", "\"name\" must be a text" }, { "{\"prompt\": []}", "\"prompt\" must be a text" },
-        { "{\"steps\": 0}", "\"steps\" must be between" }, { "{\"steps\": 4.5}", "\"steps\" must be a whole number" },
-        { "{\"area\": -1}", "\"area\" must be between" }, { "{\"size\": 704}", "\"size\" must be a text" },
-        { "{\"size\": \"704\"}", "\"size\" must be WIDTHxHEIGHT" }, { "{\"size\": \"700x384\"}", "multiples of 16, but is 700x384" },
-        { "{\"size\": \"704x384x3\"}", "\"size\" must be WIDTHxHEIGHT" }, { "{\"size\": \"0x0\"}", "\"size\" must be" },
-        { "{\"size\": \"-16x16\"}", "\"size\" must be" }, { "{\"size\": \"99999x16\"}", "\"size\" must be" },
-        { "{\"lora\": \"maybe\"}", "\"lora\" must be" }, { "{\"lora\": true}", "\"lora\" must be a text" },
-        { "{\"lora_alpha\": -4}", "\"lora_alpha\" must be" }, { "{\"lora_alpha\": \"x\"}", "\"lora_alpha\" must be a number" },
+        { "{", "damaged JSON" },
+        { "{\"name\": 5}", "\"name\" must be a text" },
+        { "{\"prompt\": []}", "\"prompt\" must be a text" },
+        { "{\"steps\": 0}", "\"steps\" must be between" },
+        { "{\"steps\": 4.5}", "\"steps\" must be a whole number" },
+        { "{\"area\": -1}", "\"area\" must be between" },
+        { "{\"size\": 704}", "\"size\" must be a text" },
+        { "{\"size\": \"704\"}", "\"size\" must be WIDTHxHEIGHT" },
+        { "{\"size\": \"700x384\"}", "multiples of 16, but is 700x384" },
+        { "{\"size\": \"704x384x3\"}", "\"size\" must be WIDTHxHEIGHT" },
+        { "{\"size\": \"0x0\"}", "\"size\" must be" },
+        { "{\"size\": \"-16x16\"}", "\"size\" must be" },
+        { "{\"size\": \"99999x16\"}", "\"size\" must be" },
+        { "{\"lora\": \"maybe\"}", "\"lora\" must be" },
+        { "{\"lora\": true}", "\"lora\" must be a text" },
+        { "{\"lora_alpha\": -4}", "\"lora_alpha\" must be" },
+        { "{\"lora_alpha\": \"x\"}", "\"lora_alpha\" must be a number" },
         { "{\"area\": 65536, \"size\": \"256x256\"}", "exclude each other" },
     };
     ModelDir m;
@@ -193,8 +212,11 @@ static int lines_of(const char *text)
 static void test_inspect(void **state)
 {
     static const float v[12];
-    const FileTensor t[] = { { "a", "F32", 2, { 2, 3 }, v, 24 }, { "b", "BF16", 1, { 4 }, v, 8 }, { "c", "BF16", 1, { 2 }, v, 4 } };
-    const FileTensor lora[] = { { "x.q.lora_A.weight", "F32", 2, { 2, 3 }, v, 24 }, { "x.q.lora_B.weight", "F32", 2, { 4, 2 }, v, 32 } };
+    const FileTensor t[] = { { "a", "F32", 2, { 2, 3 }, v, 24 },
+                             { "b", "BF16", 1, { 4 }, v, 8 },
+                             { "c", "BF16", 1, { 2 }, v, 4 } };
+    const FileTensor lora[] = { { "x.q.lora_A.weight", "F32", 2, { 2, 3 }, v, 24 },
+                                { "x.q.lora_B.weight", "F32", 2, { 4, 2 }, v, 32 } };
     char *text;
 
     (void)state;
