@@ -101,13 +101,14 @@ static int rms_norm(Backend *be, const OpCall *c)
 static int channel_norm(Backend *be, const OpCall *c)
 {
     const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const double root = sqrt((double)width);
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < nb; r++) {
         const float *x = (const float *)c->in[0].data + r * width;
-        const double f = sqrt((double)width) / fmax(sqrt(lane_squares(x, width, 0)), 1e-12);
+        const double size = sqrt(lane_squares(x, width, 0));
 
-        row_scale((float *)c->out.data + r * width, x, c->in[1].data, width, f, c->u.linear.act);
+        row_scale((float *)c->out.data + r * width, x, c->in[1].data, width, root / (size > 1e-12 ? size : 1e-12), c->u.linear.act);
     }
     return 0;
 }

@@ -14,7 +14,9 @@
  * A primitive is made at the first call of a shape and kept; its memory objects get new addresses at each call. Scratch is
  * one buffer of ours, as large as the most demanding primitive needs, so that later calls allocate nothing.
  *
- * Threads: bits do not depend on their number (tests/kernels compare 1, 2 and 3): a result is summed by one thread.
+ * Threads: with AVX-512 bits do not depend on their number (tests/kernels compare 1, 2 and 3): a result is summed by one thread.
+ * With AVX2 alone version 2 may share one long sum among threads. Below AVX2 plain C stays: there version 2 adds a residual
+ * wrongly when channels do not fill a vector (seen with 2.6.3, 5 to 7 channels), and is hardly faster.
  */
 #include <omp.h>
 #include <string.h>
@@ -47,6 +49,7 @@ typedef struct Item {                   // what is kept of a Problem
     Md wei;                             // order of the packed weights
     size_t size;                        // their bytes
     size_t scratch_size;
+    int slow;                           // oneDNN has only its reference for this
     dnnl_primitive_t run, repack;       // repack: NULL when the packed order is the wanted one
     dnnl_memory_t src, w, bias, dst, gate, res, scratch, packed;
 } Item;
@@ -289,6 +292,7 @@ static dnnl_status_t choose_pd(const Onednn *o, dnnl_primitive_desc_t *pd, Item 
     if (*pd)
         dnnl_primitive_desc_destroy(*pd);
     *pd = own;
+    it->slow = is_reference(own);
     s = md_query(&it->wei, own, dnnl_query_weights_md);
     if (!s && !dnnl_memory_desc_equal(REF(packed), REF(&it->wei)))
         s = make_repack(o, it, packed, &it->wei);
@@ -501,21 +505,27 @@ static int execute(Onednn *o, Item *it, const Operands *x)
     return check(o, dnnl_primitive_execute(it->run, o->stream, nb, args), "an execution");
 }
 
-/* `threads` is filled in here. */
-static int solve(Backend *be, Problem *p, const Operands *x)
+/* The primitive of `p`, whose `threads` are filled in here. */
+static int find_item(Backend *be, Item **it, Problem *p)
 {
     Onednn *o = ((Cpu *)be->priv)->onednn;
     double work = 2.0 * p->dst[0] * p->dst[1] * p->src[1];
-    Item *packed, *it;
+    Item *packed;
     int ret;
 
     if (p->nd == 4)
         work *= (double)p->dst[2] * p->dst[3] * p->wei[2] * p->wei[3];
     p->threads = work < SMALL ? 1 : be->threads;
     ret = find_packed(o, &packed, p->nd, p->wei);
-    if (ret >= 0)
-        ret = find(o, &it, p, &packed->wei);
-    return ret < 0 ? ret : execute(o, it, x);
+    return ret < 0 ? ret : find(o, it, p, &packed->wei);
+}
+
+static int solve(Backend *be, Problem *p, const Operands *x)
+{
+    Item *it;
+    const int ret = find_item(be, &it, p);
+
+    return ret < 0 ? ret : execute(((Cpu *)be->priv)->onednn, it, x);
 }
 
 static const float *data(Tensor t)
@@ -528,16 +538,46 @@ static int residual(Tensor out, Tensor res)
     return !res.be ? 0 : res.data == out.data ? 1 : 2;
 }
 
+/* out += gate (x w^T + b) in two steps: below AVX-512, version 2 has no fast way to do it at once. */
+static int solve_apart(Backend *be, const Problem *p, const Operands *x)
+{
+    const int64_t nb = (int64_t)p->dst[0] * p->dst[1];
+    float *sum = avt_cpu_work(be, (size_t)nb * sizeof(*sum)), *out = x->dst;
+    Problem q = *p;
+    Operands y = *x;
+    int ret;
+
+    if (!sum)
+        return AVT_ERR(ENOMEM);
+    q.res = 0;
+    y.dst = sum;
+    ret = solve(be, &q, &y);
+    if (ret < 0)
+        return ret;
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i++)
+        out[i] += sum[i];
+    return 0;
+}
+
 static int linear_onednn(Backend *be, const OpCall *c)
 {
     const int32_t m = (int32_t)avt_rows_of(c->out), n = (int32_t)c->in[1].dim[0], k = (int32_t)c->in[1].dim[1];
     Problem p = { .nd = 2, .src = { m, k }, .wei = { k, n }, .dst = { m, n }, .act = c->u.linear.act,
                   .bias = !!c->in[2].be, .gate = !!c->in[3].be, .res = residual(c->out, c->in[4]) };
+    const Operands x = { .src = data(c->in[0]), .w = c->in[1].data, .bias = data(c->in[2]), .gate = data(c->in[3]),
+                         .res = data(c->in[4]), .dst = c->out.data };
+    Item *it;
+    int ret;
 
     if (!m || !n)
         return 0;
-    return solve(be, &p, &(Operands){ .src = data(c->in[0]), .w = c->in[1].data, .bias = data(c->in[2]), .gate = data(c->in[3]),
-                                      .res = data(c->in[4]), .dst = c->out.data });
+    ret = find_item(be, &it, &p);
+    if (ret < 0)
+        return ret;
+    if (it->slow && p.gate && p.res == 1)
+        return solve_apart(be, &p, &x);
+    return execute(((Cpu *)be->priv)->onednn, it, &x);
 }
 
 /* ---- conv3d ---------------------------------------------------------------------------------------------------------- */
@@ -746,11 +786,23 @@ void avt_cpu_onednn_close(Cpu *cpu)
     avt_freep(&cpu->onednn);
 }
 
+static int is_trusted_cpu(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;                           // not measured
+#endif
+}
+
 int avt_cpu_onednn(Backend *be, Cpu *cpu)
 {
-    Onednn *o = avt_calloc(MEM_BACKEND, 1, sizeof(*o));
+    Onednn *o;
     int ret;
 
+    if (!is_trusted_cpu())
+        return 0;
+    o = avt_calloc(MEM_BACKEND, 1, sizeof(*o));
     if (!o)
         return AVT_ERR(ENOMEM);
     cpu->onednn = o;
