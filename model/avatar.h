@@ -85,7 +85,14 @@ typedef struct AvatarLook {
     int64_t seed;                       /* -1: drawn and logged */
     int format;                         /* enum AvatarFormat */
     int tail;                           /* enum AvatarTail: the last frames */
+    int mode;                           /* enum AvatarMode */
+    int latency_ms;                     /* live: how much sound after a block the audio encoder looks at; -1: 160 */
+    int late;                           /* enum AvatarLate: what to do when sound runs ahead of the frames */
+    int max_late_ms;                    /* live: how far ahead before `late` acts; -1: 2000 */
 } AvatarLook;
+
+enum AvatarMode { AVATAR_OFFLINE, AVATAR_LIVE };        /* encode the sound whole at its end; block by block as it comes */
+enum AvatarLate { AVATAR_LATE_WAIT, AVATAR_LATE_REPEAT, AVATAR_LATE_DROP };     /* nothing is lost; repeat a frame; leave a hole */
 
 enum AvatarTail { AVATAR_TAIL_CEIL, AVATAR_TAIL_FLOOR, AVATAR_TAIL_BLOCK };     /* cover all sound; whole frames; whole block */
 
@@ -98,7 +105,8 @@ typedef struct AvatarFrame {
     int width, height;
     int format;                         /* enum AvatarFormat */
     int64_t index;                      /* frames from the start of the stream: time is index / 25 s */
-    int64_t block;                      /* index / 12 */
+    int64_t block;                      /* block of the model that it comes from */
+    int repeated;                       /* 1: the frame before once more, for sound that was left out (late=repeat) */
     int64_t seed;                       /* seed in use for this block */
     int64_t prompt_id;                  /* counts prompts from 0 */
     double compute_ms;                  /* first frame of a block: time from start to picture; else 0 */

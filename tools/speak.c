@@ -57,21 +57,7 @@ static void show_progress(Talk *t, const AvatarFrame *f)
                 t->block_ms);
 }
 
-static int send_sound(AvatarSession *s, MediaOut *out, SoundIn *in)
-{
-    const float *pcm;
-    int n, ret = 0;
-
-    while (!ret && !stop && (n = media_read_sound(in, &pcm)) != 0) {
-        if (n < 0)
-            return n;
-        ret = avatar_session_send(s, pcm, n);
-        if (!ret)
-            ret = media_write_sound(out, pcm, n);
-    }
-    return ret ? ret : avatar_session_send(s, NULL, 0);
-}
-
+/* Frames that can be made of what was sent; 0 when more sound is needed or every frame was given. */
 static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb)
 {
     AvatarFrame f;
@@ -84,7 +70,26 @@ static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb
         *nb = f.index + 1;
         show_progress(talk, &f);
     }
-    return stop ? AVATAR_ERR(ECANCELED) : ret == AVATAR_EOF ? 0 : ret;
+    return stop ? AVATAR_ERR(ECANCELED) : ret == AVATAR_EOF || ret == AVATAR_EAGAIN ? 0 : ret;
+}
+
+static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb)
+{
+    const float *pcm;
+    int n, ret = 0;
+
+    while (!ret && !stop && (n = media_read_sound(in, &pcm)) != 0) {
+        if (n < 0)
+            return n;
+        ret = avatar_session_send(s, pcm, n);
+        if (!ret)
+            ret = media_write_sound(out, pcm, n);
+        if (!ret)
+            ret = write_frames(s, out, talk, nb);                   // live: as soon as a block is ready
+    }
+    if (!ret)
+        ret = avatar_session_send(s, NULL, 0);
+    return ret ? ret : write_frames(s, out, talk, nb);
 }
 
 static int open_all(AvatarEngine **e, AvatarSession **s, ToolOptions *o, MediaOut **out)
@@ -123,9 +128,7 @@ static int speak(ToolOptions *o)
     if (ret >= 0)
         ret = open_all(&e, &s, o, &out);
     if (ret >= 0)
-        ret = send_sound(s, out, in);
-    if (ret >= 0)
-        ret = write_frames(s, out, &talk, &nb);
+        ret = speak_all(s, out, in, &talk, &nb);
     closed = media_close_out(&out);
     ret = ret < 0 ? ret : closed;
     media_close_sound(&in);

@@ -25,7 +25,7 @@ static double now_ms(void)
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
-static int cancelled(const AvatarSession *s)
+int avt_cancelled(const AvatarSession *s)
 {
     return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED);
 }
@@ -57,13 +57,52 @@ static int send_to_layers(AvatarSession *s, const void *data, size_t size)
 /* ---- frames ------------------------------------------------------------------------------------------------------------------- */
 
 /* Frames of a block that are given: the original drops three at the very start, and the end is cut to the sound's length. */
-static void cut_block(const AvatarSession *s, FrameBlock *b)
+static void cut_block(const AvatarSession *s, FrameBlock *b, int64_t heard)
 {
-    const int lead = s->e->core->compat ? 3 : 0;
-    const int64_t before = b->block * BLOCK_FRAMES - (b->block ? lead : 0), left = s->nb_frames - before;
+    const int lead = s->e->core->compat ? 3 : 0, first = heard ? 0 : lead;
+    const int64_t left = s->sound.nb_frames - (heard * BLOCK_FRAMES - (heard ? lead : 0));
 
-    b->first = b->next = b->block ? 0 : lead;
-    b->end = left >= BLOCK_FRAMES - b->first ? BLOCK_FRAMES : b->first + (int)(left > 0 ? left : 0);
+    b->index = heard * BLOCK_FRAMES - (heard ? lead : 0);
+    b->first = b->next = first;
+    b->end = left >= BLOCK_FRAMES - first ? BLOCK_FRAMES : first + (int)(left > 0 ? left : 0);
+}
+
+/* The queue's next free place, waited for; NULL: given up. */
+static FrameBlock *next_place(AvatarSession *s)
+{
+    FrameBlock *b;
+
+    pthread_mutex_lock(&s->lock);
+    while (s->nb_ready == FRAME_QUEUE && !avt_cancelled(s))
+        pthread_cond_wait(&s->change, &s->lock);
+    b = &s->ready[(s->head + s->nb_ready) % FRAME_QUEUE];
+    pthread_mutex_unlock(&s->lock);
+    return avt_cancelled(s) ? NULL : b;
+}
+
+static void hand_out(AvatarSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->nb_ready++;
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* Frames for sound that was left out: the last one again and again. The place before holds it: nothing was written since. */
+static int repeat_last(AvatarSession *s, const Flight *f)
+{
+    const size_t size = s->block_size / BLOCK_FRAMES;
+    FrameBlock *b = next_place(s);
+    const FrameBlock *last;
+
+    if (!b)
+        return AVT_ERR(ECANCELED);
+    last = &s->ready[(b - s->ready + FRAME_QUEUE - 1) % FRAME_QUEUE];
+    memcpy(b->data, last->repeated ? last->data : last->data + (BLOCK_FRAMES - 1) * size, size);
+    *b = (FrameBlock){ .data = b->data, .block = f->block - 1, .prompt_id = last->prompt_id, .seed = last->seed, .repeated = 1,
+                       .index = (f->heard - f->skipped) * BLOCK_FRAMES, .end = (int)(f->skipped * BLOCK_FRAMES) };
+    hand_out(s);
+    return 0;
 }
 
 /* Wait for the oldest finished block's frames and put them into the queue, when the queue has room. */
@@ -71,30 +110,20 @@ static int take_frames(AvatarSession *s)
 {
     const Flight f = s->done[0];
     FrameBlock *b;
-    int ret;
+    int ret = f.skipped && f.block && s->sound.late == AVATAR_LATE_REPEAT ? repeat_last(s, &f) : 0;
 
-    pthread_mutex_lock(&s->lock);
-    while (s->nb_ready == FRAME_QUEUE && !cancelled(s))
-        pthread_cond_wait(&s->change, &s->lock);
-    b = &s->ready[(s->head + s->nb_ready) % FRAME_QUEUE];
-    pthread_mutex_unlock(&s->lock);
-    if (cancelled(s))
-        return AVT_ERR(ECANCELED);
+    b = ret < 0 ? NULL : next_place(s);
+    if (!b)
+        return ret < 0 ? ret : AVT_ERR(ECANCELED);
     ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size, -1);
     if (ret < 0)
         return ret;
-    b->block = f.block;
-    b->prompt_id = f.prompt_id;
-    b->seed = f.seed;
-    b->ms = now_ms() - f.start_ms;
-    cut_block(s, b);
+    *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = now_ms() - f.start_ms };
+    cut_block(s, b, f.heard);
     memmove(s->done, s->done + 1, sizeof(s->done[0]) * (size_t)--s->nb_done);
     s->received++;
-    pthread_mutex_lock(&s->lock);
-    s->nb_ready++;
-    pthread_cond_broadcast(&s->change);
-    pthread_mutex_unlock(&s->lock);
-    avt_log(&s->e->log, LOG_DEBUG, "block %lld: %.0f ms", (long long)f.block, b->ms);
+    hand_out(s);
+    avt_log(&s->e->log, LOG_DEBUG, "block %lld: %.0f ms", (long long)f.block, now_ms() - f.start_ms);
     return 0;
 }
 
@@ -223,7 +252,7 @@ static int try_admit(AvatarSession *s)
     const int oldest_block_0 = s->nb_flight && !s->flight[0].block;
     int waiting, ret = 0;
 
-    if (s->admitted * BLOCK_FRAMES >= s->nb_rows || s->nb_flight == avt_plan_in_flight(s->set.plan))
+    if (s->nb_flight == avt_plan_in_flight(s->set.plan))
         return 0;
     if (s->hooks.admit && !s->hooks.admit(s->hooks.rank.opaque, s->admitted, s->wave))
         return 0;
@@ -239,9 +268,9 @@ static int try_admit(AvatarSession *s)
     return ret < 0 ? ret : 1;
 }
 
-static void add_flight(AvatarSession *s)
+static void add_flight(AvatarSession *s, int64_t skipped)
 {
-    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text,
+    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text,
                                           .sink = s->sink, .start_ms = now_ms() };
 }
 
@@ -255,7 +284,7 @@ static int distance_of(const AvatarSession *s, const Flight *f)
 static int send_wave(AvatarSession *s, int with_new)
 {
     const DitConfig *cfg = &s->e->core->sizes.dit;
-    const int64_t row = (int64_t)cfg->nb_audio_layers * cfg->audio_dim;
+    const float *rows = NULL;
     Cmd c = { .kind = CMD_WAVE, .new_block = with_new ? s->admitted - 1 : -1, .nb_items = s->nb_flight };
     int ret;
 
@@ -266,7 +295,9 @@ static int send_wave(AvatarSession *s, int with_new)
     }
     ret = tell_all(s, &c);
     if (ret >= 0 && with_new)
-        ret = send_to_layers(s, s->features + c.new_block * BLOCK_FRAMES * row, (size_t)(BLOCK_FRAMES * row) * sizeof(float));
+        ret = avt_sound_rows(s, &rows);
+    if (ret >= 0 && with_new)
+        ret = send_to_layers(s, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
     for (int i = 0; i < s->nb_flight; i++)
         s->flight[i].step++;
     while (s->nb_flight && s->flight[0].step == s->set.plan->steps) {
@@ -279,66 +310,40 @@ static int send_wave(AvatarSession *s, int with_new)
 
 /* ---- the whole stream -------------------------------------------------------------------------------------------------------------------- */
 
-static int64_t wanted_frames(const AvatarSession *s, int64_t n)
+/* Admit a block into the coming wave, if one may start. 1, 0, or an error. */
+static int admit_next(AvatarSession *s)
 {
-    if (s->e->core->compat || s->hooks.features)
-        return s->nb_rows - (s->e->core->compat ? 3 : 0);
-    if (s->tail == AVATAR_TAIL_BLOCK)
-        return s->nb_rows;
-    return s->tail == AVATAR_TAIL_FLOOR ? n / 640 : (n + 639) / 640;
-}
+    const int admit = try_admit(s);
 
-/* Wait until the sound is whole, then turn it into feature rows. */
-static int take_sound(AvatarSession *s)
-{
-    int64_t n;
-    int ret = 0;
+    if (admit > 0) {
+        const int64_t skipped = avt_sound_skip(s);
 
-    pthread_mutex_lock(&s->lock);
-    while (!s->closed && !cancelled(s))
-        pthread_cond_wait(&s->change, &s->lock);
-    n = s->nb_sound;
-    pthread_mutex_unlock(&s->lock);
-    if (cancelled(s))
-        return AVT_ERR(ECANCELED);
-    if (s->hooks.features) {
-        const DitConfig *cfg = &s->e->core->sizes.dit;
-        const size_t bytes = (size_t)(s->hooks.nb_rows * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float);
-
-        s->nb_rows = s->hooks.nb_rows;
-        s->features = avt_malloc(MEM_SESSION, bytes);
-        if (!s->features)
-            return AVT_ERR(ENOMEM);
-        memcpy(s->features, s->hooks.features, bytes);
-    } else if (n) {
-        ret = avt_front_sound(s->e->core, &s->features, &s->nb_rows, s->sound, n, &s->cancel, &s->e->log);
+        if (skipped)
+            avt_log(&s->e->log, LOG_WARNING, "%.1f s behind: %.2f s of sound are left out", (double)s->sound.max_late / AVATAR_SAMPLE_RATE,
+                    (double)(skipped * BLOCK_SAMPLES) / AVATAR_SAMPLE_RATE);
+        add_flight(s, skipped);
     }
-    s->nb_frames = wanted_frames(s, n);
-    if (s->nb_rows > s->nb_frames + BLOCK_FRAMES - 1)               // tail=floor may need a block less
-        s->nb_rows -= BLOCK_FRAMES;
-    return ret;
+    return admit;
 }
 
 static int play(AvatarSession *s)
 {
-    int ret = 0;
+    for (;;) {
+        const int state = avt_sound_state(s, !s->nb_flight && !s->nb_done);
+        int ret = state == SOUND_READY ? admit_next(s) : state < 0 ? state : 0;
 
-    while (ret >= 0 && (s->nb_flight || s->admitted * BLOCK_FRAMES < s->nb_rows)) {
-        const int admit = try_admit(s);
-
-        if (admit < 0)
-            return admit;
-        if (admit)
-            add_flight(s);
+        if (ret < 0 || (state == SOUND_OVER && !s->nb_flight))
+            return ret < 0 ? ret : take_all_frames(s);
         if (s->nb_flight)
-            ret = send_wave(s, admit);
+            ret = send_wave(s, ret);
         else
             s->wave++;
         // One finished block may wait while the ranks already have their next wave; more would pile up frames.
         while (ret >= 0 && s->nb_done > (s->nb_flight ? 1 : 0))
             ret = take_frames(s);
+        if (ret < 0)
+            return ret;
     }
-    return ret < 0 ? ret : take_all_frames(s);
 }
 
 static void *rank_thread(void *arg)
@@ -374,8 +379,6 @@ static void *conduct(void *arg)
     if (ret >= 0)
         ret = take_changes(s);
     if (ret >= 0)
-        ret = take_sound(s);
-    if (ret >= 0)
         ret = play(s);
     if (ret >= 0)
         ret = tell_all(s, &(Cmd){ .kind = CMD_END });
@@ -384,7 +387,7 @@ static void *conduct(void *arg)
     join_ranks(s);
     if (ret < 0 && avt_comm_status(comm_of(s)) < 0)
         ret = avt_comm_status(comm_of(s));
-    if (ret < 0 && !cancelled(s))                                      // what was finished before the failure is still given
+    if (ret < 0 && !avt_cancelled(s))                                      // what was finished before the failure is still given
         take_all_frames(s);
     pthread_mutex_lock(&s->lock);
     if (s->status >= 0 && ret < 0)

@@ -6,8 +6,8 @@
 #ifndef AVT_CONDUCTOR_H
 #define AVT_CONDUCTOR_H
 
-#include "engine/front.h"
 #include "engine/session.h"
+#include "engine/sound.h"
 
 #define FRAME_QUEUE 3                   // blocks of frames: one being read, two ahead
 #define SINK_REFRESH 4                  // first block that uses the second sink
@@ -18,12 +18,16 @@ typedef struct FrameBlock {
     uint8_t *data;                      // 12 frames in the session's format
     int64_t block, prompt_id;
     uint64_t seed;
+    int64_t index;                      // of frame `first` in the stream
     int first, next, end;               // frames of the 12 that are given: first .. end - 1; next one
+    int repeated;                       // frames are all the one in data: made for sound that was left out
     double ms;
 } FrameBlock;
 
 typedef struct Flight {                 // a block in flight
-    int64_t block, prompt_id;
+    int64_t block, prompt_id;           // block: as the model counts
+    int64_t heard;                      // as the sound counts: larger when blocks were left out
+    int64_t skipped;                    // blocks left out before it
     uint64_t seed;
     int step;                           // next one
     int text, sink;                     // slots
@@ -52,19 +56,14 @@ struct AvatarSession {
 
     pthread_mutex_t lock;               // the fields below
     pthread_cond_t change;
-    float *sound;
-    int64_t nb_sound, sound_room;
-    int closed;                         // no more sound will come
+    Sound sound;                        // in part: see sound.h
     Changes next;
     FrameBlock ready[FRAME_QUEUE];
     int head, nb_ready;
-    int64_t nb_given;
     int status, finished;               // first failure; no more blocks will come
 
     /* the conductor's own */
     size_t block_size;
-    float *features;                    // [nb_rows, layers, dim]
-    int64_t nb_rows, nb_frames;         // feature rows; frames to give in all
     int64_t admitted, received, wave;   // blocks begun, blocks whose frames came, waves
     Flight flight[SAMPLER_MAX_STEPS];   // oldest first
     int nb_flight;
@@ -76,6 +75,7 @@ struct AvatarSession {
     uint64_t seed;
 };
 
+int  avt_cancelled(const AvatarSession *s);
 int  avt_conductor_start(AvatarSession *s);
 /** Waits for all threads; the session was aborted or has finished. */
 void avt_conductor_stop(AvatarSession *s);

@@ -18,6 +18,7 @@ typedef struct Task {                   // one of the two computations; run on `
     int64_t nb_ids;
     const float *pcm;                   // sound: normalized, padded
     int64_t n, rows;
+    int64_t block, row0;                // live: the one block, and the window's first 50 Hz row
     float *out;                         // host result, or NULL on `dry`
 } Task;
 
@@ -52,6 +53,20 @@ static int sound_task(Task *t, Backend *be, Arena *scratch)
     return ret;
 }
 
+/* One block out of a window. */
+static int window_task(Task *t, Backend *be, Arena *scratch)
+{
+    const Wav2Vec2Config *cfg = &t->core->sizes.wav2vec2;
+    const int64_t layers = cfg->nb_layers + 1;
+    const Tensor hidden = avt_new(scratch, DT_F32, layers, avt_wav2vec2_frames(t->n), cfg->dim);
+    const Tensor rows = avt_new(scratch, DT_F32, BLOCK_FRAMES, layers, cfg->dim);
+    int ret = avt_wav2vec2_encode(be, scratch, &t->core->wav2vec2, hidden, t->pcm, t->n);
+
+    if (ret >= 0)
+        ret = avt_features_pick_window(be, scratch, rows, hidden, t->block * BLOCK_FRAMES, t->row0);
+    return ret < 0 || !t->out ? ret : avt_download(be, t->out, rows);
+}
+
 static int run_on(Task *t, int (*task)(Task *, Backend *, Arena *), const char *device, const BackendOptions *opt, size_t *bytes,
                   const int *cancel)
 {
@@ -75,7 +90,7 @@ static int run_on(Task *t, int (*task)(Task *, Backend *, Arena *), const char *
 }
 
 /* The weights of wav2vec2 sit on the front's device: a rehearsal of it needs weights of its own, on `dry`. */
-static int measure_sound(Task *t, BackendOptions *dry, size_t *bytes)
+static int measure_sound(Task *t, int (*task)(Task *, Backend *, Arena *), BackendOptions *dry, size_t *bytes)
 {
     Core rehearsal = *t->core;
     Backend *be;
@@ -95,7 +110,7 @@ static int measure_sound(Task *t, BackendOptions *dry, size_t *bytes)
     }
     if (ret >= 0) {
         copy.core = &rehearsal;
-        ret = run_on(&copy, sound_task, "dry", dry, bytes, NULL);
+        ret = run_on(&copy, task, "dry", dry, bytes, NULL);
         avt_wav2vec2_close(&rehearsal.wav2vec2);
     }
     avt_arena_close(&arena);
@@ -184,7 +199,7 @@ int avt_front_sound(const Core *c, float **features, int64_t *rows, const float 
     t.rows = c->compat ? upstream_rows(n) : blocks * BLOCK_FRAMES;
     result = sizeof(float) * (size_t)(t.rows * (c->sizes.wav2vec2.nb_layers + 1) * c->sizes.wav2vec2.dim);
     dry.plan_for = c->front_device;
-    ret = measure_sound(&t, &dry, &bytes);
+    ret = measure_sound(&t, sound_task, &dry, &bytes);
     if (ret >= 0)
         ret = check_room(bytes, result, "the audio encoder (the sound is taken whole)", log);
     if (ret >= 0 && !(t.out = avt_malloc(MEM_SESSION, result)))
@@ -199,4 +214,79 @@ int avt_front_sound(const Core *c, float **features, int64_t *rows, const float 
     *features = t.out;
     *rows = t.rows;
     return 0;
+}
+
+/* ---- live ------------------------------------------------------------------------------------------------------------------ */
+
+int avt_window_open(Window *w, const Core *c, int64_t lookahead, const int *cancel, const Log *log)
+{
+    BackendOptions opt = avt_core_backend(c, c->cpu_threads, log), dry = opt;
+    Task t = { .core = c, .log = log, .n = LIVE_LEFT + BLOCK_SAMPLES + (lookahead > LOOKAHEAD ? lookahead : LOOKAHEAD) };
+    size_t bytes = ARENA_UNLIMITED;
+    int ret;
+
+    dry.plan_for = c->front_device;
+    w->room = t.n;
+    ret = measure_sound(&t, window_task, &dry, &bytes);
+    if (ret >= 0 && !(w->pcm = avt_malloc(MEM_SESSION, (size_t)w->room * sizeof(float))))
+        ret = AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        ret = avt_backend_open(&w->be, c->front_device, &opt);
+    if (ret >= 0)
+        ret = avt_arena_open(&w->scratch, w->be, "audio window", bytes);
+    if (ret >= 0)
+        w->be->cancel = cancel;
+    else
+        avt_window_close(w);
+    return ret;
+}
+
+void avt_window_close(Window *w)
+{
+    avt_arena_close(&w->scratch);
+    avt_backend_close(&w->be);
+    avt_freep(&w->pcm);
+}
+
+int avt_window_rows(Window *w, const Core *c, float *out, int64_t block, int64_t row0, int64_t n)
+{
+    Task t = { .core = c, .n = n, .pcm = w->pcm, .block = block, .row0 = row0, .out = out };
+    const size_t mark = avt_arena_mark(w->scratch);
+    int ret = window_task(&t, w->be, w->scratch);
+
+    avt_arena_release(w->scratch, mark);
+    return ret;
+}
+
+#define PIECE 320                       // 20 ms
+#define PIECES_A_SECOND 50
+
+void avt_loudness_init(Loudness *l)
+{
+    *l = (Loudness){ .var = 0.07 * 0.07, .voiced = PIECES_A_SECOND };       // speech at -23 dBFS, until more is known
+}
+
+/* The average over what was voiced so far, over its last 10 s when it is longer; silence (below -50 dBFS) changes nothing. */
+void avt_loudness_add(Loudness *l, const float *pcm)
+{
+    double sum = 0, square = 0, share;
+
+    for (int i = 0; i < PIECE; i++) {
+        sum += pcm[i];
+        square += ((double)pcm[i] - l->mean) * ((double)pcm[i] - l->mean);
+    }
+    if (square / PIECE < 1e-5)
+        return;
+    l->voiced++;
+    share = l->voiced < 10 * PIECES_A_SECOND ? 1.0 / (double)l->voiced : 1.0 / (10 * PIECES_A_SECOND);
+    l->mean += share * (sum / PIECE - l->mean);
+    l->var += share * (square / PIECE - l->var);
+}
+
+void avt_loudness_normalize(const Loudness *l, float *pcm, int64_t n)
+{
+    const double gain = 1 / sqrt((l->var > 1e-4 ? l->var : 1e-4) + 1e-7);
+
+    for (int64_t i = 0; i < n; i++)
+        pcm[i] = (float)(((double)pcm[i] - l->mean) * gain);
 }

@@ -39,7 +39,7 @@ void avatar_options_default(AvatarOptions *opt)
 
 void avatar_look_default(AvatarLook *look)
 {
-    *look = (AvatarLook){ .seed = -1 };
+    *look = (AvatarLook){ .seed = -1, .latency_ms = -1, .max_late_ms = -1 };
 }
 
 static const char *default_model(void)

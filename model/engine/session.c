@@ -57,8 +57,23 @@ static int check_seed(int64_t seed, int64_t least, const Log *log)
     return 0;
 }
 
-static int check_look(const AvatarLook *look, const Log *log)
+static int check_live(const AvatarLook *look, int compat, const Log *log)
 {
+    if (look->mode < 0 || look->mode > AVATAR_LIVE || look->late < 0 || look->late > AVATAR_LATE_DROP)
+        return avt_fail(log, AVT_ERR(EINVAL), "mode=%d, late=%d: 0 (offline) or 1 (live); 0 (wait), 1 (repeat) or 2 (drop)", look->mode, look->late);
+    if (look->latency_ms < -1 || look->latency_ms > 10000)
+        return avt_fail(log, AVT_ERR(EINVAL), "latency=%d ms: 0 to 10000, or -1 for %d", look->latency_ms, LIVE_LATENCY_MS);
+    if (look->max_late_ms < -1 || look->max_late_ms == 0 || look->max_late_ms > 60000)
+        return avt_fail(log, AVT_ERR(EINVAL), "max_late=%d ms: 1 to 60000, or -1 for 2000", look->max_late_ms);
+    if (look->mode == AVATAR_LIVE && compat)
+        return avt_fail(log, AVT_ERR(EINVAL), "mode=live does not go with compat=upstream, which needs the whole sound; drop one of them");
+    return 0;
+}
+
+static int check_look(const AvatarLook *look, int compat, const Log *log)
+{
+    if (check_live(look, compat, log) < 0)
+        return AVT_ERR(EINVAL);
     if (!look->rgb)
         return avt_fail(log, AVT_ERR(EINVAL), "no reference picture: give one with image=FILE or a second input");
     if (look->format < 0 || look->format > AVATAR_GBRP)
@@ -162,7 +177,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
 {
     const Core *c = s->e->core;
     const char *prompt = look->prompt ? look->prompt : c->dir.prompt ? c->dir.prompt : DEFAULT_PROMPT;
-    int ret = check_look(look, &s->e->log);
+    int ret = check_look(look, c->compat, &s->e->log);
 
     if (ret >= 0)
         ret = check_size(c, look, &s->info.width, &s->info.height, &s->e->log);
@@ -171,6 +186,10 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
     s->format = look->format;
     s->tail = look->tail;
+    s->sound.live = look->mode == AVATAR_LIVE;
+    s->sound.late = look->late;
+    s->sound.lookahead = (look->latency_ms < 0 ? LIVE_LATENCY_MS : look->latency_ms) * (AVATAR_SAMPLE_RATE / 1000);
+    s->sound.max_late = (look->max_late_ms < 0 ? 2000 : look->max_late_ms) * (int64_t)(AVATAR_SAMPLE_RATE / 1000);
     s->info.seed = s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
     s->info.steps = c->plan.steps;
     s->info.weight_bytes = c->weight_bytes;
@@ -204,6 +223,8 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
         ret = plan_memory(s);
     if (ret >= 0)
         ret = open_frames(s);
+    if (ret >= 0)
+        ret = avt_sound_open(s);
     if (ret >= 0)
         ret = open_ranks(s);
     if (ret >= 0)
@@ -249,8 +270,7 @@ void avatar_session_close(AvatarSession **ps)
         avt_comm_threads_close(s->comm, s->e->core->plan.nb_ranks + 1);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
-    avt_free(s->sound);
-    avt_free(s->features);
+    avt_sound_close(s);
     avt_free(s->next.picture);
     avt_free(s->next.prompt);
     pthread_cond_destroy(&s->change);
@@ -282,24 +302,6 @@ PlanMemory avt_session_measured(const AvatarSession *s, int rank)
 
 /* ---- sound in ------------------------------------------------------------------------------------------------------------- */
 
-static int grow_sound(AvatarSession *s, int64_t nb)
-{
-    const int64_t want = s->nb_sound + nb;
-    int64_t room = s->sound_room ? s->sound_room : 16 * AVATAR_SAMPLE_RATE;
-    float *p;
-
-    if (want <= s->sound_room)
-        return 0;
-    while (room < want)
-        room += room / 2;
-    p = avt_realloc(MEM_SESSION, s->sound, (size_t)room * sizeof(*p));
-    if (!p)
-        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for %.0f s of sound", (double)want / AVATAR_SAMPLE_RATE);
-    s->sound = p;
-    s->sound_room = room;
-    return 0;
-}
-
 /* Index of the first sample that is no number, or -1. */
 static int64_t find_nonfinite(const float *pcm, int64_t nb)
 {
@@ -317,7 +319,7 @@ static int check_sound(const AvatarSession *s, const float *pcm, int64_t nb)
         return avt_fail(&s->e->log, AVT_ERR(EINVAL), "%lld samples of sound: 0 or more", (long long)nb);
     if (bad >= 0)
         return avt_fail(&s->e->log, AVT_ERR(EINVAL), "sample %lld of the sound is not a finite number; repair the sound first",
-                        (long long)(s->nb_sound + bad));
+                        (long long)(s->sound.start + s->sound.nb + bad));
     return 0;
 }
 
@@ -326,15 +328,11 @@ int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
     int ret;
 
     pthread_mutex_lock(&s->lock);
-    ret = s->status < 0 ? s->status : s->closed ? AVATAR_EOF : check_sound(s, pcm, nb_samples);
-    if (!ret && pcm)
-        ret = grow_sound(s, nb_samples);
-    if (!ret && pcm && nb_samples) {
-        memcpy(s->sound + s->nb_sound, pcm, (size_t)nb_samples * sizeof(*pcm));
-        s->nb_sound += nb_samples;
-    } else if (!ret && !pcm) {
-        s->closed = 1;
-    }
+    ret = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : check_sound(s, pcm, nb_samples);
+    if (!ret && pcm && nb_samples)
+        ret = avt_sound_append(s, pcm, nb_samples);
+    else if (!ret && !pcm)
+        s->sound.closed = 1;
     pthread_cond_broadcast(&s->change);
     pthread_mutex_unlock(&s->lock);
     return ret;
@@ -365,11 +363,12 @@ static void give_frame(AvatarSession *s, AvatarFrame *f)
     const size_t size = s->block_size / BLOCK_FRAMES;
 
     memset(f, 0, sizeof(*f));
-    describe_planes(s, f, b->data + (size_t)b->next * size);
+    describe_planes(s, f, b->data + (b->repeated ? 0 : (size_t)b->next * size));
     f->width = s->info.width;
     f->height = s->info.height;
     f->format = s->format;
-    f->index = s->nb_given++;
+    f->index = b->index + b->next - b->first;
+    f->repeated = b->repeated;
     f->block = b->block;
     f->seed = (int64_t)b->seed;
     f->prompt_id = b->prompt_id;
@@ -397,7 +396,7 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
             ret = s->status;
         } else if (s->finished) {
             ret = AVATAR_EOF;
-        } else if (!wait || (!s->closed && s->status >= 0)) {
+        } else if (!wait || (avt_sound_starved(s) && s->status >= 0)) {
             ret = AVATAR_EAGAIN;
         } else {
             pthread_cond_wait(&s->change, &s->lock);

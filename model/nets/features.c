@@ -37,10 +37,10 @@ int64_t avt_features_row(int64_t i, int64_t nb, int fps)
     return (int64_t)rint((double)i * step * (double)RATE30);
 }
 
-/* Where a 30 Hz row lies between the T rows at 50 Hz. */
-static void place_product(int32_t *i0, float *w, int64_t j, int64_t T)
+/* Where a 30 Hz row lies between the T rows at 50 Hz, the first of which is the stream's row0. */
+static void place_product(int32_t *i0, float *w, int64_t j, int64_t row0, int64_t T)
 {
-    const int64_t thirds = 5 * j;
+    const int64_t thirds = 5 * j - 3 * row0;
 
     *i0 = (int32_t)(thirds / 3 < T - 1 ? thirds / 3 : T - 1);
     *w = thirds / 3 < T - 1 ? (float)(thirds % 3) / 3 : 0;
@@ -63,7 +63,7 @@ typedef struct Places {                 // of the rows of one piece
 } Places;
 
 /* Rows first .. first + nb - 1, of 30 Hz (all 0) or of a video of `all` frames. nb <= PIECE. */
-static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t nb, int64_t T, int64_t all, int mode)
+static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t nb, int64_t row0, int64_t T, int64_t all, int mode)
 {
     const Places p = { avt_new(scratch, DT_I32, nb), avt_new(scratch, DT_F32, nb) };
     const int64_t len = avt_features_len30(T);
@@ -74,7 +74,7 @@ static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t 
         const int64_t j = all ? avt_features_row(first + r, all, FPS) : first + r;
 
         if (mode == FEATURES_PRODUCT)
-            place_product(&i[r], &w[r], j, T);
+            place_product(&i[r], &w[r], j, row0, T);
         else
             place_upstream(&i[r], &w[r], j, T, len);
     }
@@ -83,7 +83,7 @@ static Places upload_places(Backend *be, Arena *scratch, int64_t first, int64_t 
     return p;
 }
 
-int avt_features_pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, int64_t first, int mode)
+static int pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, int64_t first, int64_t row0, int mode)
 {
     AVT_REQUIRE(be->log, out.nd == 3 && hidden.nd == 3 && out.dim[1] == hidden.dim[0] && out.dim[2] == hidden.dim[2]);
     AVT_REQUIRE(be->log, first >= 0 && hidden.dim[1] > 0);
@@ -91,7 +91,7 @@ int avt_features_pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, in
         const size_t mark = avt_arena_mark(scratch);
         const int64_t nb = out.dim[0] - f < PIECE ? out.dim[0] - f : PIECE;
         const Tensor layers = avt_new(scratch, DT_F32, hidden.dim[0], nb, hidden.dim[2]);
-        const Places p = upload_places(be, scratch, first + f, nb, hidden.dim[1], first + out.dim[0], mode);
+        const Places p = upload_places(be, scratch, first + f, nb, row0, hidden.dim[1], first + out.dim[0], mode);
 
         for (int64_t l = 0; l < hidden.dim[0]; l++)
             avt_lerp_rows(be, avt_at(layers, l), avt_at(hidden, l), p.i, p.w);
@@ -101,13 +101,24 @@ int avt_features_pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, in
     return be->status;
 }
 
+int avt_features_pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, int64_t first, int mode)
+{
+    return pick(be, scratch, out, hidden, first, 0, mode);
+}
+
+int avt_features_pick_window(Backend *be, Arena *scratch, Tensor out, Tensor hidden, int64_t first, int64_t row0)
+{
+    AVT_REQUIRE(be->log, row0 >= 0 && 3 * row0 <= 5 * avt_features_row(first, first + out.dim[0], FPS));
+    return pick(be, scratch, out, hidden, first, row0, FEATURES_PRODUCT);
+}
+
 int avt_features_30hz(Backend *be, Arena *scratch, Tensor out, Tensor hidden)
 {
     AVT_REQUIRE(be->log, out.nd == 2 && hidden.nd == 2 && out.dim[0] == avt_features_len30(hidden.dim[0]));
     for (int64_t f = 0; f < out.dim[0]; f += PIECE) {
         const size_t mark = avt_arena_mark(scratch);
         const int64_t nb = out.dim[0] - f < PIECE ? out.dim[0] - f : PIECE;
-        const Places p = upload_places(be, scratch, f, nb, hidden.dim[0], 0, FEATURES_UPSTREAM);
+        const Places p = upload_places(be, scratch, f, nb, 0, hidden.dim[0], 0, FEATURES_UPSTREAM);
 
         avt_lerp_rows(be, avt_rows(out, f, nb), hidden, p.i, p.w);
         avt_arena_release(scratch, mark);

@@ -62,6 +62,8 @@ enum { FEATURES_PRODUCT, FEATURES_UPSTREAM };       // fixed ratio 5/3, clamped 
  * @param hidden  [L + 1, T, D] f32
  */
 int avt_features_pick(Backend *be, Arena *scratch, Tensor out, Tensor hidden, int64_t first, int mode);
+/** The same in the product's way out of a window of the stream: hidden's first row is the stream's 50 Hz row `row0`. */
+int avt_features_pick_window(Backend *be, Arena *scratch, Tensor out, Tensor hidden, int64_t first, int64_t row0);
 /** The 30 Hz rows themselves, [len30, D] of one layer [T, D] (upstream's stretch); for parity. */
 int avt_features_30hz(Backend *be, Arena *scratch, Tensor out, Tensor hidden);
 
