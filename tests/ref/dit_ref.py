@@ -407,7 +407,8 @@ def make_inputs(root, text_dim, audio_dim, states):
     t, sigma = schedule(STEPS, SHIFT)
     s = {"noise": random(2, 16, 12, H, W), "context": random(5, text_dim), "ref_latents": random(1, 16, 1, H, W),
          "motion_latents": random(1, 16, 19, H, W), "audio_emb": random(1, states, audio_dim, 12 * BLOCKS),
-         "timesteps": t, "sigmas": sigma, "motion_latents_clip1": random(1, 16, 19, H, W), "relative_dist_fixed": np.full((BLOCKS, STEPS), 25),
+         "timesteps": t, "sigmas": sigma, "motion_latents_clip1": random(1, 16, 19, H, W),
+         "relative_dist_fixed": np.full((BLOCKS, STEPS), 25),
          "relative_dist_varied": rng.integers(4, 31, (BLOCKS, STEPS))}
     save(f"{root}/sampling_inputs.safetensors", {"in." + k: v for k, v in s.items()})
     return s
@@ -461,7 +462,7 @@ def write_actors(root, net, s):
 
 
 def write_layer(root, net, s):
-    """Layer 1 alone as block 5 (the ring has wrapped) with a full ring; a sink; the injection after layer 2."""
+    """Layer 1 alone as block 5 (the ring has wrapped) with a full ring; a sink; the last injection."""
     i, f, roll = 1, 15, 4
     text, e0, zero = random(TEXT_LEN, D), random(6, D) * 0.5, random(6, D) * 0.5
     x, x_sink, xi = random(3 * N, D), random(len(sink_table(0)), D), random(3 * N, D)
@@ -485,7 +486,7 @@ def write_layer(root, net, s):
         "out.stream.y": y[None], "out.stream.cache_after.k": heads(np.concatenate([k for k, _ in after])),
         "out.stream.cache_after.v": heads(np.concatenate([v for _, v in after])),
         "in.inject.audio_global": glob[None, :, None], "in.inject.audio_local": local[None], "in.inject.x": xi[None],
-        "in.inject.layer_index": np.array([2]), "out.inject.y": net.inject(2, xi, [(local, glob)], None)[None],
+        "in.inject.layer_index": np.array(INJECT[-1:]), "out.inject.y": net.inject(INJECT[-1], xi, [(local, glob)], None)[None],
         "in.sink.x": x_sink[None], "in.sink.rope_fp16": pairs_of(sink_table(0)), "out.sink.y": y_sink[None],
         "out.sink.cache_after.cond_k": heads(keys[0][0]), "out.sink.cache_after.cond_v": heads(keys[0][1])})
 
@@ -524,14 +525,14 @@ def write_lora(root, net, s):
     lora, merged = {}, dict(net.w)
     for name in targets:
         out, inn = net.w[name + ".weight"].shape
-        a, b = random(RANK, inn) * 0.3, random(out, RANK) * 0.3
-        a, b = a.astype(np.float32).astype(np.float64), b.astype(np.float32).astype(np.float64)
+        # few bits: the sums are exact in float32 in any order, so that no order decides how a merged weight rounds to bf16
+        a, b = np.round(random(RANK, inn) * 300) / 1024, np.round(random(out, RANK) * 5) / 16
         lora[name + ".lora_A.default.weight"], lora[name + ".lora_B.default.weight"] = a, b
         merged[name + ".weight"] = net.w[name + ".weight"] + ALPHA / RANK * b @ a
     save(f"{root}/lora/liveavatar.safetensors", lora)
     save(f"{root}/lora/liveavatar_prefixed_bf16.safetensors", {"base_model.model." + k: v for k, v in lora.items()}, bf16=True)
     low = {k: round_bf16(v).astype(np.float64) for k, v in lora.items()}
-    shown, result = ["blocks.1.self_attn.k", "blocks.2.ffn.0", "audio_injector.injector.1.o"], {}
+    shown, result = ["blocks.1.self_attn.k", "blocks.0.ffn.0", "audio_injector.injector.0.o"], {}
     for name in shown:
         result[f"out.after_plain.{name}.weight"] = merged[name + ".weight"]
     for name in shown[:1]:
@@ -549,7 +550,8 @@ def write_config(root, text_dim, audio_dim):
     dit = {"_class_name": "WanModel_S2V", "adain_mode": "attn_norm", "add_last_motion": True, "audio_dim": audio_dim,
            "audio_inject_layers": INJECT, "cond_dim": 16, "dim": D, "enable_adain": True, "enable_framepack": True,
            "enable_motioner": False, "enable_tsm": False, "eps": EPS, "ffn_dim": FFN, "framepack_drop_mode": "padd",
-           "freq_dim": FREQ, "in_dim": 16, "model_type": "s2v", "num_audio_token": TOKENS, "num_heads": HEADS, "num_layers": LAYERS, "out_dim": 16,
+           "freq_dim": FREQ, "in_dim": 16, "model_type": "s2v", "num_audio_token": TOKENS, "num_heads": HEADS, "num_layers": LAYERS,
+           "out_dim": 16,
            "text_dim": text_dim, "text_len": TEXT_LEN, "zero_timestep": True}
     with open(f"{root}/ckpt/config.json", "w") as f:
         json.dump(dit, f, indent=1)
