@@ -7,8 +7,8 @@
 int avt_nb_cores(void);
 
 /**
- * Denormals are flushed to zero in the calling thread and in those that it starts: they cost a hundred times an
- * ordinary number and mean nothing here. Only on threads of our own; a caller's thread keeps its environment.
+ * The calling thread, and those that it starts, round to nearest whatever its creator did, and flush denormals to zero: they
+ * cost a hundred times an ordinary number and mean nothing here. Only on threads of our own; a caller's thread keeps its environment.
  */
 void avt_thread_flush_denormals(void);
 

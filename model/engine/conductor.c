@@ -16,6 +16,7 @@
 #include "base/philox.h"
 #include "base/thread.h"
 #include "engine/conductor.h"
+#include "nets/picture.h"
 
 static double now_ms(void)
 {
@@ -179,14 +180,18 @@ static int send_text(AvatarSession *s, const char *prompt)
     return ret;
 }
 
-static int send_picture(AvatarSession *s, const float *picture, int prime)
+static int send_picture(AvatarSession *s, const uint8_t *picture, int prime)
 {
-    int ret = tell_all(s, &(Cmd){ .kind = CMD_PICTURE, .prime = prime });
+    const int64_t nb = (int64_t)s->info.width * s->info.height * 3;
+    float *px = avt_malloc(MEM_SESSION, (size_t)nb * sizeof(*px));
+    int ret = px ? tell_all(s, &(Cmd){ .kind = CMD_PICTURE, .prime = prime }) : AVT_ERR(ENOMEM);
 
-    if (ret < 0)
-        return ret;
-    return avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_INPUT, picture,
-                               (size_t)s->info.width * (size_t)s->info.height * 3 * sizeof(float));
+    if (ret >= 0) {
+        avt_picture_to_float(px, picture, nb);
+        ret = avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_INPUT, px, (size_t)nb * sizeof(*px));
+    }
+    avt_free(px);
+    return ret;
 }
 
 static int send_sink(AvatarSession *s, int from_block)

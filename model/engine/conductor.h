@@ -36,7 +36,7 @@ typedef struct Flight {                 // a block in flight
 
 typedef struct Changes {                // wanted, not yet taken by the conductor
     char *prompt;
-    float *picture;                     // [H, W, 3] f32
+    uint8_t *picture;                   // [H, W, 3]
     int64_t seed, prompt_id;            // prompt_id: how many prompts there were before
 } Changes;
 

@@ -91,24 +91,19 @@ static PixelFormat pixel_format(int format)
     return of[format];
 }
 
-/* The picture at the frames' size, as the encoder wants it: [H, W, 3] f32 in [-1, 1]. NULL: no memory. */
-static float *fit_picture(const Core *c, const AvatarLook *look, int w, int h)
+/* The picture at the frames' size, [H, W, 3] in 8 bits. NULL: no memory. */
+static uint8_t *fit_picture(const Core *c, const AvatarLook *look, int w, int h)
 {
     const int64_t stride = look->stride ? look->stride : 3 * (int64_t)look->width;
-    const int64_t nb = (int64_t)w * h * 3;
-    uint8_t *rgb = avt_malloc(MEM_SESSION, (size_t)nb);
-    float *px = avt_malloc(MEM_SESSION, (size_t)nb * sizeof(*px));
+    uint8_t *rgb = avt_malloc(MEM_SESSION, (size_t)w * (size_t)h * 3);
     int ret = AVT_ERR(ENOMEM);
 
-    if (rgb && px)
+    if (rgb)
         ret = c->compat ? avt_picture_upstream(rgb, w, h, look->rgb, stride, look->width, look->height)
                         : avt_picture_cover(rgb, w, h, look->rgb, stride, look->width, look->height);
-    if (ret >= 0)
-        avt_picture_to_float(px, rgb, nb);
-    else
-        avt_freep(&px);
-    avt_free(rgb);
-    return px;
+    if (ret < 0)
+        avt_freep(&rgb);
+    return rgb;
 }
 
 static int64_t draw_seed(void)
@@ -410,7 +405,7 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 
 int avatar_session_set(AvatarSession *s, const AvatarLook *look)
 {
-    float *picture = NULL;
+    uint8_t *picture = NULL;
     char *prompt = NULL;
 
     if (check_seed(look->seed, -2, &s->e->log) < 0 || (look->rgb && check_picture(look, &s->e->log) < 0))
