@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 SIGMAS = [1.0, 0.857692301273346, 0.602150559425354, 0.008928571827709675, 0.0]      # four steps, shift 3 applied twice
-CONFIG = dict(dim=192, num_heads=3, num_layers=6, ffn_dim=768, audio_inject_layers=[0, 2, 4], audio_dim=128, states=5, text_dim=64,
+CONFIG = dict(dim=192, num_heads=3, num_layers=4, ffn_dim=768, audio_inject_layers=[0, 1, 2], audio_dim=128, states=5, text_dim=64,
               text_len=64, freq_dim=64)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Talking clips as the DiT sees them: latents of [13 stills, 72 moving frames] and audio features.
+"""Talking clips as the DiT sees them: latents of [13 stills, 60 moving frames] and audio features.
 
     encode_clips.py --vae vae.pt --audio audio.pt --speech speech.pt --out clips --count 1200      (run again: goes on)
 
@@ -21,7 +21,7 @@ import speech
 import vae
 from train_vae import frames
 
-STILLS, MOVING, FILE = 13, 72, 25
+STILLS, MOVING, FILE = 13, 60, 25
 
 
 def load_vae(path):

@@ -91,9 +91,10 @@ def crop_of(item, rng, nr):
     w, k, y = w[a * 320:(a + CROP - 1) * 320 + 400], k[a:a + CROP], y[a:a + CROP]
     short = CROP - len(k)
     if short > 0:
-        w, k = np.pad(w, (0, 320 * short)), np.pad(k, (0, short))
+        k = np.pad(k, (0, short))
         y = np.concatenate([y, np.repeat(y[-1:] * [0, 0, 0, 0, 0, 0, 0, 1], short, 0)]).astype(np.float32)
-    w = np.pad(w, (0, max(0, (CROP - 1) * 320 + 400 - len(w))))
+    n = CROP * 320 + 80
+    w = np.pad(w[:n], (0, max(0, n - len(w))))
     return audio.normalise(speech.degrade(w, rng, nr) if rng.random() < .85 else w), k, y
 
 

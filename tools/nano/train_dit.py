@@ -58,7 +58,7 @@ class Model(torch.nn.Module):
         self.dit, self.t5 = dit.initialise(dit.DiT(**dit.CONFIG)), text.initialise_t5(text.T5(**text.CONFIG))
 
     def loss(self, sp, z, a, box, texts, k, s, f0, rd, eps, refresh, half=False):
-        """z [B,16,22,16,16]: 4 still latents, 18 moving; s: first block; half: bf16 arithmetic; -> [B]"""
+        """z [B,16,19,16,16]: 4 still latents, 15 moving; s: first block; half: bf16 arithmetic; -> [B]"""
         still = torch.cat([z[:, :, :4], z[:, :, 3:4].expand(-1, -1, 15, -1, -1)], 2)
         ref = z[:, :, 4:5] if refresh else z[:, :, :1]
         x = z[:, :, 4 + 3 * s:4 + 3 * (s + BLOCKS)]
@@ -141,7 +141,7 @@ def main():
         if same.random() < .6:
             s, f0, refresh = 0, 0, False
         else:
-            s, f0 = same.choice((0, 1, 2)), 3 * int(math.exp(same.uniform(0, math.log(1500))))
+            s, f0 = same.randint(0, encode_clips.MOVING // 12 - BLOCKS), 3 * int(math.exp(same.uniform(0, math.log(1500))))
             refresh = f0 >= 9 and same.random() < .8
         d = {key: v[i] for key, v in train.data.items()}
         texts = [text.prompt(rng, *x) for x in d["say"].tolist()]

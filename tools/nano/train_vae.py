@@ -22,7 +22,7 @@ import vae
 
 # until (share of the time), [(batch of each worker, frames, crop)], drawn at random
 PLAN = [(.08, [(12, 1, 64)]), (.35, [(4, 5, 64)]), (.55, [(2, 9, 64), (4, 5, 64)]), (.7, [(2, 17, 64)]),
-        (1., [(1, 33, 64), (2, 33, 48), (1, 65, 48), (1, 17, 96), (1, 17, 128)])]
+        (1., [(2, 9, 64), (1, 17, 64), (1, 33, 48), (1, 65, 48), (1, 17, 128)])]
 
 
 class Muon(torch.optim.Optimizer):
