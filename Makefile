@@ -37,7 +37,8 @@ TEST_O := $(call object,$(SRC)/tests/test.c $(SRC)/tests/model.c)
 TESTS_C := $(sort $(wildcard $(SRC)/tests/unit/*.c)) $(sort $(wildcard $(SRC)/tests/kernels/*.c)) $(sort $(wildcard $(SRC)/tests/e2e/*.c))
 TESTS := $(patsubst $(SRC)/tests/%.c,$(BUILD)/tests/%,$(TESTS_C))
 
-WARN = -Wall -Wextra
+# without OpenMP nobody reads its pragmas, nor the backend's number of threads in them
+WARN = -Wall -Wextra $(if $(OPENMP),,-Wno-unknown-pragmas -Wno-unused-parameter)
 INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
 FLAGS = $(CFLAGS) $(WARN) -std=c11 -D_GNU_SOURCE -fPIC $(OPENMP) $(INC)
 V_CC = @echo "CC      $<";
@@ -57,7 +58,7 @@ $(BUILD)/obj/%.o: $(SRC)/%.c config.h
 	$(V_CC)$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/obj/%.o: $(SRC)/%.cc config.h
 	@mkdir -p $(@D)
-	$(V_CC)$(CXX) $(filter -O% -g -f%,$(CFLAGS)) $(WARN) -fPIC $(INC) -MMD -MP -c -o $@ $<
+	$(V_CC)$(CXX) $(filter -O% -g -f%,$(CFLAGS)) -Wall -Wextra -std=c++17 -fPIC $(INC) -MMD -MP -c -o $@ $<
 
 $(BUILD)/libavatar.a: $(LIB_O)
 	@echo "AR      $@"
@@ -88,8 +89,9 @@ include $(SRC)/tools/ffmpeg.mak
 
 # ---- tests ----------------------------------------------------------------------------------------------------------------
 
-build-tests: $(TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
 RUN = $(SRC)/tests/run.sh
+include $(SRC)/tests/proof.mak
+build-tests: $(TESTS) $(CORPUS_TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
 one = $(if $(T),$(filter %/$(T),$(1)),$(1))
 check-unit check-kernels check-e2e: check-%: build-tests
 	@$(RUN) $(call one,$(filter $(BUILD)/tests/$*/%,$(TESTS)))
@@ -103,7 +105,7 @@ check:
 	@$(MAKE) -s --no-print-directory run-check
 # the parity program sees ../shared/golden too where that stands beside the tree
 run-check: all build-tests $(TINY_MODEL)
-	@$(RUN) --slow $(TESTS) "$(BUILD)/tests/parity $(SRC)/tests/gold/parity" \
+	@$(RUN) --slow $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
@@ -161,6 +163,9 @@ help:
 	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
+	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
+	@echo "make check-oom       the Nth allocation fails, for every N"
+	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"
 	@echo "make patches         write patches/ anew from libavfilter/"
 	@echo "make nano            train the embedded model (tools/nano/README.md)"

@@ -99,12 +99,18 @@ Tensor avt_weight_put(Arena *a, WeightUse use, DType dtype, int nd, const int64_
 {
     Backend *be = avt_arena_backend(a);
     Tensor t = { .be = be, .dtype = dtype, .nd = nd };
+    size_t size;
     int ret;
 
     memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
     if (be->status < 0)
         return t;
-    t.data = avt_arena_bytes(a, avt_weight_bytes(be, use, dtype, nd, dim));
+    size = avt_weight_bytes(be, use, dtype, nd, dim);
+    if (!size && avt_numel(t)) {
+        avt_backend_fail(be, AVT_ERR(ENOMEM), "%s: no memory to lay out a weight", be->device);
+        return t;
+    }
+    t.data = avt_arena_bytes(a, size);
     ret = t.data ? be->cls->weight_put(be, &t, use, dtype, src) : 0;
     if (ret < 0 && be->status >= 0)
         avt_backend_fail(be, ret, "%s: weight cannot be placed", be->device);

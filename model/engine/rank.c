@@ -17,7 +17,6 @@ static int bind_dit(RankWeights *w, const PlanRank *place, const PlanSizes *size
 
     if (ret >= 0)
         ret = avt_dit_open(&w->dit, &sizes->dit, &b, place->l0, place->l1);
-    w->has_dit = ret >= 0;
     avt_binder_close(&b);
     return ret;
 }
@@ -55,8 +54,7 @@ int avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSiz
 
 void avt_rank_weights_close(RankWeights *w)
 {
-    if (w->has_dit)
-        avt_dit_close(&w->dit);
+    avt_dit_close(&w->dit);
     if (w->be)
         avt_arena_close(&w->arena);
     avt_backend_close(&w->be);

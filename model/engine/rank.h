@@ -54,7 +54,6 @@ typedef struct RankWeights {            // the engine's, read-only
     Arena *arena;
     Dit dit;
     Vae vae;
-    int has_dit;
 } RankWeights;
 
 typedef struct ModelFiles {             // checkpoints that weights come from; any may be NULL when planning

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Sanitizers, failing allocations, fuzzers. Included by the Makefile, which sets SRC, BUILD, RUN, TESTS, link_test.
+#
+# Sanitizers and fuzzers build in folders of their own, build-NAME, through configure. The thread sanitizer does without OpenMP and
+# oneDNN (whose threads are OpenMP's): it cannot see how libgomp synchronizes. tests/tsan.supp says what else it is told.
+
+HERE := $(abspath $(SRC))
+
+FUZZ_C := $(filter-out %/run_corpus.c,$(sort $(wildcard $(SRC)/tests/fuzz/*.c)))
+FUZZERS := $(patsubst $(SRC)/tests/fuzz/%.c,%,$(FUZZ_C))
+CORPUS_TESTS := $(FUZZERS:%=$(BUILD)/tests/fuzz/%)
+
+$(CORPUS_TESTS): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/run_corpus.o $(TEST_O) $(BUILD)/libavatar.a
+	$(link_test)
+corpus_of = "$(BUILD)/tests/fuzz/$(1) $(SRC)/tests/fuzz/corpus/$(1)"
+
+LEVELS = plain onednn avx2 avx512
+parity_at = "$(BUILD)/tests/parity $(SRC)/tests/gold/parity --level $(1)"
+
+# ---- sanitizers -----------------------------------------------------------------------------------------------------------
+
+SANITIZERS = asan ubsan tsan
+flags_asan = -O1 -fsanitize=address -fno-omit-frame-pointer
+flags_ubsan = -O1 -fsanitize=undefined -fno-sanitize-recover=all
+flags_tsan = -O1 -fsanitize=thread
+configure_tsan = --disable-openmp --disable-onednn
+env_asan = ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1 LSAN_OPTIONS=suppressions=$(HERE)/tests/lsan.supp
+env_ubsan = UBSAN_OPTIONS=print_stacktrace=1
+env_tsan = TSAN_OPTIONS=suppressions=$(HERE)/tests/tsan.supp:halt_on_error=1
+
+in_folder = mkdir -p build-$(1) && cd build-$(1) && $(HERE)/configure --disable-cuda --disable-mpi --extra-cflags="$(flags_$(1))" $(configure_$(1))
+
+$(SANITIZERS:%=check-%): check-%:
+	@($(call in_folder,$*)) >/dev/null
+	@$(env_$*) $(MAKE) -s --no-print-directory -C build-$* run-sanitized SANITIZER=$*
+
+# What a run of one sanitizer covers: everything that is ours and in C.
+run-sanitized: build-tests $(CORPUS_TESTS)
+	@$(RUN) $(call one,$(TESTS)) $(if $(T),,$(foreach f,$(FUZZERS),$(call corpus_of,$(f))) \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity" \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard")
+
+# ---- memory ---------------------------------------------------------------------------------------------------------------
+
+check-oom: $(BUILD)/tests/e2e/oom
+	@$(RUN) "$(BUILD)/tests/e2e/oom --all"
+
+# ---- fuzzers --------------------------------------------------------------------------------------------------------------
+
+TIME ?= 60
+flags_fuzz = -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize=vptr -fno-sanitize-recover=all -fno-omit-frame-pointer
+configure_fuzz = --cc=clang --cxx=clang++ --disable-openmp
+env_fuzz = ASAN_OPTIONS=allocator_may_return_null=1:detect_stack_use_after_return=0
+
+# make fuzz T=name TIME=seconds; what it finds stays in build-fuzz/found/name, with what it learned in build-fuzz/corpus/name
+fuzz:
+	@[ -e $(SRC)/tests/fuzz/$(T).c ] || { echo "make fuzz T=name TIME=seconds; names: $(FUZZERS)" >&2; exit 2; }
+	@($(call in_folder,fuzz)) >/dev/null
+	@$(env_fuzz) $(MAKE) -s --no-print-directory -C build-fuzz run-fuzz T=$(T) TIME=$(TIME)
+
+run-fuzz: $(BUILD)/fuzz/$(T)
+	@mkdir -p corpus/$(T) found/$(T)
+	@$(BUILD)/fuzz/$(T) -max_total_time=$(TIME) -timeout=60 -rss_limit_mb=3000 -print_final_stats=1 -artifact_prefix=found/$(T)/ \
+		$(FUZZ_OPTIONS) corpus/$(T) $(wildcard $(SRC)/tests/fuzz/corpus/$(T))
+$(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(TEST_O) $(BUILD)/libavatar.a
+	@mkdir -p $(@D); echo "LD      $@"
+	@$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka -lpng
+
+.PHONY: check-asan check-ubsan check-tsan run-sanitized check-oom fuzz run-fuzz
+-include $(CORPUS_TESTS:$(BUILD)/%=$(BUILD)/obj/%.d)
