@@ -9,6 +9,16 @@
 
 static const char *const kind_names[] = { "sequential", "wave", "timestep", "layer" };
 
+/* cpu, cuda and a number, guard: what a rank can run on, whether this build has it or not. */
+static int is_device(const char *name, size_t len)
+{
+    const size_t digits = len > 4 ? strspn(name + 4, "0123456789") : 0;
+
+    if ((len == 3 && !strncmp(name, "cpu", 3)) || (len == 5 && !strncmp(name, "guard", 5)))
+        return 1;
+    return !strncmp(name, "cuda", 4) && digits > 0 && digits < 4 && 4 + digits == len;
+}
+
 /* "a|b|c" -> names; number of them, or an error. */
 static int split_devices(char names[PLAN_MAX_RANKS][32], const char *text, const Log *log)
 {
@@ -19,8 +29,9 @@ static int split_devices(char names[PLAN_MAX_RANKS][32], const char *text, const
 
         if (nb == PLAN_MAX_RANKS)
             return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: more than %d devices", text, PLAN_MAX_RANKS);
-        if (!len || len >= 32)
-            return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: an empty or overlong name; write cpu or cuda0|cuda1", text);
+        if (!is_device(p, len))
+            return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s'%.*s' is not a device; write cpu, or cuda0|cuda1", text, len ? "" : "an empty name, ",
+                            (int)(len < 100 ? len : 100), p);
         memcpy(names[nb], p, len);
         names[nb++][len] = 0;
         p += len;
@@ -64,8 +75,8 @@ static int place_vae(Plan *p, const char *vae, int nb, int spare, const Log *log
     if (vae && strcmp(vae, "auto")) {
         if (vae[len] && strcmp(vae + len, ":own"))
             return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: write a device, or DEVICE:own for a rank of its own", vae);
-        if (len >= sizeof(p->rank[0].device) || !len)
-            return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s is not a device", vae);
+        if (!is_device(vae, len))
+            return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s is not a device; write cpu, cuda0, or DEVICE:own", vae);
         spare = !!vae[len];
         for (p->vae_rank = nb - 1; p->vae_rank >= 0 && !spare; p->vae_rank--)
             if (!strncmp(p->rank[p->vae_rank].device, vae, len) && !p->rank[p->vae_rank].device[len])

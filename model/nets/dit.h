@@ -77,7 +77,8 @@ typedef struct Dit {
     DitInject *injects;                 // owned
 } Dit;
 
-/** Bind stem and layers l0 .. l1-1. @return avt_binder_finish()'s value; leftovers are looked at when all layers are bound */
+/** Bind stem and layers l0 .. l1-1. Leftovers are looked at when all layers are bound.
+ *  @return avt_binder_finish()'s value, or ENOMEM; nothing is open after an error */
 int  avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1);
 void avt_dit_close(Dit *d);
 

@@ -102,6 +102,8 @@ static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
 
 int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
 {
+    int ret;
+
     memset(d, 0, sizeof(*d));
     AVT_REQUIRE(b->log, l0 >= 0 && l0 < l1 && l1 <= cfg->nb_layers);
     d->cfg = *cfg;
@@ -122,7 +124,10 @@ int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
             bind_inject(&d->injects[j], b, cfg->dim, j);
             d->layer[cfg->inject[j] - l0].inject = &d->injects[j];
         }
-    return avt_binder_finish(b, l1 - l0 < cfg->nb_layers);
+    ret = avt_binder_finish(b, l1 - l0 < cfg->nb_layers);
+    if (ret < 0)
+        avt_dit_close(d);
+    return ret;
 }
 
 void avt_dit_close(Dit *d)
