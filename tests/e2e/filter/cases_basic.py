@@ -270,10 +270,25 @@ def real_speech_raw(d):
 def tool_gives_the_same_bytes(d):
     if not Env.tool or not os.path.exists(Env.tool):
         raise Skip('no build/avatar')
-    args = [Env.tool, 'speak', d.wav(10000), d.png(), '--model', Env.model, '--size', '64x64', '--seed', '7', '-o', d / 'o.nut']
+    args = [Env.tool, 'speak', d.wav(10000), d.png(), '--model', Env.model, '--size', '64x64', '--seed', '7', '--steps', '1',
+            '-o', d / 'o.nut']
     p = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
     assert p.returncode == 0, p.stderr.decode()
     assert crcs(frames('-i', d / 'o.nut', '-map', '0:v')) == crcs(expect(with_picture(d, 10000), 16)), 'tool and filter differ'
+
+
+@case
+def plans_give_the_same_frames(d):
+    """The lists of devices pass through FFmpeg's two levels of quoting, and the split does not show in the pictures."""
+    want = crcs(expect(with_picture(d, 16000, steps=2), 25))
+    for more in (dict(plan='wave'), dict(plan='layer', devices='cpu\\|cpu'), dict(devices="'cpu|cpu'", vae_device='cpu\\\\:own')):
+        assert crcs(expect(with_picture(d, 16000, steps=2, **more), 25)) == want, '%s changes the pictures' % more
+
+
+@case
+def compat_upstream(d):
+    """The original gives whole clips of 48 frames and drops the first 3."""
+    expect(with_picture(d, 16000, compat='upstream'), 45)
 
 
 @case
