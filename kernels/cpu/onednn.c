@@ -209,6 +209,15 @@ static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, const Problem *p, co
     return s;
 }
 
+/* oneDNN takes the number of threads from OpenMP's setting of the calling thread, which may not be ours: give it back. */
+static int swap_threads(int nb)
+{
+    const int old = omp_get_max_threads();
+
+    omp_set_num_threads(nb);
+    return old;
+}
+
 static int64_t *widen(int64_t *out, const int32_t *in, int nb)
 {
     for (int i = 0; i < nb; i++)
@@ -241,15 +250,16 @@ static dnnl_status_t make_pd(const Onednn *o, dnnl_primitive_desc_t *pd, const P
 {
     const dnnl_dims_t stride = { p->stride, p->stride }, pad0 = { p->pad0, p->pad0 }, pad1 = { p->pad1, p->pad1 };
     const Md *bias = p->bias ? &m->bias : NULL;
+    const int threads = swap_threads(p->threads ? p->threads : 1);  // the primitive is made for as many
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = make_attr(&attr, p, &m->gate, &m->dst);
 
-    omp_set_num_threads(p->threads ? p->threads : 1);               // the primitive is made for as many
     if (!s && p->nd == 2)
         s = pd_product(pd, o->engine, &m->src, wei ? wei : &m->any, bias, &m->dst, attr);
     else if (!s)
         s = pd_conv(pd, o->engine, &m->src, wei ? wei : &m->any, bias, &m->dst, stride, pad0, pad1, attr);
     dnnl_primitive_attr_destroy(attr);
+    swap_threads(threads);
     return s;
 }
 
@@ -486,12 +496,10 @@ static int run_repack(Onednn *o, Item *it, const char *w)
 static int execute(Onednn *o, Item *it, const Operands *x)
 {
     const Problem *p = &it->p;
+    const int threads = swap_threads(p->threads);
     dnnl_exec_arg_t args[8];
-    int nb = 0, post = p->act != ACT_NONE;
+    int nb = 0, post = p->act != ACT_NONE, ret = it->repack ? run_repack(o, it, x->w) : 0;
 
-    omp_set_num_threads(p->threads);
-    if (it->repack && run_repack(o, it, x->w) < 0)
-        return AVT_ERR(EIO);
     set_arg(args, &nb, DNNL_ARG_SRC, it->src, x->src);
     set_arg(args, &nb, DNNL_ARG_WEIGHTS, it->w, it->repack ? o->buffer + it->scratch_size : x->w);
     set_arg(args, &nb, DNNL_ARG_DST, it->dst, x->dst);
@@ -503,7 +511,10 @@ static int execute(Onednn *o, Item *it, const Operands *x)
         set_arg(args, &nb, DNNL_ARG_ATTR_MULTIPLE_POST_OP(post++) | DNNL_ARG_SRC_1, it->gate, x->gate);
     if (p->res == 2)
         set_arg(args, &nb, DNNL_ARG_ATTR_MULTIPLE_POST_OP(post) | DNNL_ARG_SRC_1, it->res, x->res);
-    return check(o, dnnl_primitive_execute(it->run, o->stream, nb, args), "an execution");
+    if (ret >= 0)
+        ret = check(o, dnnl_primitive_execute(it->run, o->stream, nb, args), "an execution");
+    swap_threads(threads);
+    return ret;
 }
 
 /* The primitive of `p`, whose `threads` are filled in here. */
@@ -642,7 +653,7 @@ static void begin(const OpCall *c)
 
 /*
  * From the newest tap to the oldest: of a causal convolution the newest reaches every output, so it brings bias and residual.
- * As many frames at a time as stay in the cache between two taps (8 to 15 % at 128x128x16 and 64x64x32).
+ * As many frames at a time as stay in the cache between two taps (4 frames of 128x128x16 or 64x64x32: 8 to 15 %).
  */
 static int conv3d_onednn(Backend *be, const OpCall *c)
 {
@@ -751,7 +762,7 @@ static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtyp
     const dnnl_data_type_t type = dtype == DT_BF16 ? dnnl_bf16 : dnnl_f32;
     float *wide = NULL;
     Item *packed;
-    int ret;
+    int ret, threads;
 
     if (!is_packed(use) || dtype > DT_F64)
         return avt_plain_weight_put(be, dst, use, dtype, src);
@@ -764,11 +775,12 @@ static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtyp
         wide = avt_malloc(MEM_BACKEND, (size_t)nb * sizeof(*wide));
         ret = wide ? avt_plain_to_f32(wide, dtype, src, 0, nb) : AVT_ERR(ENOMEM);
     }
-    omp_set_num_threads(be->threads);
+    threads = swap_threads(be->threads);
     if (ret >= 0 && use == WEIGHT_LINEAR)
         ret = pack(o, packed, dst->data, type, wide ? wide : src, stride);
     else if (ret >= 0)
         ret = pack_taps(o, packed, dst, type, wide ? wide : src);
+    swap_threads(threads);
     avt_free(wide);
     return ret;
 }
