@@ -159,7 +159,7 @@ help:
 	@echo "make                 library (build/libavatar.so, .a), tool (build/avatar)"
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
-	@echo "make bench T=op      time, GFLOP/s, share of the machine's peak"
+	@echo "make bench T=op      time, GFLOP/s and GB/s of each CPU level"
 	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
