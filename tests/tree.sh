@@ -53,7 +53,7 @@ for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.sh' '*.py' Makefile configu
     head -n 3 "$f" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' || fail "$f has no licence line"
 done
 done_with "licence lines"
-git ls-files | grep -vE '\.(png|jpg|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
+git ls-files | grep -vE '\.(png|jpg|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/|^tests/fuzz/corpus/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
 done_with "no trailing space"
 # options: names and words are spelled alike in the filter, the tool and the manual
 lines() { tr ' |' '\n\n' | sed '/^$/d' | sort; }
@@ -63,9 +63,12 @@ tool=$(sed -nE 's/^    \{ "([a-z_]+)", +[A-Z0-9]+, +AT\(.*/\1/p' tools/options.c
 manual=$(awk '/^@table @option/ { d = 1; next } /^@table/ { d++ } /^@end table/ { d-- } d == 1 && sub(/^@item /, "") { gsub(/,/, ""); print }' doc/avatar.texi)
 [ -n "$filter" ] && [ -n "$tool" ] || fail "no options found"
 differ "filter and manual" "$filter" "$manual"
-differ "filter and tool" "$(grep -vxE 'm|s|image|max_gap|metadata' <<< "$filter")" "$(grep -vxE 'cpu_level|output|quiet|help' <<< "$tool")"
+# some are of use in one of the two alone
+lacks() { comm -23 <(lines <<< "$2") <(lines <<< "$3") | grep -vxE "$4" && fail "$1 lacks these"; }
+lacks "tool" "$filter" "$tool" 'm|s|image|max_gap|metadata'
+lacks "filter" "$tool" "$filter" 'cpu_level|output|quiet|help|mode|latency|late|max_late'
 item() { awk -v name="$1" '/^@item / && d < 2 { on = $2 == name || $2 == name "," } /^@table/ { d++ } /^@end table/ { d-- } on' doc/avatar.texi; }
-for o in compat tail; do
+for o in $(comm -12 <(lines <<< "$filter") <(printf '%s\n' compat late mode tail)); do
     words=$(sed -nE "s/^    \{ \"$o\", .*\"([a-z|]+)\" \},/\1/p" tools/options.c)
     differ "$o: tool and filter" "$words" "$(sed -nE "s/^    CHOICE\(\"([a-z]+)\".*\"$o\"\),/\1/p" libavfilter/avf_avatar.c)"
     differ "$o: tool and manual" "$words" "$(item $o | sed -n '/^@table/,$s/^@item //p')"
