@@ -8,7 +8,7 @@
  *
  * Traps: init() also runs for probe copies of the graph, so the model is opened in config_props. The picture input is
  * drained for ever and never closed: closing it deadlocks a rebuilt graph on 7.x and leaks every later frame on 5.1.
- * The session works in threads of its own; activate() waits for it only when a frame is wanted and no sound can follow.
+ * The session works in threads of its own; activate() waits for it only when a frame is wanted and the sound for it was sent.
  */
 
 #include "libavutil/display.h"
@@ -79,9 +79,9 @@ typedef struct AvatarContext {
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
-    int64_t max_gap;                ///< in microseconds
+    int64_t max_gap, hold, latency, max_late;       ///< in microseconds
     int steps, cpu_threads;
-    int compat, format, tail;
+    int compat, format, tail, mode, late;
     int metadata;
     enum AvatarFormat lib_format;
 
@@ -139,6 +139,21 @@ static const AVOption avatar_options[] = {
     CHOICE("ceil",  "cover all the sound",                           AVATAR_TAIL_CEIL,  "tail"),
     CHOICE("floor", "only frames that are covered by sound",         AVATAR_TAIL_FLOOR, "tail"),
     CHOICE("block", "complete the last block with silence",          AVATAR_TAIL_BLOCK, "tail"),
+    { "hold", "set how long to go on with silence after the sound", OFFSET(hold), AV_OPT_TYPE_DURATION,
+        { .i64 = 0 }, 0, INT64_C(3600000000), FLAGS },
+    { "mode", "set how the sound is encoded", OFFSET(mode), AV_OPT_TYPE_INT, { .i64 = AVATAR_OFFLINE },
+        AVATAR_OFFLINE, AVATAR_LIVE, FLAGS, .unit = "mode" },
+    CHOICE("offline", "whole, when it has ended",                    AVATAR_OFFLINE, "mode"),
+    CHOICE("live",    "block by block, as it comes",                 AVATAR_LIVE,    "mode"),
+    { "latency", "set how much sound after a block is waited for, in live mode", OFFSET(latency), AV_OPT_TYPE_DURATION,
+        { .i64 = 160000 }, 0, 10000000, FLAGS },
+    { "late", "set what to do when sound runs ahead of the frames, in live mode", OFFSET(late), AV_OPT_TYPE_INT,
+        { .i64 = AVATAR_LATE_WAIT }, AVATAR_LATE_WAIT, AVATAR_LATE_DROP, FLAGS, .unit = "late" },
+    CHOICE("wait",   "show all of it, later and later",              AVATAR_LATE_WAIT,   "late"),
+    CHOICE("repeat", "leave some out, repeat the last frame",        AVATAR_LATE_REPEAT, "late"),
+    CHOICE("drop",   "leave some out, and its frames too",           AVATAR_LATE_DROP,   "late"),
+    { "max_late", "set how far ahead before late acts", OFFSET(max_late), AV_OPT_TYPE_DURATION,
+        { .i64 = 2000000 }, 40000, 60000000, FLAGS },
     { "metadata", "attach lavfi.avatar.* metadata to the frames", OFFSET(metadata), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, TFLAGS },
     STRING("opts",       "set expert settings of libavatar, key=value pairs joined by ':'", opts, FLAGS),
     { NULL }
@@ -285,21 +300,33 @@ static int turn_upright(AVFrame **picture)
     return 0;
 }
 
+/* What a picture says about its matrix and range; swscale knows by the format what an unmarked one has. */
+static void set_colors(struct SwsContext *sws, const AVFrame *in)
+{
+    int *from, *to, in_full, out_full, brightness, contrast, saturation;
+
+    if (sws_getColorspaceDetails(sws, &from, &in_full, &to, &out_full, &brightness, &contrast, &saturation) < 0)
+        return;
+    if (in->color_range != AVCOL_RANGE_UNSPECIFIED)
+        in_full = in->color_range == AVCOL_RANGE_JPEG;
+    if (in->colorspace != AVCOL_SPC_UNSPECIFIED)
+        from = (int *)sws_getCoefficients(in->colorspace);
+    sws_setColorspaceDetails(sws, from, in_full, to, out_full, brightness, contrast, saturation);
+}
+
 /* Convert a decoded picture to rgb24; alpha is dropped. */
 static int to_rgb(AVFrame **picture)
 {
-    const AVFrame *in = *picture;
-    const int *coefs = sws_getCoefficients(in->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : in->colorspace);
-    AVFrame *out = av_frame_alloc();
     const int flags = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
+    const AVFrame *in = *picture;
+    AVFrame *out = av_frame_alloc();
     struct SwsContext *sws = sws_getContext(in->width, in->height, in->format, in->width, in->height, AV_PIX_FMT_RGB24,
                                             flags, NULL, NULL, NULL);
     int ret = AVERROR(ENOMEM);
 
     if (!sws || !out)
         goto end;
-    sws_setColorspaceDetails(sws, coefs, in->color_range == AVCOL_RANGE_JPEG, sws_getCoefficients(SWS_CS_DEFAULT), 1,
-                             0, 1 << 16, 1 << 16);
+    set_colors(sws, in);
     if ((ret = av_frame_copy_props(out, in)) < 0)
         goto end;
     out->format = AV_PIX_FMT_RGB24;
@@ -332,7 +359,8 @@ static int decode_first(AVFormatContext *fc, AVCodecContext *cc, int stream, AVF
         av_packet_unref(pkt);
         if (ret >= 0 && (ret = avcodec_receive_frame(cc, frame)) != AVERROR(EAGAIN))
             break;
-        ret = FFMIN(ret, 0) == AVERROR(EAGAIN) ? 0 : ret;
+        if (ret == AVERROR(EAGAIN))
+            ret = 0;
     }
     av_packet_free(&pkt);
     return ret < 0 ? ret : frame->width ? 0 : AVERROR_INVALIDDATA;
@@ -385,12 +413,16 @@ static void get_look(const AvatarContext *s, AvatarLook *look)
     avatar_look_default(look);
     if (s->picture)
         set_picture(look, s->picture);
-    look->prompt     = s->prompt;
-    look->out_width  = s->w;
-    look->out_height = s->h;
-    look->seed       = s->seed;
-    look->format     = s->lib_format;
-    look->tail       = s->tail;
+    look->prompt      = s->prompt;
+    look->out_width   = s->w;
+    look->out_height  = s->h;
+    look->seed        = s->seed;
+    look->format      = s->lib_format;
+    look->tail        = s->tail;
+    look->mode        = s->mode;
+    look->latency_ms  = s->latency / 1000;
+    look->late        = s->late;
+    look->max_late_ms = s->max_late / 1000;
 }
 
 /* Start a take. Output size and picture are known. */
@@ -551,6 +583,8 @@ static int read_sound(AVFilterContext *ctx)
     s->eof = s->closed = 1;
     if (!s->started)
         s->next_pts = pts == AV_NOPTS_VALUE ? 0 : av_rescale_q(pts, inlink->time_base, frame_tb);
+    else if ((ret = send_silence(s, av_rescale(s->hold, AVATAR_SAMPLE_RATE, 1000000))) < 0)
+        return ret;
     return avatar_session_send(s->session, NULL, 0);
 }
 
@@ -580,6 +614,7 @@ static void set_metadata(const AvatarContext *s, AVFrame *out, const AvatarFrame
     av_dict_set_int(&out->metadata, "lavfi.avatar.block", in->block, 0);
     av_dict_set_int(&out->metadata, "lavfi.avatar.seed", in->seed, 0);
     av_dict_set_int(&out->metadata, "lavfi.avatar.prompt_id", in->prompt_id, 0);
+    av_dict_set_int(&out->metadata, "lavfi.avatar.repeated", in->repeated, 0);
     snprintf(text, sizeof(text), "%.6f", sound);
     av_dict_set(&out->metadata, "lavfi.avatar.audio_pts", text, 0);
     if (in->compute_ms > 0) {
@@ -624,6 +659,15 @@ static int finish(AVFilterContext *ctx)
     return 0;
 }
 
+/*
+ * May activate() wait for the block in progress? Not while sound can still come and being late with it has consequences: what
+ * waits in the pipes before the filter would not be counted as late.
+ */
+static int may_wait(const AvatarContext *s)
+{
+    return s->closed || (s->mode == AVATAR_LIVE && s->late == AVATAR_LATE_WAIT);
+}
+
 static int activate(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
@@ -648,7 +692,7 @@ static int activate(AVFilterContext *ctx)
     if (s->eof && !s->started)
         return finish(ctx);
 
-    ret = avatar_session_receive(s->session, &frame, s->closed ? AVATAR_WAIT : AVATAR_POLL);
+    ret = avatar_session_receive(s->session, &frame, may_wait(s) ? AVATAR_WAIT : AVATAR_POLL);
     if (ret >= 0)
         return send_frame(ctx, &frame);
     if (ret == AVATAR_EOF && s->held) {
@@ -697,8 +741,8 @@ static av_cold void uninit(AVFilterContext *ctx)
     int64_t shown = s->nb_frames * SAMPLES_PER_FRAME;
 
     if (s->session && !s->finished && s->nb_samples > shown)
-        av_log(ctx, AV_LOG_WARNING, "The graph was closed before the sound ended: %.3f seconds of sound were not shown. If the sound "
-               "changed its parameters, convert it beforehand\n", (s->nb_samples - shown) / (double)AVATAR_SAMPLE_RATE);
+        av_log(ctx, AV_LOG_WARNING, "The graph was closed before the sound ended: %.3f seconds of sound were not shown. "
+               "If the sound changed its parameters, convert it beforehand\n", (s->nb_samples - shown) / (double)AVATAR_SAMPLE_RATE);
     avatar_session_close(&s->session);
     avatar_engine_close(&s->engine);
     av_frame_free(&s->picture);

@@ -65,10 +65,10 @@ manual=$(awk '/^@table @option/ { d = 1; next } /^@table/ { d++ } /^@end table/ 
 differ "filter and manual" "$filter" "$manual"
 # some are of use in one of the two alone
 lacks() { comm -23 <(lines <<< "$2") <(lines <<< "$3") | grep -vxE "$4" && fail "$1 lacks these"; }
-lacks "tool" "$filter" "$tool" 'm|s|image|max_gap|metadata'
-lacks "filter" "$tool" "$filter" 'cpu_level|output|quiet|help|mode|latency|late|max_late'
+lacks "tool" "$filter" "$tool" 'm|s|image|max_gap|hold|metadata'
+lacks "filter" "$tool" "$filter" 'cpu_level|output|quiet|help'
 item() { awk -v name="$1" '/^@item / && d < 2 { on = $2 == name || $2 == name "," } /^@table/ { d++ } /^@end table/ { d-- } on' doc/avatar.texi; }
-for o in $(comm -12 <(lines <<< "$filter") <(printf '%s\n' compat late mode tail)); do
+for o in compat late mode tail; do
     words=$(sed -nE "s/^    \{ \"$o\", .*\"([a-z|]+)\" \},/\1/p" tools/options.c)
     differ "$o: tool and filter" "$words" "$(sed -nE "s/^    CHOICE\(\"([a-z]+)\".*\"$o\"\),/\1/p" libavfilter/avf_avatar.c)"
     differ "$o: tool and manual" "$words" "$(item $o | sed -n '/^@table/,$s/^@item //p')"

@@ -95,6 +95,16 @@ def picture_alpha_is_dropped(d):
 
 
 @case
+def picture_of_other_kinds(d):
+    """Grey, 16 bits a channel, YUV: image= converts as FFmpeg's own scaler does for the second input."""
+    for kind, fmt, exact in (('png', 'gray', True), ('png', 'gray16be', True), ('png', 'rgb48be', False), ('jpg', 'yuvj420p', False)):
+        ffmpeg('-i', d.png(), '-pix_fmt', fmt, '-q:v', '1', d / ('o.' + kind))
+        pad = frames('-i', d.wav(640), '-i', d / ('o.' + kind), '-filter_complex', PAD + filt())
+        file = frames('-i', d.wav(640), '-filter_complex', '[0:a]' + filt(image=d / ('o.' + kind)))
+        assert crcs(expect(file, 1)) == crcs(expect(pad, 1)) or not exact, fmt + ' is converted in another way'
+
+
+@case
 def picture_ratio_gives_size(d):
     """Without size: the picture's ratio at the area that the model's avatar.json names."""
     shutil.copytree(Env.model, d / 'model')

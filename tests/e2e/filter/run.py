@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from harness import Env, main     # noqa: E402
 import cases_basic                # noqa: E402,F401
 import cases_streams              # noqa: E402,F401
+import cases_live                 # noqa: E402,F401
 import cases_bad                  # noqa: E402,F401
 
 if __name__ == '__main__':
