@@ -65,19 +65,21 @@ static int is_norm(const char *name)
 }
 
 /* Matrices keep the scale of their input, norms are near one, the rest is small: numbers as in a trained network. */
-static void fill(float *v, const Item *it, uint64_t seed)
+static void fill(float *v, const Item *it, uint64_t seed, const TestGain *gain)
 {
     const int64_t n = count(it), fan = it->nd > 1 && it->dim[0] ? n / it->dim[0] : 1;
-    const float scale = it->nd > 1 ? sqrtf(3.0f / (float)fan) : 0.1f;
+    float scale = it->nd > 1 ? sqrtf(3.0f / (float)fan) : 0.1f;
 
     for (const char *p = it->name; *p; p++)
         seed = seed * 1099511628211u ^ (uint8_t)*p;
+    for (; gain && gain->part; gain++)
+        scale *= strstr(it->name, gain->part) ? gain->gain : 1;
     test_random(v, n, seed);
     for (int64_t i = 0; i < n; i++)
         v[i] = is_norm(it->name) ? 1 + 0.1f * v[i] : scale * v[i];
 }
 
-static int write_safetensors(const List *l, const char *path, DType dtype, uint64_t seed)
+static int write_safetensors(const List *l, const char *path, DType dtype, uint64_t seed, const TestGain *gain)
 {
     char *head = malloc((size_t)l->nb * 512 + 16), shape[160];
     FILE *f = fopen(path, "wb");
@@ -107,7 +109,7 @@ static int write_safetensors(const List *l, const char *path, DType dtype, uint6
         float *v = malloc((size_t)nb * 4 + 1);
         uint16_t *h = (uint16_t *)v;
 
-        fill(v, &l->item[i], seed);
+        fill(v, &l->item[i], seed, gain);
         for (int64_t j = 0; dtype == DT_BF16 && j < nb; j++)
             h[j] = avt_f32_bf16(v[j]);
         fwrite(v, dtype == DT_BF16 ? 2 : 4, (size_t)nb, f);
@@ -300,7 +302,8 @@ int test_model_write(const TestModel *m, const char *dir)
         snprintf(path, sizeof(path), "%s%s", dir, folders[i]);
         mkdir(path, 0777);
     }
-#define WRITE(list, name, type) (snprintf(path, sizeof(path), "%s/%s", dir, name), ret = ret < 0 ? ret : write_safetensors(list, path, type, m->seed))
+#define WRITE(list, name, type) \
+    (snprintf(path, sizeof(path), "%s/%s", dir, name), ret = ret < 0 ? ret : write_safetensors(list, path, type, m->seed, m->gain))
     list_dit(&l, &m->sizes);
     WRITE(&l, "diffusion_pytorch_model.safetensors", m->sizes.dtype);
     if (m->lora_rank) {

@@ -8,9 +8,15 @@
 
 #include "engine/plan.h"
 
+typedef struct TestGain {
+    const char *part;                   // of a tensor's name
+    float gain;
+} TestGain;
+
 typedef struct TestModel {
     PlanSizes sizes;                    // sizes.dtype: storage of the transformer's matrices
     uint64_t seed;
+    const TestGain *gain;               // what is larger than drawn, ended by a NULL part; or NULL
     int lora_rank;                      // 0: no LoRA
     const char *avatar_json;            // text of avatar.json, or NULL
     const char *spiece;                 // tokenizer to copy

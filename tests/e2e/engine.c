@@ -165,7 +165,7 @@ static void bad_folders_are_told(void **state)
         { "models_t5_umt5-xxl-enc-bf16.safetensors", "truncate -s 4", "models_t5_umt5-xxl-enc-bf16" },
         { "wav2vec2-large-xlsr-53-english/model.safetensors", "truncate -s -1", "model.safetensors" },
         { "wav2vec2-large-xlsr-53-english/config.json", "truncate -s 10", "config.json" },
-        { "diffusion_pytorch_model.safetensors", "sed -i s/blocks.3.ffn.0.weight/blocks.9.ffn.0.weight/", "blocks.3.ffn.0.weight" },
+        { "diffusion_pytorch_model.safetensors", "sed -i s/blocks.3.ffn.0.weight/blocks.3.ffn.1.weight/", "blocks.3.ffn.0.weight" },
         { "wav2vec2-large-xlsr-53-english/model.safetensors", "sed -i s/encoder.layer_norm.bias/encoder.layer_morm.bias/", "encoder.layer_norm.bias" },
     };
     const int64_t before = avt_mem_bytes(MEM_NB);

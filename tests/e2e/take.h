@@ -45,15 +45,21 @@ static inline Take *take_new(void)
     return t;
 }
 
-static inline int take_setup(void **state)
+static inline int take_setup_model(const TestGain *gain)
 {
     TestModel m;
 
-    (void)state;
     test_model_default(&m);
+    m.gain = gain;
     m.avatar_json = "{\"lora\": \"none\", \"size\": \"64x64\"}";
     assert_non_null(mkdtemp(take_dir));
     return test_model_write(&m, take_dir);
+}
+
+static inline int take_setup(void **state)
+{
+    (void)state;
+    return take_setup_model(NULL);
 }
 
 static inline int take_teardown(void **state)
@@ -101,7 +107,7 @@ static inline AvatarLook take_look(int picture)
     AvatarLook look;
 
     for (int i = 0; i < SIZE * SIZE * 3; i++)
-        rgb[picture][i] = (uint8_t)(picture ? 255 - i / 48 - i % 7 * 9 : i * 7 + i / 192 * 3);
+        rgb[picture][i] = (uint8_t)(picture ? (i / 24 + i / 1536) % 2 * 255 : i * 7 + i / 192 * 3);
     avatar_look_default(&look);
     look.rgb = rgb[picture];
     look.width = look.height = SIZE;
