@@ -12,7 +12,7 @@ list_options() { sed -n 's/^    { "\([a-z_]*\)", *\([A-Z0-9]*\), *AT([^)]*), *"\
 options() {
     list_options | awk -F '\t' -v texi="$src/doc/avatar.texi" '
         BEGIN {
-            kind["INT"] = kind["INT64"] = "N"; kind["SIZE"] = "WxH"; kind["CONST"] = "WORD"; kind["TEXT"] = "TEXT"
+            kind["INT"] = kind["INT64"] = "N"; kind["SIZE"] = "WxH"; kind["TIME"] = "TIME"; kind["CONST"] = "WORD"; kind["TEXT"] = "TEXT"
             value["model"] = "DIR"; value["lora"] = value["output"] = "FILE"; value["devices"] = value["opts"] = "LIST"
             value["plan"] = "WORD"; value["vae_device"] = "DEVICE"
             while ((getline line < texi) > 0)

@@ -8,7 +8,7 @@
 
 #include "options.h"
 
-typedef enum Kind { TEXT, INT, INT64, SIZE, CONST, FLAG } Kind;
+typedef enum Kind { TEXT, INT, INT64, TIME, SIZE, CONST, FLAG } Kind;      // TIME: seconds, or with ms; kept in ms
 
 typedef struct Option {
     const char *name;
@@ -36,9 +36,9 @@ static const Option options[] = {
     { "format",      CONST, AT(look.format),        "yuv420p, yuv444p, nv12, rgb24, gbrp", "yuv420p|yuv444p|nv12|rgb24|gbrp" },
     { "tail",        CONST, AT(look.tail),          "ceil, floor, block: frames at the end", "ceil|floor|block" },
     { "mode",        CONST, AT(look.mode),          "offline (encode the sound whole), or live (as it comes)", "offline|live" },
-    { "latency",     INT,   AT(look.latency_ms),    "live: ms of sound after a block that are waited for (default: 160)", NULL },
+    { "latency",     TIME,  AT(look.latency_ms),    "live: sound after a block that is waited for, seconds or ms (default: 160ms)", NULL },
     { "late",        CONST, AT(look.late),          "live, sound ahead of the frames: wait, repeat, drop", "wait|repeat|drop" },
-    { "max_late",    INT,   AT(look.max_late_ms),   "live: ms ahead before late acts (default: 2000)", NULL },
+    { "max_late",    TIME,  AT(look.max_late_ms),   "live: how far ahead before late acts, seconds or ms (default: 2)", NULL },
     { "opts",        TEXT,  AT(engine.opts),        "expert settings key=value:key=value", NULL },
     { "output",      TEXT,  AT(output),             "file to write, or - for stdout (also -o)", NULL },
     { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
@@ -61,6 +61,16 @@ static int find_word(const char *words, const char *value)
     }
 }
 
+/* "0.16", "0.16s", "160ms" -> 160; -1: none of these, or longer than an hour */
+static int read_ms(const char *value)
+{
+    char *end = NULL;
+    const double t = strtod(value, &end);
+    const double ms = !strcmp(end, "ms") ? t : !*end || !strcmp(end, "s") ? 1000 * t : -1;
+
+    return end != value && ms >= 0 && ms <= 3600e3 ? (int)(ms + 0.5) : -1;
+}
+
 static int set(ToolOptions *o, const Option *opt, const char *value)
 {
     void *at = (char *)o + opt->at;
@@ -74,6 +84,12 @@ static int set(ToolOptions *o, const Option *opt, const char *value)
         return 0;
     case FLAG:
         *(int *)at = 1;
+        return 0;
+    case TIME:
+        n = read_ms(value);
+        if (n < 0)
+            break;
+        *(int *)at = (int)n;
         return 0;
     case CONST:
         n = find_word(opt->words, value);
