@@ -2,7 +2,7 @@
 /*
  * parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512] [--threads N]
  *
- * Walks DIR (golden README: one file a case), runs the case of each file, prints one line each. A file that has no case and a
+ * Walks DIR (tests/README.md: one file a case), runs the case of each file, prints one line each. A file that has no case and a
  * result that no case compared are failures; files of the single-GPU original are the one thing that is skipped.
  */
 #include <dirent.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The three calls of the golden README on the tiny diffusion transformer: sink, stream, and what they need. For the cases of
+ * Three calls on the tiny diffusion transformer: sink, stream, and what they need. For the cases of
  * dit.c, dit_parts.c and sampling.c.
  */
 #ifndef AVT_PARITY_NET_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Parity: each network against numbers of the reference Python, from a directory laid out as the golden README says.
+ * Parity: each network against numbers of the reference Python, from a directory laid out as tests/README.md says.
  * Nothing about a set's sizes is built in. One line a case with max-abs and relative L2; limits: product.md 9.
  */
 #ifndef AVT_PARITY_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The schedule, and the denoising loop of the golden README over several blocks: once block after block, once in waves, where
+ * The schedule, and the denoising loop over several blocks: once block after block, once in waves, where
  * items of different blocks and steps go through each layer together. Both must give the same bits.
  *
  * The file's name says what the sink takes before the second clip: tpp = reference, online = reference and motion,
