@@ -11,6 +11,8 @@
 
 #include "kernels.h"
 
+enum { NARROW = 16 };                   // conv3d: up to so many output channels keep plain C's order of weights at every level
+
 typedef int (*CpuOp)(Backend *be, const OpCall *c);
 
 typedef struct Cpu {                    // Backend.priv
@@ -18,6 +20,7 @@ typedef struct Cpu {                    // Backend.priv
     const char *level[OP_NB];           // "plain", "onednn", ... of each entry: tests prove that the fast version ran
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
+    CpuOp conv3d_wide;                  // conv3d of more than NARROW output channels, when narrow ones have their own
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
     void *work;                         // avt_cpu_work()
     size_t work_size;

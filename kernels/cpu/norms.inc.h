@@ -45,19 +45,6 @@ INLINE double lane_squares(const float *x, int64_t nb, double mean)
     return sum;
 }
 
-INLINE V load_some(const float *x, int64_t nb)
-{
-    return nb >= VN ? v_load(x) : v_load_part(x, nb);
-}
-
-INLINE void store_some(float *x, V a, int64_t nb)
-{
-    if (nb >= VN)
-        v_store(x, a);
-    else
-        v_store_part(x, a, nb);
-}
-
 /* act(x f w) for a row */
 INLINE void row_scale(float *out, const float *x, const float *w, int64_t nb, double f, Act act)
 {

@@ -5,7 +5,8 @@
  *   linear    matmul, weights in oneDNN's packed order, bias, activation, gate and residual as its post-ops
  *   conv3d    a sum over the taps in time of 2-D convolutions (channels last): out[t] = sum_k W_k x[t + k - P]. The cached frames
  *             and the new ones are read where they are, nothing is joined or copied, and a frame's bits do not depend on how the
- *             stream was cut. Measured on 16 .. 384 channels: within 4 % of one 3-D convolution over a joined buffer
+ *             stream was cut. Measured on 16 .. 384 channels: within 4 % of one 3-D convolution over a joined buffer. Up to NARROW
+ *             output channels are left to conv3d.inc.h, or to plain C
  *
  * Weights are packed once, in weight_put(), in the order that oneDNN prefers for a large problem on one thread (its choice must
  * not depend on what is not known yet). The order of a product holds for any number of rows. A convolution over a very small
@@ -663,8 +664,11 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
               .out_frame = out[1] * out[2] * out[3] };
     const int64_t fit = CACHED / (s.out_frame + 1), step = fit > 1 ? fit : 1;
     Item *packed;
-    int ret = find_packed(((Cpu *)be->priv)->onednn, &packed, 4, wei);
+    int ret;
 
+    if (w[0] <= NARROW)
+        return avt_plain_conv3d(be, c);
+    ret = find_packed(((Cpu *)be->priv)->onednn, &packed, 4, wei);
     if (ret < 0)
         return ret;
     s.tap = (packed->size + ALIGN - 1) / ALIGN * ALIGN;
@@ -681,10 +685,10 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
 
 /* ---- weights --------------------------------------------------------------------------------------------------------- */
 
-/* conv1d keeps the order of plain C: the number of groups is not known when a weight is put. */
-static int is_packed(WeightUse use)
+/* conv1d keeps the order of plain C: the number of groups is not known when a weight is put. So does a narrow conv3d. */
+static int is_packed(WeightUse use, const int64_t *dim)
 {
-    return use == WEIGHT_LINEAR || use == WEIGHT_CONV3D;
+    return use == WEIGHT_LINEAR || (use == WEIGHT_CONV3D && dim[0] > NARROW);
 }
 
 static int packed_of(Backend *be, Item **out, WeightUse use, const int64_t *dim)
@@ -700,7 +704,7 @@ static size_t weight_bytes_onednn(Backend *be, WeightUse use, DType dtype, int n
 {
     Item *packed;
 
-    if (!is_packed(use) || dtype > DT_F64)
+    if (!is_packed(use, dim) || dtype > DT_F64)
         return avt_plain_weight_bytes(be, use, dtype, nd, dim);
     if (packed_of(be, &packed, use, dim) < 0)
         return 0;
@@ -764,7 +768,7 @@ static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtyp
     Item *packed;
     int ret, threads;
 
-    if (!is_packed(use) || dtype > DT_F64)
+    if (!is_packed(use, dst->dim) || dtype > DT_F64)
         return avt_plain_weight_put(be, dst, use, dtype, src);
     dst->dtype = DT_F32;
     dst->packed = 1 + (int)use;

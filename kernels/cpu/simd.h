@@ -140,6 +140,20 @@ INLINE V v2_narrow(V2 a)
 
 #endif
 
+/* A vector, or the nb elements that are left of it */
+INLINE V load_some(const float *x, int64_t nb)
+{
+    return nb >= VN ? v_load(x) : v_load_part(x, nb);
+}
+
+INLINE void store_some(float *x, V a, int64_t nb)
+{
+    if (nb >= VN)
+        v_store(x, a);
+    else
+        v_store_part(x, a, nb);
+}
+
 /* e^x; NaN stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r). */
 INLINE V v_exp(V x)
 {

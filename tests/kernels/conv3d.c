@@ -144,6 +144,10 @@ static void sizes(void **state)
         { .t = 1, .h = 6, .w = 6, .cin = 257, .cout = 11, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1 } },
         { .t = 4, .h = 8, .w = 8, .cin = 4, .cout = 24, .k = { 1, 2, 2 }, .spec = { 1, 2, 0, 0, 0 } },
         { .t = 4, .h = 8, .w = 9, .cin = 4, .cout = 6, .k = { 2, 4, 4 }, .spec = { 2, 4, 0, 0, 0 } },
+        { .t = 2, .h = 4, .w = 43, .cin = 16, .cout = 3, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 }, .with_bias = 1 },
+        { .t = 2, .h = 5, .w = 35, .cin = 16, .cout = 2, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 } },
+        { .t = 1, .h = 3, .w = 50, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 1, .spec = { 1, 1, 1, 1, 1 }, .with_bias = 1 },
+        { .t = 1, .h = 9, .w = 67, .cin = 8, .cout = 13, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 }, .with_bias = 1 },
     };
     (void)state;
     for (size_t i = 0; i < sizeof(args) / sizeof(args[0]); i++)
