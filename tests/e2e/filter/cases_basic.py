@@ -105,6 +105,15 @@ def picture_of_other_kinds(d):
 
 
 @case
+def picture_animated(d):
+    """The first picture of an animation is the reference, in a file and at the second input."""
+    both, first = media.gif(d / 'b.gif'), media.gif(d / 'f.gif', colors=((200, 60, 60),))
+    want = crcs(expect(frames('-i', d.wav(8000), '-filter_complex', '[0:a]' + filt(image=first)), 13))
+    assert crcs(frames('-i', d.wav(8000), '-filter_complex', '[0:a]' + filt(image=both))) == want, 'image= took another picture'
+    assert crcs(frames('-i', d.wav(8000), '-i', both, '-filter_complex', PAD + filt())) == want, 'the second input took another picture'
+
+
+@case
 def picture_ratio_gives_size(d):
     """Without size: the picture's ratio at the area that the model's avatar.json names."""
     shutil.copytree(Env.model, d / 'model')
@@ -242,8 +251,8 @@ def metadata_filter_prints(d):
 
 @case
 def sound_of_other_kinds(d):
-    """44.1 kHz stereo, 48 kHz 5.1, 8 kHz: converted by the graph; as many frames as the sound lasts."""
-    for rate, channels in ((44100, 2), (48000, 6), (8000, 1)):
+    """44.1 kHz stereo, 48 kHz 5.1, 12 channels without names, 8 kHz: converted by the graph; as many frames as the sound lasts."""
+    for rate, channels in ((44100, 2), (48000, 6), (48000, 12), (8000, 1)):
         f = frames('-i', d.wav(rate, rate, channels), '-filter_complex', '[0:a]' + filt(image=d.png()))
         assert 25 <= len(f) <= 26, '%d frames for 1 s at %d Hz' % (len(f), rate)
         expect(f, len(f))

@@ -4,7 +4,7 @@ import subprocess
 import threading
 import time
 
-from harness import Env, case, crcs, expect, ffmpeg, filt, frames, probe
+from harness import Env, audio, case, crcs, expect, ffmpeg, filt, frames, probe, video
 
 
 def live(d, **opts):
@@ -97,3 +97,27 @@ def hold_goes_on_in_silence(d):
     for mode in ('live', 'offline'):
         expect(frames('-i', d.wav(16000), '-filter_complex', '[0:a]' + filt(image=d.png(), mode=mode, hold=1.5)), 63)
     expect(frames('-i', d.wav(0), '-filter_complex', live(d, hold=1)), 0)
+
+
+@case
+def live_interrupted_file_is_whole(d):
+    """Ctrl-C in mid-stream: what was shown until then is a file that plays."""
+    r = ffmpeg('-re', '-f', 'lavfi', '-i', 'anullsrc=r=16000:cl=mono', '-filter_complex', live(d), '-c:v', 'libx264', '-preset', 'ultrafast',
+               '-tune', 'zerolatency', '-c:a', 'aac', d / 'o.mp4', ok=False, interrupt=4, timeout=40)
+    assert r.code in (0, 255), r.text()[-600:]
+    s = video(d / 'o.mp4')
+    assert int(s['nb_read_frames']) >= 12 and audio(d / 'o.mp4'), s['nb_read_frames']
+
+
+@case
+def live_reader_goes_away(d):
+    """The program that reads the pictures stops: an error soon, not a hang."""
+    p = subprocess.Popen([str(Env.bin / 'ffmpeg'), '-nostdin', '-loglevel', 'error', '-f', 'lavfi', '-i', 'anullsrc=r=16000:cl=mono',
+                          '-filter_complex', live(d), '-an', '-f', 'rawvideo', '-'], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert len(p.stdout.read(10000)) == 10000
+    p.stdout.close()
+    try:
+        p.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        p.kill()
+        raise AssertionError('goes on without a reader')
