@@ -76,6 +76,10 @@ $(BUILD)/tests/parity: $(PARITY_O) $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 $(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
+# what the tool reads and writes, seen from outside: for tests/e2e/tool.py
+$(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(SRC)/tools/media_in.c) $(BUILD)/libavatar.a
+	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
+$(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 .SECONDARY:
@@ -95,6 +99,9 @@ build-tests: $(TESTS) $(CORPUS_TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmod
 one = $(if $(T),$(filter %/$(T),$(1)),$(1))
 check-unit check-kernels check-e2e: check-%: build-tests
 	@$(RUN) $(call one,$(filter $(BUILD)/tests/$*/%,$(TESTS)))
+TOOL_TESTS = $(if $(filter yes,$(TOOL)),"$(SRC)/tests/e2e/tool.py --tool $(BUILD)/avatar --media $(BUILD)/tests/media --model $(TINY_MODEL)")
+check-tool: $(BUILD)/avatar $(BUILD)/tests/media $(TINY_MODEL)
+	@$(RUN) $(TOOL_TESTS)
 check-parity: $(BUILD)/tests/parity
 	@$(RUN) "$(BUILD)/tests/parity $(or $(GOLDEN),$(SRC)/tests/gold/parity)"
 check-tree: $(BUILD)/libavatar.a $(BUILD)/libavatar.so
@@ -104,10 +111,11 @@ check:
 	@$(SRC)/tools/setup.sh check
 	@$(MAKE) -s --no-print-directory run-check
 # the parity program sees ../shared/golden too where that stands beside the tree
-run-check: all build-tests $(TINY_MODEL)
+run-check: all build-tests $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
 	@$(RUN) --slow $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
+		$(TOOL_TESTS) \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
@@ -160,7 +168,7 @@ help:
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
 	@echo "make bench T=op      time, GFLOP/s and GB/s of each CPU level"
-	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test"
+	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
@@ -171,6 +179,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md)"
 	@echo "make format | clean | distclean"
 
-.PHONY: all build-tests check check-unit check-kernels check-e2e check-parity check-tree run-check bench demo setup install uninstall \
+.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check bench demo setup install uninstall \
 	format clean distclean help $(NANO)
 -include $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

@@ -5,6 +5,7 @@
  * Sound from stdin is a WAV when it starts with "RIFF", else raw 16 kHz mono s16: the first bytes decide, and an AVIOContext
  * of ours gives them back to the demuxer.
  */
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,6 @@
 
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
-#include <libavutil/display.h>
 #include <libavutil/imgutils.h>
 #include <libavutil/opt.h>
 #include <libswresample/swresample.h>
@@ -41,6 +41,7 @@ typedef struct Reader {
     AVIOContext *io;                    // stdin's
     uint8_t head[12];                   // stdin's first bytes
     int nb_head, at_head;
+    int (*stop)(void);                  // or NULL
     int stream, drained;
 } Reader;
 
@@ -55,6 +56,24 @@ static void reader_close(Reader *r)
     avio_context_free(&r->io);
 }
 
+static int asked_to_stop(void *opaque)
+{
+    const Reader *r = opaque;
+
+    return r->stop && r->stop();
+}
+
+/* Wait for bytes, looking up now and then. */
+static int wait_for_stdin(Reader *r)
+{
+    struct pollfd p = { .fd = 0, .events = POLLIN };
+
+    while (!asked_to_stop(r))
+        if (poll(&p, 1, 100))
+            return 0;
+    return AVERROR_EXIT;
+}
+
 static int read_stdin(void *opaque, uint8_t *buf, int size)
 {
     Reader *r = opaque;
@@ -67,6 +86,8 @@ static int read_stdin(void *opaque, uint8_t *buf, int size)
         r->at_head += take;
         return take;
     }
+    if (wait_for_stdin(r) < 0)
+        return AVERROR_EXIT;
     n = read(0, buf, (size_t)size);
     return n > 0 ? (int)n : n ? AVERROR(errno) : AVERROR_EOF;
 }
@@ -75,7 +96,7 @@ static int open_stdin(Reader *r, AVDictionary **opt, AVInputFormat const **forma
 {
     uint8_t *buf = av_malloc(4096);
 
-    while (r->nb_head < (int)sizeof(r->head)) {
+    while (r->nb_head < (int)sizeof(r->head) && wait_for_stdin(r) >= 0) {
         const ssize_t n = read(0, r->head + r->nb_head, sizeof(r->head) - (size_t)r->nb_head);
 
         if (n <= 0)
@@ -89,15 +110,14 @@ static int open_stdin(Reader *r, AVDictionary **opt, AVInputFormat const **forma
     }
     av_dict_set(opt, "probesize", "32", 0);
     av_dict_set(opt, "analyzeduration", "0", 0);
-    r->fmt = avformat_alloc_context();
     r->io = buf ? avio_alloc_context(buf, 4096, 0, r, read_stdin, NULL, NULL) : NULL;
-    if (!r->fmt || !r->io)
+    if (!r->io)
         return AVERROR(ENOMEM);
     r->fmt->pb = r->io;
     return 0;
 }
 
-static int reader_open(Reader *r, const char *path, enum AVMediaType type)
+static int reader_open(Reader *r, const char *path, enum AVMediaType type, int (*stop)(void))
 {
     const AVInputFormat *format = NULL;
     const AVCodec *codec;
@@ -106,6 +126,11 @@ static int reader_open(Reader *r, const char *path, enum AVMediaType type)
 
     memset(r, 0, sizeof(*r));
     r->path = path;
+    r->stop = stop;
+    r->fmt = avformat_alloc_context();
+    if (!r->fmt)
+        return AVERROR(ENOMEM);
+    r->fmt->interrupt_callback = (AVIOInterruptCB){ asked_to_stop, r };
     if (!strcmp(path, "-"))
         ret = open_stdin(r, &opt, &format);
     if (ret >= 0)
@@ -129,27 +154,32 @@ static int reader_open(Reader *r, const char *path, enum AVMediaType type)
     return ret < 0 ? complain(path, "cannot be decoded", ret) : 0;
 }
 
+/* One packet more to the decoder, or the end of them. */
+static void feed(Reader *r)
+{
+    const int ret = av_read_frame(r->fmt, r->pkt);
+
+    if (ret < 0 && ret != AVERROR_EOF && !asked_to_stop(r))
+        complain(r->path, "reading ended early", ret);
+    if (ret < 0 || r->pkt->stream_index == r->stream)
+        avcodec_send_packet(r->dec, ret < 0 ? NULL : r->pkt);
+    r->drained = ret < 0;
+    av_packet_unref(r->pkt);
+}
+
 /* Next decoded frame into r->frame: 1, 0 at the end, or an error. A damaged packet is passed over, as ffmpeg does. */
 static int reader_next(Reader *r)
 {
     for (;;) {
-        int ret = avcodec_receive_frame(r->dec, r->frame);
+        const int ret = avcodec_receive_frame(r->dec, r->frame);
 
         if (ret >= 0)
             return 1;
-        if (ret == AVERROR_EOF)
-            return 0;
-        if (ret != AVERROR(EAGAIN))
+        if (ret != AVERROR(EAGAIN) && ret != AVERROR_EOF && ret != AVERROR_INVALIDDATA)
             return complain(r->path, "cannot be decoded", ret);
-        ret = r->drained ? AVERROR_EOF : av_read_frame(r->fmt, r->pkt);
-        if (ret < 0) {
-            r->drained = 1;
-            avcodec_send_packet(r->dec, NULL);
-            continue;
-        }
-        if (r->pkt->stream_index == r->stream)
-            avcodec_send_packet(r->dec, r->pkt);
-        av_packet_unref(r->pkt);
+        if (r->drained)
+            return 0;
+        feed(r);
     }
 }
 
@@ -169,42 +199,47 @@ static int to_rgb(const AVFrame *f, uint8_t *rgb)
     return 0;
 }
 
-/* Clockwise quarter turns (and a mirror, first) that the file asks for: EXIF orientation, or a display matrix. */
-static void orientation(const Reader *r, int *turns, int *mirror)
+/* How the file wants its pixels shown: pixel (x, y) goes to (a x + c y, b x + d y), each -1, 0 or 1, moved so that none is negative. */
+typedef struct Turn {
+    int a, b, c, d;
+} Turn;
+
+static int sign(int32_t v)
 {
-    const AVFrameSideData *sd = av_frame_get_side_data(r->frame, AV_FRAME_DATA_DISPLAYMATRIX);
-    const AVDictionaryEntry *tag = av_dict_get(r->frame->metadata, "Orientation", NULL, 0);
-    static const struct { int turns, mirror; } exif[9] = { { 0, 0 }, { 0, 0 }, { 0, 1 }, { 2, 0 }, { 2, 1 }, { 3, 1 }, { 1, 0 }, { 1, 1 }, { 3, 0 } };
-    int o = tag ? atoi(tag->value) : 0;
-
-    *turns = *mirror = 0;
-    if (sd) {
-        const int32_t *m = (const int32_t *)sd->data;
-        double angle = av_display_rotation_get(m);
-
-        *mirror = (double)m[0] * m[4] - (double)m[1] * m[3] < 0;
-        *turns = ((int)(angle < 0 ? -angle / 90 + 0.5 : 4.5 - angle / 90)) % 4;
-    } else if (o >= 1 && o <= 8) {
-        *turns = exif[o].turns;
-        *mirror = exif[o].mirror;
-    }
+    return (v > 0) - (v < 0);
 }
 
-static uint8_t *turn(uint8_t *rgb, int *w, int *h, int turns, int mirror)
+/* From the display matrix that newer libavcodec makes of EXIF, else from the EXIF orientation itself. */
+static Turn turn_of(const Reader *r)
 {
-    const int iw = *w, ih = *h, ow = turns & 1 ? ih : iw, oh = turns & 1 ? iw : ih;
-    uint8_t *out = malloc((size_t)iw * ih * 3);
+    static const Turn exif[] = { { 1, 0, 0, 1 }, { 1, 0, 0, 1 }, { -1, 0, 0, 1 }, { -1, 0, 0, -1 }, { 1, 0, 0, -1 },
+                                 { 0, 1, 1, 0 }, { 0, 1, -1, 0 }, { 0, -1, -1, 0 }, { 0, -1, 1, 0 } };
+    const AVFrameSideData *sd = av_frame_get_side_data(r->frame, AV_FRAME_DATA_DISPLAYMATRIX);
+    const AVDictionaryEntry *tag = av_dict_get(r->frame->metadata, "Orientation", NULL, 0);
+    const int o = tag ? atoi(tag->value) : 0;
 
-    if (!out)
-        return rgb;
-    for (int y = 0; y < oh; y++)
+    if (sd) {
+        const int32_t *m = (const int32_t *)sd->data;
+        const Turn t = { sign(m[0]), sign(m[1]), sign(m[3]), sign(m[4]) };
+
+        if (abs(t.a) + abs(t.b) == 1 && abs(t.c) + abs(t.d) == 1 && abs(t.a) == abs(t.d))
+            return t;
+    }
+    return exif[o >= 1 && o <= 8 ? o : 0];
+}
+
+/* A turn's inverse is its transpose. */
+static uint8_t *turn(uint8_t *rgb, int *w, int *h, Turn t)
+{
+    const int iw = *w, ih = *h, ow = t.a ? iw : ih, oh = t.a ? ih : iw;
+    const int x0 = t.a + t.b < 0 ? iw - 1 : 0, y0 = t.c + t.d < 0 ? ih - 1 : 0;
+    uint8_t *out = malloc((size_t)iw * (size_t)ih * 3);
+
+    for (int y = 0; out && y < oh; y++)
         for (int x = 0; x < ow; x++) {
-            int sx = turns == 1 ? y : turns == 2 ? iw - 1 - x : turns == 3 ? iw - 1 - y : x;
-            const int sy = turns == 1 ? ih - 1 - x : turns == 2 ? ih - 1 - y : turns == 3 ? x : y;
+            const int sx = x0 + t.a * x + t.b * y, sy = y0 + t.c * x + t.d * y;
 
-            if (mirror)
-                sx = iw - 1 - sx;
-            memcpy(out + ((size_t)y * ow + x) * 3, rgb + ((size_t)sy * iw + sx) * 3, 3);
+            memcpy(out + ((size_t)y * (size_t)ow + (size_t)x) * 3, rgb + ((size_t)sy * (size_t)iw + (size_t)sx) * 3, 3);
         }
     free(rgb);
     *w = ow;
@@ -215,7 +250,7 @@ static uint8_t *turn(uint8_t *rgb, int *w, int *h, int turns, int mirror)
 int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h)
 {
     Reader r;
-    int ret = reader_open(&r, path, AVMEDIA_TYPE_VIDEO), turns, mirror;
+    int ret = reader_open(&r, path, AVMEDIA_TYPE_VIDEO, NULL);
 
     *rgb = NULL;
     if (ret >= 0)
@@ -228,9 +263,8 @@ int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h)
         *w = r.frame->width;
         *h = r.frame->height;
         ret = to_rgb(r.frame, *rgb);
-        orientation(&r, &turns, &mirror);
-        if (turns || mirror)
-            *rgb = turn(*rgb, w, h, turns, mirror);
+        if (ret >= 0 && !(*rgb = turn(*rgb, w, h, turn_of(&r))))
+            ret = AVERROR(ENOMEM);
     }
     reader_close(&r);
     return ret < 0 ? ret : 0;
@@ -246,10 +280,10 @@ struct SoundIn {
     AVChannelLayout layout;
 };
 
-int media_open_sound(SoundIn **out, const char *path)
+int media_open_sound(SoundIn **out, const char *path, int (*stop)(void))
 {
     SoundIn *s = calloc(1, sizeof(*s));
-    int ret = s ? reader_open(&s->r, path, AVMEDIA_TYPE_AUDIO) : AVERROR(ENOMEM);
+    int ret = s ? reader_open(&s->r, path, AVMEDIA_TYPE_AUDIO, stop) : AVERROR(ENOMEM);
 
     *out = s;
     if (ret < 0 && s)
@@ -272,6 +306,8 @@ static int fit_resampler(SoundIn *s)
     av_channel_layout_uninit(&s->layout);
     av_channel_layout_copy(&s->layout, &f->ch_layout);
     ret = swr_alloc_set_opts2(&s->swr, &mono, AV_SAMPLE_FMT_FLT, RATE, &s->layout, f->format, f->sample_rate, 0, NULL);
+    if (ret >= 0)
+        ret = av_opt_set_double(s->swr, "rematrix_maxval", 1, 0);   // two equal channels are as loud as one
     return ret < 0 ? ret : swr_init(s->swr);
 }
 

@@ -26,7 +26,7 @@ struct MediaOut {
     AVStream *video, *audio;
     int16_t *pcm;                       // sound not yet written
     int64_t nb, room, written;          // samples
-    int error;
+    int started, error;
 };
 
 static int complain(const char *what, int ret)
@@ -75,7 +75,7 @@ static AVStream *audio_stream(AVFormatContext *fmt)
     return st;
 }
 
-int media_open_out(MediaOut **out, const char *path, int w, int h, const char *pix_fmt)
+int media_open_out(MediaOut **out, const char *path)
 {
     const char *url = strcmp(path, "-") ? path : "pipe:1";
     MediaOut *m = calloc(1, sizeof(*m));
@@ -85,19 +85,26 @@ int media_open_out(MediaOut **out, const char *path, int w, int h, const char *p
     if (!m)
         return AVERROR(ENOMEM);
     ret = avformat_alloc_output_context2(&m->fmt, NULL, "nut", url);
-    m->pkt = av_packet_alloc();
-    if (ret >= 0 && m->pkt && (m->video = video_stream(m->fmt, w, h, av_get_pix_fmt(pix_fmt))) && (m->audio = audio_stream(m->fmt))) {
-        m->fmt->flags |= AVFMT_FLAG_FLUSH_PACKETS;
-        ret = avio_open(&m->fmt->pb, url, AVIO_FLAG_WRITE);
-        if (ret >= 0)
-            ret = avformat_write_header(m->fmt, NULL);
-    } else if (ret >= 0) {
+    if (ret >= 0 && !(m->pkt = av_packet_alloc()))
         ret = AVERROR(ENOMEM);
-    }
-    m->error = ret < 0 ? ret : 0;
-    if (ret < 0)
-        complain(path, ret);
-    return ret < 0 ? ret : 0;
+    if (ret >= 0)
+        ret = avio_open(&m->fmt->pb, url, AVIO_FLAG_WRITE);
+    m->error = ret < 0 ? complain(path, ret) : 0;
+    return m->error;
+}
+
+int media_start_out(MediaOut *m, int w, int h, const char *pix_fmt)
+{
+    int ret = AVERROR(ENOMEM);
+
+    m->fmt->flags |= AVFMT_FLAG_FLUSH_PACKETS;
+    m->video = video_stream(m->fmt, w, h, av_get_pix_fmt(pix_fmt));
+    m->audio = audio_stream(m->fmt);
+    if (m->video && m->audio)
+        ret = avformat_write_header(m->fmt, NULL);
+    m->started = ret >= 0;
+    m->error = ret < 0 ? complain("output", ret) : 0;
+    return m->error;
 }
 
 int media_write_sound(MediaOut *m, const float *pcm, int nb)
@@ -165,15 +172,16 @@ int media_write_frame(MediaOut *m, const uint8_t *const data[4], const int lines
     return ret < 0 ? ret : write_samples(m, (pts + 1) * FRAME_SAMPLES);
 }
 
-int media_close_out(MediaOut **out)
+int media_close_out(MediaOut **out, int complete)
 {
     MediaOut *m = *out;
     int ret = 0;
 
     if (!m)
         return 0;
-    if (m->fmt && m->fmt->pb && !m->error) {
-        write_samples(m, m->nb);
+    if (m->started && !m->error) {
+        if (complete)
+            write_samples(m, m->nb);
         ret = av_write_trailer(m->fmt);
         if (ret < 0 && !m->error)
             m->error = complain("output", ret);

@@ -169,9 +169,12 @@ int cmd_plan(int argc, char **argv)
 
     if (ret)
         return ret;
-    if (o.help || o.nb_positional)
-        return printf("usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] [--vae-device D]\n"
-                      "Memory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda devices keep the file's types.\n") < 0;
+    if (o.help || o.nb_positional) {
+        fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
+                "[--vae-device D]\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda devices keep the "
+                "file's types.\n");
+        return o.help ? 0 : 2;
+    }
     if (o.look.out_width <= 0)
         o.look.out_width = 704, o.look.out_height = 384;
     if (o.look.out_width % 16 || o.look.out_height % 16)

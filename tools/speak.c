@@ -15,14 +15,7 @@
 
 #include "options.h"
 #include "speak.h"
-
-static volatile sig_atomic_t stop;
-
-static void on_signal(int sig)
-{
-    (void)sig;
-    stop = 1;
-}
+#include "stop.h"
 
 typedef struct Talk {                   // progress on stderr, when that is a terminal
     int tty, quiet;
@@ -61,16 +54,16 @@ static void show_progress(Talk *t, const AvatarFrame *f)
 static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb)
 {
     AvatarFrame f;
-    int ret = 0;
+    int ret;
 
-    while (!stop && (ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
+    while ((ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
         ret = media_write_frame(out, f.data, f.linesize, f.index);
         if (ret < 0)
             return ret;
         *nb = f.index + 1;
         show_progress(talk, &f);
     }
-    return stop ? AVATAR_ERR(ECANCELED) : ret == AVATAR_EOF || ret == AVATAR_EAGAIN ? 0 : ret;
+    return ret == AVATAR_EOF || ret == AVATAR_EAGAIN ? 0 : ret;
 }
 
 static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb)
@@ -78,7 +71,7 @@ static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, i
     const float *pcm;
     int n, ret = 0;
 
-    while (!ret && !stop && (n = media_read_sound(in, &pcm)) != 0) {
+    while (!ret && (n = media_read_sound(in, &pcm)) != 0) {
         if (n < 0)
             return n;
         ret = avatar_session_send(s, pcm, n);
@@ -89,9 +82,10 @@ static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, i
     }
     if (!ret)
         ret = avatar_session_send(s, NULL, 0);
-    return ret ? ret : write_frames(s, out, talk, nb);
+    return ret && ret != AVATAR_ERR(ECANCELED) ? ret : write_frames(s, out, talk, nb);
 }
 
+/* What is cheap to refuse comes first, then the file, then the model. */
 static int open_all(AvatarEngine **e, AvatarSession **s, ToolOptions *o, MediaOut **out)
 {
     AvatarInfo info;
@@ -100,14 +94,41 @@ static int open_all(AvatarEngine **e, AvatarSession **s, ToolOptions *o, MediaOu
 
     o->look.rgb = rgb;
     if (ret >= 0)
+        ret = avatar_options_check(&o->engine);
+    if (ret >= 0)
+        ret = media_open_out(out, o->output);
+    if (ret >= 0)
         ret = avatar_engine_open(e, &o->engine);
     if (ret >= 0)
         ret = avatar_session_open(s, *e, &o->look);
     free(rgb);
     if (ret < 0)
         return ret;
+    stop_session(*s);
     avatar_session_info(*s, &info);
-    return media_open_out(out, o->output, info.width, info.height, tool_format_name(o->look.format));
+    return media_start_out(*out, info.width, info.height, tool_format_name(o->look.format));
+}
+
+static void close_all(AvatarEngine **e, AvatarSession **s, SoundIn **in)
+{
+    stop_session(NULL);
+    media_close_sound(in);
+    avatar_session_close(s);
+    avatar_engine_close(e);
+    avatar_engine_flush();
+}
+
+static void say_end(const Talk *talk, const char *output, int64_t nb, int ret)
+{
+    const int named = strcmp(output, "-");
+
+    if (talk->tty && !talk->quiet)
+        fprintf(stderr, "\r\033[K");
+    if (ret < 0)
+        fprintf(stderr, "avatar: stopped after %lld frames: %s\n", (long long)nb, stop_asked() ? "interrupted" : avatar_error_text(ret));
+    else if (!talk->quiet)
+        fprintf(stderr, "avatar: %lld frames in %.1f s%s%s\n", (long long)nb, seconds_since(&talk->start), named ? " -> " : "",
+                named ? output : "");
 }
 
 static int speak(ToolOptions *o)
@@ -124,30 +145,20 @@ static int speak(ToolOptions *o)
     o->engine.log_opaque = &talk;
     av_log_set_level(AV_LOG_ERROR);
     clock_gettime(CLOCK_MONOTONIC, &talk.start);
-    ret = media_open_sound(&in, o->positional[0]);
+    ret = media_open_sound(&in, o->positional[0], stop_asked);
     if (ret >= 0)
         ret = open_all(&e, &s, o, &out);
     if (ret >= 0)
         ret = speak_all(s, out, in, &talk, &nb);
-    closed = media_close_out(&out);
+    closed = media_close_out(&out, ret >= 0);
     ret = ret < 0 ? ret : closed;
-    media_close_sound(&in);
-    avatar_session_close(&s);
-    avatar_engine_close(&e);
-    avatar_engine_flush();
-    if (talk.tty && !talk.quiet)
-        fprintf(stderr, "\r\033[K");
-    if (ret < 0)
-        fprintf(stderr, "avatar: stopped after %lld frames: %s\n", (long long)nb, stop ? "interrupted" : avatar_error_text(ret));
-    else if (!o->quiet)
-        fprintf(stderr, "avatar: %lld frames in %.1f s%s%s\n", (long long)nb, seconds_since(&talk.start), strcmp(o->output, "-") ? " -> " : "",
-                strcmp(o->output, "-") ? o->output : "");
+    close_all(&e, &s, &in);
+    say_end(&talk, o->output, nb, ret);
     return ret < 0 ? 1 : 0;
 }
 
 int cmd_speak(int argc, char **argv)
 {
-    const struct sigaction act = { .sa_handler = on_signal }, ignore = { .sa_handler = SIG_IGN };
     ToolOptions o;
     int ret = tool_options(&o, argc, argv);
 
@@ -162,8 +173,10 @@ int cmd_speak(int argc, char **argv)
     }
     if (!o.output)
         o.output = "avatar.nut";
-    sigaction(SIGINT, &act, NULL);
-    sigaction(SIGTERM, &act, NULL);
-    sigaction(SIGPIPE, &ignore, NULL);
+    if (!strcmp(o.output, "-") && isatty(1))
+        return fprintf(stderr, "avatar: -o - writes NUT, which a terminal cannot show; pipe it into ffmpeg or name a file\n"), 2;
+    signal(SIGPIPE, SIG_IGN);
+    if (stop_watch() < 0)
+        return fprintf(stderr, "avatar: the system gives no thread\n"), 1;
     return speak(&o);
 }

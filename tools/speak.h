@@ -16,8 +16,8 @@ int cmd_plan(int argc, char **argv);
 int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h);
 
 typedef struct SoundIn SoundIn;
-/** A sound file, or "-": WAV or raw 16 kHz s16 mono from stdin. */
-int  media_open_sound(SoundIn **s, const char *path);
+/** A sound file, or "-": WAV or raw 16 kHz s16 mono from stdin. @param stop  asked while reading waits: 1 ends it with an error */
+int  media_open_sound(SoundIn **s, const char *path, int (*stop)(void));
 /** Next samples, 16 kHz mono f32, valid until the next call. Number of them, 0 at the end, or a negative AVERROR (said). */
 int  media_read_sound(SoundIn *s, const float **pcm);
 void media_close_sound(SoundIn **s);
@@ -25,12 +25,14 @@ void media_close_sound(SoundIn **s);
 /* ---- media_out.c ---- */
 
 typedef struct MediaOut MediaOut;
-/** NUT with raw video of a format and 16 kHz s16 sound, to a file or "-". pix_fmt: FFmpeg's name. */
-int  media_open_out(MediaOut **m, const char *path, int w, int h, const char *pix_fmt);
+/** Open a file, or "-", for writing. */
+int  media_open_out(MediaOut **m, const char *path);
+/** Begin NUT with raw video of a format (FFmpeg's name) and 16 kHz s16 sound. */
+int  media_start_out(MediaOut *m, int w, int h, const char *pix_fmt);
 /** Sound goes in as it comes; it is written up to the time of the frames. */
 int  media_write_sound(MediaOut *m, const float *pcm, int nb);
 int  media_write_frame(MediaOut *m, const uint8_t *const data[4], const int linesize[4], int64_t pts);
-/** Write what is left and the trailer; 0 or the first failure. */
-int  media_close_out(MediaOut **m);
+/** Write the trailer, and before it the rest of the sound when the stream is `complete`; 0 or the first failure. */
+int  media_close_out(MediaOut **m, int complete);
 
 #endif

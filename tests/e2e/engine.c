@@ -377,53 +377,6 @@ static void little_memory_is_told(void **state)
     assert_int_equal(WEXITSTATUS(results[nb - 1]), 0);
 }
 
-/* The n-th allocation fails, n = 1, 2, 3, later fewer of them: an error or a result, and nothing left over. */
-static void failing_allocations(void **state)
-{
-    const AvatarOptions opt = take_options("layer", "cpu|cpu", NULL, NULL);
-    const AvatarLook look = take_look(0);
-    float *pcm = take_sound(640);
-    int64_t total = avt_mem_calls();
-    Take *t = take_new();
-    AvatarEngine *e = NULL;
-
-    (void)state;
-    avatar_engine_flush();
-    REQUIRE_OK(avatar_engine_open(&e, &opt));
-    take_all(t, e, &look, NULL, pcm, 640);
-    avatar_engine_close(&e);
-    avatar_engine_flush();
-    total = avt_mem_calls() - total;
-    for (int64_t n = 1; n < total; n += 1 + n / 20) {
-        AvatarSession *s = NULL;
-        AvatarFrame f;
-        int ret;
-
-        avt_mem_fail_at(n);
-        ret = avatar_engine_open(&e, &opt);
-        if (ret >= 0)
-            ret = avatar_session_open(&s, e, &look);
-        if (ret >= 0)
-            ret = avatar_session_send(s, pcm, 640);
-        if (ret >= 0)
-            ret = avatar_session_send(s, NULL, 0);
-        while (ret >= 0)
-            ret = avatar_session_receive(s, &f, AVATAR_WAIT);
-        avt_mem_fail_at(0);
-        avatar_session_close(&s);
-        avatar_engine_close(&e);
-        avatar_engine_flush();
-        if (ret != AVATAR_ERR(ENOMEM) && ret != AVATAR_EOF)
-            print_error("allocation %lld of %lld: %s\n", (long long)n, (long long)total, avatar_error_text(ret));
-        if (avt_mem_bytes(MEM_NB))
-            print_error("allocation %lld of %lld: %lld bytes are left\n", (long long)n, (long long)total, (long long)avt_mem_bytes(MEM_NB));
-        assert_true(ret == AVATAR_ERR(ENOMEM) || ret == AVATAR_EOF);
-        assert_int_equal(avt_mem_bytes(MEM_NB), 0);
-    }
-    free(t);
-    free(pcm);
-}
-
 /* ---- what a caller finds unchanged ---------------------------------------------------------------------------------------------- */
 
 static void caller_is_left_alone(void **state)
@@ -483,7 +436,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_options_are_named), cmocka_unit_test(bad_looks_are_named), cmocka_unit_test(bad_folders_are_told),
         cmocka_unit_test(weights_are_shared), cmocka_unit_test(lines_go_home), cmocka_unit_test(little_memory_is_told),
-        cmocka_unit_test(failing_allocations), cmocka_unit_test(caller_is_left_alone), cmocka_unit_test(errors_have_words),
+        cmocka_unit_test(caller_is_left_alone), cmocka_unit_test(errors_have_words),
         cmocka_unit_test(keeps_ten_seconds), cmocka_unit_test(changed_files_are_read_again),
     };
 

@@ -1,0 +1,387 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Tests of the tool, with a tiny model on the CPU: what it reads, what it writes, what it says and with which exit code.
+
+    tool.py --tool build/avatar --media build/tests/media --model DIR [CASE...]
+
+One line a case, then "N passed, N failed, N skipped". Every run has a time limit: a hang is a failure.
+"""
+import argparse
+import array
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'filter'))
+import media                      # noqa: E402
+
+LIMIT = 60
+CASES = []
+
+
+class Skip(Exception):
+    pass
+
+
+def case(f):
+    CASES.append(f)
+    return f
+
+
+def require(cond, *what):
+    if not cond:
+        raise AssertionError(' '.join(str(w) for w in what))
+
+
+class Run:
+    """One finished run of the tool."""
+
+    def __init__(self, *args, stdin=None, stdout=subprocess.PIPE):
+        cmd = [A.tool] + [str(a) for a in args]
+        p = subprocess.run(cmd, input=stdin, stdout=stdout, stderr=subprocess.PIPE, timeout=LIMIT)
+        self.ret, self.out, self.err = p.returncode, p.stdout, p.stderr.decode()
+        self.what = '%s: exit code %d, %s' % (' '.join(cmd[1:]), self.ret, self.err)
+
+
+def speak(*args, **kw):
+    return Run('speak', '--model', A.model, '--seed', 3, '--cpu-threads', 1, *args, **kw)
+
+
+def fails(run, code, *words):
+    """Exit code and one sentence that names what it is about; nothing like a crash."""
+    require(run.ret == code, 'wanted exit code', code, '--', run.what)
+    for w in words:
+        require(w in run.err, 'wanted', repr(w), '--', run.what)
+
+
+class Nut:
+    """What a file of the tool holds: streams, video and sound packets (pts, bytes, sum)."""
+
+    def __init__(self, path):
+        text = subprocess.run([A.media, 'nut', str(path)], stdout=subprocess.PIPE, check=True).stdout.decode().split('\n')
+        self.streams = [t for t in text if t[:1] in 'va' and t]
+        packets = [tuple(int(v) for v in t.split()) for t in text if t[:1].isdigit()]
+        self.video = [p[1:] for p in packets if p[0] == 0]
+        self.sound = [p[1:] for p in packets if p[0] == 1]
+        self.order = [p[0] for p in packets]
+
+    def check(self, frames, samples, size='64x64', fmt='yuv420p'):
+        require(self.streams == ['video rawvideo %s %s' % (fmt, size), 'audio pcm_s16le 16000 1'], self.streams)
+        require([v[0] for v in self.video] == list(range(frames)), 'frames', [v[0] for v in self.video], 'wanted', frames)
+        at = 0
+        for pts, size, _ in self.sound:
+            require(pts == at, 'sound at', pts, 'wanted', at)
+            at += size // 2
+        require(abs(at - samples) <= (0 if self.exact else 40), 'samples', at, 'wanted', samples)
+
+    exact = True
+
+
+def face(tmp, name='face.png', **kw):
+    return media.png(tmp / name, **kw)
+
+
+def read_picture(path, tmp):
+    p = subprocess.run([A.media, 'picture', str(path), str(tmp / 'rgb')], stdout=subprocess.PIPE, check=True)
+    w, h = (int(v) for v in p.stdout.split())
+    rgb = (tmp / 'rgb').read_bytes()
+    return [[rgb[3 * (y * w + x):3 * (y * w + x) + 3] for x in range(w)] for y in range(h)]
+
+
+def read_sound(path, tmp):
+    subprocess.run([A.media, 'sound', str(path), str(tmp / 'pcm')], stdout=subprocess.PIPE, check=True)
+    v = array.array('f')
+    v.frombytes((tmp / 'pcm').read_bytes())
+    return v
+
+
+# ---- what it reads
+
+@case
+def wav_16k(tmp):
+    """Frames to the sound's end, the sound itself bit for bit, one after the other."""
+    n = 7680 + 1000
+    wav = media.wav(tmp / 'a.wav', n)
+    r = speak(wav, face(tmp), '-o', tmp / 'o.nut')
+    require(r.ret == 0, r.what)
+    nut = Nut(tmp / 'o.nut')
+    nut.check(14, n)
+    pcm = struct.pack('<%dh' % n, *media.samples(n))
+    sums = [(a * 640, len(pcm[a * 1280:a * 1280 + 1280]), zlib.adler32(pcm[a * 1280:a * 1280 + 1280])) for a in range(14)]
+    require(nut.sound == sums, 'the sound is not the one that went in')
+    require(nut.order == [0, 1] * 14, 'each frame is followed by its sound')
+    again = speak(wav, face(tmp), '-o', tmp / 'p.nut')
+    require(again.ret == 0 and (tmp / 'o.nut').read_bytes() == (tmp / 'p.nut').read_bytes(), 'one seed gives one file')
+
+
+@case
+def wav_other_rates(tmp):
+    for rate, channels in ((8000, 1), (44100, 2), (48000, 6), (16000, 2)):
+        wav = media.wav(tmp / 'a.wav', rate * 3 // 10, rate, channels)
+        require(speak(wav, face(tmp), '-o', tmp / 'o.nut').ret == 0, rate, channels)
+        nut = Nut(tmp / 'o.nut')
+        nut.exact = False
+        nut.check(8, 4800)
+    mono = read_sound(media.wav(tmp / 'm.wav', 1600), tmp)
+    stereo = read_sound(media.wav(tmp / 's.wav', 1600, channels=2), tmp)
+    require(max(abs(a - b) for a, b in zip(mono, stereo)) < 1e-4, 'two equal channels are not one')
+    require([round(v * 32768) for v in mono] == media.samples(1600), 'samples of 16 kHz mono are not left alone')
+
+
+@case
+def compressed_sound(tmp):
+    ffmpeg = shutil.which('ffmpeg')
+    if not ffmpeg:
+        raise Skip('no ffmpeg of the system to write mp3 and flac with')
+    wav = media.wav(tmp / 'a.wav', 8000)
+    for name in ('a.flac', 'a.mp3'):
+        if subprocess.run([ffmpeg, '-v', 'error', '-i', wav, str(tmp / name)]).returncode:
+            raise Skip('the system\'s ffmpeg writes no ' + name[2:])
+        require(speak(tmp / name, face(tmp), '-o', tmp / 'o.nut').ret == 0, name)
+        require(13 <= len(Nut(tmp / 'o.nut').video) <= 16, name)
+
+
+@case
+def stdin_wav_and_raw(tmp):
+    n = 3000
+    wav = media.wav(tmp / 'a.wav', n)
+    whole = pathlib.Path(wav).read_bytes()
+    require(speak(wav, face(tmp), '-o', tmp / 'o.nut').ret == 0)
+    want = (tmp / 'o.nut').read_bytes()
+    for data, what in ((whole, 'wav'), (whole[44:], 'raw')):
+        r = speak('-', face(tmp), '-o', tmp / 'p.nut', stdin=data)
+        require(r.ret == 0, r.what)
+        require((tmp / 'p.nut').read_bytes() == want, what + ' on stdin differs from the file')
+    r = speak('-', face(tmp), '-o', tmp / 'p.nut', stdin=b'')
+    require(r.ret == 0 or 'avatar: ' in r.err, r.what)
+    fails(r, r.ret)
+    r = speak('-', face(tmp), '-o', tmp / 'p.nut', stdin=whole[44:45 + 2 * n - 1280])
+    require(r.ret == 0 and len(Nut(tmp / 'p.nut').video) == (n - 640 + 639) // 640, r.what)
+
+
+@case
+def pictures(tmp):
+    """PNG exactly, alpha dropped, every EXIF orientation as an upright picture of the same pixels."""
+    rows = media.face(40, 24)
+    plain = read_picture(face(tmp, w=40, h=24), tmp)
+    require(plain == [[r[3 * x:3 * x + 3] for x in range(40)] for r in rows], 'PNG')
+    require(read_picture(face(tmp, 'alpha.png', w=40, h=24, alpha=True), tmp) == plain, 'PNG with alpha')
+    jpeg = pathlib.Path(__file__).resolve().parent / 'filter' / 'portrait.jpg'
+    p = read_picture(jpeg, tmp)
+    mirror, flip = [row[::-1] for row in p], p[::-1]
+    transpose = [list(c) for c in zip(*p)]
+    want = {1: p, 2: mirror, 3: [row[::-1] for row in flip], 4: flip, 5: transpose, 6: [row[::-1] for row in transpose],
+            7: [row[::-1] for row in transpose[::-1]], 8: transpose[::-1]}
+    for o, rows in want.items():
+        require(read_picture(media.set_orientation(jpeg, tmp / 'o.jpg', o), tmp) == rows, 'EXIF orientation', o)
+
+
+@case
+def formats_and_sizes(tmp):
+    wav = media.wav(tmp / 'a.wav', 700)
+    for fmt, per_pixel in (('yuv420p', 1.5), ('yuv444p', 3), ('nv12', 1.5), ('rgb24', 3), ('gbrp', 3)):
+        r = speak(wav, face(tmp), '--format', fmt, '--size', '80x64', '-o', tmp / 'o.nut')
+        require(r.ret == 0, r.what)
+        nut = Nut(tmp / 'o.nut')
+        nut.check(2, 700, '80x64', fmt)
+        require(all(v[1] == 80 * 64 * per_pixel for v in nut.video), fmt)
+
+
+@case
+def tails(tmp):
+    wav = media.wav(tmp / 'a.wav', 1900)
+    for tail, frames in (('ceil', 3), ('floor', 2), ('block', 12)):
+        require(speak(wav, face(tmp), '--tail=' + tail, '-o', tmp / 'o.nut').ret == 0)
+        Nut(tmp / 'o.nut').check(frames, 1900)
+
+
+# ---- where it writes
+
+@case
+def stdout_pipe(tmp):
+    wav = media.wav(tmp / 'a.wav', 3000)
+    require(speak(wav, face(tmp), '-o', tmp / 'o.nut').ret == 0)
+    r = speak(wav, face(tmp), '-o', '-')
+    require(r.ret == 0, r.what)
+    (tmp / 'p.nut').write_bytes(r.out)
+    want, have = Nut(tmp / 'o.nut'), Nut(tmp / 'p.nut')             # a pipe has no index at its end
+    require((want.streams, want.video, want.sound) == (have.streams, have.video, have.sound))
+
+
+@case
+def default_name(tmp):
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    p = subprocess.run([os.path.abspath(A.tool), 'speak', '--model', os.path.abspath(A.model), wav, png], cwd=tmp, stderr=subprocess.PIPE,
+                       timeout=LIMIT)
+    require(p.returncode == 0 and b'avatar.nut' in p.stderr, p.stderr)
+    Nut(tmp / 'avatar.nut').check(1, 640)
+
+
+@case
+def disk_full(tmp):
+    if not os.path.exists('/dev/full'):
+        raise Skip('no /dev/full')
+    wav = media.wav(tmp / 'a.wav', 16000)
+    fails(speak(wav, face(tmp), '-o', '/dev/full'), 1, 'No space left')
+    with open('/dev/full', 'wb') as full:
+        fails(speak(wav, face(tmp), '-o', '-', stdout=full), 1, 'No space left')
+
+
+@case
+def reader_goes_away(tmp):
+    wav = media.wav(tmp / 'a.wav', 5 * 16000)
+    p = subprocess.Popen([A.tool, 'speak', '--model', A.model, '--seed', '3', wav, face(tmp), '-o', '-'], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE)
+    p.stdout.read(1000)
+    p.stdout.close()
+    err = p.stderr.read().decode()
+    require(p.wait(LIMIT) == 1 and 'avatar: ' in err and 'ipe' in err, p.returncode, err)
+
+
+@case
+def interrupted(tmp):
+    """The first SIGINT or SIGTERM ends the file: whole frames, their sound and no more."""
+    wav = media.wav(tmp / 'a.wav', 20 * 16000)
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        out = tmp / 'o.nut'
+        if out.exists():
+            out.unlink()
+        p = subprocess.Popen([A.tool, 'speak', '--model', A.model, '--seed', '3', '--size', '128x128', wav, face(tmp), '-o', str(out)],
+                             stderr=subprocess.PIPE)
+        end = time.time() + LIMIT
+        while time.time() < end and (not out.exists() or out.stat().st_size < 100000):
+            time.sleep(0.02)
+        p.send_signal(sig)
+        err = p.stderr.read().decode()
+        require(p.wait(LIMIT) == 1, p.returncode, err)
+        require('interrupted' in err, err)
+        nut = Nut(out)
+        require(0 < len(nut.video) < 500, len(nut.video))
+        nut.check(len(nut.video), 640 * len(nut.video), '128x128')
+        require('after %d frames' % len(nut.video) in err, err, len(nut.video))
+
+
+@case
+def interrupted_while_reading(tmp):
+    """Stdin that gives nothing: the signal is heard all the same."""
+    p = subprocess.Popen([A.tool, 'speak', '--model', A.model, '-', face(tmp), '-o', str(tmp / 'o.nut')], stdin=subprocess.PIPE,
+                         stderr=subprocess.PIPE)
+    p.stdin.write(struct.pack('<100h', *media.samples(100)))
+    p.stdin.flush()
+    time.sleep(0.5)
+    p.send_signal(signal.SIGINT)
+    err = p.stderr.read().decode()
+    require(p.wait(LIMIT) == 1 and 'interrupted' in err, p.returncode, err)
+
+
+# ---- what it says
+
+@case
+def wrong_arguments(tmp):
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    for args, word in (((), 'usage'), (('speak',), 'usage'), (('speak', wav), 'usage'), (('speak', wav, png, wav), 'usage'), (('fly',), 'fly'),
+                       (('speak', wav, png, '--sped', '1'), '--sped'), (('speak', wav, png, '--seed'), 'seed'),
+                       (('speak', wav, png, '--seed', 'x'), 'x'), (('speak', wav, png, '--size', '64'), '64'),
+                       (('speak', wav, png, '--steps=4x'), '4x'), (('speak', wav, png, '--format', 'bmp'), 'bmp'),
+                       (('speak', wav, png, '--tail', 'half'), 'half'), (('inspect',), 'usage'), (('plan', 'a', 'b'), 'usage'),
+                       (('plan', '--size', '65x64'), '16')):
+        r = Run(*args)
+        fails(r, 2, word)
+        require(not r.out, 'talk on stdout', r.what)
+
+
+@case
+def wrong_values(tmp):
+    """What only the library can refuse: exit code 1, its sentence, and nothing is written."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    out = tmp / 'o.nut'
+    out.write_bytes(b'precious')
+    for args, word in ((('--plan', 'fast'), 'plan=fast'), (('--devices', 'gpu'), 'devices=gpu'), (('--steps', '101'), 'steps=101'),
+                       (('--model', tmp), 'config.json'), (('--model', '/nonexistent'), '/nonexistent'), (('--opts', 'a=b'), 'opts')):
+        fails(speak(wav, png, *args, '-o', out), 1, word)
+        require(out.read_bytes() == b'precious', args, 'wrote the file before it refused')
+    fails(speak(wav, png, '--size', '65x64', '-o', out), 1, 'size=65x64')
+    fails(speak(wav, png, '--seed', '-5', '-o', out), 1, 'seed=-5')
+
+
+@case
+def missing_and_damaged_files(tmp):
+    wav, png = media.wav(tmp / 'a.wav', 3000), face(tmp)
+    whole = pathlib.Path(wav).read_bytes()
+    out = tmp / 'o.nut'
+    fails(speak('/nonexistent.wav', png, '-o', out), 1, '/nonexistent.wav', 'No such file')
+    fails(speak(wav, '/nonexistent.png', '-o', out), 1, '/nonexistent.png', 'No such file')
+    fails(speak(wav, png, '-o', '/nonexistent/o.nut'), 1, '/nonexistent/o.nut', 'No such file')
+    fails(speak(png, png, '-o', out), 1, 'face.png', 'no sound')
+    fails(speak(wav, wav, '-o', out), 1, 'a.wav', 'no picture')
+    (tmp / 'empty').write_bytes(b'')
+    fails(speak(tmp / 'empty', png, '-o', out), 1, 'empty')
+    fails(speak(wav, tmp / 'empty', '-o', out), 1, 'empty')
+    (tmp / 'text.png').write_bytes(b'<html>not found</html>' * 40)
+    fails(speak(wav, tmp / 'text.png', '-o', out), 1, 'text.png')
+    (tmp / 'cut.png').write_bytes(pathlib.Path(png).read_bytes()[:600])
+    fails(speak(wav, tmp / 'cut.png', '-o', out), 1, 'cut.png')
+    require(not out.exists(), 'a file was written')
+    (tmp / 'cut.wav').write_bytes(whole[:44 + 2 * 1500])            # as much sound as there is
+    r = speak(tmp / 'cut.wav', png, '-o', out)
+    require(r.ret == 0, r.what)
+    Nut(out).check(3, 1500)
+    (tmp / 'head.wav').write_bytes(whole[:44])
+    r = speak(tmp / 'head.wav', png, '-o', out)
+    require(r.ret in (0, 1) and 'avatar: ' in r.err, r.what)
+    media.wav(tmp / 'nan.wav', 0, floats=[0.1] * 1000 + [float('nan')] * 10)
+    fails(speak(tmp / 'nan.wav', png, '-o', out), 1, 'sample 1000 ')
+
+
+@case
+def inspect_and_plan(tmp):
+    r = Run('inspect', A.model)
+    require(r.ret == 0 and b'complete' in r.out and b'spiece.model' in r.out, r.what, r.out)
+    require(r.out.count(b'\n') <= 24, 'more than one screen')
+    fails(Run('inspect', '/nonexistent'), 1, '/nonexistent')
+    for args in (('--model', A.model, '--size', '64x64'), ('--model', A.model, '--devices', 'cpu|cpu', '--plan', 'layer'),
+                 ('--devices', 'cuda0|cuda1|cuda2|cuda3', '--plan', 'layer'), ()):
+        r = Run('plan', *args)
+        require(r.ret == 0 and b'weights' in r.out and not r.err, r.what)
+    fails(Run('plan', '--plan', 'fast'), 1, 'fast')
+    for args in (('--help',), ('speak', '--help'), ('plan', '--help'), ('inspect', '--help'), ('--version',)):
+        r = Run(*args)
+        require(r.ret == 0 and r.out and not r.err, r.what)
+
+
+def main():
+    nb = {'ok': 0, 'FAIL': 0, 'SKIP': 0}
+    for f in CASES:
+        if A.cases and f.__name__ not in A.cases:
+            continue
+        tmp = pathlib.Path(tempfile.mkdtemp(prefix='avatar-tool-'))
+        word, why = 'ok', ''
+        try:
+            f(tmp)
+        except Skip as e:
+            word, why = 'SKIP', ': %s' % e
+        except (AssertionError, subprocess.SubprocessError, OSError) as e:
+            word, why = 'FAIL', ': %s' % e
+        shutil.rmtree(tmp, ignore_errors=True)
+        nb[word] += 1
+        print('%-4s %s%s' % (word, f.__name__, why), flush=True)
+    print('%d passed, %d failed, %d skipped' % (nb['ok'], nb['FAIL'], nb['SKIP']))
+    return 1 if nb['FAIL'] else 0
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tool', required=True)
+    parser.add_argument('--media', required=True)
+    parser.add_argument('--model', required=True)
+    parser.add_argument('cases', nargs='*')
+    A = parser.parse_args()
+    sys.exit(main())

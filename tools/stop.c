@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Signals that stop `avatar speak`. See stop.h. */
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+
+#include "stop.h"
+
+static struct {
+    pthread_mutex_t lock;
+    AvatarSession *session;
+    int asked;
+} stop = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static sigset_t stop_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    return set;
+}
+
+static void *watch(void *arg)
+{
+    const sigset_t set = stop_signals();
+    int sig;
+
+    (void)arg;
+    if (sigwait(&set, &sig))
+        return NULL;
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);                       // here alone: the next one ends the program
+    pthread_mutex_lock(&stop.lock);
+    stop.asked = 1;
+    if (stop.session)
+        avatar_session_abort(stop.session);
+    pthread_mutex_unlock(&stop.lock);
+    sigsuspend(&(sigset_t){ 0 });
+    return NULL;
+}
+
+int stop_watch(void)
+{
+    const sigset_t set = stop_signals();
+    pthread_t thread;
+
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    if (pthread_create(&thread, NULL, watch, NULL))
+        return AVATAR_ERR(ENOMEM);
+    pthread_detach(thread);
+    return 0;
+}
+
+int stop_asked(void)
+{
+    int asked;
+
+    pthread_mutex_lock(&stop.lock);
+    asked = stop.asked;
+    pthread_mutex_unlock(&stop.lock);
+    return asked;
+}
+
+void stop_session(AvatarSession *s)
+{
+    pthread_mutex_lock(&stop.lock);
+    stop.session = s;
+    if (s && stop.asked)
+        avatar_session_abort(s);
+    pthread_mutex_unlock(&stop.lock);
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* SIGINT and SIGTERM: the first one gives the session up and lets the file be closed, a second one ends the program. */
+#ifndef AVT_TOOL_STOP_H
+#define AVT_TOOL_STOP_H
+
+#include "avatar.h"
+
+/** Start to watch, in a thread of its own. Called once, before any other thread is there: the others must not get these signals. */
+int  stop_watch(void);
+/** Has a signal come? */
+int  stop_asked(void);
+/** The session to abort when one comes (or has come); NULL before it is closed. */
+void stop_session(AvatarSession *s);
+
+#endif
