@@ -18,7 +18,7 @@ void avt_cpu_avx2(Cpu *cpu)
     } entries[] = {
         { OP_ATTENTION, attention },          // x 2.7 to 3.2
         { OP_CONV3D, conv3d },                // narrow: x 1.2 to 1.4 over oneDNN with AVX2, 3 channels x 7
-        { OP_CHANNEL_NORM, channel_norm },    // x 1.9 to 2.8
+        { OP_CHANNEL_NORM, channel_norm },    // x 3 to 4
         { OP_LAYER_NORM, layer_norm },        // x 1.6 to 2, with an activation 3.1 to 3.5
         { OP_NORM_MODULATE, norm_modulate },  // x 1.7
         { OP_RMS_NORM, rms_norm },            // x 1.2 to 1.3

@@ -9,6 +9,8 @@
 
 #ifdef LEVEL
 
+enum { QUICK = 24 * VN };               // longer rows are summed in double precision only
+
 INLINE double lane_sum(const float *x, int64_t nb)
 {
     V2 s = v2_set(0);
@@ -85,18 +87,43 @@ static int rms_norm(Backend *be, const OpCall *c)
     return 0;
 }
 
+/* sum of x^2 in f32 */
+INLINE float quick_squares(const float *x, int64_t nb)
+{
+    V s = v_set(0);
+
+    for (int64_t i = 0; i < nb; i += VN) {
+        const V a = load_some(x + i, nb - i);
+        s = v_fma(a, a, s);
+    }
+    return v_sum(s);
+}
+
+INLINE void channel_row(float *out, const float *x, const float *w, int64_t nb, double root, Act act)
+{
+    const float quick = nb <= QUICK ? quick_squares(x, nb) : 0;
+    double size;
+
+    if (quick > 1e-20f && quick < 1e20f) {                          // neither squares nor factor leave the range of f32
+        const V f = v_set((float)root / sqrtf(quick));
+
+        for (int64_t i = 0; i < nb; i += VN)
+            store_some(out + i, v_act(act, v_mul(v_mul(load_some(x + i, nb - i), f), load_some(w + i, nb - i))), nb - i);
+        return;
+    }
+    size = sqrt(lane_squares(x, nb, 0));
+    row_scale(out, x, w, nb, root / (size > 1e-12 ? size : 1e-12), act);
+}
+
 static int channel_norm(Backend *be, const OpCall *c)
 {
     const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
     const double root = sqrt((double)width);
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++) {
-        const float *x = (const float *)c->in[0].data + r * width;
-        const double size = sqrt(lane_squares(x, width, 0));
-
-        row_scale((float *)c->out.data + r * width, x, c->in[1].data, width, root / (size > 1e-12 ? size : 1e-12), c->u.linear.act);
-    }
+    for (int64_t r = 0; r < nb; r++)
+        channel_row((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, width, root,
+                    c->u.linear.act);
     return 0;
 }
 
