@@ -58,6 +58,7 @@
 
 #define SAMPLES_PER_FRAME (AVATAR_SAMPLE_RATE / AVATAR_FPS)
 #define KEEP_SEED         (-2)
+#define BLOCK_MS          (1000 * AVATAR_BLOCK_FRAMES / AVATAR_FPS)
 
 static const AVRational sample_tb = { 1, AVATAR_SAMPLE_RATE }, frame_tb = { 1, AVATAR_FPS };
 
@@ -94,6 +95,8 @@ typedef struct AvatarContext {
     int64_t start_pts;              ///< the same start in 1/25 s
     int64_t next_pts;               ///< end of the last frame sent
     int64_t nb_frames, nb_samples;
+    int64_t hold_left;              ///< samples of silence still to be sent after the sound
+    double block_ms;                ///< time that the newest block took
     AVFrame *held;                  ///< sound behind a long gap: waits until the take before it is drained
     int started;                    ///< some sound came
     int closed;                     ///< the session was told that its sound is complete
@@ -148,12 +151,12 @@ static const AVOption avatar_options[] = {
     { "latency", "set how much sound after a block is waited for, in live mode", OFFSET(latency), AV_OPT_TYPE_DURATION,
         { .i64 = 160000 }, 0, 10000000, FLAGS },
     { "late", "set what to do when sound runs ahead of the frames, in live mode", OFFSET(late), AV_OPT_TYPE_INT,
-        { .i64 = AVATAR_LATE_WAIT }, AVATAR_LATE_WAIT, AVATAR_LATE_DROP, FLAGS, .unit = "late" },
+        { .i64 = AVATAR_LATE_WAIT }, AVATAR_LATE_WAIT, AVATAR_LATE_DROP, TFLAGS, .unit = "late" },
     CHOICE("wait",   "show all of it, later and later",              AVATAR_LATE_WAIT,   "late"),
     CHOICE("repeat", "leave some out, repeat the last frame",        AVATAR_LATE_REPEAT, "late"),
     CHOICE("drop",   "leave some out, and its frames too",           AVATAR_LATE_DROP,   "late"),
     { "max_late", "set how far ahead before late acts", OFFSET(max_late), AV_OPT_TYPE_DURATION,
-        { .i64 = 2000000 }, 40000, 60000000, FLAGS },
+        { .i64 = 2000000 }, 40000, 60000000, TFLAGS },
     { "metadata", "attach lavfi.avatar.* metadata to the frames", OFFSET(metadata), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, TFLAGS },
     STRING("opts",       "set expert settings of libavatar, key=value pairs joined by ':'", opts, FLAGS),
     { NULL }
@@ -447,7 +450,8 @@ static int open_session(AVFilterContext *ctx)
                info.width, info.height, outlink->w, outlink->h);
         return AVERROR(EINVAL);
     }
-    s->closed = 0;
+    s->closed   = 0;
+    s->block_ms = 0;
     return 0;
 }
 
@@ -567,6 +571,16 @@ static int place_sound(AVFilterContext *ctx, AVFrame *frame)
     return ret;
 }
 
+/* The input has ended: send a block of the silence of hold, or the end. All of it at once would look late to a live session. */
+static int send_rest(AvatarContext *s)
+{
+    int64_t nb = FFMIN(s->hold_left, AVATAR_BLOCK_FRAMES * SAMPLES_PER_FRAME);
+
+    s->hold_left -= nb;
+    s->closed     = !nb;
+    return nb ? send_silence(s, nb) : avatar_session_send(s->session, NULL, 0);
+}
+
 static int read_sound(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
@@ -580,12 +594,12 @@ static int read_sound(AVFilterContext *ctx)
             return ret;
     if (s->held || s->eof || !ff_inlink_acknowledge_status(inlink, &status, &pts))
         return 0;
-    s->eof = s->closed = 1;
-    if (!s->started)
+    s->eof = 1;
+    if (s->started)
+        s->hold_left = av_rescale(s->hold, AVATAR_SAMPLE_RATE, 1000000);
+    else
         s->next_pts = pts == AV_NOPTS_VALUE ? 0 : av_rescale_q(pts, inlink->time_base, frame_tb);
-    else if ((ret = send_silence(s, av_rescale(s->hold, AVATAR_SAMPLE_RATE, 1000000))) < 0)
-        return ret;
-    return avatar_session_send(s->session, NULL, 0);
+    return send_rest(s);
 }
 
 /* The take before a long gap was delivered: open the next one with the sound that waited. */
@@ -644,6 +658,8 @@ static int send_frame(AVFilterContext *ctx, AvatarFrame *in)
     if (s->metadata)
         set_metadata(s, out, in);
     s->next_pts = out->pts + 1;
+    if (in->compute_ms > 0)
+        s->block_ms = in->compute_ms;
     s->nb_frames++;
     return ff_filter_frame(outlink, out);
 }
@@ -660,12 +676,13 @@ static int finish(AVFilterContext *ctx)
 }
 
 /*
- * May activate() wait for the block in progress? Not while sound can still come and being late with it has consequences: what
- * waits in the pipes before the filter would not be counted as late.
+ * May activate() wait for the block in progress? A wait keeps the input from being read. So not while sound can still come and
+ * blocks take about as long as they last, as a live source would overrun; nor when being late has consequences, as what waits
+ * in the pipes before the filter would not be counted as late.
  */
 static int may_wait(const AvatarContext *s)
 {
-    return s->closed || (s->mode == AVATAR_LIVE && s->late == AVATAR_LATE_WAIT);
+    return s->eof || s->closed || (s->mode == AVATAR_LIVE && s->late == AVATAR_LATE_WAIT && s->block_ms < 0.8 * BLOCK_MS);
 }
 
 static int activate(AVFilterContext *ctx)
@@ -707,6 +724,10 @@ static int activate(AVFilterContext *ctx)
         return ret;
     if (s->closed)
         return AVERROR_BUG;
+    if (s->eof) {
+        ff_filter_set_ready(ctx, 100);
+        return send_rest(s);
+    }
     ff_inlink_request_frame(ctx->inputs[0]);
     return 0;
 }
@@ -729,6 +750,8 @@ static int process_command(AVFilterContext *ctx, const char *cmd, const char *ar
         look.prompt = s->prompt;
     } else if (!strcmp(cmd, "seed")) {
         look.seed = s->seed;
+    } else if (!strcmp(cmd, "late") || !strcmp(cmd, "max_late")) {
+        return s->session ? avatar_session_late(s->session, s->late, s->max_late / 1000) : 0;
     } else {
         return 0;
     }

@@ -184,6 +184,12 @@ AVATAR_API int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int 
  */
 AVATAR_API int avatar_session_set(AvatarSession *s, const AvatarLook *look);
 
+/**
+ * Change what is done from now on when sound runs ahead of the frames (live; elsewhere it changes nothing).
+ * @return 0, EINVAL (as for AvatarLook)
+ */
+AVATAR_API int avatar_session_late(AvatarSession *s, int late, int max_late_ms);
+
 /** Give up: receive fails with ECANCELED soon. May be called from another thread, or a signal-driven flag's watcher. */
 AVATAR_API void avatar_session_abort(AvatarSession *s);
 

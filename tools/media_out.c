@@ -24,8 +24,9 @@ struct MediaOut {
     AVFormatContext *fmt;
     AVPacket *pkt;
     AVStream *video, *audio;
-    int16_t *pcm;                       // sound not yet written
-    int64_t nb, room, written;          // samples
+    int16_t *pcm;                       // sound: `taken` samples that were written, then `nb` that were not
+    int64_t taken, nb, room;
+    int64_t written;                    // samples in all
     int started, error;
 };
 
@@ -109,6 +110,9 @@ int media_start_out(MediaOut *m, int w, int h, const char *pix_fmt)
 
 int media_write_sound(MediaOut *m, const float *pcm, int nb)
 {
+    if (m->taken)
+        memmove(m->pcm, m->pcm + m->taken, sizeof(*m->pcm) * (size_t)m->nb);
+    m->taken = 0;
     if (m->nb + nb > m->room) {
         const int64_t room = (m->nb + nb) * 3 / 2;
         int16_t *p = realloc(m->pcm, sizeof(*p) * (size_t)room);
@@ -145,7 +149,7 @@ static int write_packet(MediaOut *m, AVStream *st, int64_t pts, int64_t duration
 
 static int write_samples(MediaOut *m, int64_t end)
 {
-    const int64_t nb = (end < m->nb ? end : m->nb) - m->written;
+    const int64_t want = end - m->written, nb = want < m->nb ? want : m->nb;
     int ret;
 
     if (nb <= 0)
@@ -153,9 +157,11 @@ static int write_samples(MediaOut *m, int64_t end)
     ret = av_new_packet(m->pkt, (int)nb * 2);
     if (ret < 0)
         return m->error = ret;
-    memcpy(m->pkt->data, m->pcm + m->written, (size_t)nb * 2);
+    memcpy(m->pkt->data, m->pcm + m->taken, (size_t)nb * 2);
     ret = write_packet(m, m->audio, m->written, nb);
     m->written += nb;
+    m->taken += nb;
+    m->nb -= nb;
     return ret;
 }
 
@@ -181,7 +187,7 @@ int media_close_out(MediaOut **out, int complete)
         return 0;
     if (m->started && !m->error) {
         if (complete)
-            write_samples(m, m->nb);
+            write_samples(m, m->written + m->nb);
         ret = av_write_trailer(m->fmt);
         if (ret < 0 && !m->error)
             m->error = complain("output", ret);

@@ -50,13 +50,13 @@ static void show_progress(Talk *t, const AvatarFrame *f)
                 t->block_ms);
 }
 
-/* Frames that can be made of what was sent; 0 when more sound is needed or every frame was given. */
-static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb)
+/* Frames that can be made of what was sent, or are ready; 0 when more sound is needed or every frame was given. */
+static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb, int wait)
 {
     AvatarFrame f;
     int ret;
 
-    while ((ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
+    while ((ret = avatar_session_receive(s, &f, wait)) >= 0) {
         ret = media_write_frame(out, f.data, f.linesize, f.index);
         if (ret < 0)
             return ret;
@@ -66,8 +66,10 @@ static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb
     return ret == AVATAR_EOF || ret == AVATAR_EAGAIN ? 0 : ret;
 }
 
-static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb)
+/* With late=repeat|drop nothing waits before the end: sound must come in for the session to see that it is behind. */
+static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb, int late)
 {
+    const int wait = late == AVATAR_LATE_WAIT ? AVATAR_WAIT : AVATAR_POLL;
     const float *pcm;
     int n, ret = 0;
 
@@ -78,11 +80,11 @@ static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, i
         if (!ret)
             ret = media_write_sound(out, pcm, n);
         if (!ret)
-            ret = write_frames(s, out, talk, nb);                   // live: as soon as a block is ready
+            ret = write_frames(s, out, talk, nb, wait);             // live: as soon as a block is ready
     }
     if (!ret)
         ret = avatar_session_send(s, NULL, 0);
-    return ret && ret != AVATAR_ERR(ECANCELED) ? ret : write_frames(s, out, talk, nb);
+    return ret && ret != AVATAR_ERR(ECANCELED) ? ret : write_frames(s, out, talk, nb, AVATAR_WAIT);
 }
 
 /* What is cheap to refuse comes first, then the file, then the model. */
@@ -149,7 +151,7 @@ static int speak(ToolOptions *o)
     if (ret >= 0)
         ret = open_all(&e, &s, o, &out);
     if (ret >= 0)
-        ret = speak_all(s, out, in, &talk, &nb);
+        ret = speak_all(s, out, in, &talk, &nb, o->look.late);
     closed = media_close_out(&out, ret >= 0);
     ret = ret < 0 ? ret : closed;
     close_all(&e, &s, &in);

@@ -111,7 +111,7 @@ static int take_frames(AvatarSession *s)
 {
     const Flight f = s->done[0];
     FrameBlock *b;
-    int ret = f.skipped && f.block && s->sound.late == AVATAR_LATE_REPEAT ? repeat_last(s, &f) : 0;
+    int ret = f.skipped && f.repeat ? repeat_last(s, &f) : 0;
 
     b = ret < 0 ? NULL : next_place(s);
     if (!b)
@@ -273,10 +273,10 @@ static int try_admit(AvatarSession *s)
     return ret < 0 ? ret : 1;
 }
 
-static void add_flight(AvatarSession *s, int64_t skipped)
+static void add_flight(AvatarSession *s, int64_t skipped, int repeat)
 {
-    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text,
-                                          .sink = s->sink, .start_ms = now_ms() };
+    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .repeat = repeat,
+                                          .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text, .sink = s->sink, .start_ms = now_ms() };
 }
 
 static int distance_of(const AvatarSession *s, const Flight *f)
@@ -321,12 +321,13 @@ static int admit_next(AvatarSession *s)
     const int admit = try_admit(s);
 
     if (admit > 0) {
-        const int64_t skipped = avt_sound_skip(s);
+        int repeat;
+        const int64_t skipped = avt_sound_skip(s, &repeat);
 
         if (skipped)
-            avt_log(&s->e->log, LOG_WARNING, "%.1f s behind: %.2f s of sound are left out", (double)s->sound.max_late / AVATAR_SAMPLE_RATE,
+            avt_log(&s->e->log, LOG_WARNING, "the frames are behind the sound: %.2f s of sound are left out; see late",
                     (double)(skipped * BLOCK_SAMPLES) / AVATAR_SAMPLE_RATE);
-        add_flight(s, skipped);
+        add_flight(s, skipped, repeat);
     }
     return admit;
 }

@@ -28,6 +28,7 @@ typedef struct Flight {                 // a block in flight
     int64_t block, prompt_id;           // block: as the model counts
     int64_t heard;                      // as the sound counts: larger when blocks were left out
     int64_t skipped;                    // blocks left out before it
+    int repeat;                         // the frame before is given once more for each of their frames
     uint64_t seed;
     int step;                           // next one
     int text, sink;                     // slots

@@ -228,6 +228,8 @@ int avt_window_open(Window *w, const Core *c, int64_t lookahead, const int *canc
     dry.plan_for = c->front_device;
     w->room = t.n;
     ret = measure_sound(&t, window_task, &dry, &bytes);
+    if (ret >= 0)
+        ret = check_room(bytes, (size_t)t.n * sizeof(float), "the audio encoder's window", log);
     if (ret >= 0 && !(w->pcm = avt_malloc(MEM_SESSION, (size_t)w->room * sizeof(float))))
         ret = AVT_ERR(ENOMEM);
     if (ret >= 0)
@@ -266,21 +268,22 @@ void avt_loudness_init(Loudness *l)
     *l = (Loudness){ .var = 0.07 * 0.07, .voiced = PIECES_A_SECOND };       // speech at -23 dBFS, until more is known
 }
 
-/* The average over what was voiced so far, over its last 10 s when it is longer; silence (below -50 dBFS) changes nothing. */
+/* The average over what was voiced so far, over its last 10 s when it is longer; silence (below -50 dBFS), with or without a DC
+ * offset, changes nothing. */
 void avt_loudness_add(Loudness *l, const float *pcm)
 {
-    double sum = 0, square = 0, share;
+    double mean = 0, var = 0, share;
 
-    for (int i = 0; i < PIECE; i++) {
-        sum += pcm[i];
-        square += ((double)pcm[i] - l->mean) * ((double)pcm[i] - l->mean);
-    }
-    if (square / PIECE < 1e-5)
+    for (int i = 0; i < PIECE; i++)
+        mean += (double)pcm[i] / PIECE;
+    for (int i = 0; i < PIECE; i++)
+        var += ((double)pcm[i] - mean) * ((double)pcm[i] - mean) / PIECE;
+    if (var < 1e-5)
         return;
     l->voiced++;
     share = l->voiced < 10 * PIECES_A_SECOND ? 1.0 / (double)l->voiced : 1.0 / (10 * PIECES_A_SECOND);
-    l->mean += share * (sum / PIECE - l->mean);
-    l->var += share * (square / PIECE - l->var);
+    l->mean += share * (mean - l->mean);
+    l->var += share * (var - l->var);
 }
 
 void avt_loudness_normalize(const Loudness *l, float *pcm, int64_t n)

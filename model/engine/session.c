@@ -57,14 +57,23 @@ static int check_seed(int64_t seed, int64_t least, const Log *log)
     return 0;
 }
 
+static int check_late(int late, int max_late_ms, const Log *log)
+{
+    if (late < 0 || late > AVATAR_LATE_DROP)
+        return avt_fail(log, AVT_ERR(EINVAL), "late=%d: 0 (wait), 1 (repeat) or 2 (drop)", late);
+    if (max_late_ms < -1 || max_late_ms == 0 || max_late_ms > 60000)
+        return avt_fail(log, AVT_ERR(EINVAL), "max_late=%d ms: 1 to 60000, or -1 for 2000", max_late_ms);
+    return 0;
+}
+
 static int check_live(const AvatarLook *look, int compat, const Log *log)
 {
-    if (look->mode < 0 || look->mode > AVATAR_LIVE || look->late < 0 || look->late > AVATAR_LATE_DROP)
-        return avt_fail(log, AVT_ERR(EINVAL), "mode=%d, late=%d: 0 (offline) or 1 (live); 0 (wait), 1 (repeat) or 2 (drop)", look->mode, look->late);
+    if (look->mode < 0 || look->mode > AVATAR_LIVE)
+        return avt_fail(log, AVT_ERR(EINVAL), "mode=%d: 0 (offline) or 1 (live)", look->mode);
     if (look->latency_ms < -1 || look->latency_ms > 10000)
         return avt_fail(log, AVT_ERR(EINVAL), "latency=%d ms: 0 to 10000, or -1 for %d", look->latency_ms, LIVE_LATENCY_MS);
-    if (look->max_late_ms < -1 || look->max_late_ms == 0 || look->max_late_ms > 60000)
-        return avt_fail(log, AVT_ERR(EINVAL), "max_late=%d ms: 1 to 60000, or -1 for 2000", look->max_late_ms);
+    if (check_late(look->late, look->max_late_ms, log) < 0)
+        return AVT_ERR(EINVAL);
     if (look->mode == AVATAR_LIVE && compat)
         return avt_fail(log, AVT_ERR(EINVAL), "mode=live does not go with compat=upstream, which needs the whole sound; drop one of them");
     return 0;
@@ -168,6 +177,12 @@ static int open_frames(AvatarSession *s)
     return 0;
 }
 
+static void set_late(AvatarSession *s, int late, int max_late_ms)
+{
+    s->sound.late = late;
+    s->sound.max_late = (max_late_ms < 0 ? 2000 : max_late_ms) * (int64_t)(AVATAR_SAMPLE_RATE / 1000);
+}
+
 static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionHooks *hooks)
 {
     const Core *c = s->e->core;
@@ -182,9 +197,8 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->format = look->format;
     s->tail = look->tail;
     s->sound.live = look->mode == AVATAR_LIVE;
-    s->sound.late = look->late;
     s->sound.lookahead = (look->latency_ms < 0 ? LIVE_LATENCY_MS : look->latency_ms) * (AVATAR_SAMPLE_RATE / 1000);
-    s->sound.max_late = (look->max_late_ms < 0 ? 2000 : look->max_late_ms) * (int64_t)(AVATAR_SAMPLE_RATE / 1000);
+    set_late(s, look->late, look->max_late_ms);
     s->info.seed = s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
     s->info.steps = c->plan.steps;
     s->info.weight_bytes = c->weight_bytes;
@@ -429,6 +443,16 @@ int avatar_session_set(AvatarSession *s, const AvatarLook *look)
     if (look->seed != -2)
         s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
     pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+int avatar_session_late(AvatarSession *s, int late, int max_late_ms)
+{
+    if (check_late(late, max_late_ms, &s->e->log) < 0)
+        return AVT_ERR(EINVAL);
+    pthread_mutex_lock(&s->lock);
+    set_late(s, late, max_late_ms);
     pthread_mutex_unlock(&s->lock);
     return 0;
 }

@@ -139,16 +139,16 @@ int avt_sound_state(AvatarSession *s, int wait)
     return (int)state;
 }
 
-int64_t avt_sound_skip(AvatarSession *s)
+int64_t avt_sound_skip(AvatarSession *s, int *repeat)
 {
     Sound *o = &s->sound;
     int64_t end, skip = 0;
 
-    if (!o->live || o->late == AVATAR_LATE_WAIT)
-        return 0;
     pthread_mutex_lock(&s->lock);
+    *repeat = o->late == AVATAR_LATE_REPEAT;
     end = o->start + o->nb;
-    if (end - o->next * BLOCK_SAMPLES > o->max_late + BLOCK_SAMPLES + o->lookahead)
+    if (o->live && o->late != AVATAR_LATE_WAIT && o->next &&
+        end - o->next * BLOCK_SAMPLES > o->max_late + BLOCK_SAMPLES + o->lookahead)
         skip = (end - o->lookahead) / BLOCK_SAMPLES - 1 - o->next;  // the newest whole block is next
     o->next += skip;
     o->wanted += skip * BLOCK_SAMPLES;
@@ -162,20 +162,19 @@ int64_t avt_sound_skip(AvatarSession *s)
 static void take_window(AvatarSession *s, int64_t begin, int64_t n)
 {
     Sound *o = &s->sound;
-    const int64_t end = o->start + o->nb, have = end < begin + n ? end - begin : n;
-    const int64_t keep = begin + BLOCK_SAMPLES < end ? begin : end;
+    const int64_t heard = (o->next + 1) * BLOCK_SAMPLES + o->lookahead;    // never past the look-ahead, whatever has come already
+    const int64_t end = o->start + o->nb, have = (end < heard ? end : heard) - begin;
 
     memcpy(o->window.pcm, o->pcm + (begin - o->start), (size_t)have * sizeof(float));
     memset(o->window.pcm + have, 0, (size_t)(n - have) * sizeof(float));
-    while (o->heard + ROW_SAMPLES <= begin + n && o->heard + ROW_SAMPLES <= end) {
-        if (o->heard >= o->start)
-            avt_loudness_add(&o->loudness, o->pcm + (o->heard - o->start));
+    while (o->heard + ROW_SAMPLES <= begin + have) {
+        avt_loudness_add(&o->loudness, o->pcm + (o->heard - o->start));
         o->heard += ROW_SAMPLES;
     }
-    if (keep - o->start > o->room / 2) {
-        memmove(o->pcm, o->pcm + (keep - o->start), (size_t)(end - keep) * sizeof(float));
-        o->nb = end - keep;
-        o->start = keep;
+    if (begin - o->start > o->room / 2) {
+        memmove(o->pcm, o->pcm + (begin - o->start), (size_t)(end - begin) * sizeof(float));
+        o->nb = end - begin;
+        o->start = begin;
     }
 }
 

@@ -24,10 +24,12 @@ typedef struct Sound {
     int closed;                         // no more will come
     int64_t wanted;                     // live: samples of the stream that the next block needs; offline: never enough
     int working;                        // blocks are in flight: frames will come without more sound
+    int late;                           // enum AvatarLate
+    int64_t max_late;                   // samples
 
     /* the conductor's */
-    int live, late;                     // late: enum AvatarLate
-    int64_t lookahead, max_late;        // samples
+    int live;
+    int64_t lookahead;                  // samples
     int64_t next;                       // sound block that comes next; blocks left out count too
     int64_t nb_frames;                  // frames to give in all; INT64_MAX: not known yet
     float *rows;                        // offline [nb_rows, layers, dim]; live [12, layers, dim]
@@ -47,8 +49,12 @@ int  avt_sound_starved(const struct AvatarSession *s);
 
 /** May the next block start? With `wait`: waits while it is SOUND_MISSING. @return a SoundState, or an error */
 int avt_sound_state(struct AvatarSession *s, int wait);
-/** Blocks to leave out now, because sound is further ahead than max_late allows (late=repeat, drop); 0 mostly. They are left out. */
-int64_t avt_sound_skip(struct AvatarSession *s);
+/**
+ * Blocks to leave out now, because sound is further ahead than max_late allows (late=repeat, drop); 0 mostly. They are left out.
+ * Never before the first block: a stream begins where its sound does.
+ * @param repeat  set to 1 when a frame is to be repeated for their time
+ */
+int64_t avt_sound_skip(struct AvatarSession *s, int *repeat);
 /** Rows of the next block, valid until the next call; moves on to the one after it. */
 int avt_sound_rows(struct AvatarSession *s, const float **rows);
 
