@@ -291,6 +291,20 @@ int media_open_sound(SoundIn **out, const char *path, int (*stop)(void))
     return ret;
 }
 
+/* Channels that nobody named are mixed in equal parts. */
+static int mix_evenly(SwrContext *swr, int nb)
+{
+    double *part = malloc(sizeof(*part) * (size_t)nb);
+    int ret = AVERROR(ENOMEM);
+
+    for (int i = 0; part && i < nb; i++)
+        part[i] = 1.0 / nb;
+    if (part)
+        ret = swr_set_matrix(swr, part, nb);
+    free(part);
+    return ret;
+}
+
 /* The resampler for the frame at hand; a new one when the stream changes in the middle. */
 static int fit_resampler(SoundIn *s)
 {
@@ -308,6 +322,8 @@ static int fit_resampler(SoundIn *s)
     ret = swr_alloc_set_opts2(&s->swr, &mono, AV_SAMPLE_FMT_FLT, RATE, &s->layout, f->format, f->sample_rate, 0, NULL);
     if (ret >= 0)
         ret = av_opt_set_double(s->swr, "rematrix_maxval", 1, 0);   // two equal channels are as loud as one
+    if (ret >= 0 && s->layout.order == AV_CHANNEL_ORDER_UNSPEC)
+        ret = mix_evenly(s->swr, s->layout.nb_channels);
     return ret < 0 ? ret : swr_init(s->swr);
 }
 

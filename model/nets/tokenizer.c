@@ -61,6 +61,7 @@ static int read_field(Wire *w, Field *f)
         return -1;
     f->number = key >> 3;
     f->value = 0;
+    f->body = (Wire){ 0 };
     switch (key & 7) {
     case WIRE_VARINT:
         return read_varint(w, &f->value) ? 1 : -1;

@@ -237,6 +237,7 @@ static void refused_files(void **state)
     REQUIRE(avt_tokenizer_open(&t, "/tmp", test_log()) == AVT_INVALID);
     REQUIRE(open_bytes(&t, model, 0) == AVT_INVALID);
     REQUIRE(open_bytes(&t, (const uint8_t *)"{ \"model\": 1 }", 14) == AVT_INVALID);
+    REQUIRE(open_bytes(&t, (const uint8_t *)"\x0a\x06\x2a\x02ok\x08\x01", 8) == AVT_INVALID);     // a piece whose text is a number
     for (size_t cut = 1; cut < size; cut++) {                       // every cut but those between two pieces, and there no </s>
         const int ret = open_bytes(&t, model, cut);
 
