@@ -117,7 +117,7 @@ run-check: all build-tests $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tes
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
 		$(TOOL_TESTS) \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
-		"$(MAKE) -s --no-print-directory check-filter" "$(SRC)/tests/e2e/install.sh $(SRC)"
+		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
 bench: build-tests
 	@for t in $(call one,$(filter $(BUILD)/tests/kernels/%,$(TESTS))); do OMP_WAIT_POLICY=passive $$t --bench || exit 1; done
@@ -172,6 +172,7 @@ help:
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
+	@echo "make check-bad T=part            the table of bad input: tests/e2e/bad_input/table.py"
 	@echo "make check-oom       the Nth allocation fails, for every N"
 	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"

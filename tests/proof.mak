@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Sanitizers, failing allocations, fuzzers. Included by the Makefile, which sets SRC, BUILD, RUN, TESTS, link_test.
+# Sanitizers, failing allocations, fuzzers, bad input. Included by the Makefile, which sets SRC, BUILD, RUN, TESTS, link_test.
 #
 # Sanitizers and fuzzers build in folders of their own, build-NAME, through configure. The thread sanitizer does without OpenMP and
 # oneDNN (whose threads are OpenMP's): it cannot see how libgomp synchronizes. tests/tsan.supp says what else it is told.
@@ -66,5 +66,11 @@ $(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(TEST_O) $(BUILD)/libavatar.a
 	@mkdir -p $(@D); echo "LD      $@"
 	@$(CC) $(CFLAGS) -fsanitize=fuzzer -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka -lpng
 
-.PHONY: check-asan check-ubsan check-tsan run-sanitized check-oom fuzz run-fuzz
+# ---- bad input ------------------------------------------------------------------------------------------------------------
+
+check-bad: $(BUILD)/avatar $(BUILD)/libavatar.pc $(TINY_MODEL)
+	@$(BUILD_FFMPEG) $(call ffmpeg_from,$(FFMPEG)) --prefix $(call ffmpeg_dir,$(FFMPEG)) >/dev/null
+	@$(SRC)/tests/e2e/bad_input/run.py --bin $(call ffmpeg_dir,$(FFMPEG))/bin --model $(abspath $(TINY_MODEL)) --tool $(BUILD)/avatar $(T)
+
+.PHONY: check-asan check-ubsan check-tsan run-sanitized check-oom fuzz run-fuzz check-bad
 -include $(CORPUS_TESTS:$(BUILD)/%=$(BUILD)/obj/%.d)

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <libavutil/error.h>
 #include <libavutil/log.h>
 
 #include "options.h"

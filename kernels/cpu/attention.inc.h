@@ -227,7 +227,7 @@ static int attention(Backend *be, const OpCall *c)
         return AVT_ERR(ENOMEM);
 #pragma omp parallel for num_threads(be->threads) schedule(dynamic)
     for (int64_t i = 0; i < nb; i++)
-        attend_block(c, work + omp_get_thread_num() * size, i / blocks, i % blocks * MAX_QUERIES);
+        attend_block(c, work + avt_cpu_thread() * size, i / blocks, i % blocks * MAX_QUERIES);
     return 0;
 }
 

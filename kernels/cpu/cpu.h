@@ -9,6 +9,10 @@
 #ifndef AVT_CPU_H
 #define AVT_CPU_H
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include "kernels.h"
 
 enum { NARROW = 16 };                   // conv3d: up to so many output channels keep plain C's order of weights at every level
@@ -45,5 +49,15 @@ void avt_cpu_table_close(Backend *be);
 
 /* v[nb] = act(v), in plain C. */
 void avt_act_row(Act act, float *v, int64_t nb);
+
+/** Number of the calling thread in its team of OpenMP; 0 in a build without. */
+static inline int avt_cpu_thread(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
 
 #endif

@@ -3,8 +3,6 @@
  * The bodies of *.inc.h for AVX-512 (F, BW, VL, DQ), and the entries that they win. The gain stands beside each: against plain
  * C, in time of one Zen 5 core, at the sizes of the small and of the published model.
  */
-#include <omp.h>
-
 #include "cpu/attention.inc.h"
 #include "cpu/conv3d.inc.h"
 #include "cpu/norms.inc.h"

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/thread.h"
 #include "engine/engine.h"
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
@@ -223,6 +224,16 @@ static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Ckpt *
     return ret;
 }
 
+/* More than a few threads a core only wait for one another. */
+static int sane_threads(int asked, const Log *log)
+{
+    const int most = 4 * avt_nb_cores();
+
+    if (asked > most)
+        avt_log(log, LOG_WARNING, "cpu_threads=%d: %d are used, as this process has %d cores", asked, most, avt_nb_cores());
+    return asked > most ? most : asked;
+}
+
 int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
 {
     const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
@@ -233,8 +244,9 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
 
     if (ret >= 0)
         ret = avt_schedule(&c->schedule, steps, 3);
+    c->cpu_threads = sane_threads(opt->cpu_threads, log);
     if (ret >= 0)
-        ret = avt_plan_make(&c->plan, opt->plan, opt->devices, opt->vae_device, steps, c->sizes.dit.nb_layers, opt->cpu_threads, log);
+        ret = avt_plan_make(&c->plan, opt->plan, opt->devices, opt->vae_device, steps, c->sizes.dit.nb_layers, c->cpu_threads, log);
     if (ret >= 0) {
         const int guard = !strcmp(c->plan.rank[0].device, "guard");
 

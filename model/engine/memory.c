@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 
 #define CGROUP "/sys/fs/cgroup/"
+#define RESERVE ((int64_t)400 << 20)    // addresses that threads' stacks and heaps and oneDNN's machine code take: without, it crashes
 
 /* The number behind `key` at the start of a line of a file ("": of its first line); -1: none there, or "max". */
 static int64_t read_number(const char *path, const char *key)
@@ -46,7 +47,7 @@ static int64_t process_left(void)
 
     if (getrlimit(RLIMIT_AS, &lim) || lim.rlim_cur == RLIM_INFINITY || used < 0)
         return INT64_MAX;
-    return (int64_t)lim.rlim_cur - used * 1024;
+    return (int64_t)lim.rlim_cur - used * 1024 - RESERVE;
 }
 
 int64_t avt_host_memory_left(void)

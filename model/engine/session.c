@@ -79,6 +79,16 @@ static int check_live(const AvatarLook *look, int compat, const Log *log)
     return 0;
 }
 
+/* A prompt that cannot be read is refused at once, not when its block comes. NULL is fine. */
+static int check_prompt(const char *prompt, const Log *log)
+{
+    char *clean = NULL;
+    const int ret = prompt ? avt_text_clean(&clean, prompt, log) : 0;
+
+    avt_free(clean);
+    return ret;
+}
+
 static int check_look(const AvatarLook *look, int compat, const Log *log)
 {
     if (check_live(look, compat, log) < 0)
@@ -89,7 +99,9 @@ static int check_look(const AvatarLook *look, int compat, const Log *log)
         return avt_fail(log, AVT_ERR(EINVAL), "format=%d: 0 to %d, the formats of avatar.h", look->format, AVATAR_GBRP);
     if (look->tail < 0 || look->tail > AVATAR_TAIL_BLOCK)
         return avt_fail(log, AVT_ERR(EINVAL), "tail=%d: 0 (ceil), 1 (floor) or 2 (block)", look->tail);
-    return check_picture(look, log) < 0 || check_seed(look->seed, -1, log) < 0 ? AVT_ERR(EINVAL) : 0;
+    if (check_picture(look, log) < 0 || check_seed(look->seed, -1, log) < 0)
+        return AVT_ERR(EINVAL);
+    return check_prompt(look->prompt, log);
 }
 
 static PixelFormat pixel_format(int format)
@@ -419,9 +431,12 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 
 int avatar_session_set(AvatarSession *s, const AvatarLook *look)
 {
+    const int ret = check_prompt(look->prompt, &s->e->log);
     uint8_t *picture = NULL;
     char *prompt = NULL;
 
+    if (ret < 0)
+        return ret;
     if (check_seed(look->seed, -2, &s->e->log) < 0 || (look->rgb && check_picture(look, &s->e->log) < 0))
         return AVT_ERR(EINVAL);
     if (look->rgb && !(picture = fit_picture(s->e->core, look, s->info.width, s->info.height)))

@@ -206,7 +206,7 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
         return AVT_INVALID;
     }
     w = to_scratch(b, t, out * in);
-    ret = w ? avt_lora_merge(b->lora, module, w, out, in, b->log) : AVT_ERR(ENOMEM);
+    ret = w ? avt_lora_merge(b->lora, module, w, out, in, b->nb_problems < SHOWN ? b->log : NULL) : AVT_ERR(ENOMEM);
     if (ret < 0 && w)
         fail(b, ret);
     return ret;

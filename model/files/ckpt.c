@@ -229,7 +229,7 @@ static int check_place(const char *dir, const char *path, const Log *log)
     char real_dir[PATH_MAX], real[PATH_MAX], *snapshots;
 
     if (!realpath(path, real) || !realpath(dir, real_dir))
-        return avt_fail(log, AVT_ERR(errno), "%s: cannot be opened: %s", path, strerror(errno));
+        return avt_fail(log, AVT_ERR(errno), "%s: the index names this shard, but it cannot be opened: %s", path, strerror(errno));
     if (inside(real, real_dir, strlen(real_dir)))
         return 0;
     snapshots = strstr(real_dir, "/snapshots/");
@@ -266,7 +266,7 @@ static int check_shard_name(const Ckpt *c, const char *tensor, struct json_objec
     if (!name || strlen(name) != (size_t)json_object_get_string_len(value) || strpbrk(name, "/\\") || strstr(name, "..") ||
         !ends_with(name, ".safetensors"))
         return avt_fail(log, AVT_INVALID, "%s: tensor %s: its shard must be the bare name of a .safetensors file, but is %.100s",
-                        c->path, tensor, json_object_to_json_string(value));
+                        c->path, tensor, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     return 0;
 }
 

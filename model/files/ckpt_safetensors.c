@@ -109,8 +109,8 @@ static int read_offsets(Reader *r, CkptTensor *t, struct json_object *o)
         return bad(r, t->name, "its data ends before it begins");
     if (end > r->size)
         return avt_fail(r->log, AVT_INVALID,
-                        "%s: tensor %s: its data ends at byte %lld, the file has %lld (is the download complete?)",
-                        r->f->path, t->name, (long long)(end + (r->data - r->f->data)), (long long)r->f->size);
+                        "%s: tensor %s: its data ends %lld bytes behind the header, the file %lld (is the download complete?)",
+                        r->f->path, t->name, (long long)end, (long long)r->size);
     if ((size_t)(end - begin) != t->size) {
         char shape[160];
 
@@ -207,8 +207,11 @@ int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
 
     for (int i = 7; i >= 0; i--)
         n = n << 8 | (f->size < 8 ? 0 : f->data[i]);
-    if (f->size < 8 || !n || n > MAX_HEADER || f->size < 9 || f->data[8] != '{')
+    if (f->size < 9 || !n || f->data[8] != '{')
         return avt_fail(log, AVT_INVALID, "%s: is neither a .safetensors nor a PyTorch .pth file", f->path);
+    if (n > MAX_HEADER)
+        return avt_fail(log, AVT_INVALID, "%s: claims a header of %llu bytes, no .safetensors file has one; download it again",
+                        f->path, (unsigned long long)n);
     if (n > f->size - 8)
         return avt_fail(log, AVT_INVALID,
                         "%s: its header has %llu bytes, but the whole file only %lld (is the download complete?)", f->path,

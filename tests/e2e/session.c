@@ -404,21 +404,26 @@ static void bad_changes_are_refused(void **state)
 }
 
 /* A prompt that cannot be encoded fails the session when its turn comes, with a sentence. */
-static void bad_prompt_fails(void **state)
+static void bad_prompt_is_refused(void **state)
 {
     Lines lines = { "" };
     AvatarEngine *e = open_engine(0, &lines);
-    AvatarLook look = take_look(0);
+    AvatarLook look = take_look(0), change = take_look(0);
     AvatarSession *s = NULL;
     Take *t = take_new();
 
     (void)state;
     look.prompt = "caf\xe9";
-    REQUIRE_OK(avatar_session_open(&s, e, &look));
-    avatar_session_send(s, NULL, 0);
-    take_frames(t, s, AVATAR_WAIT);
-    assert_int_equal(t->ret, AVATAR_ERR(EINVAL));
+    assert_int_equal(avatar_session_open(&s, e, &look), AVATAR_ERR(EINVAL));
+    assert_null(s);
     assert_non_null(strstr(lines.text, "UTF-8"));
+    look = take_look(0);
+    REQUIRE_OK(avatar_session_open(&s, e, &look));
+    change.prompt = "caf\xe9";
+    assert_int_equal(avatar_session_set(s, &change), AVATAR_ERR(EINVAL));
+    avatar_session_send(s, NULL, 0);                                // the stream goes on
+    take_frames(t, s, AVATAR_WAIT);
+    assert_int_equal(t->ret, AVATAR_EOF);
     avatar_session_close(&s);
     avatar_engine_close(&e);
     free(t);
@@ -669,7 +674,7 @@ int main(void)
         cmocka_unit_test(frame_counts), cmocka_unit_test(formats), cmocka_unit_test(pieces_equal_whole), cmocka_unit_test(poll_never_waits),
         cmocka_unit_test(end_stays_the_end), cmocka_unit_test(bad_sound_is_refused), cmocka_unit_test(changes_start_with_a_block),
         cmocka_unit_test(early_change_is_the_first_look), cmocka_unit_test(set_between_receives), cmocka_unit_test(bad_changes_are_refused),
-        cmocka_unit_test(bad_prompt_fails), cmocka_unit_test(abort_is_quick), cmocka_unit_test(close_without_reading),
+        cmocka_unit_test(bad_prompt_is_refused), cmocka_unit_test(abort_is_quick), cmocka_unit_test(close_without_reading),
         cmocka_unit_test(finished_frames_come_before_the_error), cmocka_unit_test(two_sessions_at_once),
         cmocka_unit_test(rounding_stays_at_home), cmocka_unit_test(no_allocation_in_a_stream), cmocka_unit_test(nothing_stays),
     };

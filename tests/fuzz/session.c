@@ -87,7 +87,7 @@ static int receive(Stream *t, int wait)
 static void change(Stream *t, int order, uint8_t arg)
 {
     AvatarLook look = t->look;
-    char prompt[3] = { (char)(arg & 127), (char)(arg >> 1), 0 };
+    char prompt[3] = { (char)arg, (char)(arg >> 1), 0 };               // UTF-8 or not
     int ret;
 
     look.rgb = order == PICTURE ? picture + arg % 64 : NULL;
@@ -98,7 +98,7 @@ static void change(Stream *t, int order, uint8_t arg)
     if (order == BAD_LOOK)
         look = (AvatarLook){ .rgb = picture, .width = arg % 2 ? -1 : SIZE, .height = SIZE, .stride = 5, .seed = arg % 3 ? -7 : -2 };
     ret = avatar_session_set(t->s, &look);
-    must(order == BAD_LOOK ? ret == AVATAR_ERR(EINVAL) : ret == 0);
+    must(order == BAD_LOOK || (order == PROMPT && arg > 127) ? ret == AVATAR_ERR(EINVAL) : ret == 0);
 }
 
 static void obey(Stream *t, uint8_t order, uint8_t arg)

@@ -153,6 +153,8 @@ static const struct {
       "bad.safetensors" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, "ends before it begins", "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16]}}", 8, "is the download complete?", "tensor w" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,9223372036854775807]}}", 8, "ends 9223372036854775807 bytes behind",
+      "tensor w" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"v\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
       12, "overlaps", "tensor v" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}}",
@@ -221,7 +223,7 @@ static void test_refused_lengths(void **state)
         uint64_t n;
         const char *said;
     } lengths[] = {
-        { 0, "neither" },          { 100000001, "neither" }, { UINT64_MAX, "neither" }, { UINT64_MAX - 7, "neither" },
+        { 0, "neither" },          { 100000001, "a header of" }, { UINT64_MAX, "a header of" }, { UINT64_MAX - 7, "a header of" },
         { 99999999, "complete?" }, { 3, "complete?" },
     };
 

@@ -295,12 +295,12 @@ def bomb(d):
 
 
 def lora(change):
-    """A LoRA for every target of the tiny transformer, then changed; lora=FILE."""
+    """A LoRA for every target of the tiny transformer, with the pairs changed by `change`; for lora=FILE."""
     def make(d):
         header, _ = read_tensors(pathlib.Path(Env.model) / DIT)
         pairs = {}
         for name in sorted(header):
-            if name.startswith('blocks.') and name.endswith(('.q.weight', '.k.weight', '.v.weight', '.o.weight', '.ffn.0.weight', '.ffn.2.weight')):
+            if len(header[name].get('shape', [])) == 2 and name.endswith(('.q.weight', '.k.weight', '.v.weight', '.o.weight', '.ffn.0.weight', '.ffn.2.weight')):
                 out, into = header[name]['shape']
                 pairs[name[:-7] + '.lora_A.default.weight'] = [2, into]
                 pairs[name[:-7] + '.lora_B.default.weight'] = [out, 2]
