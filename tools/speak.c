@@ -121,14 +121,23 @@ static void close_all(AvatarEngine **e, AvatarSession **s, SoundIn **in)
     avatar_engine_flush();
 }
 
+/* The library's words for an error; those of libav for one that only libav knows. */
+static const char *reason(char *buf, size_t size, int ret)
+{
+    const char *text = avatar_error_text(ret);
+
+    return strcmp(text, "unknown error") || av_strerror(ret, buf, size) < 0 ? text : buf;
+}
+
 static void say_end(const Talk *talk, const char *output, int64_t nb, int ret)
 {
     const int named = strcmp(output, "-");
+    char text[AV_ERROR_MAX_STRING_SIZE];
 
     if (talk->tty && !talk->quiet)
         fprintf(stderr, "\r\033[K");
     if (ret < 0)
-        fprintf(stderr, "avatar: stopped after %lld frames: %s\n", (long long)nb, stop_asked() ? "interrupted" : avatar_error_text(ret));
+        fprintf(stderr, "avatar: stopped after %lld frames: %s\n", (long long)nb, stop_asked() ? "interrupted" : reason(text, sizeof(text), ret));
     else if (!talk->quiet)
         fprintf(stderr, "avatar: %lld frames in %.1f s%s%s\n", (long long)nb, seconds_since(&talk->start), named ? " -> " : "",
                 named ? output : "");
