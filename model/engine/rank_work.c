@@ -58,25 +58,18 @@ static int recv_host(Rank *r, CommTag tag, void *data, size_t size)
 
 /* ---- picture --------------------------------------------------------------------------------------------------------- */
 
-/* All 19 latents of the still, frame by frame: out [19, 16, H W]. Equal frames go through the encoder like any others, since its
- * first latents differ from its steady state. */
+/* All 19 latents of the still: out [19, 16, H W]. They differ: the last box to settle sees 73 frames of its past. */
 static int encode_still(Rank *r, Tensor out)
 {
     const DitShape *s = &r->set->shape;
-    Tensor px = avt_new(r->scratch, DT_F32, 4, 8 * s->H, 8 * s->W, 3);
+    const Tensor px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
     VaeState enc;
     int ret = avt_vae_state_open(&enc, r->scratch, &r->w->vae, VAE_ENCODER, s->H, s->W);
 
     if (ret < 0)
         return ret;
-    for (int i = 0; i < 4; i++)
-        avt_upload(r->be, avt_rows(px, i, 1), r->host);
-    for (int t = 0; t < DIT_MOTION && ret >= 0; t++) {
-        const Tensor z = avt_view(avt_at(out, t), LATENT, 1, s->H, s->W);
-
-        ret = avt_vae_encode(r->be, r->scratch, &r->w->vae, &enc, z, t ? px : avt_rows(px, 0, 1), NULL);
-    }
-    return ret;
+    avt_upload(r->be, px, r->host);
+    return avt_vae_encode_still(r->be, r->scratch, &r->w->vae, &enc, avt_view(out, DIT_MOTION, LATENT, s->H, s->W), px);
 }
 
 static int prime_decoder(Rank *r, Tensor z)

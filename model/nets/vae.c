@@ -243,6 +243,16 @@ void avt_vae_state_reset(VaeState *st)
 
 /* ---- boxes ---------------------------------------------------------------------------------------------------- */
 
+/*
+ * A still as a stream of equal frames: what a convolution gives from its third equal input on is the same again, bit for bit,
+ * since it sees the same three frames. So a box whose input repeats from frame r repeats from r + 2 for each of its convolutions,
+ * and what repeats is computed once.
+ */
+typedef struct Still {
+    int64_t seen[NB_STAGES - 1], seen_half[NB_STAGES - 1];          // frames that went into a stage, and out of its step in time
+    Tensor frame[NB_STAGES - 1], frame_half[NB_STAGES - 1];         // what is given again, [1, h, w, C]
+} Still;
+
 typedef struct Pass {                   // what every box of a call needs
     Backend *be;
     Arena *scratch;
@@ -250,6 +260,7 @@ typedef struct Pass {                   // what every box of a call needs
     VaeState *st;
     const VaeProbe *probe;
     int64_t piece_bytes;
+    Still *still;                       // encoder: all frames are equal; or NULL
     Tensor px;                          // decoder: where the frames go
     int64_t done;                       // frames written to px
 } Pass;
@@ -384,6 +395,34 @@ static void head(Pass *p, Tensor out, Tensor x)
 
 /* ---- encoder -------------------------------------------------------------------------------------------------- */
 
+/* First frame of a still that stage s gives again, counted at the stage's rate or, behind its step in time, at half of that. */
+static int64_t repeats_from(int s, int half)
+{
+    const int64_t own = (s ? repeats_from(s - 1, s > 1) : 2) + 2 * 2 * 2;     // 2 blocks of 2 convolutions; before stage 0 one more
+
+    return half ? own / 2 + 1 : own;                                // half frame j is made of frames 2j - 2 .. 2j
+}
+
+/* How many of the next t frames must be computed, `seen` having gone by. */
+static int64_t fresh(int64_t seen, int64_t repeats, int64_t t)
+{
+    const int64_t nb = repeats + 1 - seen;
+
+    return nb < 0 ? 0 : nb < t ? nb : t;
+}
+
+/* The frames of out that are not computed: the one that repeats is kept once it is there, and copied. */
+static void repeat(const Pass *p, Tensor kept, Tensor out, int64_t *seen, int64_t repeats)
+{
+    const int64_t t = out.dim[0], nb = fresh(*seen, repeats, t);
+
+    if (nb && *seen + nb > repeats)
+        avt_copy(p->be, kept, avt_at(out, nb - 1));
+    for (int64_t i = nb; i < t; i++)
+        avt_copy(p->be, avt_at(out, i), kept);
+    *seen += t;
+}
+
 /* Two frames become one, [t, h, w, C] -> [ceil(t / 2), h, w, C]; a stream's first frame stays alone. */
 static Tensor time_down(Pass *p, int s, Tensor x)
 {
@@ -395,12 +434,14 @@ static Tensor time_down(Pass *p, int s, Tensor x)
         avt_copy(p->be, avt_at(out, 0), avt_at(x, 0));
         remember(p, c->slot, avt_rows(x, 0, 1));
     }
-    if (n) {
+    if (n && (!p->still || fresh(p->still->seen_half[s], repeats_from(s, 1), n))) {
         const Tensor rest = avt_rows(x, first, 2 * n);
 
         avt_conv3d(p->be, avt_rows(out, first, n), rest, past(p, c->slot), &c->conv, AVT_NONE, (ConvSpec){ 2, 1, 0, 0, 0 });
         remember(p, c->slot, rest);
     }
+    if (p->still)
+        repeat(p, p->still->frame_half[s], out, &p->still->seen_half[s], repeats_from(s, 1));
     return out;
 }
 
@@ -408,14 +449,14 @@ static Tensor time_down(Pass *p, int s, Tensor x)
 static Tensor encode_stage(Pass *p, int s, Tensor x)
 {
     const VaeHalf *net = p->net;
-    const int64_t t = x.dim[0], h = x.dim[1], w = x.dim[2];
+    const int64_t t = x.dim[0], h = x.dim[1], w = x.dim[2], end = p->still ? fresh(p->still->seen[s], repeats_from(s, 0), t) : t;
     Tensor out = new_frames(p, t, h / 2, w / 2, net->sample[s].conv.w.dim[0]);
 
-    for (int64_t i = 0, n; i < t; i += n) {
+    for (int64_t i = 0, n; i < end; i += n) {
         const size_t mark = avt_arena_mark(p->scratch);
         Tensor y;
 
-        n = piece(p, s, t - i, h, w);
+        n = piece(p, s, end - i, h, w);
         y = avt_rows(x, i, n);
         if (s == 0) {
             y = new_frames(p, n, h, w, net->conv_in.conv.w.dim[0]);
@@ -429,6 +470,8 @@ static Tensor encode_stage(Pass *p, int s, Tensor x)
         avt_conv3d(p->be, avt_rows(out, i, n), y, AVT_NONE, &net->sample[s].conv, AVT_NONE, (ConvSpec){ 1, 2, 0, 0, 1 });
         avt_arena_release(p->scratch, mark);
     }
+    if (p->still)
+        repeat(p, p->still->frame[s], out, &p->still->seen[s], repeats_from(s, 0));
     if (s > 0)
         out = time_down(p, s, out);
     p->st->started[s] = 1;
@@ -480,6 +523,45 @@ int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tens
     }
     avt_channels_first(be, both, moments, v->norm_mul, v->norm_add);
     avt_copy(be, z, avt_rows(both, 0, VAE_LATENT));                 // the mean; the log variance is not used
+    avt_arena_release(scratch, mark);
+    return 0;
+}
+
+static void still_open(Still *still, Pass *p)
+{
+    *still = (Still){ 0 };
+    for (int s = 0; s < NB_STAGES - 1; s++) {
+        const int64_t h = p->st->h << (2 - s), w = p->st->w << (2 - s), c = p->net->sample[s].conv.w.dim[0];
+
+        still->frame[s] = new_frames(p, 1, h, w, c);
+        still->frame_half[s] = s ? new_frames(p, 1, h, w, c) : AVT_NONE;
+    }
+    p->still = still;
+}
+
+int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px)
+{
+    Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .piece_bytes = v->piece_bytes };
+    const size_t mark = avt_arena_mark(scratch);
+    const int64_t t = z.dim[0];
+    Still still;
+    Tensor moments, both, four;
+
+    AVT_REQUIRE(be->log, st->half == VAE_ENCODER && z.nd == 4 && z.dim[1] == VAE_LATENT && z.dim[2] == st->h && z.dim[3] == st->w);
+    AVT_REQUIRE(be->log, px.nd == 4 && px.dim[0] == 1 && px.dim[1] == 8 * st->h && px.dim[2] == 8 * st->w && px.dim[3] == 3);
+    avt_vae_state_reset(st);
+    still_open(&still, &p);
+    moments = new_frames(&p, 1, st->h, st->w, 2 * VAE_LATENT);
+    both = avt_new(scratch, DT_F32, 2 * VAE_LATENT, 1, st->h, st->w);
+    four = new_frames(&p, 4, px.dim[1], px.dim[2], px.dim[3]);
+    for (int i = 0; i < 4; i++)
+        avt_copy(be, avt_rows(four, i, 1), px);
+    for (int64_t k = 0; k < t; k++) {
+        encode_latent(&p, &v->quant, moments, k ? four : px);
+        avt_channels_first(be, both, moments, v->norm_mul, v->norm_add);
+        avt_copy(be, avt_at(z, k), avt_rows(both, 0, VAE_LATENT));
+    }
+    avt_vae_state_reset(st);
     avt_arena_release(scratch, mark);
     return 0;
 }

@@ -101,6 +101,16 @@ typedef struct VaeProbe {
 int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px, const VaeProbe *probe);
 
 /**
+ * Encode a still: avt_vae_encode() of a stream whose frames all are px, the same bits for about a third of the work, as boxes
+ * that see nothing new any more are not computed again.
+ *
+ * @param z   [T, 16, h, w] f32, one latent after another
+ * @param px  [1, 8h, 8w, 3] f32 in [-1, 1]; read only
+ * @param st  an encoder's; what it remembers is lost
+ */
+int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px);
+
+/**
  * Decode latents to frames, carrying the causal caches in `st` to the next call. Scratch hardly grows with T.
  * NaN and infinities would stay in the caches for good: ask avt_count_nonfinite(z) first and refuse the block.
  *

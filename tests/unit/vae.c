@@ -547,6 +547,52 @@ static void cuts_change_nothing_fast(void **state)
     cuts_change_nothing("cpu", CPU_AUTO);
 }
 
+/* Latents of a still, made in one go and as any other stream of `all` latents; the work of each. */
+static void encode_repeats(Net *n, int all, float *still, float *stream, double flops[2])
+{
+    const int64_t hw = LH * LW, nb = VAE_LATENT * hw;
+    const Tensor px = clip_frames(n, 1, 1), four = avt_new(n->scratch, DT_F32, 4, 8 * LH, 8 * LW, 3);
+    const Tensor z = avt_new(n->scratch, DT_F32, all, VAE_LATENT, LH, LW), one = avt_new(n->scratch, DT_F32, VAE_LATENT, 1, LH, LW);
+    double start = n->be->stat[OP_CONV3D].flops;
+    VaeState st;
+
+    REQUIRE_OK(avt_vae_state_open(&st, n->state, &n->vae, VAE_ENCODER, LH, LW));
+    REQUIRE_OK(avt_vae_encode_still(n->be, n->scratch, &n->vae, &st, z, px));
+    REQUIRE_OK(avt_download(n->be, still, z));
+    flops[0] = n->be->stat[OP_CONV3D].flops - start;
+    start += flops[0];
+    for (int i = 0; i < 4; i++)
+        avt_copy(n->be, avt_rows(four, i, 1), px);
+    for (int k = 0; k < all; k++) {
+        REQUIRE_OK(avt_vae_encode(n->be, n->scratch, &n->vae, &st, one, k ? four : px, NULL));
+        REQUIRE_OK(avt_download(n->be, stream + k * nb, one));
+    }
+    flops[1] = n->be->stat[OP_CONV3D].flops - start;
+}
+
+/* Boxes that are not computed again would have given the same; and the latents go on changing for 13 of them at least. */
+static void a_still_is_a_stream_of_equal_frames(void **state)
+{
+    enum { ALL = 19 };
+    const int64_t nb = VAE_LATENT * LH * LW;
+    float *still = malloc(sizeof(float) * (size_t)(ALL * nb)), *stream = malloc(sizeof(float) * (size_t)(ALL * nb));
+    double flops[2];
+    Net n;
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        open_random(&n, "cpu", i % 2 ? CPU_AUTO : CPU_PLAIN);
+        n.vae.piece_bytes = i < 2 ? n.vae.piece_bytes : 1;
+        encode_repeats(&n, ALL, still, stream, flops);
+        assert_memory_equal(still, stream, sizeof(float) * (size_t)(ALL * nb));
+        REQUIRE(memcmp(still + 12 * nb, still + 13 * nb, sizeof(float) * (size_t)nb));
+        REQUIRE(flops[0] < 0.4 * flops[1]);
+        close_net(&n);
+    }
+    free(still);
+    free(stream);
+}
+
 /* Neither does the number of frames that a stage takes at a time, which a small picture would never change by itself. */
 static void pieces_change_nothing(void **state)
 {
@@ -822,6 +868,7 @@ int main(void)
         cmocka_unit_test(cuts_change_nothing_plain),
         cmocka_unit_test(cuts_change_nothing_fast),
         cmocka_unit_test(pieces_change_nothing),
+        cmocka_unit_test(a_still_is_a_stream_of_equal_frames),
         cmocka_unit_test(the_first_frame_is_no_history),
         cmocka_unit_test(encoding_leaves_a_decoder_alone),
         cmocka_unit_test(reset_forgets),
