@@ -119,8 +119,18 @@ run-check: all build-tests $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tes
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
-bench: build-tests
-	@for t in $(call one,$(filter $(BUILD)/tests/kernels/%,$(TESTS))); do OMP_WAIT_POLICY=passive $$t --bench || exit 1; done
+# the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work
+BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
+BENCH_O := $(call object,$(wildcard $(SRC)/tests/bench/*.c))
+$(BUILD)/tests/bench: $(BENCH_O) $(TEST_O) $(BUILD)/libavatar.a
+	$(link_test)
+bench: $(if $(filter $(BENCH_OPS),$(T)),$(BUILD)/tests/kernels/$(T),$(BUILD)/tests/bench bench-peers)
+	@OMP_WAIT_POLICY=passive $(if $(filter $(BENCH_OPS),$(T)),$< --bench,$< $(T) --src $(SRC) $(BENCH))
+# PyTorch and its networks, once; without a network the bench says that there are no peers
+PEERS = $(BUILD)/bench/venv
+bench-peers:
+	@[ -e $(PEERS)/ready ] || { mkdir -p $(BUILD)/bench && python3 -m venv $(PEERS) && echo "getting the peers from PyPI" && \
+		$(PEERS)/bin/pip install -q torch numpy safetensors diffusers transformers && touch $(PEERS)/ready; } || true
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +177,7 @@ help:
 	@echo "make                 library (build/libavatar.so, .a), tool (build/avatar)"
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
-	@echo "make bench T=op      time, GFLOP/s and GB/s of each CPU level"
+	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
 	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
@@ -180,6 +190,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md)"
 	@echo "make format | clean | distclean"
 
-.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check bench demo setup install uninstall \
+.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check bench bench-peers demo setup install uninstall \
 	format clean distclean help $(NANO)
 -include $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

@@ -277,6 +277,27 @@ static int copy_file(const char *from, const char *dir, const char *name)
     return fclose(out) ? AVT_ERR(EIO) : 0;
 }
 
+int test_network_write(const TestModel *m, const char *network, const char *path)
+{
+    List l = { calloc(MAX_TENSORS, sizeof(Item)), 0 };
+    DType type = DT_F32;
+    int ret = AVT_ERR(ENOMEM);
+
+    if (!l.item)
+        return ret;
+    if (!strcmp(network, "dit"))
+        list_dit(&l, &m->sizes), type = m->sizes.dtype;
+    else if (!strcmp(network, "vae"))
+        list_vae(&l, &m->sizes);
+    else if (!strcmp(network, "wav2vec2"))
+        list_wav2vec2(&l, &m->sizes);
+    else
+        list_umt5(&l, &m->sizes.umt5), type = m->sizes.t5_dtype;
+    ret = write_safetensors(&l, path, type, m->seed);
+    free(l.item);
+    return ret;
+}
+
 void test_model_default(TestModel *m)
 {
     memset(m, 0, sizeof(*m));
@@ -289,6 +310,21 @@ void test_model_default(TestModel *m)
     };
     m->seed = 1;
     m->spiece = AVT_SRCDIR "/tests/gold/spiece.model";
+}
+
+void test_model_nano(TestModel *m)
+{
+    test_model_default(m);
+    m->sizes.dit = (DitConfig){ .dim = 192, .nb_heads = 3, .nb_layers = 6, .ffn_dim = 768, .freq_dim = 64, .text_dim = 64, .text_len = 32,
+                                .audio_dim = 96, .nb_audio_layers = 5, .nb_audio_tokens = 4, .nb_inject = 3, .inject = { 0, 2, 4 },
+                                .eps = 1e-6f };
+    m->sizes.wav2vec2 = (Wav2Vec2Config){ 96, 4, 4, 192, { 64, 64, 64, 64, 64, 64, 64 }, 8, 32 };
+    m->sizes.umt5 = (Umt5Config){ .dim = 64, .attn_dim = 64, .ffn_dim = 128, .nb_heads = 4, .nb_layers = 2, .nb_buckets = 32, .vocab = 512,
+                                  .dtype = DT_F32 };
+    m->sizes.vae_width = 16;
+    m->sizes.dtype = DT_BF16;
+    m->lora_rank = 4;
+    m->avatar_json = "{\"name\": \"random weights at nano's sizes\", \"size\": \"128x128\"}\n";
 }
 
 int test_model_write(const TestModel *m, const char *dir)

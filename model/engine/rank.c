@@ -184,7 +184,7 @@ void avt_rank_close(Rank *r)
 }
 
 /* Time embeddings are constants of the schedule: once, before the first command. */
-static int prepare(Rank *r)
+int avt_rank_prepare(Rank *r)
 {
     int ret = 0;
 
@@ -210,7 +210,7 @@ int avt_rank_run(Rank *r)
     int ret;
 
     avt_thread_flush_denormals();
-    ret = prepare(r);
+    ret = avt_rank_prepare(r);
     while (ret >= 0) {
         ret = avt_comm_recv_bytes(r->comm, r->set->plan->nb_ranks, TAG_COMMAND, &c, sizeof(c), -1);
         if (ret < 0 || c.kind == CMD_END)
@@ -230,7 +230,7 @@ static int rehearse(Rank *r)
 {
     const int steps = r->set->plan->steps;
     Cmd c = { .kind = CMD_PICTURE, .prime = 1 };
-    int ret = prepare(r);
+    int ret = avt_rank_prepare(r);
 
     if (ret >= 0)
         ret = avt_rank_obey(r, &c);

@@ -104,6 +104,8 @@ int  avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *
 void avt_rank_close(Rank *r);
 /** Walk the conductor's commands until CMD_END or a failure (which aborts the group). For a thread of its own. */
 int  avt_rank_run(Rank *r);
+/** What comes before the first command. */
+int  avt_rank_prepare(Rank *r);
 /** Do one command: rank_work.c. Scratch is as before afterwards. */
 int  avt_rank_obey(Rank *r, const Cmd *c);
 static inline int avt_rank_has_layers(const Rank *r)
