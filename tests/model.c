@@ -315,10 +315,10 @@ void test_model_default(TestModel *m)
 void test_model_nano(TestModel *m)
 {
     test_model_default(m);
-    m->sizes.dit = (DitConfig){ .dim = 192, .nb_heads = 3, .nb_layers = 6, .ffn_dim = 768, .freq_dim = 64, .text_dim = 64, .text_len = 32,
-                                .audio_dim = 96, .nb_audio_layers = 5, .nb_audio_tokens = 4, .nb_inject = 3, .inject = { 0, 2, 4 },
+    m->sizes.dit = (DitConfig){ .dim = 192, .nb_heads = 3, .nb_layers = 4, .ffn_dim = 768, .freq_dim = 64, .text_dim = 64, .text_len = 32,
+                                .audio_dim = 128, .nb_audio_layers = 5, .nb_audio_tokens = 4, .nb_inject = 3, .inject = { 0, 1, 2 },
                                 .eps = 1e-6f };
-    m->sizes.wav2vec2 = (Wav2Vec2Config){ 96, 4, 4, 192, { 64, 64, 64, 64, 64, 64, 64 }, 8, 32 };
+    m->sizes.wav2vec2 = (Wav2Vec2Config){ 128, 4, 4, 256, { 64, 64, 64, 64, 64, 64, 64 }, 8, 32 };
     m->sizes.umt5 = (Umt5Config){ .dim = 64, .attn_dim = 64, .ffn_dim = 128, .nb_heads = 4, .nb_layers = 2, .nb_buckets = 32, .vocab = 512,
                                   .dtype = DT_F32 };
     m->sizes.vae_width = 16;

@@ -18,6 +18,7 @@
 #include "config.h"
 #include "test.h"
 
+#define LONG_MS 15e3                    // a pass that takes longer is not repeated
 #define PEAK_SIZE 2048                  // of the product that the machine's peak is measured with
 
 static const struct {
@@ -191,38 +192,42 @@ static int run_ours(const Bench *b, const Task *t, double *ms)
     return ret;
 }
 
-static int run_peer(const Bench *b, double *ms)
+static int ask(const Bench *b, const char *word, double *ms)
 {
     double wall, cpu;
 
-    if (peer_ask(b->peer, "run", &wall, &cpu) < 0)
+    if (peer_ask(b->peer, word, &wall, &cpu) < 0)
         return -1;
     *ms = 1e3 * (b->cpu ? cpu / b->threads : wall);
     return 0;
 }
 
+/* What takes long is not run once more only to be warm. */
 int bench_measure(Bench *b, Row *r, const Task *t, const char *peer)
 {
-    double ours[64], theirs[64], ms, wall, cpu, before;
+    double ours[64], theirs[64], before = sum_flops(b->be);
     const int reps = b->reps < 64 ? b->reps : 64;
     char word[64];
-    int ret = run_ours(b, t, &ms), with_peer = peer && b->peer;
+    int ret = run_ours(b, t, &ours[0]), nb = ours[0] > LONG_MS ? 1 : reps, nb_peer, with_peer = peer && b->peer;
 
+    if (ret < 0)
+        return ret;
+    r->flops = sum_flops(b->be) - before;
     snprintf(word, sizeof(word), "open %s", peer ? peer : "");
-    if (with_peer && (peer_ask(b->peer, word, &wall, &cpu) < 0 || peer_ask(b->peer, "first", &wall, &cpu) < 0))
+    if (with_peer && (ask(b, word, &theirs[0]) < 0 || ask(b, "first", &theirs[0]) < 0))
         with_peer = 0;
-    if (ret >= 0 && with_peer && t->result)
+    nb_peer = with_peer && theirs[0] > LONG_MS ? 1 : nb;
+    if (with_peer && t->result)
         r->apart = compare(b, *t->result, peer);
-    before = sum_flops(b->be);
     for (int i = 0; i < reps && ret >= 0; i++) {
-        ret = run_ours(b, t, &ours[i]);
-        if (ret >= 0 && with_peer)
-            with_peer = run_peer(b, &theirs[i]) >= 0;
+        if (nb > 1)
+            ret = run_ours(b, t, &ours[i]);
+        if (with_peer && nb_peer > 1 && ret >= 0)
+            with_peer = ask(b, "run", &theirs[i]) >= 0;
     }
-    r->flops = (sum_flops(b->be) - before) / reps;
-    r->ms = bench_median(ours, reps);
+    r->ms = bench_median(ours, nb);
     if (with_peer) {
-        r->peer_ms = bench_median(theirs, reps);
+        r->peer_ms = bench_median(theirs, nb_peer);
         r->value = r->peer_ms / r->ms;
     }
     return ret;

@@ -51,8 +51,8 @@ Row *bench_row(Bench *b, const char *work, const char *title, const char *goal);
 void bench_say(const Bench *b, const Row *r);
 
 /**
- * Time run(arg) and the peer's, in turn. `before` (opt) is not timed. The first call of each is not counted; `result` is compared
- * with what the peer leaves after its first.
+ * Time run(arg) and the peer's, in turn. `before` (opt) is not timed. The first call of each is not counted unless it takes long;
+ * `result` is compared with what the peer leaves after its first.
  */
 typedef struct Task {
     int (*before)(void *arg), (*run)(void *arg);
