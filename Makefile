@@ -192,4 +192,4 @@ help:
 
 .PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check bench bench-peers demo setup install uninstall \
 	format clean distclean help $(NANO)
--include $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)
+-include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

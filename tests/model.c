@@ -293,7 +293,7 @@ int test_network_write(const TestModel *m, const char *network, const char *path
         list_wav2vec2(&l, &m->sizes);
     else
         list_umt5(&l, &m->sizes.umt5), type = m->sizes.t5_dtype;
-    ret = write_safetensors(&l, path, type, m->seed);
+    ret = write_safetensors(&l, path, type, m->seed, m->gain);
     free(l.item);
     return ret;
 }

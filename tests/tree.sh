@@ -28,7 +28,7 @@ for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' | grep -vE '^tests/'); do
 done
 grep -nE '^#include "(base|tensor|kernels|files|nets|engine)' libavfilter/*.c && fail "libavfilter sees only avatar.h"
 grep -lE '^#include <(cuda|cublas|cudnn|nccl)' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cuda/|kernels/comm/comm_nccl)') && fail "CUDA headers outside kernels/cuda and comm_nccl.c"
-grep -lE '^#include <dnnl' $(git ls-files '*.c' '*.h' | grep -v '^kernels/cpu/onednn') && fail "dnnl.h outside kernels/cpu/onednn.c"
+grep -lE '^#include <dnnl' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cpu/onednn|tests/bench/onednn)') && fail "dnnl.h outside kernels/cpu/onednn.c and the bench"
 done_with "direction of includes"
 
 for h in $(git ls-files '*.h' | grep -vE '^tests/|^tools/nano/'); do
