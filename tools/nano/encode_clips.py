@@ -56,20 +56,28 @@ def said(pool, rng, held_out):
 
 
 @torch.no_grad()
-def clip(v, a, pool, seed, held_out, half):
+def clip(v, pool, seed, held_out, half):
     rng, nr = random.Random(seed), np.random.default_rng(seed)
     f = face.identity(seed)
     w, seg = quiet(rng, nr) if rng.random() < 1 / 16 else said(pool, rng, held_out)
     w = np.pad(w, (0, max(0, 640 * MOVING - len(w))))
     c = motion.curves(w, seg) if seg else np.zeros((len(w) // 640, 8), np.float32)
-    heard = audio.features(a, speech.degrade(w, rng, nr) if seg and rng.random() < .7 else w, len(c))
+    heard = speech.degrade(w, rng, nr) if seg and rng.random() < .7 else w
     at = 0 if rng.random() < .5 else rng.randrange(len(c) - MOVING + 1)
     mood, gaze = (rng.choice([0, 0, 1, -1]) for _ in range(2))
     x = frames(f, [face.NEUTRAL] * STILLS + list(motion.express(c[at:at + MOVING], mood, gaze)))
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         z = v.encode(x.contiguous(memory_format=torch.channels_last_3d))
-    return dict(z=z[0].half(), a=heard[..., at:at + MOVING].half(), box=torch.tensor([*face.mouth_box(f), *face.eye_box(f)]),
-                say=torch.tensor([mood, gaze]))
+    return dict(z=z[0].half(), box=torch.tensor([*face.mouth_box(f), *face.eye_box(f)]), say=torch.tensor([mood, gaze])), (heard, len(c), at)
+
+
+def listen(a, sounds):
+    return torch.stack([audio.features(a, w, n)[..., at:at + MOVING].half() for w, n, at in sounds])
+
+
+def keep(x, path):
+    torch.save(x, path + ".new")
+    os.replace(path + ".new", path)
 
 
 def main():
@@ -83,20 +91,25 @@ def main():
     p.add_argument("--part", type=int, default=0, help="this process makes every --parts'th file")
     p.add_argument("--parts", type=int, default=1)
     p.add_argument("--half", action="store_true", help="bf16 arithmetic")
+    p.add_argument("--deaf", action="store_true", help="latents alone, while the audio encoder is being trained; a second run adds features")
     o = p.parse_args()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    v, a = load_vae(o.vae), load_audio(o.audio)
+    v, a = load_vae(o.vae), None if o.deaf else load_audio(o.audio)
     pool = torch.load(o.speech, weights_only=False)
     os.makedirs(o.out, exist_ok=True)
     t0, made = time.time(), 0
     for k in range(o.first // FILE + o.part, -(-(o.first + o.count) // FILE), o.parts):
-        path = f"{o.out}/{k:05d}.pt"
-        if os.path.exists(path):
+        path, seen = f"{o.out}/{k:05d}.pt", f"{o.out}/{k:05d}.seen"
+        if os.path.exists(path) or o.deaf and os.path.exists(seen):
             continue
-        items = [clip(v, a, pool, k * FILE + i, k * FILE >= face.HELD_OUT, o.half) for i in range(FILE)]
-        torch.save({key: torch.stack([x[key] for x in items]) for key in items[0]}, path + ".new")
-        os.replace(path + ".new", path)
+        if not os.path.exists(seen):
+            items = [clip(v, pool, k * FILE + i, k * FILE >= face.HELD_OUT, o.half) for i in range(FILE)]
+            keep(({key: torch.stack([x[key] for x, _ in items]) for key in items[0][0]}, [s for _, s in items]), seen)
+        if not o.deaf:
+            d, sounds = torch.load(seen, weights_only=False)
+            keep(dict(d, a=listen(a, sounds)), path)
+            os.remove(seen)
         made += FILE
         print(f"{k * FILE + FILE} clips, {(STILLS + MOVING) * made / (time.time() - t0):.0f} frames/s", flush=True)
 

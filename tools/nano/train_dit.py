@@ -121,7 +121,7 @@ def main():
     limit = face.HELD_OUT // encode_clips.FILE
     train, held = Clips(o.clips, 0, limit), Clips(o.clips, limit, 1 << 30)
     held.refresh()
-    t0, last = time.time() - spent, 0
+    t0, last = time.time() - spent, time.time()
     sums = torch.zeros(4, 2)
 
     def save():
@@ -130,9 +130,9 @@ def main():
         os.replace(o.out + ".new", o.out)
 
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
-        if step % 100 == 0:
+        if not len(train) or step % 25 == 0:
             train.refresh()
-        lr = o.lr * min(1, (step + 1) / 60) * (1 if f < .4 else .02 + .98 * (.5 + .5 * math.cos(math.pi * (f - .4) / .6)))
+        lr = o.lr * min(1, (step + 1) / 40) * (1 if f < .4 else .02 + .98 * (.5 + .5 * math.cos(math.pi * (f - .4) / .6)))
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = lr
@@ -159,9 +159,10 @@ def main():
             torch._foreach_lerp_(list(ema.parameters()), list(m.parameters()), 1 - min(.998, (1 + step) / (10 + step)))
         for kk, v in zip(k.tolist(), loss.tolist()):
             sums[kk] += torch.tensor([v, 1.])
-        if rank == 0 and time.time() - last > 240:
+        if rank == 0 and time.time() - last > 420:
             with parallel.Threads(o.workers):
-                r = validate(ema, sp, held.data)
+                held.refresh()
+                r = validate(ema, sp, held.data) if len(held) else [0.] * 5
             last = time.time()
             log.append((round((last - t0) / 60, 1), step, *r))
             print(f"min {log[-1][0]} of {o.minutes:.0f} step {step} clips {len(train)} lr {lr:.1e} train", *[f"{x / max(1, n):.4f}" for x, n in sums.tolist()],
@@ -170,7 +171,7 @@ def main():
             save()
     if rank == 0:
         save()
-        print("final", step, *[f"{x:.4f}" for x in validate(ema, sp, held.data)], flush=True)
+        print("final", step, flush=True)
 
 
 if __name__ == "__main__":
