@@ -80,6 +80,8 @@ $(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(TEST_O) $(BUILD)/libavata
 $(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(SRC)/tools/media_in.c) $(BUILD)/libavatar.a
 	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 $(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
+$(BUILD)/tests/soak: $(BUILD)/obj/tests/soak.o $(TEST_O) $(BUILD)/libavatar.a
+	$(link_test)
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 .SECONDARY:
@@ -111,11 +113,11 @@ check:
 	@$(SRC)/tools/setup.sh check
 	@$(MAKE) -s --no-print-directory run-check
 # the parity program sees ../shared/golden too where that stands beside the tree
-run-check: all build-tests $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
+run-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
 	@$(RUN) --slow $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
-		$(TOOL_TESTS) \
+		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
@@ -131,6 +133,12 @@ PEERS = $(BUILD)/bench/venv
 bench-peers:
 	@[ -e $(PEERS)/ready ] || { mkdir -p $(BUILD)/bench && python3 -m venv $(PEERS) && echo "getting the peers from PyPI" && \
 		$(PEERS)/bin/pip install -q torch numpy safetensors diffusers transformers && touch $(PEERS)/ready; } || true
+
+# SECONDS of live sound through one session; MODEL=DIR instead of random weights
+SECONDS = 10000
+soak: $(BUILD)/tests/soak
+	@OMP_WAIT_POLICY=passive $(BUILD)/tests/soak $(SECONDS) $(MODEL)
+
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
 
@@ -185,11 +193,12 @@ help:
 	@echo "make check-bad T=part            the table of bad input: tests/e2e/bad_input/table.py"
 	@echo "make check-oom       the Nth allocation fails, for every N"
 	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
+	@echo "make soak SECONDS=10000 MODEL=dir   hours of live sound: memory and time stay flat"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"
 	@echo "make patches         write patches/ anew from libavfilter/"
 	@echo "make nano            train the embedded model (tools/nano/README.md)"
 	@echo "make format | clean | distclean"
 
-.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check bench bench-peers demo setup install uninstall \
+.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-peers demo setup install uninstall \
 	format clean distclean help $(NANO)
 -include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

@@ -6,6 +6,7 @@
 
 #define FRAME_SAMPLES 640
 #define ROW_SAMPLES 320                 // hop of a 50 Hz row, and a piece of loudness
+#define LIVE_SLACK (4 * BLOCK_SAMPLES)  // sound older than the window that is kept, so that the rest moves seldom
 
 int avt_sound_open(AvatarSession *s)
 {
@@ -35,7 +36,7 @@ int avt_sound_append(AvatarSession *s, const float *pcm, int64_t nb)
 {
     Sound *o = &s->sound;
     const int64_t want = o->nb + nb;
-    int64_t room = o->room ? o->room : 16 * AVATAR_SAMPLE_RATE;
+    int64_t room = o->room ? o->room : o->live ? LIVE_LEFT + LIVE_SLACK + 2 * BLOCK_SAMPLES + o->lookahead : 16 * AVATAR_SAMPLE_RATE;
     float *p;
 
     if (want > o->room) {
@@ -171,7 +172,7 @@ static void take_window(AvatarSession *s, int64_t begin, int64_t n)
         avt_loudness_add(&o->loudness, o->pcm + (o->heard - o->start));
         o->heard += ROW_SAMPLES;
     }
-    if (begin - o->start > o->room / 2) {
+    if (begin - o->start >= LIVE_SLACK) {
         memmove(o->pcm, o->pcm + (begin - o->start), (size_t)(end - begin) * sizeof(float));
         o->nb = end - begin;
         o->start = begin;

@@ -467,7 +467,7 @@ static void upstream_is_not_live(void **state)
 /* A minute: nothing is allocated once the sound that is kept has its size, and it is not kept for long. */
 static void long_stream_in_flat_memory(void **state)
 {
-    const int64_t blocks = 125, settled = 55;
+    const int64_t blocks = 100, settled = 22;
     const AvatarLook look = live_look(-1);
     AvatarEngine *e = open_engine(0, NULL);
     AvatarSession *s = open_live(e, &look);
