@@ -80,7 +80,7 @@ $(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(TEST_O) $(BUILD)/libavata
 $(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(SRC)/tools/media_in.c) $(BUILD)/libavatar.a
 	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 $(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
-$(BUILD)/tests/soak: $(BUILD)/obj/tests/soak.o $(TEST_O) $(BUILD)/libavatar.a
+$(BUILD)/tests/soak $(BUILD)/tests/live_error: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
@@ -139,6 +139,11 @@ SECONDS = 10000
 soak: $(BUILD)/tests/soak
 	@OMP_WAIT_POLICY=passive $(BUILD)/tests/soak $(SECONDS) $(MODEL)
 
+# how good and how late live is, for doc/live.md
+SPEECH = $(wildcard /usr/share/pocketsphinx/test/data/librivox/*.wav)
+bench-live: all ffmpeg $(BUILD)/tests/live_error
+	@$(BUILD)/tests/live_error $(or $(MODEL),$(SRC)/model/nano) $(SPEECH)
+	@$(SRC)/tests/e2e/live.py --bin $(BUILD)/ffmpeg/bin --tool $(BUILD)/avatar $(if $(MODEL),--model $(MODEL))
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
 
@@ -199,6 +204,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md)"
 	@echo "make format | clean | distclean"
 
-.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-peers demo setup install uninstall \
+.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
 	format clean distclean help $(NANO)
 -include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)
