@@ -10,7 +10,8 @@ FUZZ_C := $(filter-out %/run_corpus.c,$(sort $(wildcard $(SRC)/tests/fuzz/*.c)))
 FUZZERS := $(patsubst $(SRC)/tests/fuzz/%.c,%,$(FUZZ_C))
 CORPUS_TESTS := $(FUZZERS:%=$(BUILD)/tests/fuzz/%)
 
-$(CORPUS_TESTS): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/run_corpus.o $(TEST_O) $(BUILD)/libavatar.a
+RUN_CORPUS_O := $(BUILD)/obj/tests/fuzz/run_corpus.o
+$(CORPUS_TESTS): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(RUN_CORPUS_O) $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 corpus_of = "$(BUILD)/tests/fuzz/$(1) $(SRC)/tests/fuzz/corpus/$(1)"
 
@@ -24,11 +25,12 @@ flags_asan = -O1 -fsanitize=address -fno-omit-frame-pointer
 flags_ubsan = -O1 -fsanitize=undefined -fno-sanitize-recover=all
 flags_tsan = -O1 -fsanitize=thread
 configure_tsan = --disable-openmp --disable-onednn
-env_asan = ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1 LSAN_OPTIONS=suppressions=$(HERE)/tests/lsan.supp
+env_asan = ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1
 env_ubsan = UBSAN_OPTIONS=print_stacktrace=1
 env_tsan = TSAN_OPTIONS=suppressions=$(HERE)/tests/tsan.supp:halt_on_error=1
 
-in_folder = mkdir -p build-$(1) && cd build-$(1) && $(HERE)/configure --disable-cuda --disable-mpi --extra-cflags="$(flags_$(1))" $(configure_$(1))
+in_folder = mkdir -p build-$(1) && cd build-$(1) && \
+	$(HERE)/configure --disable-cuda --disable-mpi --extra-cflags="$(flags_$(1))" $(configure_$(1))
 
 $(SANITIZERS:%=check-%): check-%:
 	@($(call in_folder,$*)) >/dev/null
@@ -36,14 +38,14 @@ $(SANITIZERS:%=check-%): check-%:
 
 # What a run of one sanitizer covers: everything that is ours and in C.
 run-sanitized: build-tests $(CORPUS_TESTS)
-	@$(RUN) $(call one,$(TESTS)) $(if $(T),,$(foreach f,$(FUZZERS),$(call corpus_of,$(f))) \
+	@$(RUN) --limit 3600 $(call one,$(TESTS)) $(if $(T),,$(foreach f,$(FUZZERS),$(call corpus_of,$(f))) \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity" \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard")
 
 # ---- memory ---------------------------------------------------------------------------------------------------------------
 
 check-oom: $(BUILD)/tests/e2e/oom
-	@$(RUN) "$(BUILD)/tests/e2e/oom --all"
+	@$(RUN) --limit 3600 "$(BUILD)/tests/e2e/oom --all"
 
 # ---- fuzzers --------------------------------------------------------------------------------------------------------------
 
@@ -70,7 +72,8 @@ $(BUILD)/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(TEST_O) $(BUILD)/libavatar.a
 
 check-bad: $(BUILD)/avatar $(BUILD)/libavatar.pc $(TINY_MODEL)
 	@$(BUILD_FFMPEG) $(call ffmpeg_from,$(FFMPEG)) --prefix $(call ffmpeg_dir,$(FFMPEG)) >/dev/null
-	@$(SRC)/tests/e2e/bad_input/run.py --bin $(call ffmpeg_dir,$(FFMPEG))/bin --model $(abspath $(TINY_MODEL)) --tool $(BUILD)/avatar $(T)
+	@$(SRC)/tests/e2e/bad_input/run.py --bin $(call ffmpeg_dir,$(FFMPEG))/bin --model $(abspath $(TINY_MODEL)) \
+		--tool $(BUILD)/avatar $(T)
 
 .PHONY: check-asan check-ubsan check-tsan run-sanitized check-oom fuzz run-fuzz check-bad
 -include $(CORPUS_TESTS:$(BUILD)/%=$(BUILD)/obj/%.d)

@@ -1,9 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# run.sh [--slow] PROGRAM...: run test programs, one line each; the output of those that fail; "N passed, N failed, N skipped".
-# A program is cmocka's, or closes with such a line itself. Each has ten minutes.
+# run.sh [--slow] [--limit SECONDS] PROGRAM...: run test programs, one line each; the output of those that fail; "N passed, N failed, N skipped".
+# A program is cmocka's, or closes with such a line itself. Each has ten minutes, or SECONDS.
 passed=0 failed=0 skipped=0
 [ "$1" = --slow ] && shift
+limit=600
+[ "$1" = --limit ] && { limit=$2; shift 2; }
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 
@@ -11,7 +13,7 @@ count() { sed -n "s/^\[  $1 \] \([0-9]*\) test(s).*/\1/p" "$out" | head -n 1; }
 
 for prog; do
     start=$(date +%s)
-    OMP_WAIT_POLICY=passive timeout 600 sh -c "$prog" > "$out" 2>&1 < /dev/null
+    OMP_WAIT_POLICY=passive timeout "$limit" sh -c "$prog" > "$out" 2>&1 < /dev/null
     ret=$?
     line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$out" | tail -n 1)
     if [ -n "$line" ]; then
@@ -30,7 +32,7 @@ for prog; do
     printf '%s %-44s %4d passed%s%s  %3d s\n' "$([ "$f" = 0 ] && echo 'ok  ' || echo 'FAIL')" "$name" "$p" \
         "$([ "$f" = 0 ] || echo ", $f failed")" "$([ "$s" = 0 ] || echo ", $s skipped")" $(($(date +%s) - start))
     grep -E '^(SKIP|\[  SKIPPED \] [^0-9])|SKIPPED:' "$out" | sort -u | sed 's/^/     /'
-    [ "$f" = 0 ] || { [ "$ret" = 124 ] && echo "     no end within 600 s"; tail -n 40 "$out" | sed 's/^/     /'; }
+    [ "$f" = 0 ] || { [ "$ret" = 124 ] && echo "     no end within $limit s"; tail -n 40 "$out" | sed 's/^/     /'; }
 done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

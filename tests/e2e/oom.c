@@ -51,7 +51,7 @@ static uint64_t hash(const AvatarFrame *f)
     return h;
 }
 
-/* One stream from open to close, with a change on the way. The first error, or 0. Frames, as far as they came, are the good ones. */
+/* One stream from open to close, with a change on the way. The first error, or 0. As far as frames came they are the good ones. */
 static int stream(AvatarEngine *e, int64_t *nb)
 {
     AvatarSession *s = NULL;
@@ -102,6 +102,14 @@ static int64_t next_n(int64_t n)
     return all || n < 4 ? n + 1 : n + n / 3 + 1;
 }
 
+static void no_leak(const char *what, int64_t n, int64_t before)
+{
+    const int64_t more = avt_mem_bytes(MEM_NB) - before;
+
+    if (more)
+        fail_msg("allocation %lld of %s failed, and %lld bytes leaked", (long long)n, what, (long long)more);
+}
+
 static void say(const char *phase, int64_t runs, int64_t total)
 {
     print_message("%s: %lld failures tried of %lld allocations\n", phase, (long long)runs, (long long)total);
@@ -130,10 +138,9 @@ static void open_fails(void **state)
             break;
         }
         if (ret != AVATAR_ERR(ENOMEM))
-            fail_msg("allocation %lld of opening failed, and the engine's answer was %d (%s)", (long long)n, ret, avatar_error_text(ret));
+            fail_msg("allocation %lld of opening failed, and the answer was %d (%s)", (long long)n, ret, avatar_error_text(ret));
         assert_null(e);
-        if (avt_mem_bytes(MEM_NB) != before)
-            fail_msg("allocation %lld of opening failed, and %lld bytes leaked", (long long)n, (long long)(avt_mem_bytes(MEM_NB) - before));
+        no_leak("opening", n, before);
     }
     stream_is_good(e);
     avatar_engine_close(&e);
@@ -163,8 +170,7 @@ static void stream_fails(void **state)
         ret = stream(e, &nb);
         avt_mem_fail_at(0);
         calls = avt_mem_calls() - start;
-        if (avt_mem_bytes(MEM_NB) != before)
-            fail_msg("allocation %lld of a stream failed, and %lld bytes leaked", (long long)n, (long long)(avt_mem_bytes(MEM_NB) - before));
+        no_leak("a stream", n, before);
         if (calls < n) {
             REQUIRE_OK(ret);
             assert_int_equal(nb, NB_FRAMES);

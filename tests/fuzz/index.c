@@ -10,7 +10,8 @@
 static void write_shard(const char *name, const char *tensor)
 {
     char head[256];
-    const uint64_t n = (uint64_t)snprintf(head, sizeof(head), "{\"%s\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", tensor);
+    const uint64_t n = (uint64_t)snprintf(head, sizeof(head), "{\"%s\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+                                          tensor);
     FILE *f = fopen(fuzz_path(name), "wb");
 
     if (!f || fwrite(&n, 8, 1, f) != 1 || fwrite(head, 1, n, f) != n || fwrite(head, 1, 8, f) != 8 || fclose(f))

@@ -14,7 +14,8 @@ static void check_plan(const Plan *p, int nb_layers)
     char text[80];
     int layers = 0;
 
-    if (p->nb_ranks < 1 || p->nb_ranks > PLAN_MAX_RANKS || p->vae_rank < 0 || p->vae_rank >= p->nb_ranks || !p->rank[p->vae_rank].vae)
+    if (p->nb_ranks < 1 || p->nb_ranks > PLAN_MAX_RANKS || p->vae_rank < 0 || p->vae_rank >= p->nb_ranks ||
+        !p->rank[p->vae_rank].vae)
         abort();
     for (int r = 0; r < p->nb_ranks; r++) {
         if (!memchr(p->rank[r].device, 0, sizeof(p->rank[r].device)) || p->rank[r].threads < 1)

@@ -14,7 +14,8 @@
 #define SIZE 64
 #define MAX_SAMPLES 40000               // 5 blocks and a bit: the sink is refreshed, and an input stays quick
 
-enum { SEND, SEND_FEW, SEND_NOTHING, SEND_BAD, SEND_NEGATIVE, POLL, WAIT, PROMPT, PICTURE, SEED, BAD_LOOK, CLOSE_STREAM, ABORT, NB_ORDERS };
+enum { SEND, SEND_FEW, SEND_NOTHING, SEND_BAD, SEND_NEGATIVE, POLL, WAIT, PROMPT, PICTURE, SEED, BAD_LOOK, CLOSE_STREAM, ABORT,
+       NB_ORDERS };
 
 static AvatarEngine *engine;
 static uint8_t picture[SIZE * SIZE * 3];

@@ -268,6 +268,11 @@ def in_shards(index, shards=None):
     return make
 
 
+def swap(where):
+    """Of the index: Q in the wrong one of two shards."""
+    where[Q] = 'part-1.safetensors' if where[Q] == 'part-2.safetensors' else 'part-2.safetensors'
+
+
 class Call:
     """A pickle that calls something when a careless reader loads it."""
     def __init__(self, command):
@@ -294,13 +299,16 @@ def bomb(d):
     return archive([('x/data.pkl', b'\0' * (300 << 20)), ('x/version', b'3\n')], zipfile.ZIP_DEFLATED)
 
 
+TARGETS = ('.q.weight', '.k.weight', '.v.weight', '.o.weight', '.ffn.0.weight', '.ffn.2.weight')
+
+
 def lora(change):
     """A LoRA for every target of the tiny transformer, with the pairs changed by `change`; for lora=FILE."""
     def make(d):
         header, _ = read_tensors(pathlib.Path(Env.model) / DIT)
         pairs = {}
         for name in sorted(header):
-            if len(header[name].get('shape', [])) == 2 and name.endswith(('.q.weight', '.k.weight', '.v.weight', '.o.weight', '.ffn.0.weight', '.ffn.2.weight')):
+            if len(header[name].get('shape', [])) == 2 and name.endswith(TARGETS):
                 out, into = header[name]['shape']
                 pairs[name[:-7] + '.lora_A.default.weight'] = [2, into]
                 pairs[name[:-7] + '.lora_B.default.weight'] = [out, 2]

@@ -44,7 +44,8 @@ def put(value, d):
 
 def given(row, d):
     """Sound, picture, model: the row's, or good ones."""
-    return (put(row.given.get(name, good), d) for name, good in (('sound', make.speech(640)), ('picture', make.face), ('model', Env.model)))
+    good = dict(sound=make.speech(640), picture=make.face, model=Env.model)
+    return (put(row.given.get(name, good[name]), d) for name in good)
 
 
 def through_filter(row, d):
@@ -52,7 +53,8 @@ def through_filter(row, d):
     opts = {k: put(v, d) for k, v in opts.items()}
     sound, picture, model = given(row, d)
     second = row.given.get('second')
-    graph = ('[0:a][1:v]' if second else '[0:a]') + row.given.get('graph', '') + filt(image=None if second else picture, model=model, **opts)
+    graph = '[0:a]%s%s%s' % ('[1:v]' if second else '', row.given.get('graph', ''),
+                             filt(image=None if second else picture, model=model, **opts))
     args = ['-i', sound] + (['-i', picture] if second else []) + ['-filter_complex', graph, '-an', '-f', 'rawvideo', '-']
     r = ffmpeg(*args, ok=False, timeout=SECONDS, mem_mb=row.given.get('mem_mb', 0))
     return Said(r.code, r.text(), r.out)
@@ -65,7 +67,7 @@ def through_tool(row, d):
     for k, v in opts.items():
         args += [] if v is None else ['--' + k, str(put(v, d))]
     try:
-        p = subprocess.run([a for a in args if a is not None], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS,
+        p = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=SECONDS,
                            preexec_fn=limit_memory(row.given.get('mem_mb', 0)))
     except subprocess.TimeoutExpired:
         raise AssertionError('the tool hangs (%d s)' % SECONDS)
@@ -105,13 +107,13 @@ def case_of(row):
                 continue
             said = through(row, d)
             if show:
-                print('---- %s, %s: exit code %d, %g frames\n%s' % (row.name, by, said.code, said.nb, interesting(said.text)), flush=True)
+                print('---- %s, %s: exit code %d, %g frames' % (row.name, by, said.code, said.nb), interesting(said.text), sep='\n', flush=True)
             judge(row, said, by, d)
             if row.like:
                 same, other = (through(table.Row('', row.by, dict(row.given, **g), (), row.frames, False), d).pixels
                                for g in (row.like, dict(picture=make.flat(96, 96))))
                 near, far = apart(said.pixels, same), apart(said.pixels, other)
-                assert near < 0.4 * far, '%s: %.2f grey levels from what it should look like, %.2f from another picture' % (by, near, far)
+                assert near < 0.4 * far, '%s: %.2f grey levels from what it should be, %.2f from another picture' % (by, near, far)
             row.after(d)
     check.__name__ = row.name
     return check
@@ -119,7 +121,8 @@ def case_of(row):
 
 def interesting(text):
     """Without ffmpeg's account of inputs and outputs."""
-    return '\n'.join('     ' + line for line in text.splitlines() if re.match(r'avatar:|usage|terminate|lib|\[Parsed_avatar|.*rror', line))[:2000]
+    words = re.compile(r'avatar:|usage|terminate|lib|\[Parsed_avatar|.*rror')
+    return '\n'.join('     ' + line for line in text.splitlines() if words.match(line))[:2000]
 
 
 show = False
@@ -135,7 +138,8 @@ def main():
     p.add_argument('--say', action='store_true')
     p.add_argument('rows', nargs='*')
     a = p.parse_args()
-    Env.bin, Env.model, Env.tool, show = a.bin.resolve(), a.model, str(a.tool.resolve()) if a.tool and a.tool.exists() else None, a.say
+    Env.bin, Env.model, show = a.bin.resolve(), a.model, a.say
+    Env.tool = str(a.tool.resolve()) if a.tool and a.tool.exists() else None
     Env.version = (7, 1)
     todo = [r for r in table.ROWS if not a.rows or any(part in r.name for part in a.rows)]
     count = dict(ok=0, FAILED=0, SKIPPED=0)

@@ -13,9 +13,9 @@ import subprocess
 import time
 
 from harness import Env, ffmpeg, filt
-from inputs import (DENORMAL, DIT, LOUD, OFFSET, OVER, Q, SILENT, SPIECE, T5, VAE, WAV2VEC2, alpha, beyond, bomb, config, cut_sound,
-                    deep, drop, empty_file, face, file, flat, folder, grey, grey_as_rgb, holding, hostile, in_shards, lora, overlap, poison,
-                    reshape, resized, retype, sideways, speech, spoilt, tensors, text_file, truncated, without)
+from inputs import (DENORMAL, DIT, LOUD, OFFSET, OVER, Q, SILENT, SPIECE, T5, VAE, WAV2VEC2, alpha, beyond, bomb, config,
+                    cut_sound, deep, drop, empty_file, face, file, flat, folder, grey, grey_as_rgb, holding, hostile, in_shards, lora,
+                    overlap, poison, reshape, resized, retype, sideways, speech, spoilt, swap, tensors, text_file, truncated, without)
 
 NAN, INF = float('nan'), float('inf')
 BOTH = ('filter', 'tool')
@@ -24,7 +24,8 @@ ROWS = []
 
 class Row:
     def __init__(self, name, by, given, says, frames, refused, like=None, after=lambda d: None, never=(), function=None):
-        self.name, self.by, self.given, self.says, self.frames, self.refused = name, by, given, says, frames, refused
+        self.name, self.by, self.given, self.says, self.frames = name, by, given, says, frames
+        self.refused = refused
         self.like, self.after, self.never, self.function = like, after, never, function
 
 
@@ -111,12 +112,13 @@ odd('sound: stops for half a second and returns', 50, by='filter', sound=speech(
 bad('model: no such folder', 'nowhere', 'no model folder there', model=lambda d: d / 'nowhere')
 bad('model: a file', 'is a file', "'model' names the folder", model=text_file)
 bad('model: an empty folder', 'config.json', 'is missing', 'Wan2.2-S2V-14B', model=lambda d: os.makedirs(d / 'void') or d / 'void')
-for name in ('config.json', DIT, VAE, T5, SPIECE, WAV2VEC2 + 'model.safetensors', WAV2VEC2 + 'config.json', WAV2VEC2 + 'preprocessor_config.json'):
+for name in ('config.json', DIT, VAE, T5, SPIECE, WAV2VEC2 + 'model.safetensors', WAV2VEC2 + 'config.json',
+             WAV2VEC2 + 'preprocessor_config.json'):
     bad('model: no ' + name, name.replace(VAE, 'Wan2.1_VAE.pth').replace(T5, T5[:-11] + 'pth').replace(DIT, DIT + '.index.json'),
         'is missing', model=without(name))
-bad('model: a shard that the index names is missing', 'part-2.safetensors', 'the index names this shard', model=in_shards(lambda m: None, ['part-2.safetensors']))
-bad('model: the index names a tensor that its shard lacks', Q, 'part-', model=in_shards(lambda m: m.update({Q: 'part-1.safetensors' if m[Q] ==
-    'part-2.safetensors' else 'part-2.safetensors'})))
+bad('model: a shard that the index names is missing', 'part-2.safetensors', 'the index names this shard',
+    model=in_shards(lambda m: None, ['part-2.safetensors']))
+bad('model: the index names a tensor that its shard lacks', Q, 'part-', model=in_shards(swap))
 bad('model: the index leads out of the folder', '../', model=in_shards(lambda m: m.update({Q: '../part-1.safetensors'})))
 odd('model: two shards and an index', 1, model=in_shards(lambda m: None), like=dict(model=lambda d: Env.model))
 bad('model: a tensor is missing', Q, 'missing', model=tensors(DIT, drop(Q)))
@@ -128,7 +130,8 @@ bad('model: another number of layers than tensors', 'num_layers', 'config.json',
 bad('model: heads that do not divide the width', 'num_heads', model=config('config.json', num_heads=7))
 bad('model: a model of another kind', 't2v', 'Wan2.2-S2V', model=config('config.json', model_type='t2v'))
 bad('model: config.json is not JSON', 'config.json', model=holding('config.json', b'{"dim": 48,'))
-bad('model: avatar.json with a value that is not allowed', 'avatar.json', 'size', model=holding('avatar.json', b'{"size": "65x64"}'))
+bad('model: avatar.json with a value that is not allowed', 'avatar.json', 'size',
+    model=holding('avatar.json', b'{"size": "65x64"}'))
 bad('model: a tensor of another shape', Q, '[24, 96]', model=tensors(DIT, reshape(Q, [24, 96])))
 bad('model: a tensor whose shape and bytes disagree', Q, model=tensors(DIT, reshape(Q, [48, 47])))
 bad('model: a shape whose product overflows', Q, model=tensors(DIT, reshape(Q, [2 ** 62, 8])))
@@ -148,7 +151,8 @@ bad('model: a pickle that calls something', 'Wan2.1_VAE.pth', 'system', model=ho
 bad('model: a folder in place of a file', 'Wan2.1_VAE.pth', 'is missing',
     model=lambda d: (os.remove(folder(d) / VAE), os.makedirs(folder(d) / VAE)) and d / 'model')
 bad('model: a NaN among the weights', Q, model=tensors(DIT, poison(Q, NAN)))
-bad('model: an infinity among the weights of the VAE', 'decoder.conv1.weight', model=tensors(VAE, poison('decoder.conv1.weight', INF)))
+bad('model: an infinity among the weights of the VAE', 'decoder.conv1.weight',
+    model=tensors(VAE, poison('decoder.conv1.weight', INF)))
 bad('model: a tokenizer that is none', 'spiece.model', model=holding(SPIECE, b'pieces of nothing'))
 bad('model: a tokenizer cut off', 'spiece.model', model=resized(SPIECE, 0.5))
 bad('model: wav2vec2 of another width', 'wav2vec2', model=config(WAV2VEC2 + 'config.json', hidden_size=64))
@@ -158,9 +162,12 @@ bad('model: wav2vec2 of another width', 'wav2vec2', model=config(WAV2VEC2 + 'con
 odd('lora: one that fits', 1, opts=dict(lora=lora(lambda p: p)))
 bad('lora: not there', 'gone.safetensors', opts=dict(lora=lambda d: d / 'gone.safetensors'))
 bad('lora: matches nothing', 'lora', opts=dict(lora=lora(lambda p: {k.replace('blocks', 'layers'): v for k, v in p.items()})))
-bad('lora: of a wider model', 'lora', opts=dict(lora=lora(lambda p: {k: [2 * v[0], v[1]] if '_B' in k else v for k, v in p.items()})))
-bad('lora: of a deeper model', 'blocks.9', opts=dict(lora=lora(lambda p: dict(p, **{k.replace('blocks.0', 'blocks.9'): v for k, v in p.items()}))))
-bad('lora: half of each pair is missing', 'half B is missing', opts=dict(lora=lora(lambda p: {k: v for k, v in p.items() if '_A' in k})))
+bad('lora: of a wider model', 'lora',
+    opts=dict(lora=lora(lambda p: {k: [2 * v[0], v[1]] if '_B' in k else v for k, v in p.items()})))
+bad('lora: of a deeper model', 'blocks.9',
+    opts=dict(lora=lora(lambda p: dict(p, **{k.replace('blocks.0', 'blocks.9'): v for k, v in p.items()}))))
+bad('lora: half of each pair is missing', 'half B is missing',
+    opts=dict(lora=lora(lambda p: {k: v for k, v in p.items() if '_A' in k})))
 bad('lora: a text file', 'text.png', opts=dict(lora=text_file))
 bad('lora: the model asks for one and has none', 'liveavatar.safetensors', 'lora=', model=config('avatar.json', lora='required'))
 
@@ -197,8 +204,8 @@ bad('machine: memory for a small part of it (RLIMIT_AS)', 'memory', opts=dict(si
 
 
 def tool(*args, **kw):
-    return subprocess.run([Env.tool] + [str(a) for a in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=60, **kw)
+    return subprocess.run([Env.tool] + [str(a) for a in args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=60, **kw)
 
 
 def words(p):
@@ -214,7 +221,8 @@ def speak(d, *args):
 
 
 def graph(d, **opts):
-    return ['-i', d.wav(48000), '-filter_complex', '[0:a]' + filt(image=d.png(), **opts), '-c:v', 'rawvideo', '-c:a', 'pcm_s16le', '-f', 'nut']
+    return ['-i', d.wav(48000), '-filter_complex', '[0:a]' + filt(image=d.png(), **opts), '-c:v', 'rawvideo', '-c:a', 'pcm_s16le',
+            '-f', 'nut']
 
 
 @row
@@ -246,7 +254,7 @@ def closed_pipe(d):
 
 
 def stopped(cmd, sig):
-    """Run until frames flow, send the signal in the middle of the next block: how long it took, the exit code, the bytes, the words."""
+    """Run until frames flow, send the signal in the middle of the next block: seconds, exit code, bytes, words."""
     p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     head = p.stdout.read(1 << 18)
     p.send_signal(sig)
