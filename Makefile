@@ -114,7 +114,7 @@ check:
 	@$(MAKE) -s --no-print-directory run-check
 # the parity program sees ../shared/golden too where that stands beside the tree
 run-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
-	@$(RUN) --slow $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
+	@$(RUN) $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \

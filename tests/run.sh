@@ -1,9 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# run.sh [--slow] [--limit SECONDS] PROGRAM...: run test programs, one line each; the output of those that fail; "N passed, N failed, N skipped".
+# run.sh [--limit SECONDS] PROGRAM...: run test programs, one line each; the output of those that fail; "N passed, N failed, N skipped".
 # A program is cmocka's, or closes with such a line itself. Each has ten minutes, or SECONDS.
 passed=0 failed=0 skipped=0
-[ "$1" = --slow ] && shift
 limit=600
 [ "$1" = --limit ] && { limit=$2; shift 2; }
 out=$(mktemp)
