@@ -13,6 +13,7 @@
 
 typedef struct Task {                   // one of the two computations; run on `dry` first, then for good
     const Core *core;
+    const Wav2Vec2 *wav2vec2;           // the core's, or a rehearsal's
     const Log *log;
     const int32_t *ids;                 // text
     int64_t nb_ids;
@@ -37,7 +38,7 @@ static int sound_task(Task *t, Backend *be, Arena *scratch)
     const Wav2Vec2Config *cfg = &c->sizes.wav2vec2;
     const int64_t frames = avt_wav2vec2_frames(t->n), layers = cfg->nb_layers + 1;
     const Tensor hidden = avt_new(scratch, DT_F32, layers, frames, cfg->dim);
-    int ret = avt_wav2vec2_encode(be, scratch, &c->wav2vec2, hidden, t->pcm, t->n);
+    int ret = avt_wav2vec2_encode(be, scratch, t->wav2vec2, hidden, t->pcm, t->n);
 
     for (int64_t i = 0; i < t->rows && ret >= 0; i += BLOCK_FRAMES) {
         const size_t mark = avt_arena_mark(scratch);
@@ -60,7 +61,7 @@ static int window_task(Task *t, Backend *be, Arena *scratch)
     const int64_t layers = cfg->nb_layers + 1;
     const Tensor hidden = avt_new(scratch, DT_F32, layers, avt_wav2vec2_frames(t->n), cfg->dim);
     const Tensor rows = avt_new(scratch, DT_F32, BLOCK_FRAMES, layers, cfg->dim);
-    int ret = avt_wav2vec2_encode(be, scratch, &t->core->wav2vec2, hidden, t->pcm, t->n);
+    int ret = avt_wav2vec2_encode(be, scratch, t->wav2vec2, hidden, t->pcm, t->n);
 
     if (ret >= 0)
         ret = avt_features_pick_window(be, scratch, rows, hidden, t->block * BLOCK_FRAMES, t->row0);
@@ -90,13 +91,13 @@ static int run_on(Task *t, int (*task)(Task *, Backend *, Arena *), const char *
 }
 
 /* The weights of wav2vec2 sit on the front's device: a rehearsal of it needs weights of its own, on `dry`. */
-static int measure_sound(Task *t, int (*task)(Task *, Backend *, Arena *), BackendOptions *dry, size_t *bytes)
+static int measure_sound(const Task *t, int (*task)(Task *, Backend *, Arena *), BackendOptions *dry, size_t *bytes)
 {
-    Core rehearsal = *t->core;
+    Task rehearsal = *t;
+    Wav2Vec2 w;
     Backend *be;
     Arena *arena = NULL;
     Binder b;
-    Task copy = *t;
     int ret = avt_backend_open(&be, "dry", dry);
 
     if (ret < 0)
@@ -105,13 +106,13 @@ static int measure_sound(Task *t, int (*task)(Task *, Backend *, Arena *), Backe
     if (ret >= 0)
         ret = avt_binder_open(&b, NULL, NULL, arena, "wav2vec2", DT_F32, t->log);
     if (ret >= 0) {
-        ret = avt_wav2vec2_open(&rehearsal.wav2vec2, &rehearsal.sizes.wav2vec2, &b);
+        ret = avt_wav2vec2_open(&w, &t->core->sizes.wav2vec2, &b);
         avt_binder_close(&b);
     }
     if (ret >= 0) {
-        copy.core = &rehearsal;
-        ret = run_on(&copy, task, "dry", dry, bytes, NULL);
-        avt_wav2vec2_close(&rehearsal.wav2vec2);
+        rehearsal.wav2vec2 = &w;
+        ret = run_on(&rehearsal, task, "dry", dry, bytes, NULL);
+        avt_wav2vec2_close(&w);
     }
     avt_arena_close(&arena);
     avt_backend_close(&be);
@@ -183,7 +184,7 @@ int avt_front_sound(const Core *c, float **features, int64_t *rows, const float 
     BackendOptions opt = avt_core_backend(c, c->cpu_threads, log), dry = opt;
     const int64_t blocks = (n + BLOCK_SAMPLES - 1) / BLOCK_SAMPLES;
     const int64_t padded = c->compat ? n : blocks * BLOCK_SAMPLES + LOOKAHEAD;
-    Task t = { .core = c, .log = log, .n = padded };
+    Task t = { .core = c, .wav2vec2 = &c->wav2vec2, .log = log, .n = padded };
     size_t bytes = ARENA_UNLIMITED, result;
     float *sound;
     int ret;
@@ -221,7 +222,7 @@ int avt_front_sound(const Core *c, float **features, int64_t *rows, const float 
 int avt_window_open(Window *w, const Core *c, int64_t lookahead, const int *cancel, const Log *log)
 {
     BackendOptions opt = avt_core_backend(c, c->cpu_threads, log), dry = opt;
-    Task t = { .core = c, .log = log, .n = LIVE_LEFT + BLOCK_SAMPLES + (lookahead > LOOKAHEAD ? lookahead : LOOKAHEAD) };
+    Task t = { .core = c, .wav2vec2 = &c->wav2vec2, .log = log, .n = LIVE_LEFT + BLOCK_SAMPLES + (lookahead > LOOKAHEAD ? lookahead : LOOKAHEAD) };
     size_t bytes = ARENA_UNLIMITED;
     int ret;
 
@@ -252,7 +253,7 @@ void avt_window_close(Window *w)
 
 int avt_window_rows(Window *w, const Core *c, float *out, int64_t block, int64_t row0, int64_t n)
 {
-    Task t = { .core = c, .n = n, .pcm = w->pcm, .block = block, .row0 = row0, .out = out };
+    Task t = { .core = c, .wav2vec2 = &c->wav2vec2, .n = n, .pcm = w->pcm, .block = block, .row0 = row0, .out = out };
     const size_t mark = avt_arena_mark(w->scratch);
     int ret = window_task(&t, w->be, w->scratch);
 
