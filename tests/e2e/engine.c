@@ -168,9 +168,9 @@ static void bad_folders_are_told(void **state)
         { "diffusion_pytorch_model.safetensors", "sed -i s/blocks.3.ffn.0.weight/blocks.3.ffn.1.weight/", "blocks.3.ffn.0.weight" },
         { "wav2vec2-large-xlsr-53-english/model.safetensors", "sed -i s/encoder.layer_norm.bias/encoder.layer_morm.bias/", "encoder.layer_norm.bias" },
     };
-    const int64_t before = avt_mem_bytes(MEM_NB);
 
     (void)state;
+    avatar_engine_flush();                          // what another test left goes away when it likes
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         Lines lines = { "" };
         AvatarOptions opt = take_options(NULL, NULL, NULL, &lines);
@@ -186,7 +186,7 @@ static void bad_folders_are_told(void **state)
         if (!strstr(lines.text, bad[i].says))
             print_error("%s %s: %s", bad[i].damage, bad[i].file, lines.text);
         assert_non_null(strstr(lines.text, bad[i].says));
-        assert_int_equal(avt_mem_bytes(MEM_NB), before);
+        assert_int_equal(avt_mem_bytes(MEM_NB), 0);
         shell("rm -r %s", dir);
     }
 }
