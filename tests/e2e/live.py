@@ -208,7 +208,7 @@ def main():
     p.add_argument('--tool', default=str(TOP / 'build/avatar'))
     p.add_argument('--model', help='default: the embedded model')
     p.add_argument('--picture', default=str(TOP / 'tests/e2e/filter/portrait.jpg'))
-    p.add_argument('--size', default='256x256')
+    p.add_argument('--size', default='128x128')
     p.add_argument('--stock', default=shutil.which('ffmpeg'))
     p.add_argument('--seconds', type=float, default=12)
     p.add_argument('ways', nargs='*', metavar='NAME', help='nut rtmp udp hls tool (default: all)')
