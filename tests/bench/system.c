@@ -123,16 +123,15 @@ static const char *small_model(const Bench *b)
     static char dir[1024];
     TestModel m;
 
-    snprintf(dir, sizeof(dir), "%s/model/nano", b->src);
-    if (!access(bench_path(b, "nano/config.json"), R_OK))
-        snprintf(dir, sizeof(dir), "%s", bench_path(b, "nano"));
-    else if (access(strcat(dir, "/config.json"), R_OK)) {
+    snprintf(dir, sizeof(dir), "%s/model/nano/config.json", b->src);
+    if (!access(dir, R_OK))
+        snprintf(dir, sizeof(dir), "%s/model/nano", b->src);
+    else {
         snprintf(dir, sizeof(dir), "%s", bench_path(b, "nano"));
         test_model_nano(&m);
-        if (test_model_write(&m, dir) < 0)
+        if (access(bench_path(b, "nano/config.json"), R_OK) && test_model_write(&m, dir) < 0)
             return NULL;
-    } else
-        *strrchr(dir, '/') = 0;
+    }
     return dir;
 }
 
