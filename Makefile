@@ -197,6 +197,7 @@ help:
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
 	@echo "make check-bad T=part            the table of bad input: tests/e2e/bad_input/table.py"
 	@echo "make check-oom       the Nth allocation fails, for every N"
+	@echo "make check-valgrind  one stream of the tool under valgrind"
 	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
 	@echo "make soak SECONDS=10000 MODEL=dir   hours of live sound: memory and time stay flat"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"

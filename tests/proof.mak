@@ -47,6 +47,15 @@ run-sanitized: build-tests $(CORPUS_TESTS)
 check-oom: $(BUILD)/tests/e2e/oom
 	@$(RUN) --limit 3600 "$(BUILD)/tests/e2e/oom --all"
 
+# One stream, from files to frames: half a second of sound takes valgrind minutes.
+VALGRIND = valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite --show-leak-kinds=definite --error-exitcode=9
+MAKE_TALK = import sys; sys.path.insert(0, "$(SRC)/tests/e2e/filter"); import media; \
+	media.wav("$(BUILD)/tests/v.wav", 8000); media.png("$(BUILD)/tests/v.png")
+check-valgrind: $(BUILD)/avatar $(TINY_MODEL)
+	@python3 -c '$(MAKE_TALK)'
+	@$(VALGRIND) $(BUILD)/avatar speak $(BUILD)/tests/v.wav $(BUILD)/tests/v.png --model $(TINY_MODEL) --size 64x64 --steps 1 \
+		--cpu_threads 1 --seed 7 -o $(BUILD)/tests/v.nut
+
 # ---- fuzzers --------------------------------------------------------------------------------------------------------------
 
 TIME ?= 60
@@ -75,5 +84,5 @@ check-bad: $(BUILD)/avatar $(BUILD)/libavatar.pc $(TINY_MODEL)
 	@$(SRC)/tests/e2e/bad_input/run.py --bin $(call ffmpeg_dir,$(FFMPEG))/bin --model $(abspath $(TINY_MODEL)) \
 		--tool $(BUILD)/avatar $(T)
 
-.PHONY: check-asan check-ubsan check-tsan run-sanitized check-oom fuzz run-fuzz check-bad
+.PHONY: check-asan check-ubsan check-tsan run-sanitized check-oom check-valgrind fuzz run-fuzz check-bad
 -include $(CORPUS_TESTS:$(BUILD)/%=$(BUILD)/obj/%.d)

@@ -257,7 +257,7 @@ static int conv3d(Backend *be, const OpCall *c)
         lay_out(n.w, c->in[2].data, panels_of(k[0]), taps);
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 2048)
     for (int64_t r = 0; r < rows; r++)
-        one_row(&n, n.edge + omp_get_thread_num() * edge, r / out[1], r % out[1]);
+        one_row(&n, n.edge + avt_cpu_thread() * edge, r / out[1], r % out[1]);
     return 0;
 }
 
