@@ -1,22 +1,25 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Measures of a talking picture against the truth.
 
     measure.py VIDEO --face-seed N --wav SPEECH [--text TEXT | --truth CSV]        -> JSON
 
-Frames are [n, S, S, 3] in 0..1. The opening is read without any model: the soft count of dark pixels in the mouth's box. The
-other curves are read by a Reader, ridge regression from pixels to curves, fitted on pictures of that very face, drawn with
-speech that is not the speech measured.
+Frames are [n, S, S, 3] in 0..1, of a face of face.py. The opening is read without any model: the soft count of dark pixels in the
+mouth's box; the drawn truth itself correlates with its curve at .97, since teeth and tongue are not dark. The other curves are read
+by a Reader, ridge regression from pixels to curves, fitted on pictures of that very face with a babble on its lips.
 """
 import argparse
 import json
+import sys
 
 import numpy as np
 
 import face
 import motion
-import speech
 
 SPOKEN, SHUT = .3, .04                                       # true opening: surely open, surely closed
+UNSPECIFIED = 2                                              # FFmpeg's AVCOL_SPC_UNSPECIFIED
+LOOKS = {"smiling": (8, 1), "sad": (8, -1), "left": (9, -1), "right": (9, 1)}       # curve and sign; "neutral": none of them
 
 
 def opening(x, box):
@@ -37,8 +40,29 @@ def lag(a, b, n=8):
     return k, r[k]
 
 
+def quiet(t, n=2):
+    """Frames in silence: truly shut, and so are n neighbours on each side. Lips that close for p, b and m are not silence."""
+    shut = np.pad(t < SHUT, n, constant_values=True)
+    return np.logical_and.reduce([shut[i:i + len(t)] for i in range(2 * n + 1)])
+
+
+def ajar(idle, spoken, base):
+    """Opening where nothing is said as a share of that in speech; base: dark pixels that are not the mouth's, such as a beard's"""
+    return float((idle - base) / max(spoken - base, 1e-3))
+
+
 def psnr(a, b):
     return float(-10 * np.log10(np.mean((a - b) ** 2) + 1e-12))
+
+
+def still(drawn, ref):
+    """[S, S]: what no expression in the drawn frames moves"""
+    return np.abs(drawn - ref).max((0, 3)) < .012
+
+
+def identity(x, ref, mask):
+    """PSNR of what does not move, against the reference picture [S, S, 3]"""
+    return psnr(x[:, mask], ref[mask])
 
 
 def sharpness(x, box):
@@ -48,78 +72,125 @@ def sharpness(x, box):
     return float(np.abs(np.diff(c, axis=1)).mean() + np.abs(np.diff(c, axis=2)).mean())
 
 
+def drift(a, b, f, ref, mask):
+    """Largest change between frames that say the same at two times, as shares -> dict"""
+    s = a.shape[1]
+    boxes = face.mouth_box(f, s), face.eye_box(f, s), (0, s, 0, s)
+    return dict(sharpness=max(abs(sharpness(b, x) / sharpness(a, x) - 1) for x in boxes),
+                colour=float(np.abs(b.mean((0, 1, 2), np.float64) / a.mean((0, 1, 2), np.float64) - 1).max()),
+                identity=abs(identity(b, ref, mask) / identity(a, ref, mask) - 1))
+
+
 def pictures(f, curves, size=128):
     return np.stack([face.draw(f, p, size) for p in curves]).astype(np.float32) / 255
 
 
-class Reader:
-    """Pixels of mouth and eyes -> the ten curves, for one face"""
+def babble(seconds, seed=3):
+    """Curves of visemes in random order, with moods and gazes: every shape of the mouth, no language -> [frames, 10]"""
+    rng = np.random.default_rng(seed)
+    level, seg, t = np.zeros(16000 * seconds, np.float32), [], .3
+    while t < seconds:
+        for d in rng.uniform(.04, .16, rng.integers(4, 25)):
+            seg.append((t, t + d, motion.NAMES[rng.integers(1, len(motion.NAMES))]))
+            level[int(16000 * t):int(16000 * (t + d))] = rng.uniform(.1, 1)
+            t += d
+        t += rng.uniform(.05, .8)
+    c = motion.curves(level * rng.normal(0, .1, len(level)).astype(np.float32), seg)
+    return np.concatenate([c, rng.choice([0, 0, 1, -1], (len(c), 2)) * rng.uniform(.5, 1, (len(c), 2))], 1).astype(np.float32)
 
-    def __init__(self, f, frames=400):
-        rng = np.random.default_rng(3)
-        c = np.concatenate([motion.curves(*speech.utterance(5_000_000 + i)) for i in range(6)])
-        c = c[rng.permutation(len(c))[:frames]]
-        say = rng.choice([0, 0, 1, -1], (len(c), 2)) * rng.uniform(.5, 1, (len(c), 2))
-        c = np.concatenate([c, say], 1).astype(np.float32)
-        self.boxes = face.mouth_box(f), face.eye_box(f)
-        x = self.pixels(pictures(f, c))
-        self.mean, self.target = x.mean(0), c.mean(0)
-        x = x - self.mean
-        self.w = x.T @ np.linalg.solve(x @ x.T + .3 * np.eye(len(x)), c - self.target)
+
+class Reader:
+    """Pixels -> the ten curves, for one face: the mouth's from the mouth, eyes and brows from the eyes, nod and mood from both"""
+    FROM = dict(blink=1, brow=1, nod=2, mood=2, gaze=1)
+
+    def __init__(self, f, size=128):
+        c = babble(20)
+        self.boxes = face.mouth_box(f, size), face.eye_box(f, size)
+        x = self.pixels(pictures(f, c, size))
+        self.mean, self.target = [v.mean(0) for v in x], c.mean(0)
+        x = [v - m for v, m in zip(x, self.mean)]
+        self.w = [v.T @ np.linalg.solve(v @ v.T + .3 * np.eye(len(v)), c - self.target) for v in x]
 
     def pixels(self, x):
-        return np.concatenate([x[:, a:b, c:d].reshape(len(x), -1) for a, b, c, d in self.boxes], 1)
+        parts = [x[:, a:b, c:d].reshape(len(x), -1) for a, b, c, d in self.boxes]
+        return [*parts, np.concatenate(parts, 1)]
 
     def __call__(self, x):
-        return (self.pixels(x) - self.mean) @ self.w + self.target
+        read = [(v - m) @ w + self.target for v, m, w in zip(self.pixels(x), self.mean, self.w)]
+        return np.stack([read[self.FROM.get(name, 0)][:, i] for i, name in enumerate(face.CURVES)], 1)
 
 
-def measure(x, f, truth, reader=None):
-    """frames of face f, true curves [n, 10] -> dict"""
-    n = min(len(x), len(truth))
+def shows(read, look):
+    """Is the look, a key of LOOKS or "neutral", what a Reader read from a video's frames?"""
+    m = read.mean(0)
+    return bool(np.abs(m[8:]).max() < .5 if look == "neutral" else LOOKS[look][1] * m[LOOKS[look][0]] > .5)
+
+
+def measure(x, f, truth, reader=None, soft=None):
+    """Frames of face f, true curves [n, 10] -> dict. soft: the first frames of the drawn truth as the model's VAE gives them back, or
+    None; sharpness is a share of theirs, and what is dark in them while the mouth is shut is not its opening."""
+    n, size = min(len(x), len(truth)), x.shape[1]
     x, truth = x[:n], truth[:n]
-    box, eyes = face.mouth_box(f), face.eye_box(f)
-    drawn, ref = pictures(f, truth), pictures(f, [face.NEUTRAL])
-    o, t = opening(x, box), truth[:, 0]
-    shut, spoken = t < SHUT, t > SPOKEN
-    base = o[shut].min() if shut.any() else o.min()          # dark pixels that are not the mouth's: a beard
-    k, best = lag(o, t)
-    still = np.abs(drawn - ref).max((0, 3)) < .012
-    r = dict(opening=corr(o, t), lag=k, best=best, silence=float((o[shut].mean() - base) / (o[spoken].mean() - base + 1e-6)) if shut.any() and spoken.any() else None,
-             mouth_psnr=psnr(x[:, box[0]:box[1], box[2]:box[3]], drawn[:, box[0]:box[1], box[2]:box[3]]), psnr=psnr(x, drawn),
-             identity_first=psnr(x[:25][:, still], ref[:, still].repeat(len(x[:25]), 0)),
-             identity_last=psnr(x[-25:][:, still], ref[:, still].repeat(len(x[-25:]), 0)),
-             sharp_mouth=sharpness(x, box) / sharpness(drawn, box), sharp_eyes=sharpness(x, eyes) / sharpness(drawn, eyes))
-    read = (reader or Reader(f))(x)
+    box, eyes = face.mouth_box(f, size), face.eye_box(f, size)
+    drawn, ref = pictures(f, truth, size), pictures(f, [face.NEUTRAL], size)[0]
+    soft = drawn if soft is None else soft[:n]
+    o, d, t, mask = opening(x, box), opening(drawn, box), truth[:, 0], still(drawn, ref)
+    q, spoken, k = quiet(t), t > SPOKEN, len(soft)
+    r = dict(zip(("opening", "lag", "best"), (corr(o, t), *lag(o, t))))
+    r["shut"] = float(d[q].mean() + (opening(soft, box) - d[:k])[q[:k]].mean()) if q[:k].any() else 0.
+    r["spoken"] = float(o[spoken].mean()) if spoken.any() else None
+    r["silence"] = ajar(o[q].mean(), r["spoken"], r["shut"]) if q.any() and spoken.any() else None
+    r.update(mouth_psnr=psnr(x[:, box[0]:box[1], box[2]:box[3]], drawn[:, box[0]:box[1], box[2]:box[3]]), psnr=psnr(x, drawn),
+             identity_first=identity(x[:25], ref, mask), identity_last=identity(x[-25:], ref, mask),
+             sharp_mouth=sharpness(x[:k], box) / sharpness(soft, box), sharp_eyes=sharpness(x[:k], eyes) / sharpness(soft, eyes))
+    read = (reader or Reader(f, size))(x)
     for i, name in enumerate(face.CURVES[:8]):
         r["r_" + name] = corr(read[:, i], truth[:, i])
     r["mood"], r["gaze"] = float(read[:, 8].mean()), float(read[:, 9].mean())
     return r
 
 
-def read_video(path):
+def read_video(source, keep=None):
+    """A path or an open pipe of NUT -> frames, or those whose number is in `keep`. YUV that does not say which is BT.709, as ours."""
     import av
-    with av.open(path) as c:
-        return np.stack([v.to_ndarray(format="rgb24") for v in c.decode(video=0)]).astype(np.float32) / 255
+    with av.open(source, **({} if isinstance(source, str) else {"format": "nut"})) as c:
+        if not c.streams.video:
+            raise ValueError(f"{source}: no video in it")
+        out = []
+        for i, v in enumerate(c.decode(video=0)):
+            if keep is None or i in keep:
+                named = v.format.is_rgb or v.colorspace != UNSPECIFIED
+                out.append(v.reformat(format="rgb24", src_colorspace=None if named else "ITU709").to_ndarray())
+    return np.stack(out).astype(np.float32) / 255
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("video")
     p.add_argument("--face-seed", type=int, required=True)
-    p.add_argument("--wav", required=True)
-    p.add_argument("--text", help="what is said; aligned when no --truth is given")
+    p.add_argument("--wav", help="what is said; wanted with --text")
+    p.add_argument("--text", help="its words: the truth is their alignment")
     p.add_argument("--truth", help="curves, CSV of truth.py")
     o = p.parse_args()
     if o.truth:
         c = np.loadtxt(o.truth, delimiter=",", skiprows=1, dtype=np.float32)[:, :8]
-    elif o.text:
+    elif o.wav and o.text:
+        import speech
         import truth
         w = speech.read(o.wav)
-        c = motion.curves(w, truth.align(w, o.text))
+        try:
+            c = motion.curves(w, truth.align(w, o.text))
+        except ValueError as e:
+            sys.exit(f"measure.py: {o.wav}: {e}")
     else:
-        p.error("one of --text and --truth is needed")
-    print(json.dumps(measure(read_video(o.video), face.identity(o.face_seed), motion.express(c)), indent=2))
+        p.error("the truth is missing: --truth CSV, or --wav SPEECH and --text TEXT")
+    try:
+        x = read_video(o.video)
+    except (OSError, ValueError) as e:
+        sys.exit(f"measure.py: {e}")
+    if x.shape[1] != x.shape[2]:
+        sys.exit(f"measure.py: {o.video} is {x.shape[2]}x{x.shape[1]}; faces are measured in square pictures")
+    print(json.dumps(measure(x, face.identity(o.face_seed), motion.express(c)), indent=2))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def espeak(text, voice="en-us", rate=165, pitch=50, spread=50):
 def read(path):
     """A wav file -> mono f32 at 16 kHz"""
     sr, w = wavfile.read(path)
-    w = w.astype(np.float32) / (1 if w.dtype == np.float32 else 32768)
+    if w.dtype == np.uint8:
+        w = (w.astype(np.int16) - 128) * 256
+    w = w.astype(np.float32) / (1 if w.dtype.kind == "f" else 2. ** (8 * w.dtype.itemsize - 1))
     w = w.mean(1) if w.ndim > 1 else w
     g = gcd(sr, RATE)
     return resample_poly(w, RATE // g, sr // g).astype(np.float32) if sr != RATE else w
