@@ -121,12 +121,13 @@ run-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
-# the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work
+# the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
 BENCH_O := $(call object,$(wildcard $(SRC)/tests/bench/*.c))
 $(BUILD)/tests/bench: $(BENCH_O) $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
-bench: $(if $(filter $(BENCH_OPS),$(T)),$(BUILD)/tests/kernels/$(T),$(BUILD)/tests/bench bench-peers)
+ALONE = open block film
+bench: $(if $(filter $(BENCH_OPS),$(T)),$(BUILD)/tests/kernels/$(T),$(BUILD)/tests/bench $(if $(filter-out $(ALONE),$(or $(T),all)),bench-peers))
 	@OMP_WAIT_POLICY=passive $(if $(filter $(BENCH_OPS),$(T)),$< --bench,$< $(T) --src $(SRC) $(BENCH))
 # PyTorch and its networks, once; without a network the bench says that there are no peers
 PEERS = $(BUILD)/bench/venv
