@@ -34,6 +34,7 @@ LIB_O := $(call object,$(LIB_C) $(wildcard $(SRC)/model/nets/*.cc))
 TOOL_O := $(call object,$(wildcard $(SRC)/tools/*.c))
 PARITY_O := $(call object,$(wildcard $(SRC)/tests/parity/*.c))
 TEST_O := $(call object,$(SRC)/tests/test.c $(SRC)/tests/model.c)
+DRAW_O := $(call object,$(SRC)/tests/draw.c)
 TESTS_C := $(sort $(wildcard $(SRC)/tests/unit/*.c)) $(sort $(wildcard $(SRC)/tests/kernels/*.c)) $(sort $(wildcard $(SRC)/tests/e2e/*.c))
 TESTS := $(patsubst $(SRC)/tests/%.c,$(BUILD)/tests/%,$(TESTS_C))
 
@@ -80,6 +81,7 @@ $(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(TEST_O) $(BUILD)/libavata
 $(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(SRC)/tools/media_in.c) $(BUILD)/libavatar.a
 	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 $(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
+$(BUILD)/tests/live_error: $(DRAW_O)
 $(BUILD)/tests/soak $(BUILD)/tests/live_error: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
@@ -123,7 +125,7 @@ run-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$
 
 # the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
-BENCH_O := $(call object,$(wildcard $(SRC)/tests/bench/*.c))
+BENCH_O := $(call object,$(wildcard $(SRC)/tests/bench/*.c)) $(DRAW_O)
 $(BUILD)/tests/bench: $(BENCH_O) $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 ALONE = open block film
@@ -143,7 +145,7 @@ soak: $(BUILD)/tests/soak
 # how good and how late live is, for doc/live.md
 SPEECH = $(wildcard /usr/share/pocketsphinx/test/data/librivox/*.wav)
 bench-live: all ffmpeg $(BUILD)/tests/live_error
-	@$(BUILD)/tests/live_error $(or $(MODEL),$(SRC)/model/nano) $(SPEECH)
+	@$(BUILD)/tests/live_error --svg $(BUILD)/live_error.svg $(or $(MODEL),$(SRC)/model/nano) $(SPEECH)
 	@$(SRC)/tests/e2e/live.py --bin $(BUILD)/ffmpeg/bin --tool $(BUILD)/avatar $(if $(MODEL),--model $(MODEL))
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
@@ -192,6 +194,7 @@ help:
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
 	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
+	@echo "make bench-live      delays of live streams, error of live features: doc/live.md; MODEL=dir"
 	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * live_error MODEL WAV...: how far live features are from those of the whole sound, over the look-ahead. WAV: 16 kHz mono s16.
+ * live_error [--level] [--svg FILE] MODEL WAV...: how far live features are from those of the whole sound, over the look-ahead.
+ * WAV: 16 kHz mono s16. FILE: the curve of the mix's error.
  *
  * Three columns of relative L2 in %: the hidden state that is furthest off, the mean over all, and the mix that the transformer
  * takes (its learned weights of the states), by frames 0-3, 4-7, 8-11 of a block and in all; then the mix's cosine. With
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "engine/engine.h"
 #include "engine/front.h"
 #include "kernels.h"
@@ -125,7 +127,8 @@ static int measure_file(Measure *m, Sums *s, const char *path, int64_t la)
     return ret;
 }
 
-static void print_line(const Measure *m, const Sums *s, int ms)
+/* @return the mix's error in all, % */
+static double print_line(const Measure *m, const Sums *s, int ms)
 {
     double worst = 0, sum = 0, error = 0, norm = 0, live = 0, dot = 0;
 
@@ -143,6 +146,7 @@ static void print_line(const Measure *m, const Sums *s, int ms)
     }
     printf("| %4d | %6.2f | %6.2f | %6.2f | %6.2f | %6.2f | %6.2f | %.5f |\n", ms, 100 * worst, 100 * sum, 100 * sqrt(s->error[0] / s->norm[0]),
            100 * sqrt(s->error[1] / s->norm[1]), 100 * sqrt(s->error[2] / s->norm[2]), 100 * sqrt(error / norm), dot / sqrt(norm * live));
+    return 100 * sqrt(error / norm);
 }
 
 /* The mix's weights, as the transformer's audio part uses them: w_k = silu(v_k) / sum silu(v). */
@@ -173,20 +177,47 @@ static void say(void *opaque, int level, const char *text)
         fprintf(stderr, "%s\n", text);
 }
 
+/* All look-aheads over all files; draws the curve when `svg` names a file. */
+static int measure_all(Measure *m, char **files, int nb_files, const char *svg)
+{
+    enum { NB = sizeof(lookahead_ms) / sizeof(lookahead_ms[0]) };
+    Point curve[NB];
+    int ret = 0;
+
+    printf("| look-ahead, ms | worst state, %% | mean state, %% | frames 0-3, %% | 4-7, %% | 8-11, %% | mix, %% | cosine |\n"
+           "|---|---|---|---|---|---|---|---|\n");
+    for (int i = 0; i < NB && ret >= 0; i++) {
+        Sums s = { 0 };
+
+        for (int f = 0; f < nb_files && ret >= 0; f++)
+            ret = measure_file(m, &s, files[f], lookahead_ms[i] * 16);
+        if (ret >= 0)
+            curve[i] = (Point){ lookahead_ms[i], print_line(m, &s, lookahead_ms[i]) };
+    }
+    if (ret >= 0 && svg && draw_curve(svg, "Live features: how far from those of the whole sound", "look-ahead, ms", "error, %", curve,
+                                      NB, LIVE_LATENCY_MS) < 0)
+        ret = AVATAR_ERR(EIO);
+    return ret;
+}
+
 int main(int argc, char **argv)
 {
     Measure m = { 0 };
     AvatarOptions opt;
-    int ret, first = 2;
+    const char *svg = NULL;
+    int ret, i = 1;
 
-    if (argc > 1 && !strcmp(argv[1], "--level")) {
-        m.use_level = 1;
-        first = 3;
-    }
-    if (argc <= first)
-        return fprintf(stderr, "usage: live_error [--level] MODEL WAV...\n"), 2;
+    for (; i < argc && argv[i][0] == '-'; i++)
+        if (!strcmp(argv[i], "--level"))
+            m.use_level = 1;
+        else if (!strcmp(argv[i], "--svg") && i + 1 < argc)
+            svg = argv[++i];
+        else
+            break;
+    if (argc < i + 2 || argv[i][0] == '-')
+        return fprintf(stderr, "usage: live_error [--level] [--svg FILE] MODEL WAV...\n"), 2;
     avatar_options_default(&opt);
-    opt.model = argv[first - 1];
+    opt.model = argv[i];
     opt.log = say;
     ret = avatar_engine_open(&m.e, &opt);
     if (ret < 0)
@@ -196,15 +227,8 @@ int main(int argc, char **argv)
     m.mixed[0] = malloc(sizeof(float) * (size_t)m.dim);
     m.mixed[1] = malloc(sizeof(float) * (size_t)m.dim);
     ret = m.mixed[0] && m.mixed[1] && m.states <= MAX_STATES ? read_weights(&m) : AVATAR_ERR(ENOMEM);
-    printf("| look-ahead, ms | worst state, %% | mean state, %% | frames 0-3, %% | 4-7, %% | 8-11, %% | mix, %% | cosine |\n|---|---|---|---|---|---|---|---|\n");
-    for (size_t i = 0; i < sizeof(lookahead_ms) / sizeof(lookahead_ms[0]) && ret >= 0; i++) {
-        Sums s = { 0 };
-
-        for (int f = first; f < argc && ret >= 0; f++)
-            ret = measure_file(&m, &s, argv[f], lookahead_ms[i] * 16);
-        if (ret >= 0)
-            print_line(&m, &s, lookahead_ms[i]);
-    }
+    if (ret >= 0)
+        ret = measure_all(&m, argv + i + 1, argc - i - 1, svg);
     if (ret < 0)
         fprintf(stderr, "live_error: %s\n", avatar_error_text(ret));
     free(m.mixed[0]);

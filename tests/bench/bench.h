@@ -83,12 +83,4 @@ Product *product_open(int64_t m, int64_t n, int64_t k, int threads);
 void product_run(Product *p);
 void product_close(Product *p);
 
-/* ---- draw.c ---- */
-typedef struct Stage {
-    const char *name;
-    double seconds;
-} Stage;
-/** doc/block.svg: a bar of the stages of a block. */
-int draw_block(const char *path, const char *title, const Stage *s, int nb);
-
 #endif

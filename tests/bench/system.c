@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "draw.h"
 #include "engine/rank.h"
 #include "files/modeldir.h"
 #include "test.h"
@@ -212,7 +213,7 @@ static int small_start(Small *s)
 static int time_blocks(Bench *b, Small *s, Row *whole, Row *outside)
 {
     enum { BLOCKS = 12 };
-    Stage stage[NB_STAGES];
+    Bar stage[NB_STAGES];
     double ms[BLOCKS], flops = 0, inside = 0, total = 0;
     const double first = wall();
     const int64_t calls = avt_mem_calls();
@@ -235,13 +236,14 @@ static int time_blocks(Bench *b, Small *s, Row *whole, Row *outside)
         inside += spy.seconds[i];
     spy.seconds[OUTSIDE] = total - inside;
     for (int i = 0; i < NB_STAGES; i++)
-        stage[i] = (Stage){ stage_names[i], spy.seconds[i] / BLOCKS };
+        stage[i] = (Bar){ stage_names[i], spy.seconds[i] / BLOCKS };
     whole->flops = flops / BLOCKS;
     whole->ms = bench_median(ms, BLOCKS);
     outside->ms = 1e3 * stage[OUTSIDE].seconds;
     outside->value = 100 * stage[OUTSIDE].seconds / (total / BLOCKS);
     snprintf(outside->note, sizeof(outside->note), "%% of a block's time; %lld allocations in %d blocks", (long long)(avt_mem_calls() - calls), BLOCKS);
-    return ret < 0 ? ret : draw_block(bench_path(b, "../block.svg"), "A block of the embedded model (12 frames, 128x128, 4 steps) by stage", stage, NB_STAGES);
+    return ret < 0 ? ret : draw_bars(bench_path(b, "../block.svg"), "A block of the embedded model (12 frames, 128x128, 4 steps) by stage",
+                                     stage, NB_STAGES);
 }
 
 int work_block(Bench *b)
