@@ -157,7 +157,8 @@ demo:
 setup:
 	@$(SRC)/tools/setup.sh check
 
-NANO = nano nano-vae nano-audio nano-dit nano-report
+NANO = nano nano-vae nano-audio nano-clips nano-dit nano-export nano-report
+nano nano-report: $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
 $(NANO):
 	@$(MAKE) -C $(SRC)/tools/nano $@
 
@@ -206,7 +207,7 @@ help:
 	@echo "make soak SECONDS=10000 MODEL=dir   hours of live sound: memory and time stay flat"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"
 	@echo "make patches         write patches/ anew from libavfilter/"
-	@echo "make nano            train the embedded model (tools/nano/README.md)"
+	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
 .PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \

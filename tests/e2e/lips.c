@@ -4,7 +4,7 @@
  * pictures, follows the true one. The same sound late, or silent, or another sentence's, must not follow it: that shows what a
  * model that does not listen, or a clock that is off, would look like here.
  *
- * Sound and truth: tests/gold/lips.*, by tools/nano/truth.py --fixture. The reading is opening() and lag() of tools/nano/measure.py.
+ * Sound and truth: tests/gold/lips.*, by tools/nano/truth.py --fixture. The reading is that of tools/nano/measure.py.
  */
 #include <math.h>
 #include <png.h>
@@ -77,7 +77,7 @@ static void read_portrait(void)
     look.height = (int)png.height;
 }
 
-/* ---- what is read from the pictures -------------------------------------------------------------------------------------------- */
+/* ---- what is read from the pictures ----------------------------------------------------------------------------------------- */
 
 /* Dark pixels in the mouth's box: the cavity is the one dark area there. */
 static double opening(const AvatarFrame *f)
@@ -157,7 +157,7 @@ static void check_broken(const char *what, const double *open)
     REQUIRE(r <= R_BROKEN);
 }
 
-/* ---- tests ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests ------------------------------------------------------------------------------------------------------------------ */
 
 static void lips_follow_the_voice(void **state)
 {

@@ -24,6 +24,7 @@ if importlib.util.find_spec("torch"):
     import audio
     import dit
     import export
+    import report
     import text
     import torch
     import vae
@@ -64,8 +65,8 @@ class Speech(unittest.TestCase):
     def test_any_kind_of_sample_is_read(self):
         w = np.sin(np.arange(1600) / 7) * .5
         with tempfile.TemporaryDirectory() as d:
-            for x in (w.astype(np.float32), (w * 2 ** 15).astype(np.int16), (w * 2 ** 31).astype(np.int32), (w * 128 + 128).astype(np.uint8)):
-                speech.wavfile.write(d + "/a.wav", speech.RATE, x)
+            for scale, at, kind in ((1, 0, np.float32), (2 ** 15, 0, np.int16), (2 ** 31, 0, np.int32), (128, 128, np.uint8)):
+                speech.wavfile.write(d + "/a.wav", speech.RATE, (w * scale + at).astype(kind))
                 self.assertLess(np.abs(speech.read(d + "/a.wav") - w).max(), .01)
 
     @needs_torch
@@ -184,6 +185,28 @@ class Measures(unittest.TestCase):
     def test_any_size_is_measured(self):
         r = measure.measure(measure.pictures(self.f, self.c[:60], 192), self.f, self.c[:60])
         self.assertGreater(r["opening"], .95)
+
+
+@needs_torch
+class Report(unittest.TestCase):
+    def test_what_misses_its_goal_is_bold(self):
+        row = {key: .9 for _, key, *_ in report.PER_KIND}
+        rows = [("espeak", dict(row, lag=-1, silence=.04)), ("flite rms", dict(row, lag=0, silence=.2)), ("flite rms", dict(row, lag=2, silence=None))]
+        md = report.by_kind(rows)
+        self.assertIn("espeak (1) | flite rms (2)", md[0])
+        self.assertEqual(md[2].split("|")[2:5], [" ≥ 0.93 / 0.85 ", " **0.90 (0.90 to 0.90)** ", " 0.90 (0.90 to 0.90) "])
+        self.assertEqual(md[3].split("|")[2:5], [" each 0 ± 1 ", " -1 (-1 to -1) ", " **1 (0 to 2)** "])
+        self.assertEqual(next(r for r in md if "silence" in r).split("|")[3:5], [" 4.0 (4.0 to 4.0) ", " **20.0 (20.0 to 20.0)** "])
+        self.assertEqual(report.alone([("a / b", [33, 37], 0, report.least, [34, 36])])[2], "| a / b | ≥ 34 / 36 | **33** / 37 |")
+
+    def test_the_table_goes_between_the_marks(self):
+        with tempfile.TemporaryDirectory() as d:
+            for old in ("", "old\n"):
+                with open(d + "/README.md", "w") as f:
+                    f.write(f"before\n{report.START}\n{old}{report.END}\nafter\n")
+                report.into_card(d + "/README.md", "| new |")
+                with open(d + "/README.md") as f:
+                    self.assertEqual(f.read(), f"before\n{report.START}\n| new |\n{report.END}\nafter\n")
 
 
 @needs_torch

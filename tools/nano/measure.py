@@ -127,8 +127,8 @@ def shows(read, look):
 
 
 def measure(x, f, truth, reader=None, soft=None):
-    """Frames of face f, true curves [n, 10] -> dict. soft: the first frames of the drawn truth as the model's VAE gives them back, or
-    None; sharpness is a share of theirs, and what is dark in them while the mouth is shut is not its opening."""
+    """Frames of face f, true curves [n, 10] -> dict. soft: the first frames of the drawn truth as the model's VAE gives them back,
+    or None: sharpness is a share of theirs, and what is dark in them while the mouth is shut is not its opening."""
     n, size = min(len(x), len(truth)), x.shape[1]
     x, truth = x[:n], truth[:n]
     box, eyes = face.mouth_box(f, size), face.eye_box(f, size)
@@ -151,7 +151,7 @@ def measure(x, f, truth, reader=None, soft=None):
 
 
 def read_video(source, keep=None):
-    """A path or an open pipe of NUT -> frames, or those whose number is in `keep`. YUV that does not say which is BT.709, as ours."""
+    """A path or a pipe of NUT -> frames, or those whose number is in `keep`. YUV that does not say which is BT.709, as ours."""
     import av
     with av.open(source, **({} if isinstance(source, str) else {"format": "nut"})) as c:
         if not c.streams.video:

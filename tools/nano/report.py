@@ -1,18 +1,28 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Measure a model folder on faces and speech it never saw.   report.py --model model/nano --out build/nano/report
+"""Measure a model folder on faces and speech it never saw, and write the table into its card.
 
-Writes report.json, report.md (the model card's table) and strips of frames: every second row is generated, the row above it drawn
-from the truth. This path is PyTorch's; the same measures of the engine's videos come from measure.py.
+    report.py --model model/nano --tool build/avatar --out build/nano/report        what `make nano-report` runs
+
+Videos are the engine's: `avatar speak` on a drawn portrait and a WAV, RGB through its pipe. PyTorch runs the VAE alone, for what it
+loses by itself; with --torch the whole chain is PyTorch's, to compare the two. Out come report.json, report.md, and strips of
+frames: every second row is generated, the row above it drawn from the truth. The table goes between the markers of MODEL/README.md,
+unless --quick left rows out. About ten minutes on two idle cores.
 """
 import argparse
 import json
 import os
 import random
 import re
+import subprocess
+import sys
+import tempfile
+import time
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.io import wavfile
 
 import face
 import measure
@@ -21,11 +31,22 @@ import motion
 import speech
 import truth
 
-BLOCKS = 14
+BLOCK = 7680                                                 # samples
+BLOCKS = 14                                                  # of a case
+LOOP = 20                                                    # seconds after which a long run's speech begins anew
+SOFT = 49                                                    # frames of each case that go through the VAE: 4 k + 1
 RECORDINGS = "/usr/share/pocketsphinx/test/data/librivox"    # Debian's pocketsphinx-testdata
-ASK = {"smiling": ("A person is smiling.", 8, 1), "sad": ("A sad person.", 8, -1), "left": ("A person looking to the left.", 9, -1),
-       "right": ("A person looking to the right.", 9, 1)}
+KINDS = {"espeak": 8, "flite rms": 4, "festival ked": 4, "recordings": 4}
+PROMPTS = {"smiling": "A person is smiling.", "sad": "A sad person.", "left": "A person looking to the left.",
+           "right": "A person looking to the right.", "neutral": "qwerty about nothing"}
+START, END = "<!-- measures -->", "<!-- /measures -->"
 
+
+def say(*words):
+    print(f"{time.monotonic() - BEGAN:5.0f} s ", *words, flush=True)
+
+
+# ---- what is spoken
 
 def joined(parts, n):
     """[(wave, seg)] with pauses between, cut or filled to n samples; a little noise"""
@@ -54,123 +75,298 @@ def spoken(kind, i):
 
 
 def cases(blocks):
-    """-> [(kind, face seed, wave, curves)]"""
-    n, out = 7680 * blocks, []
-    for kind, count in (("espeak", 8), ("flite rms", 4), ("festival ked", 4), ("recordings", 4)):
+    """-> [(kind, face, wave, curves)]"""
+    out = []
+    for kind, count in KINDS.items():
         for i in range(count):
             try:
-                w, seg = joined(spoken(kind, i), n)
-            except (OSError, ValueError, IndexError) as e:
-                print(f"skipped: {kind} {i}: {e}", flush=True)
+                w, seg = joined(spoken(kind, i), BLOCK * blocks)
+            except (OSError, ValueError, IndexError, subprocess.SubprocessError) as e:
+                say(f"skipped: {kind} {i}: {e}")
                 continue
-            out.append((kind, face.HELD_OUT + 100 + len(out), w, motion.express(motion.curves(w, seg))))
+            out.append((kind, face.identity(face.HELD_OUT + 100 + len(out)), w, motion.express(motion.curves(w, seg))))
     return out
 
 
-def portrait(f):
-    return torch.from_numpy(face.draw(f)).permute(2, 0, 1).float() / 127.5 - 1
+# ---- who speaks it: talk(face, wave, prompt, keep) -> frames [n, S, S, 3] in 0..1, or those whose number is in `keep`
+
+class Engine:
+    def __init__(self, tool, folder, size, tmp):
+        self.cmd, self.size = [tool, "speak", "--model", folder, "--format", "rgb24", "--seed", "1", "--quiet"], size
+        self.wav, self.png = tmp + "/a.wav", tmp + "/a.png"
+
+    def write(self, f, wave):
+        Image.fromarray(face.draw(f, face.NEUTRAL, self.size)).save(self.png)
+        wavfile.write(self.wav, speech.RATE, (wave.clip(-1, 1) * 32767).astype(np.int16))
+
+    def talk(self, f, wave, prompt=None, keep=None):
+        self.write(f, wave)
+        cmd = self.cmd + [self.wav, self.png, "-o", "-"] + (["--prompt", prompt] if prompt else [])
+        with subprocess.Popen(cmd, stdout=subprocess.PIPE) as p:
+            try:
+                x = measure.read_video(p.stdout, keep)
+            except (OSError, ValueError):
+                x = None                                     # the tool has said why
+        if p.returncode or x is None:
+            sys.exit("report.py: no video came from " + " ".join(cmd))
+        return x
 
 
-def talk(m, todo, prompts=None):
-    out = []
-    for i in range(0, len(todo), 4):
-        part = todo[i:i + 4]
-        out += m.talk(torch.stack([portrait(face.identity(c[1])) for c in part]), [c[2] for c in part], prompts[i:i + 4] if prompts else None)
-    return out
+class Torch:
+    def __init__(self, m):
+        self.m = m
+
+    def talk(self, f, wave, prompt=None, keep=None):
+        picture = torch.from_numpy(face.draw(f, face.NEUTRAL, self.m.size[0])).permute(2, 0, 1).float() / 127.5 - 1
+        x = self.m.talk(picture[None], [wave], [prompt] if prompt else None)[0]
+        return x if keep is None else x[list(keep)]
 
 
-def strip(path, pairs, every=3, first=24, count=14):
-    rows = []
-    for drawn, made in pairs:
-        rows += [np.concatenate([x[first + every * j] for j in range(count)], 1) for x in (drawn, made)]
-    Image.fromarray((np.concatenate(rows, 0) * 255).round().clip(0, 255).astype(np.uint8)).save(path)
-
-
-def table(rows):
-    keys = ["opening", "lag", "r_width", "r_round", "r_teeth", "r_blink", "r_nod", "silence", "mouth_psnr", "psnr", "identity_first",
-            "identity_last", "sharp_mouth", "sharp_eyes"]
-    kinds = list(dict.fromkeys(k for k, _ in rows))
-    md = ["| measure | " + " | ".join(f"{k} ({sum(x == k for x, _ in rows)})" for k in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    for key in keys:
-        v = [[r[key] for x, r in rows if x == k and r[key] is not None] for k in kinds]
-        md.append(f"| {key} | " + " | ".join(f"{np.mean(x):.2f} ({min(x):.2f} to {max(x):.2f})" if x else "-" for x in v) + " |")
-    return "\n".join(md)
-
+# ---- what is measured
 
 @torch.no_grad()
+def through_vae(m, x):
+    """Frames -> what the VAE gives back of them"""
+    z = m.vae.encode(torch.from_numpy(x).permute(3, 0, 1, 2)[None] * 2 - 1)
+    return m.vae.decode(z)[0].permute(1, 2, 3, 0).numpy() / 2 + .5
+
+
 def reconstruction(m, n=6):
     """PSNR of 97-frame clips through the VAE: whole, mouth, last 8 frames"""
     r = []
     for i in range(n):
         f = face.identity(face.HELD_OUT + 500 + i)
         c = motion.curves(*speech.utterance(6_000_000 + i))[:97]
-        x = measure.pictures(f, motion.express(np.concatenate([c, np.repeat(c[-1:], 97 - len(c), 0)])))
-        y = m.vae.decode(m.vae.encode(torch.from_numpy(x).permute(3, 0, 1, 2)[None] * 2 - 1))[0].permute(1, 2, 3, 0).numpy() / 2 + .5
-        a, b, c, d = face.mouth_box(f)
+        x = measure.pictures(f, motion.express(np.concatenate([c, np.repeat(c[-1:], 97 - len(c), 0)])), m.size[0])
+        y, (a, b, c, d) = through_vae(m, x), face.mouth_box(f, m.size[0])
         r.append((measure.psnr(x, y), measure.psnr(x[:, a:b, c:d], y[:, a:b, c:d]), measure.psnr(x[-8:], y[-8:])))
     return np.mean(r, 0).tolist()
 
 
-def asked(m, n=8):
-    """Share of faces on which what the prompt asks for is read from the pictures"""
+def lips(m, talk, todo):
+    """-> [(kind, measures)], [(drawn, generated)]"""
+    rows, pairs = [], []
+    for i, (kind, f, w, c) in enumerate(todo):
+        drawn = measure.pictures(f, c, m.size[0])
+        x = talk(f, w)
+        r = measure.measure(x, f, c, soft=through_vae(m, drawn[:SOFT]))
+        other = todo[(i + 1) % len(todo)][3][:, 0]
+        r["other"] = measure.corr(measure.opening(x, face.mouth_box(f, m.size[0])), other[:len(x)])
+        rows.append((kind, r))
+        pairs.append((drawn, x))
+        said = ("opening", "lag", "r_width", "r_round", "r_blink", "silence")
+        say(f"case {i + 1} of {len(todo)}, {kind}:", " ".join(f"{k} {r[k]:.2f}" for k in said if r[k] is not None))
+    return rows, pairs
+
+
+def in_noise(m, talk, todo, rows):
+    """Opening in noise without speech as a share of the same face's in speech -> one number a face"""
+    out = []
+    for (_, f, _, _), (_, r) in list(zip(todo, rows))[:4]:
+        n = speech.noise(BLOCK * 6, random.Random(len(out)), np.random.default_rng(len(out)))
+        o = measure.opening(talk(f, (n * .01).astype(np.float32)), face.mouth_box(f, m.size[0]))
+        out.append(measure.ajar(o.mean(), r["spoken"], r["shut"]))
+    say("in noise: " + " ".join(f"{v:.3f}" for v in out))
+    return out
+
+
+def prompts(m, talk, n=8):
+    """Share of faces on which what the prompt asks for is read from the pictures, by prompt; a picture of all"""
     out, shown = {}, []
-    w, seg = joined(spoken("espeak", 1), 7680 * 6)
-    todo = [("espeak", face.HELD_OUT + 300 + i, w, None) for i in range(n)]
-    readers = [measure.Reader(face.identity(c[1])) for c in todo]
-    for name, (prompt, col, sign) in ASK.items():
-        x = talk(m, todo, [prompt] * n)
-        out[name] = float(np.mean([sign * r(v)[:, col].mean() > .5 for r, v in zip(readers, x)]))
+    w, _ = joined(spoken("espeak", 1), BLOCK * 4)
+    faces = [face.identity(face.HELD_OUT + 300 + i) for i in range(n)]
+    readers = [measure.Reader(f, m.size[0]) for f in faces]
+    for look, prompt in PROMPTS.items():
+        x = [talk(f, w, prompt) for f in faces]
+        out[look] = float(np.mean([measure.shows(r(v), look) for r, v in zip(readers, x)]))
         shown.append(np.concatenate([v[40] for v in x], 1))
-    x = talk(m, todo, ["qwerty about nothing"] * n)
-    out["unknown is neutral"] = float(np.mean([np.abs(r(v)[:, 8:].mean(0)).max() < .5 for r, v in zip(readers, x)]))
-    shown.append(np.concatenate([v[40] for v in x], 1))
+        say(f"prompt '{prompt}': {look} on {out[look]:.0%}")
     return out, np.concatenate(shown, 0)
+
+
+def long_run(m, talk, seconds, *windows):
+    """One face that says the same every 20 s -> frames of each window (first, last second), face, reference, what does not move"""
+    f = face.identity(face.HELD_OUT + 200)
+    w, seg = joined([speech.espeak(t, speech.ESPEAK_HELD_OUT[0], 160) for t in speech.HARVARD[:6]], speech.RATE * LOOP)
+    spans = [range(25 * a, 25 * b) for a, b in windows]
+    x = talk(f, np.tile(w, seconds // LOOP), keep={i for s in spans for i in s})
+    ref = measure.pictures(f, [face.NEUTRAL], m.size[0])[0]
+    mask = measure.still(measure.pictures(f, motion.express(motion.curves(w, seg)), m.size[0]), ref)
+    return np.split(x, np.cumsum([len(s) for s in spans])[:-1]), f, ref, mask
+
+
+def frame_rate(engine, folder, ffmpeg, seconds=30):
+    """Frames a second from files to frames on two cores, the start included -> (number, through what)"""
+    engine.write(face.identity(face.HELD_OUT), joined(spoken("espeak", 2), speech.RATE * seconds)[0])
+    cmd, what = [*engine.cmd, engine.wav, engine.png, "-o", "/dev/null"], "`avatar speak`"
+    if os.path.exists(ffmpeg):
+        graph = f"[0:a]avatar=model={os.path.abspath(folder)}:image={engine.png}:seed=1[v]"
+        cmd, what = [ffmpeg, "-v", "error", "-i", engine.wav, "-filter_complex", graph, "-map", "[v]", "-f", "null", "-"], "ffmpeg"
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    start = time.monotonic()
+    subprocess.run(cmd, check=True, preexec_fn=lambda: os.sched_setaffinity(0, cores))
+    rate = 25 * seconds / (time.monotonic() - start)
+    say(f"{rate:.1f} frames a second through {what}")
+    return rate, what
+
+
+# ---- the table: values that miss their goal are bold
+
+def least(values, goal):
+    return np.mean(values) >= goal
+
+
+def most(values, goal):
+    return np.mean(values) <= goal
+
+
+def within(values, goal):
+    return np.abs(values).max() <= goal
+
+
+PER_KIND = [  # label, key, factor, digits, how the goal is met, goals of the kinds
+    ("opening follows the truth, r", "opening", 1, 2, least, (.93, .85, .85, .75)),
+    ("offset of its best r, frames", "lag", 1, 0, within, (1, 1, 1, 1)),
+    ("width, r", "r_width", 1, 2, least, (.8, None, None, None)),
+    ("rounding, r", "r_round", 1, 2, least, (.8, None, None, None)),
+    ("teeth, r", "r_teeth", 1, 2, None, (None,) * 4),
+    ("blinks, r", "r_blink", 1, 2, least, (.8, .8, .8, .8)),
+    ("nod, r", "r_nod", 1, 2, None, (None,) * 4),
+    ("opening in silence, % of that in speech", "silence", 100, 1, most, (5, 5, 5, 5)),
+    ("sharpness of the mouth, % of the truth's through the VAE", "sharp_mouth", 100, 0, least, (95,) * 4),
+    ("sharpness of the eyes, % of the truth's through the VAE", "sharp_eyes", 100, 0, least, (95,) * 4),
+    ("picture against the truth, dB", "psnr", 1, 1, None, (None,) * 4),
+    ("mouth against the truth, dB", "mouth_psnr", 1, 1, None, (None,) * 4),
+    ("opening against another case's truth, r", "other", 1, 2, None, (None,) * 4)]
+SIGN = {least: "≥ ", most: "≤ ", within: "each 0 ± "}
+
+
+def bold(text, missed):
+    return f"**{text}**" if missed else text
+
+
+def goal_text(how, goals):
+    text = ["-" if g is None else f"{g:g}" for g in goals]
+    return "" if how is None else SIGN[how] + (text[0] if len(set(text)) == 1 else " / ".join(text))
+
+
+def by_kind(rows):
+    """[(kind, measures)] -> Markdown, a column a kind: mean (least to most)"""
+    kinds = [k for k in KINDS if any(x == k for x, _ in rows)]
+    names = [f"{k} ({sum(x == k for x, _ in rows)})" for k in kinds]
+    md = ["| measure | goal | " + " | ".join(names) + " |", "|---" * (len(kinds) + 2) + "|"]
+    for label, key, factor, digits, how, goals in PER_KIND:
+        goals, cells = [dict(zip(KINDS, goals))[k] for k in kinds], []
+        for kind, goal in zip(kinds, goals):
+            v = np.array([r[key] * factor for x, r in rows if x == kind and r[key] is not None])
+            text = f"{v.mean():.{digits}f} ({v.min():.{digits}f} to {v.max():.{digits}f})" if len(v) else "-"
+            cells.append(bold(text, len(v) and goal is not None and not how(v, goal)))
+        md.append(f"| {label} | {goal_text(how, goals)} | " + " | ".join(cells) + " |")
+    return md
+
+
+def alone(rows):
+    """[(label, values, digits, how, goals)] -> Markdown; each value has its goal, or all have one"""
+    md = ["| measure | goal | value |", "|---|---|---|"]
+    for label, values, digits, how, goals in rows:
+        goals = goals * len(values) if len(goals) == 1 else goals
+        cells = [bold(f"{v:.{digits}f}", not how([v], g)) for v, g in zip(values, goals)]
+        md.append(f"| {label} | {goal_text(how, goals)} | {' / '.join(cells)} |")
+    return md
+
+
+def into_card(path, md):
+    with open(path) as f:
+        before, start, rest = f.read().partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        return say(f"{path}: not changed, as it has no {START} ... {END}")
+    with open(path, "w") as f:
+        f.write(before + START + "\n" + md + "\n" + END + after)
+    say(f"{path}: written")
+
+
+def strip(path, pairs, every=3, first=24, count=14):
+    rows = []
+    for drawn, made in pairs:
+        rows += [np.concatenate(list(x[first::every][:count]), 1) for x in (drawn, made)]
+    picture(path, np.concatenate(rows, 0))
+
+
+def picture(path, x):
+    Image.fromarray((x * 255).round().clip(0, 255).astype(np.uint8)).save(path)
+
+
+def origin(o):
+    """By what, of what, where: the line above the table"""
+    cmd = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty", "--exclude=*"]
+    git = subprocess.run(cmd, capture_output=True, text=True).stdout.strip()
+    cpu = re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())
+    return (f"By `make nano-report` at commit {git or 'unknown'}, through {'PyTorch' if o.torch else 'the engine'}, f32, "
+            f"{len(os.sched_getaffinity(0))} cores of {cpu[1] if cpu else 'an unnamed CPU'}, on unseen faces and sentences. "
+            "Mean (least to most); **bold**: the goal is missed.")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--model", default="model/nano")
+    p.add_argument("--tool", default="build/avatar")
+    p.add_argument("--ffmpeg", default="build/ffmpeg/bin/ffmpeg", help="with the filter; without it the tool's frame rate is taken")
     p.add_argument("--out", default="build/nano/report")
-    p.add_argument("--blocks", type=int, default=BLOCKS)
-    p.add_argument("--quick", action="store_true", help="lips alone: no prompts, no long run")
+    p.add_argument("--blocks", type=int, default=BLOCKS, help="of 0.48 s, each of the twenty cases")
+    p.add_argument("--torch", action="store_true", help="videos from PyTorch, not from the engine; the card stays as it is")
+    p.add_argument("--quick", action="store_true", help="no runs of 60 s and 600 s, no prompts; the card stays as it is")
     o = p.parse_args()
+    if not os.path.exists(o.tool):
+        sys.exit(f"report.py: {o.tool} is not there: run make, or name it with --tool")
     torch.set_flush_denormal(True)
     os.makedirs(o.out, exist_ok=True)
     m = model.Nano(o.model)
+    with tempfile.TemporaryDirectory() as tmp:
+        engine = Engine(o.tool, o.model, m.size[0], tmp)
+        report(o, m, engine, Torch(m).talk if o.torch else engine.talk)
+
+
+def long_measures(m, talk):
+    """Rows of the table: identity after a minute, drift after ten"""
+    parts, _, ref, mask = long_run(m, talk, 60, (0, 1), (59, 60))
+    same = [measure.identity(x, ref, mask) for x in parts]
+    say("60 s: " + " ".join(f"{v:.1f}" for v in same))
+    parts, f, ref, mask = long_run(m, talk, 600, (10, 20), (590, 600))
+    drift = measure.drift(*parts, f, ref, mask)
+    say("600 s: " + " ".join(f"{k} {v:.3f}" for k, v in drift.items()))
+    return [("60 s: what does not move against the portrait, first / last second, dB", same, 1, least, [32]),
+            ("600 s: seconds 590 to 600 against 10 to 20, change of sharpness / colour / identity, %",
+             [100 * v for v in drift.values()], 1, most, [2])]
+
+
+def report(o, m, engine, talk):
     todo = cases(o.blocks)
-    made = talk(m, todo)
-    rows, pairs = [], []
-    for (kind, seed, w, c), x in zip(todo, made):
-        f = face.identity(seed)
-        rows.append((kind, measure.measure(x, f, c)))
-        pairs.append((measure.pictures(f, c), x))
-        print(kind, {k: round(v, 2) for k, v in rows[-1][1].items() if v is not None}, flush=True)
-    for n, part in (("strip_a", pairs[:3]), ("strip_b", [pairs[8], pairs[12], pairs[-1]] if len(pairs) > 12 else pairs[3:6])):
-        strip(f"{o.out}/{n}.png", part)
-    other = [measure.corr(measure.opening(x, face.mouth_box(face.identity(c[1]))), todo[(i + 1) % len(todo)][3][:, 0]) for i, (c, x) in enumerate(zip(todo, made))]
-    quiet = random.Random(1), np.random.default_rng(1)
-    noise = (speech.noise(7680 * 6, *quiet) * .01).astype(np.float32)
-    hush = talk(m, [("noise", face.HELD_OUT + 400 + i, noise, None) for i in range(4)])
-    loud = np.mean([measure.opening(x, face.mouth_box(face.identity(c[1])))[c[3][:, 0] > measure.SPOKEN].mean() for c, x in zip(todo, made)])
-    idle = np.mean([measure.opening(x, face.mouth_box(face.identity(face.HELD_OUT + 400 + i))).mean() for i, x in enumerate(hush)])
-    md = [table(rows), "", f"Opening against another case's truth: {np.mean(other):.2f} ({min(other):.2f} to {max(other):.2f}). "
-          f"Open area in noise without speech against speech: {idle:.1f} / {loud:.1f} pixels.",
-          "VAE on unseen 97-frame clips, whole / mouth / last 8 frames: " + " / ".join(f"{v:.1f}" for v in reconstruction(m)) + " dB."]
+    rows, pairs = lips(m, talk, todo)
+    for name, part in (("strip_a", pairs[:3]), ("strip_b", pairs[8::4] or pairs[-3:])):
+        strip(f"{o.out}/{name}.png", part)
+    noise = 100 * np.mean(in_noise(m, talk, todo, rows))
+    rate, what = frame_rate(engine, o.model, o.ffmpeg)
+    single = [("opening in noise without speech, % of that in speech", [noise], 1, most, [5]),
+              ("VAE on unseen 97-frame clips: whole / mouth / last 8 frames, dB", reconstruction(m), 1, least, [34, 36, 34]),
+              (f"from files to frames through {what}, f32, 2 cores, frames a second", [rate], 0, least, [50])]
     if not o.quick:
-        share, picture = asked(m)
-        Image.fromarray((picture * 255).round().clip(0, 255).astype(np.uint8)).save(o.out + "/prompts.png")
-        md.append("Prompts followed, share of faces: " + ", ".join(f"{k} {v:.2f}" for k, v in share.items()) + ".")
-        w, seg = joined([speech.espeak(t, "en-us+m5", 160, 50) for t in speech.HARVARD] * 4, 16000 * 60)
-        x = talk(m, [("long", face.HELD_OUT + 200, w, None)])[0]
-        r = measure.measure(x, face.identity(face.HELD_OUT + 200), motion.express(motion.curves(w, seg)))
-        md.append(f"60 s on one face: opening {r['opening']:.2f} at lag {r['lag']}, what does not move against the portrait: "
-                  f"{r['identity_first']:.1f} dB in the first, {r['identity_last']:.1f} dB in the last second.")
+        share, shown = prompts(m, talk)
+        picture(o.out + "/prompts.png", shown)
+        single.append((f"prompts followed, % of 8 faces: {' / '.join(share)} (what is not known)",
+                       [100 * v for v in share.values()], 0, least, [90]))
+        single += long_measures(m, talk)
+    md = "\n".join([origin(o), "", *by_kind(rows), "", *alone(single)])
     with open(o.out + "/report.md", "w") as f:
-        f.write("\n".join(md) + "\n")
+        f.write(md + "\n")
     with open(o.out + "/report.json", "w") as f:
-        json.dump([dict(kind=k, **r) for k, r in rows], f, indent=1)
-    print("\n".join(md))
+        each = [dict(kind=k, **r) for k, r in rows]
+        json.dump(dict(cases=each, single=[(row[0], list(map(float, row[1]))) for row in single]), f, indent=1)
+    print(md)
+    if not o.quick and not o.torch:
+        into_card(o.model + "/README.md", md)
 
 
+BEGAN = time.monotonic()
 if __name__ == "__main__":
     main()
