@@ -180,6 +180,12 @@ uninstall:
 	rm -f $(DESTDIR)$(libdir)/pkgconfig/libavatar.pc $(DESTDIR)$(prefix)/bin/avatar $(DESTDIR)$(mandir)/man1/avatar.1
 	rm -rf $(DESTDIR)$(datadir)/avatar
 
+# Debian packages, in build/deb; DEBFULLNAME and DEBEMAIL name their maintainer
+deb:
+	+@$(SRC)/tools/deb.sh $(BUILD)/deb
+check-deb: deb
+	@$(RUN) "$(SRC)/tests/e2e/deb.sh $(BUILD)/deb"
+
 # formats the C files that differ from HEAD
 format:
 	@cd $(SRC) && { git diff --name-only HEAD; git ls-files -o --exclude-standard; } | grep -E '\.(c|h|cc|cu)$$' | xargs -r clang-format -i
@@ -194,6 +200,7 @@ help:
 	@echo "make                 library (build/libavatar.so, .a), tool (build/avatar)"
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
+	@echo "make deb             Debian packages of library, headers, tool, model: build/deb/*.deb; check-deb looks into them"
 	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
 	@echo "make bench-live      delays of live streams, error of live features: doc/live.md; MODEL=dir"
 	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool"
@@ -211,5 +218,5 @@ help:
 	@echo "make format | clean | distclean"
 
 .PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
-	format clean distclean help $(NANO)
+	deb check-deb format clean distclean help $(NANO)
 -include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)
