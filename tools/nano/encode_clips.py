@@ -21,7 +21,7 @@ import speech
 import vae
 from train_vae import frames
 
-STILLS, MOVING, FILE = 13, 60, 25
+STILLS, MOVING, FILE, HEARD = 13, 60, 25, 3                  # each clip is heard as it is, and through two bad microphones
 
 
 def load_vae(path):
@@ -62,7 +62,7 @@ def clip(v, pool, seed, held_out, half):
     w, seg = quiet(rng, nr) if rng.random() < 1 / 16 else said(pool, rng, held_out)
     w = np.pad(w, (0, max(0, 640 * MOVING - len(w))))
     c = motion.curves(w, seg) if seg else np.zeros((len(w) // 640, 8), np.float32)
-    heard = speech.degrade(w, rng, nr) if seg and rng.random() < .7 else w
+    heard = [w] + [speech.degrade(w, rng, nr) if seg else w for _ in range(HEARD - 1)]
     at = 0 if rng.random() < .5 else rng.randrange(len(c) - MOVING + 1)
     mood, gaze = (rng.choice([0, 0, 1, -1]) for _ in range(2))
     x = frames(f, [face.NEUTRAL] * STILLS + list(motion.express(c[at:at + MOVING], mood, gaze)))
@@ -72,7 +72,7 @@ def clip(v, pool, seed, held_out, half):
 
 
 def listen(a, sounds):
-    return torch.stack([audio.features(a, w, n)[..., at:at + MOVING].half() for w, n, at in sounds])
+    return torch.stack([torch.stack([audio.features(a, w, n)[..., at:at + MOVING].half() for w in heard]) for heard, n, at in sounds])
 
 
 def keep(x, path):

@@ -1,15 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Make and train nano, stage by stage; every stage goes on where it was killed.
-#   tools/nano/nano.sh [env|speech|vae|audio|clips|dit|export|report|all]
-# OUT (build/nano) holds environment, data and checkpoints; *_MIN are minutes of training, CLIPS the number of clips.
+# OUT (build/nano) holds environment, data and checkpoints; *_MIN are minutes of training, CLIPS the number of clips, NICE (19) how far
+# training stands back behind other work.
 set -eu
 cd "$(dirname "$0")/../.."
 T=tools/nano
 OUT=${OUT:-build/nano}
 MODEL=${MODEL:-model/nano}
 PY=${PY:-$OUT/venv/bin/python}
-VAE_MIN=${VAE_MIN:-240} AUDIO_MIN=${AUDIO_MIN:-40} DIT_MIN=${DIT_MIN:-150} CLIPS=${CLIPS:-2500}
+VAE_MIN=${VAE_MIN:-120} DECODER_MIN=${DECODER_MIN:-120} AUDIO_MIN=${AUDIO_MIN:-40} DIT_MIN=${DIT_MIN:-150} CLIPS=${CLIPS:-2500}
 WORKERS=${WORKERS:-$(nproc)}
 # one thread a process: threads that spin for each other cost half of the machine
 export OMP_WAIT_POLICY=passive
@@ -24,7 +24,7 @@ env() {
         ln -sfn /usr/lib/python3/dist-packages/cairo "$("$PY" -c 'import site; print(site.getsitepackages()[0])')/cairo"
 }
 
-run() { nice -n 19 "$PY" -u "$T/$@"; }
+run() { nice -n ${NICE:-19} "$PY" -u "$T/$@"; }
 speech() { run train_audio.py --data-only --out "$OUT/audio.pt"; }
 vae() { run train_vae.py --minutes "$VAE_MIN" --workers "$WORKERS" --out "$OUT/vae.pt"; }
 audio() { run train_audio.py --minutes "$AUDIO_MIN" --workers "$WORKERS" --out "$OUT/audio.pt"; }
@@ -40,17 +40,18 @@ clips() {
     wait
 }
 
+decoder() { run train_vae.py --decoder-of "$OUT/vae.pt" --minutes "$DECODER_MIN" --workers "$WORKERS" --out "$OUT/decoder.pt"; }
 dit() { run train_dit.py --minutes "$DIT_MIN" --workers "$WORKERS" --clips "$OUT/clips" --tokenizer "$OUT/spiece.model" --out "$OUT/dit.pt"; }
-export_() { run export.py --vae "$OUT/vae.pt" --audio "$OUT/audio.pt" --dit "$OUT/dit.pt" --tokenizer "$OUT/spiece.model" --out "$MODEL"; }
+export_() { run export.py --vae "$OUT/$([ -e "$OUT/decoder.pt" ] && echo decoder || echo vae).pt" --audio "$OUT/audio.pt" --dit "$OUT/dit.pt" --tokenizer "$OUT/spiece.model" --out "$MODEL"; }
 report() { run report.py --model "$MODEL" --out "$OUT/report"; }
 
 for stage in ${@:-all}; do
     env
     case $stage in
     env) ;;
-    all) speech; vae; audio; clips; dit; export_; report ;;
+    all) speech; vae; audio; clips; decoder; dit; export_; report ;;
     export) export_ ;;
-    speech|vae|audio|clips|dit|report) $stage ;;
+    speech|vae|audio|clips|decoder|dit|report) $stage ;;
     *) echo "nano.sh: no stage '$stage'" >&2; exit 1 ;;
     esac
 done

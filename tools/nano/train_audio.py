@@ -87,8 +87,15 @@ def crop_of(item, rng, nr):
         k, y = np.zeros(CROP, np.int64), np.zeros((CROP, 8), np.float32)
         y[:, 7] = .35 * -.4
         return audio.normalise(w), k, y
-    a = rng.randrange(max(1, len(k) - CROP))
-    w, k, y = w[a * 320:(a + CROP - 1) * 320 + 400], k[a:a + CROP], y[a:a + CROP]
+    fast = rng.uniform(.85, 1.18) if rng.random() < .5 else 1.   # another speaker: faster or slower tape
+    n = min(len(k), math.ceil(CROP * fast))
+    a = rng.randrange(max(1, len(k) - n))
+    w, k, y = w[a * 320:(a + n - 1) * 320 + 400], k[a:a + n], y[a:a + n]
+    if fast != 1:
+        t = np.arange(int(n / fast)) * fast
+        w = np.interp(np.arange(0, len(w) - 1, fast), np.arange(len(w)), w).astype(np.float32)
+        k = k[np.minimum(np.round(t).astype(int), n - 1)][:CROP]
+        y = np.stack([np.interp(t, np.arange(n), c) for c in y.T], 1).astype(np.float32)[:CROP]
     short = CROP - len(k)
     if short > 0:
         k = np.pad(k, (0, short))

@@ -73,7 +73,7 @@ class Model(torch.nn.Module):
 def validate(m, sp, d):
     """-> loss at the first three time steps, and at the first with another clip's sound, and with another prompt"""
     g = torch.Generator().manual_seed(7)
-    z, a, box = d["z"].float(), d["a"].float(), d["box"]
+    z, a, box = d["z"].float(), d["a"][:, -1].float(), d["box"]
     texts = [text.prompt(random.Random(i), *s) for i, s in enumerate(d["say"].tolist())]
     other = [text.prompt(random.Random(i), -s[0] if s[0] else 1, -s[1] if s[1] else 1) for i, s in enumerate(d["say"].tolist())]
     n, r = len(z), []
@@ -145,7 +145,8 @@ def main():
             refresh = f0 >= 9 and same.random() < .8
         d = {key: v[i] for key, v in train.data.items()}
         texts = [text.prompt(rng, *x) for x in d["say"].tolist()]
-        loss = m.loss(sp, d["z"].float(), d["a"].float(), d["box"], texts, k, s, f0, same.randint(4, 30),
+        a = d["a"][torch.arange(o.batch), torch.randint(encode_clips.HEARD, (o.batch,))].float()
+        loss = m.loss(sp, d["z"].float(), a, d["box"], texts, k, s, f0, same.randint(4, 30),
                       torch.randn(o.batch, 16, 3 * BLOCKS, 16, 16), refresh, f < o.half)
         for opt in opts:
             opt.zero_grad(set_to_none=True)

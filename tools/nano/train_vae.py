@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Train the VAE on portraits drawn on the fly.   train_vae.py --minutes 65 --out build/nano/vae.pt   (run again: goes on)
 
+With --decoder-of vae.pt the decoder alone: the latents stay as they are, so clips and DiT need not wait for the last decibel.
+
 Crops first as single frames, then clips of 5, 9, and 33 to 65 frames: a VAE that saw only short clips wanders in colour on long
 ones, since the causal stack looks back more than 20 latents. The plan is by time spent, so a slower machine trains less, not longer.
 """
@@ -21,8 +23,8 @@ import speech
 import vae
 
 # until (share of the time), [(batch of each worker, frames, crop)], drawn at random
-PLAN = [(.08, [(12, 1, 64)]), (.35, [(4, 5, 64)]), (.55, [(2, 9, 64), (4, 5, 64)]), (.7, [(2, 17, 64)]),
-        (1., [(2, 9, 64), (1, 17, 64), (1, 33, 48), (1, 65, 48), (1, 17, 128)])]
+PLAN = [(.04, [(12, 1, 64)]), (.25, [(4, 5, 64)]), (.4, [(2, 9, 64), (4, 5, 64)]), (.5, [(2, 17, 64)]),
+        (1., [(2, 17, 64), (1, 33, 64), (1, 65, 48), (1, 17, 128)])]
 
 
 class Muon(torch.optim.Optimizer):
@@ -94,15 +96,20 @@ def batch(b, n, crop, rng, tracks):
     return torch.stack(xs).contiguous(memory_format=torch.channels_last_3d), torch.stack(ws)
 
 
-def loss_of(m, x, w, half):
+def loss_of(m, x, w, half, fixed=False):
+    """fixed: the encoder stays; latents get the small errors that a sampler makes"""
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        mu, lv = m.moments(x)
-        lv = lv.clamp(-12, 4)
-        y = m.render(mu + torch.exp(.5 * lv) * torch.randn_like(mu))
+        with torch.set_grad_enabled(not fixed):
+            mu, lv = m.moments(x)
+            lv = lv.clamp(-12, 4)
+        z = mu + torch.exp(.5 * lv) * torch.randn_like(mu)
+        y = m.render(z + .08 * torch.rand(()) * m.std.view(1, -1, 1, 1, 1) * torch.randn_like(mu) if fixed else z)
     mu, lv, d = mu.float(), lv.float(), y.float() - x
     edge = ((d[..., 1:, :] - d[..., :-1, :]).abs() * w[..., 1:, :]).mean() + ((d[..., 1:] - d[..., :-1]).abs() * w[..., 1:]).mean()
     slow = torch.nn.functional.avg_pool3d(d, (1, 8, 8)).abs().mean()     # colours of large areas
     rec = (d.abs() * w).mean()
+    if fixed:
+        return rec + edge + 2 * slow, rec, mu
     return rec + edge + 2 * slow + 3e-4 * .5 * (mu ** 2 + lv.exp() - 1 - lv).mean(), rec, mu
 
 
@@ -137,14 +144,18 @@ def main():
     a.add_argument("--workers", type=int, default=2)
     a.add_argument("--half", type=float, default=.9, help="share of the time in bf16 arithmetic")
     a.add_argument("--out", default="build/nano/vae.pt")
+    a.add_argument("--decoder-of", help="a trained VAE whose decoder alone is trained on: latents stay, so a DiT can be trained meanwhile")
     o = a.parse_args()
     rank = parallel.start(o.workers)
     torch.manual_seed(0)
-    m = vae.VAE(o.width).channels_last()
+    m = vae.keep_colours(vae.VAE(o.width)).channels_last()
+    if o.decoder_of:
+        m.load_state_dict(torch.load(o.decoder_of, weights_only=False)["m"])
     ema = copy.deepcopy(m)
-    wide = [p for p in m.parameters() if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]
+    taught = [*m.conv2.parameters(), *m.decoder.parameters()] if o.decoder_of else list(m.parameters())
+    wide = [p for p in taught if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]
     ids = {id(p) for p in wide}
-    opts = [Muon(wide, o.lr), torch.optim.AdamW([p for p in m.parameters() if id(p) not in ids], lr=o.lr, betas=(.9, .99), weight_decay=0)]
+    opts = [Muon(wide, o.lr), torch.optim.AdamW([p for p in taught if id(p) not in ids], lr=o.lr, betas=(.9, .99), weight_decay=0)]
     spent, step, log = 0., 0, []
     if os.path.exists(o.out):
         d = torch.load(o.out, weights_only=False)
@@ -166,17 +177,17 @@ def main():
         os.replace(o.out + ".new", o.out)
 
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
-        b, n, crop = same.choice(next(s for until, s in PLAN if f < until))
-        lr = o.lr * min(1, (step + 1) / 60) * (1 if f < .3 else .03 + .97 * (.5 + .5 * math.cos(math.pi * (f - .3) / .7)))
+        b, n, crop = same.choice(PLAN[-1][1] if o.decoder_of else next(s for until, s in PLAN if f < until))
+        lr = o.lr * min(1, (step + 1) / 60) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * max(0, f - .3) / .7)))
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = lr
         x, w = batch(b, n, crop, rng, tracks)
-        loss, rec, mu = loss_of(m, x, w, f < o.half)
+        loss, rec, mu = loss_of(m, x, w, f < o.half, bool(o.decoder_of))
         m.zero_grad(set_to_none=True)
         loss.backward()
-        parallel.average(m.parameters())
-        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
+        parallel.average(taught)
+        torch.nn.utils.clip_grad_norm_(taught, 1.)
         for opt in opts:
             opt.step()
         step += 1
@@ -195,7 +206,8 @@ def main():
             last, seen = time.time(), 0
     if rank:
         return
-    statistics(ema, random.Random(6), tracks)
+    if not o.decoder_of:
+        statistics(ema, random.Random(6), tracks)
     save()
     print("final", step, "held out:", *[f"{v:.2f}" for v in evaluate(ema, clips)], flush=True)
 

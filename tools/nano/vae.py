@@ -129,6 +129,71 @@ class Decoder(nn.Module):
         return self.head(self.upsamples(self.middle(self.conv1(x))))
 
 
+BIAS, LEVEL = 6, 4.                                          # residual stream: colours, their negatives, a constant
+
+
+@torch.no_grad()
+def keep_colours(m):
+    """An untrained network that already carries the mean colour of every 8x8 square from picture to picture.
+
+    Only x / |x| passes a norm, so a network must first learn to keep how bright a large area is, and does so slowly: after 1300 steps
+    that was three quarters of the squared error of long clips. Here the stream carries, through the shortcuts and the resampling
+    filters, the colours, their negatives, and a constant that outweighs the rest: (x, LEVEL) / |(x, LEVEL)| keeps x, and
+    silu(u) - silu(-u) = u takes it through the heads.
+    """
+    n = BIAS + 1
+
+    def pass_on(w, taps):
+        """w [out, in, ...]: channel i < n of out is that of in at the taps {place: weight}; the others do not see the constant"""
+        w[:, BIAS] = 0
+        w[:n] = 0
+        for at, k in taps.items():
+            for i in range(n):
+                w[(i, i) + at] = k
+
+    def enter(conv):
+        w = conv.weight
+        w[:n], conv.bias[:n] = 0, 0
+        for i in range(3):
+            w[i, i, -1, 1, 1], w[3 + i, i, -1, 1, 1] = 1, -1
+        conv.bias[BIAS] = LEVEL
+
+    def leave(head):
+        head[0].gamma.fill_(LEVEL / head[0].scale)
+        w = head[2].weight
+        w[:3], head[2].bias[:3] = 0, 0
+        for i in range(3):
+            w[i, i, -1, 1, 1], w[i, 3 + i, -1, 1, 1] = 1, -1
+
+    for part in (m.encoder, m.decoder):
+        enter(part.conv1)
+        leave(part.head)
+        for x in part.modules():
+            if isinstance(x, Res):
+                x.residual[0].gamma.fill_(LEVEL / x.residual[0].scale)
+                x.residual[0].gamma[BIAS] = .1
+                if isinstance(x.shortcut, Causal):
+                    pass_on(x.shortcut.weight, {(0, 0, 0): 1})
+                    x.shortcut.bias[:n] = 0
+            if isinstance(x, Down):                          # the mean of four
+                pass_on(x.resample[1].weight, {(a, b): .25 for a in (0, 1) for b in (0, 1)})
+                x.resample[1].bias[:n] = 0
+            if isinstance(x, Up):                            # of repeated pixels: bilinear
+                pass_on(x.resample[1].weight, {(a, b): (1 + (a == 1)) * (1 + (b == 1)) / 16 for a in range(3) for b in range(3)})
+                x.resample[1].bias[:n] = 0
+            if isinstance(x, (Down, Up)) and x.time_conv is not None:
+                w, c = x.time_conv.weight, x.time_conv.in_channels
+                for a in range(0, len(w), c):
+                    pass_on(w[a:a + c], {(t, 0, 0): .5 for t in (1, 2)} if isinstance(x, Down) else {(2, 0, 0): 1})
+                    x.time_conv.bias[a:a + n] = 0
+    for conv, gain in ((m.conv1, 1.), (m.conv2, 1.)):
+        conv.weight.normal_(0, .05)
+        conv.bias.zero_()
+        conv.weight[:, :, 0, 0, 0] += gain * torch.eye(len(conv.weight))
+    m.conv1.bias[len(m.conv1.bias) // 2:] = -4                # log of the variance
+    return m
+
+
 class VAE(nn.Module):
     """moments/render work on raw latents; encode/decode on normalised ones. mean and std are not part of the published file:
     export.py folds them, with the published constants, into conv1 and conv2."""
