@@ -16,25 +16,12 @@ import torch
 
 import audio
 import face
+import model
 import motion
 import speech
-import vae
 from train_vae import frames
 
 STILLS, MOVING, FILE, HEARD = 13, 60, 25, 3                  # each clip is heard as it is, and through two bad microphones
-
-
-def load_vae(path):
-    d = torch.load(path, weights_only=False)
-    m = vae.VAE(d["width"])
-    m.load_state_dict(d["m"])
-    return m.channels_last().eval()
-
-
-def load_audio(path):
-    m = audio.Wav2Vec2(**audio.CONFIG)
-    m.load_state_dict(torch.load(path)["m"])
-    return m.eval()
 
 
 def quiet(rng, nr):
@@ -95,7 +82,7 @@ def main():
     o = p.parse_args()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
-    v, a = load_vae(o.vae), None if o.deaf else load_audio(o.audio)
+    v, a = model.load_vae(o.vae), None if o.deaf else model.load_audio(o.audio)
     pool = torch.load(o.speech, weights_only=False)
     os.makedirs(o.out, exist_ok=True)
     t0, made = time.time(), 0

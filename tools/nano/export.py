@@ -119,6 +119,16 @@ def write_audio(sd, out):
                     padding_value=0.0, return_attention_mask=True, sampling_rate=16000), f"{out}/preprocessor_config.json")
 
 
+def taken_over(path, name, out):
+    """path is a model folder, not a checkpoint: its part goes on as it is."""
+    if os.path.isdir(path) and not os.path.samefile(path, out):
+        if os.path.isdir(f"{path}/{name}"):
+            shutil.copytree(f"{path}/{name}", f"{out}/{name}", dirs_exist_ok=True)
+        else:
+            shutil.copyfile(f"{path}/{name}", f"{out}/{name}")
+    return os.path.isdir(path)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for n, d in (("vae", "vae.pt"), ("audio", "audio.pt"), ("dit", "dit.pt"), ("tokenizer", "spiece.model")):
@@ -126,12 +136,15 @@ def main():
     p.add_argument("--out", default="model/nano")
     o = p.parse_args()
     os.makedirs(o.out + "/google/umt5-xxl", exist_ok=True)
-    v = fold(torch.load(o.vae, weights_only=False)["m"])
-    torch.save(OrderedDict((n, bf16(t)) for n, t in v.items()), o.out + "/Wan2.1_VAE.pth")
+    if not taken_over(o.vae, "Wan2.1_VAE.pth", o.out):
+        v = fold(torch.load(o.vae, weights_only=False)["m"])
+        torch.save(OrderedDict((n, bf16(t)) for n, t in v.items()), o.out + "/Wan2.1_VAE.pth")
     m = torch.load(o.dit)["m"]
     write_dit({n[4:]: t for n, t in m.items() if n.startswith("dit.")}, o.out)
     torch.save(OrderedDict((n[3:], bf16(t)) for n, t in m.items() if n.startswith("t5.")), o.out + "/models_t5_umt5-xxl-enc-bf16.pth")
-    write_audio(torch.load(o.audio)["m"], o.out + "/wav2vec2-large-xlsr-53-english")
+    folder = "wav2vec2-large-xlsr-53-english"
+    if not taken_over(o.audio, folder, o.out):
+        write_audio(torch.load(o.audio)["m"], f"{o.out}/{folder}")
     shutil.copyfile(o.tokenizer, o.out + "/google/umt5-xxl/spiece.model")
     write_json(dit_config(), o.out + "/config.json")
     write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required"), o.out + "/avatar.json")

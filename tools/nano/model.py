@@ -7,6 +7,7 @@ The noise comes from torch's generator, not from the engine's (spec/product.md 4
 """
 import argparse
 import json
+import os
 
 import numpy as np
 import sentencepiece
@@ -104,6 +105,24 @@ class Nano:
         motion, z = self.latents(pictures, waves, prompts or [self.prompt] * len(waves), seed)
         n = -(-len(waves[0]) // 640)
         return [self.decode(motion[i:i + 1], z[i:i + 1])[:n] for i in range(len(waves))]
+
+
+def load_vae(path):
+    """A checkpoint, or a model folder."""
+    if os.path.isdir(path):
+        return Nano(path).vae
+    d = torch.load(path, weights_only=False)
+    m = vae.VAE(d["width"])
+    m.load_state_dict(d["m"])
+    return m.channels_last().eval()
+
+
+def load_audio(path):
+    if os.path.isdir(path):
+        return Nano(path).audio
+    m = audio.Wav2Vec2(**audio.CONFIG)
+    m.load_state_dict(torch.load(path)["m"])
+    return m.eval()
 
 
 def write_video(path, frames, wave):

@@ -29,8 +29,10 @@ speech() { run train_audio.py --data-only --out "$OUT/audio.pt"; }
 vae() { run train_vae.py --minutes "$VAE_MIN" --workers "$WORKERS" --out "$OUT/vae.pt"; }
 audio() { run train_audio.py --minutes "$AUDIO_MIN" --workers "$WORKERS" --out "$OUT/audio.pt"; }
 
+# START, a model folder, stands for the checkpoints of vae and audio that are not there, and the DiT begins with it.
+of() { [ -e "$OUT/$1.pt" ] && echo "$OUT/$1.pt" || echo "${START:-$OUT/$1.pt}"; }
 clips() {
-    a="--vae $OUT/vae.pt --audio $OUT/audio.pt --speech $OUT/speech.pt --out $OUT/clips --half"
+    a="--vae $(of vae) --audio $(of audio) --speech $OUT/speech.pt --out $OUT/clips --half"
     run encode_clips.py $a --first 1000000 --count 50
     k=0
     while [ $k -lt "$WORKERS" ]; do
@@ -40,9 +42,14 @@ clips() {
     wait
 }
 
-decoder() { run train_vae.py --decoder-of "$OUT/vae.pt" --minutes "$DECODER_MIN" --workers "$WORKERS" --out "$OUT/decoder.pt"; }
-dit() { run train_dit.py --minutes "$DIT_MIN" --workers "$WORKERS" --clips "$OUT/clips" --tokenizer "$OUT/spiece.model" --out "$OUT/dit.pt"; }
-export_() { run export.py --vae "$OUT/$([ -e "$OUT/decoder.pt" ] && echo decoder || echo vae).pt" --audio "$OUT/audio.pt" --dit "$OUT/dit.pt" --tokenizer "$OUT/spiece.model" --out "$MODEL"; }
+decoder() { run train_vae.py --decoder-of "$(of vae)" --minutes "$DECODER_MIN" --workers "$WORKERS" --out "$OUT/decoder.pt"; }
+dit() {
+    [ -z "${START:-}" ] || cp -n "$START/google/umt5-xxl/spiece.model" "$OUT"
+    run train_dit.py --minutes "$DIT_MIN" --workers "$WORKERS" --clips "$OUT/clips" --tokenizer "$OUT/spiece.model" \
+        ${START:+--start "$START"} --out "$OUT/dit.pt"
+}
+export_() { run export.py --vae "$([ -e "$OUT/decoder.pt" ] && echo "$OUT/decoder.pt" || of vae)" --audio "$(of audio)" --dit "$OUT/dit.pt" \
+    --tokenizer "$OUT/spiece.model" --out "$MODEL"; }
 report() { run report.py --model "$MODEL" --out "$OUT/report"; }
 
 for stage in ${@:-all}; do

@@ -19,6 +19,7 @@ import torch
 import dit
 import encode_clips
 import face
+import model
 import parallel
 import text
 
@@ -94,6 +95,7 @@ def main():
     p.add_argument("--half", type=float, default=.85, help="share of the time in bf16 arithmetic")
     p.add_argument("--clips", default="build/nano/clips")
     p.add_argument("--tokenizer", default="build/nano/spiece.model")
+    p.add_argument("--start", help="a model folder to go on from, when there is no checkpoint")
     p.add_argument("--out", default="build/nano/dit.pt")
     o = p.parse_args()
     rank = parallel.start(o.workers)
@@ -103,6 +105,10 @@ def main():
     sp = sentencepiece.SentencePieceProcessor(model_file=o.tokenizer)
     torch.manual_seed(0)
     m = Model()
+    if o.start:
+        n = model.Nano(o.start)
+        m.dit.load_state_dict(n.dit.state_dict())
+        m.t5.load_state_dict(n.t5.state_dict())
     ema = copy.deepcopy(m)
     wide = [q for n, q in m.named_parameters() if q.dim() == 2 and n.startswith(("dit.blocks", "dit.audio_injector", "dit.casual"))]
     ids = {id(q) for q in wide}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Train the VAE on portraits drawn on the fly.   train_vae.py --minutes 65 --out build/nano/vae.pt   (run again: goes on)
 
-With --decoder-of vae.pt the decoder alone: the latents stay as they are, so clips and DiT need not wait for the last decibel.
+With --decoder-of the decoder alone: the latents stay as they are, so clips and DiT need not wait for the last decibel.
 
 Crops first as single frames, then clips of 5, 9, and 33 to 65 frames: a VAE that saw only short clips wanders in colour on long
 ones, since the causal stack looks back more than 20 latents. The plan is by time spent, so a slower machine trains less, not longer.
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import face
+import model
 import motion
 import parallel
 import speech
@@ -144,13 +145,13 @@ def main():
     a.add_argument("--workers", type=int, default=2)
     a.add_argument("--half", type=float, default=.9, help="share of the time in bf16 arithmetic")
     a.add_argument("--out", default="build/nano/vae.pt")
-    a.add_argument("--decoder-of", help="a trained VAE whose decoder alone is trained on: latents stay, so a DiT can be trained meanwhile")
+    a.add_argument("--decoder-of", help="a checkpoint or a model folder; its decoder alone is trained on, the latents stay")
     o = a.parse_args()
     rank = parallel.start(o.workers)
     torch.manual_seed(0)
     m = vae.keep_colours(vae.VAE(o.width)).channels_last()
     if o.decoder_of:
-        m.load_state_dict(torch.load(o.decoder_of, weights_only=False)["m"])
+        m.load_state_dict(model.load_vae(o.decoder_of).state_dict())
     ema = copy.deepcopy(m)
     taught = [*m.conv2.parameters(), *m.decoder.parameters()] if o.decoder_of else list(m.parameters())
     wide = [p for p in taught if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]
