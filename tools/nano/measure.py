@@ -48,7 +48,7 @@ def quiet(t, n=2):
 
 def ajar(idle, spoken, base):
     """Opening where nothing is said as a share of that in speech; base: dark pixels that are not the mouth's, such as a beard's"""
-    return float((idle - base) / max(spoken - base, 1e-3))
+    return float((idle - base) / max(spoken - base, 1.))      # a mouth that never opens: in pixels
 
 
 def psnr(a, b):
