@@ -157,7 +157,7 @@ demo:
 setup:
 	@$(SRC)/tools/setup.sh check
 
-NANO = nano nano-vae nano-audio nano-clips nano-dit nano-export nano-report
+NANO = nano nano-vae nano-audio nano-clips nano-decoder nano-dit nano-export nano-report
 nano nano-report: $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
 $(NANO):
 	@$(MAKE) -C $(SRC)/tools/nano $@
