@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Make and train nano, stage by stage; every stage goes on where it was killed.
 # OUT (build/nano) holds environment, data and checkpoints; *_MIN are minutes of training, CLIPS the number of clips, NICE (19) how far
-# training stands back behind other work.
+# training stands back behind other work, REPORT options of report.py (--quick).
 set -eu
 cd "$(dirname "$0")/../.."
 T=tools/nano
@@ -50,7 +50,7 @@ dit() {
 }
 export_() { run export.py --vae "$([ -e "$OUT/decoder.pt" ] && echo "$OUT/decoder.pt" || of vae)" --audio "$(of audio)" --dit "$OUT/dit.pt" \
     --tokenizer "$OUT/spiece.model" --out "$MODEL"; }
-report() { run report.py --model "$MODEL" --out "$OUT/report"; }
+report() { run report.py --model "$MODEL" --out "$OUT/report" ${REPORT:-}; }
 
 for stage in ${@:-all}; do
     env
