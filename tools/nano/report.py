@@ -233,8 +233,8 @@ PER_KIND = [  # label, key, factor, digits, how the goal is met, goals of the ki
     ("blinks, r", "r_blink", 1, 2, least, (.8, .8, .8, .8)),
     ("nod, r", "r_nod", 1, 2, None, (None,) * 4),
     ("opening in silence, % of that in speech", "silence", 100, 1, most, (5, 5, 5, 5)),
-    ("sharpness of the mouth, % of the truth's through the VAE", "sharp_mouth", 100, 0, least, (95,) * 4),
-    ("sharpness of the eyes, % of the truth's through the VAE", "sharp_eyes", 100, 0, least, (95,) * 4),
+    ("sharpness of the mouth, % of the truth's through the VAE", "sharp_mouth", 100, 1, least, (95,) * 4),
+    ("sharpness of the eyes, % of the truth's through the VAE", "sharp_eyes", 100, 1, least, (95,) * 4),
     ("picture against the truth, dB", "psnr", 1, 1, None, (None,) * 4),
     ("mouth against the truth, dB", "mouth_psnr", 1, 1, None, (None,) * 4),
     ("opening against another case's truth, r", "other", 1, 2, None, (None,) * 4)]
