@@ -143,26 +143,26 @@ def reconstruction(m, n=6):
     return np.mean(r, 0).tolist()
 
 
-def lips(m, talk, todo):
+def lips(m, talk, talks):
     """-> [(kind, measures)], [(drawn, generated)]"""
     rows, pairs = [], []
-    for i, (kind, f, w, c) in enumerate(todo):
+    for i, (kind, f, w, c) in enumerate(talks):
         drawn = measure.pictures(f, c, m.size[0])
         x = talk(f, w)
         r = measure.measure(x, f, c, soft=through_vae(m, drawn[:SOFT]))
-        other = todo[(i + 1) % len(todo)][3][:, 0]
+        other = talks[(i + 1) % len(talks)][3][:, 0]
         r["other"] = measure.corr(measure.opening(x, face.mouth_box(f, m.size[0])), other[:len(x)])
         rows.append((kind, r))
         pairs.append((drawn, x))
         said = ("opening", "lag", "r_width", "r_round", "r_blink", "silence")
-        say(f"case {i + 1} of {len(todo)}, {kind}:", " ".join(f"{k} {r[k]:.2f}" for k in said if r[k] is not None))
+        say(f"case {i + 1} of {len(talks)}, {kind}:", " ".join(f"{k} {r[k]:.2f}" for k in said if r[k] is not None))
     return rows, pairs
 
 
-def in_noise(m, talk, todo, rows):
+def in_noise(m, talk, talks, rows):
     """Opening in noise without speech as a share of the same face's in speech -> one number a face"""
     out = []
-    for (_, f, _, _), (_, r) in list(zip(todo, rows))[:4]:
+    for (_, f, _, _), (_, r) in list(zip(talks, rows))[:4]:
         n = speech.noise(BLOCK * 6, random.Random(len(out)), np.random.default_rng(len(out)))
         o = measure.opening(talk(f, (n * .01).astype(np.float32)), face.mouth_box(f, m.size[0]))
         out.append(measure.ajar(o.mean(), r["spoken"], r["shut"]))
@@ -341,11 +341,11 @@ def long_measures(m, talk):
 
 
 def report(o, m, engine, talk):
-    todo = cases(o.blocks)
-    rows, pairs = lips(m, talk, todo)
+    talks = cases(o.blocks)
+    rows, pairs = lips(m, talk, talks)
     for name, part in (("strip_a", pairs[:3]), ("strip_b", pairs[8::4] or pairs[-3:])):
         strip(f"{o.out}/{name}.png", part)
-    noise = 100 * np.mean(in_noise(m, talk, todo, rows))
+    noise = 100 * np.mean(in_noise(m, talk, talks, rows))
     rate, what = frame_rate(engine, o.model, o.ffmpeg)
     single = [("opening in noise without speech, % of that in speech", [noise], 1, most, [5]),
               ("VAE on unseen 97-frame clips: whole / mouth / last 8 frames, dB", reconstruction(m), 1, least, [34, 36, 34]),

@@ -109,9 +109,8 @@ def loss_of(m, x, w, half, fixed=False):
     edge = ((d[..., 1:, :] - d[..., :-1, :]).abs() * w[..., 1:, :]).mean() + ((d[..., 1:] - d[..., :-1]).abs() * w[..., 1:]).mean()
     slow = torch.nn.functional.avg_pool3d(d, (1, 8, 8)).abs().mean()     # colours of large areas
     rec = (d.abs() * w).mean()
-    if fixed:
-        return rec + edge + 2 * slow, rec, mu
-    return rec + edge + 2 * slow + 3e-4 * .5 * (mu ** 2 + lv.exp() - 1 - lv).mean(), rec, mu
+    kl = 0 if fixed else .5 * (mu ** 2 + lv.exp() - 1 - lv).mean()
+    return rec + edge + 2 * slow + 3e-4 * kl, rec, mu
 
 
 def psnr(e):
@@ -149,9 +148,7 @@ def main():
     o = a.parse_args()
     rank = parallel.start(o.workers)
     torch.manual_seed(0)
-    m = vae.keep_colours(vae.VAE(o.width)).channels_last()
-    if o.decoder_of:
-        m.load_state_dict(model.load_vae(o.decoder_of).state_dict())
+    m = (model.load_vae(o.decoder_of) if o.decoder_of else vae.keep_colours(vae.VAE(o.width))).channels_last()
     ema = copy.deepcopy(m)
     taught = [*m.conv2.parameters(), *m.decoder.parameters()] if o.decoder_of else list(m.parameters())
     wide = [p for p in taught if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]

@@ -143,10 +143,10 @@ def keep_colours(m):
     """
     n = BIAS + 1
 
-    def pass_on(w, taps):
+    def pass_on(w, bias, taps):
         """w [out, in, ...]: channel i < n of out is that of in at the taps {place: weight}; the others do not see the constant"""
         w[:, BIAS] = 0
-        w[:n] = 0
+        w[:n], bias[:n] = 0, 0
         for at, k in taps.items():
             for i in range(n):
                 w[(i, i) + at] = k
@@ -173,23 +173,20 @@ def keep_colours(m):
                 x.residual[0].gamma.fill_(LEVEL / x.residual[0].scale)
                 x.residual[0].gamma[BIAS] = .1
                 if isinstance(x.shortcut, Causal):
-                    pass_on(x.shortcut.weight, {(0, 0, 0): 1})
-                    x.shortcut.bias[:n] = 0
+                    pass_on(x.shortcut.weight, x.shortcut.bias, {(0, 0, 0): 1})
             if isinstance(x, Down):                          # the mean of four
-                pass_on(x.resample[1].weight, {(a, b): .25 for a in (0, 1) for b in (0, 1)})
-                x.resample[1].bias[:n] = 0
+                pass_on(x.resample[1].weight, x.resample[1].bias, {(a, b): .25 for a in (0, 1) for b in (0, 1)})
             if isinstance(x, Up):                            # of repeated pixels: bilinear
-                pass_on(x.resample[1].weight, {(a, b): (1 + (a == 1)) * (1 + (b == 1)) / 16 for a in range(3) for b in range(3)})
-                x.resample[1].bias[:n] = 0
+                pass_on(x.resample[1].weight, x.resample[1].bias,
+                        {(a, b): (1 + (a == 1)) * (1 + (b == 1)) / 16 for a in range(3) for b in range(3)})
             if isinstance(x, (Down, Up)) and x.time_conv is not None:
-                w, c = x.time_conv.weight, x.time_conv.in_channels
+                w, bias, c = x.time_conv.weight, x.time_conv.bias, x.time_conv.in_channels
                 for a in range(0, len(w), c):
-                    pass_on(w[a:a + c], {(t, 0, 0): .5 for t in (1, 2)} if isinstance(x, Down) else {(2, 0, 0): 1})
-                    x.time_conv.bias[a:a + n] = 0
-    for conv, gain in ((m.conv1, 1.), (m.conv2, 1.)):
+                    pass_on(w[a:a + c], bias[a:a + c], {(t, 0, 0): .5 for t in (1, 2)} if isinstance(x, Down) else {(2, 0, 0): 1})
+    for conv in (m.conv1, m.conv2):
         conv.weight.normal_(0, .05)
         conv.bias.zero_()
-        conv.weight[:, :, 0, 0, 0] += gain * torch.eye(len(conv.weight))
+        conv.weight[:, :, 0, 0, 0] += torch.eye(len(conv.weight))
     m.conv1.bias[len(m.conv1.bias) // 2:] = -4                # log of the variance
     return m
 
