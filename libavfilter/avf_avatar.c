@@ -56,6 +56,7 @@
 #define DURATION    pkt_duration
 #endif
 
+#define MAX_CHANNELS      64
 #define SAMPLES_PER_FRAME (AVATAR_SAMPLE_RATE / AVATAR_FPS)
 #define KEEP_SEED         (-2)
 #define BLOCK_MS          (1000 * AVATAR_BLOCK_FRAMES / AVATAR_FPS)
@@ -239,18 +240,31 @@ static int query_colors(AVFilterFormatsConfig *out, AVFilterFormatsConfig *pictu
 }
 #endif
 
+/* Mono, to which the graph converts channels that have names; and any number that has none by custom, which nothing converts. */
+static int query_channels(AVFilterFormatsConfig *sound)
+{
+    AVFilterChannelLayouts *layouts = NULL;
+    int i, ret = 0;
+
+    for (i = 1; i <= MAX_CHANNELS && ret >= 0; i++) {
+        AVChannelLayout layout;
+
+        av_channel_layout_default(&layout, i);
+        if (i == 1 || layout.order == AV_CHANNEL_ORDER_UNSPEC)
+            ret = ff_add_channel_layout(&layouts, &layout);
+    }
+    return ret < 0 ? ret : ff_channel_layouts_ref(layouts, &sound->channel_layouts);
+}
+
 static int query_formats(QUERY_ARGS)
 {
     static const int sample_formats[] = { AV_SAMPLE_FMT_FLT, -1 }, sample_rates[] = { AVATAR_SAMPLE_RATE, -1 };
     static const int picture_formats[] = { AV_PIX_FMT_RGB24, -1 };
-    static const AVChannelLayout mono = AV_CHANNEL_LAYOUT_MONO;
     const AvatarContext *s = ctx->priv;
     const int out_formats[] = { s->format, -1 };
-    AVFilterChannelLayouts *layouts = NULL;
     int ret;
 
-    if ((ret = ff_add_channel_layout(&layouts, &mono)) < 0 ||
-        (ret = ff_channel_layouts_ref(layouts, &QUERY_IN(0)->channel_layouts)) < 0 ||
+    if ((ret = query_channels(QUERY_IN(0))) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(sample_formats), &QUERY_IN(0)->formats)) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(sample_rates), &QUERY_IN(0)->samplerates)) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(out_formats), &QUERY_OUT->formats)) < 0)
@@ -535,6 +549,26 @@ static int64_t sound_jump(AVFilterContext *ctx, const AVFrame *frame)
     return at - s->next_sample;
 }
 
+/* Channels that nobody named are mixed in equal parts. */
+static int mix_evenly(AVFrame *frame)
+{
+    const int nb = frame->ch_layout.nb_channels;
+    float *p;
+    int i, c, ret;
+
+    if ((ret = av_frame_make_writable(frame)) < 0)
+        return ret;
+    p = (float *)frame->data[0];
+    for (i = 0; i < frame->nb_samples; i++) {
+        float sum = 0;
+
+        for (c = 0; c < nb; c++)
+            sum += p[i * (ptrdiff_t)nb + c];
+        p[i] = sum / nb;
+    }
+    return av_channel_layout_copy(&frame->ch_layout, &(AVChannelLayout)AV_CHANNEL_LAYOUT_MONO);
+}
+
 /*
  * Give one frame of sound to the session, at its place in time. Less than a video frame of disorder is left alone, as
  * lossy sources have it; silence fills a gap, an overlap is cut. Takes the frame, which is held back behind a long gap.
@@ -563,6 +597,8 @@ static int place_sound(AVFilterContext *ctx, AVFrame *frame)
                    -jump / (double)AVATAR_SAMPLE_RATE);
     }
     s->in_overlap = skip > 0;
+    if (ret >= 0 && frame->ch_layout.nb_channels > 1)
+        ret = mix_evenly(frame);
     if (ret >= 0 && skip < frame->nb_samples)
         ret = avatar_session_send(s->session, (const float *)frame->data[0] + skip, frame->nb_samples - skip);
     s->next_sample += frame->nb_samples - skip;

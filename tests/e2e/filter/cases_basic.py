@@ -251,8 +251,8 @@ def metadata_filter_prints(d):
 
 @case
 def sound_of_other_kinds(d):
-    """44.1 kHz stereo, 48 kHz 5.1, 12 channels without names, 8 kHz: converted by the graph; as many frames as the sound lasts."""
-    for rate, channels in ((44100, 2), (48000, 6), (48000, 12), (8000, 1)):
+    """44.1 kHz stereo, 48 kHz 5.1, 12 and 13 channels without names, 8 kHz: as many frames as the sound lasts."""
+    for rate, channels in ((44100, 2), (48000, 6), (48000, 12), (16000, 13), (8000, 1)):
         f = frames('-i', d.wav(rate, rate, channels), '-filter_complex', '[0:a]' + filt(image=d.png()))
         assert 25 <= len(f) <= 26, '%d frames for 1 s at %d Hz' % (len(f), rate)
         expect(f, len(f))
