@@ -44,12 +44,12 @@ def said(pool, rng, held_out):
 
 @torch.no_grad()
 def clip(v, pool, seed, held_out, half):
-    rng, nr = random.Random(seed), np.random.default_rng(seed)
+    rng, ears, nr = random.Random(seed), random.Random(seed + 1), np.random.default_rng(seed)
     f = face.identity(seed)
     w, seg = quiet(rng, nr) if rng.random() < 1 / 16 else said(pool, rng, held_out)
     w = np.pad(w, (0, max(0, 640 * MOVING - len(w))))
     c = motion.curves(w, seg) if seg else np.zeros((len(w) // 640, 8), np.float32)
-    heard = [w] + [speech.degrade(w, rng, nr) if seg else w for _ in range(HEARD - 1)]
+    heard = [w] + [speech.degrade(w, ears, nr) if seg else w for _ in range(HEARD - 1)]
     at = 0 if rng.random() < .5 else rng.randrange(len(c) - MOVING + 1)
     mood, gaze = (rng.choice([0, 0, 1, -1]) for _ in range(2))
     x = frames(f, [face.NEUTRAL] * STILLS + list(motion.express(c[at:at + MOVING], mood, gaze)))

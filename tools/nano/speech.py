@@ -24,6 +24,12 @@ import motion
 RATE = 16000
 ESPEAK = [a + v for a in ("en", "en-us", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-us-nyc")
           for v in ("", "+m1", "+m2", "+m3", "+m4", "+m6", "+m7", "+f1", "+f2", "+f3", "+f5")]
+# other throats: variants that people wrote, Klatt's synthesizer among them
+ESPEAK_MORE = [a + "+" + v for a in ("en", "en-us", "en-gb-x-rp") for v in (
+    "Alex Alicia Andrea Andy Annie Denis Diogo Gene Henrique Hugo Jacky Lee Marco Mario Michael Mike Storm Tweaky adam anika "
+    "antonio aunty belinda benjamin boris caleb croak david ed edward grandma grandpa gustave iven john kaukovalta klatt klatt2 "
+    "klatt3 klatt4 linda marcelo max michel miguel norbert pablo paul pedro quincy rob robert sandro shelby steph travis victor "
+    "zac").split()]
 ESPEAK_HELD_OUT = ["en-us+m5", "en-gb-x-rp+f4", "en+m8", "en-us+m8"]
 FLITE = ["slt", "awb", "kal16", "kal"]
 FLITE_HELD_OUT = ["rms"]
@@ -175,6 +181,14 @@ def music(n, rng, nr):
     return out
 
 
+def colour(w, rng):
+    """A microphone, a loudspeaker, another throat: loudness over frequency wanders by some 8 dB from octave to octave."""
+    f = np.fft.rfft(w)
+    octave = np.log2(np.maximum(np.fft.rfftfreq(len(w), 1 / RATE), 60) / 60)
+    db = np.interp(octave, range(8), [rng.gauss(0, 8) for _ in range(8)])
+    return np.fft.irfft(f * 10 ** (db / 20), len(w))
+
+
 def noise(n, rng, nr):
     """White, dark, bright or musical, deviation 1."""
     if rng.random() < .2:
@@ -189,6 +203,9 @@ def degrade(w, rng, nr):
     w = w / (np.sqrt(np.mean(w[np.abs(w) > 1e-3] ** 2)) + 1e-6 if (np.abs(w) > 1e-3).any() else 1)   # speech at 1
     if rng.random() < .6:
         w = lfilter([1, rng.uniform(-.75, .6)], [1, rng.uniform(-.4, .4)], w)
+    if rng.random() < .5:
+        w = colour(w, rng)
+        w = w / (w.std() + 1e-6)
     if rng.random() < .35:
         w = room(w, rng, nr)
     if rng.random() < .2:
@@ -198,10 +215,10 @@ def degrade(w, rng, nr):
     return (w / (w.std() + 1e-6) * 10 ** (rng.uniform(-35, -10) / 20)).astype(np.float32)
 
 
-def utterance(seed, held_out=False):
+def utterance(seed, voices=ESPEAK):
     """A random espeak utterance in silence -> (clean wave, seg)"""
     rng = random.Random(seed)
-    w, seg = espeak(sentence(rng), rng.choice(ESPEAK_HELD_OUT if held_out else ESPEAK), rng.randint(125, 215), rng.randint(20, 80),
+    w, seg = espeak(sentence(rng), rng.choice(voices), rng.randint(125, 215), rng.randint(20, 80),
                     rng.randint(20, 80))
     return pad(w, seg, rng)
 

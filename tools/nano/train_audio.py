@@ -17,18 +17,21 @@ import audio
 import motion
 import parallel
 import speech
+from train_vae import Muon
 
 WEIGHT = torch.tensor([12., 8., 8., 5., 5., 4., 4., 4.])     # of the curves
 CROP = 120                                                   # frames of 20 ms
+SHARE = .2, .2, .4, .2                                       # of espeak, its other voices, flite, festival: recorded speakers are few
 
 
 def synthesise(first, count, path):
-    """A third of each synthesizer -> list of (wave, seg), kept in a file."""
+    """count times espeak, another of its voices, flite; then as many of festival -> list of (wave, seg), kept in a file."""
     if os.path.exists(path):
         return torch.load(path, weights_only=False)
     out, t0 = [], time.time()
     for i in range(count):
         out.append(speech.utterance(first + i))
+        out.append(speech.utterance(first + i + 3_000_000, speech.ESPEAK_MORE))
         rng = random.Random(first + i + 1_000_000)
         w, seg = speech.flite(speech.sentence(rng), rng.choice(speech.FLITE), rng.uniform(.8, 1.3))
         if rng.random() < .5:                                # another speaker: faster or slower tape
@@ -105,6 +108,12 @@ def crop_of(item, rng, nr):
     return audio.normalise(speech.degrade(w, rng, nr) if rng.random() < .85 else w), k, y
 
 
+def draw(nb, count, rng):
+    """An index into what synthesise made, by SHARE."""
+    kind = rng.choices(range(4), SHARE)[0]
+    return 3 * rng.randrange(count) + kind if kind < 3 else rng.randrange(3 * count, nb)
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument("--minutes", type=float, default=15)
@@ -124,32 +133,38 @@ def main():
     m = audio.Wav2Vec2(**audio.CONFIG)
     if rank == 0:
         print(f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, {len(items)} utterances", flush=True)
-    opt = torch.optim.AdamW(m.parameters(), lr=2e-3, betas=(.9, .98), weight_decay=.01)
+    wide = [p for n, p in m.named_parameters() if p.ndim > 1 and p.shape[1] > 1 and n.split(".")[0] not in ("classes", "curves")]
+    ids = {id(p) for p in wide}
+    rest = [p for p in m.parameters() if id(p) not in ids]
+    opts = [Muon(wide, 2e-3), torch.optim.AdamW(rest, lr=2e-3, betas=(.9, .98), weight_decay=.01)]
     spent, step = 0., 0
     if os.path.exists(o.out):
         d = torch.load(o.out)
         m.load_state_dict(d["m"])
-        opt.load_state_dict(d["opt"])
+        for opt, state in zip(opts, d["opts"]):
+            opt.load_state_dict(state)
         spent, step = d["spent"], d["step"]
     rng, nr = random.Random(step * 8 + rank), np.random.default_rng(step * 8 + rank)
     torch.manual_seed(step * 8 + rank)
     t0, last = time.time() - spent, time.time()
 
     def save():
-        torch.save(dict(m=m.state_dict(), opt=opt.state_dict(), spent=time.time() - t0, step=step), o.out + ".new")
+        torch.save(dict(m=m.state_dict(), opts=[p.state_dict() for p in opts], spent=time.time() - t0, step=step), o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
-        for g in opt.param_groups:
+        for g in opts[0].param_groups + opts[1].param_groups:
             g["lr"] = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
-        x, k, y = (torch.from_numpy(np.stack(v)) for v in zip(*(crop_of(items[rng.randrange(len(items))], rng, nr) for _ in range(o.batch))))
+        crops = [crop_of(items[draw(len(items), o.utterances, rng)], rng, nr) for _ in range(o.batch)]
+        x, k, y = (torch.from_numpy(np.stack(v)) for v in zip(*crops))
         h = m(x)[-1]
         loss = F.cross_entropy(m.classes(h).flatten(0, 1), k.flatten()) + ((m.curves(h) - y) ** 2 * WEIGHT).mean()
-        opt.zero_grad()
+        m.zero_grad()
         loss.backward()
         parallel.average(m.parameters())
         torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
-        opt.step()
+        for opt in opts:
+            opt.step()
         step += 1
         if rank == 0 and time.time() - last > 120:
             last = time.time()
