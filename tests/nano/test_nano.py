@@ -6,6 +6,7 @@ Measures and faces want numpy and pycairo, speech scipy and espeak-ng too, the n
 """
 import importlib.util
 import os
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -248,6 +249,37 @@ class Networks(unittest.TestCase):
         a, b = torch.tensor([[5, 9, 1]]), torch.tensor([[5, 9, 1, 0, 0]])
         with torch.no_grad():
             self.assertLess((m(a, a > 0)[0] - m(b, b > 0)[0, :3]).abs().max(), 1e-5)
+
+@needs_torch
+class Device(unittest.TestCase):
+    """A training step where no tensor has numbers: one that was made on another device by mistake is refused."""
+
+    def step(self, code):
+        head = "import sys; sys.path.insert(0, 'tools/nano')\nimport torch, parallel\nassert parallel.start(2) == (0, 1)\n"
+        r = subprocess.run([sys.executable, "-c", head + code + "\nloss.backward(); assert loss.device.type == 'meta'"],
+                           cwd=os.path.join(os.path.dirname(__file__), "../.."), env={**os.environ, "NANO_DEVICE": "meta"},
+                           capture_output=True, text=True)
+        self.assertEqual(r.returncode, 0, r.stderr[-2000:])
+
+    def test_vae(self):
+        self.step("""
+import train_vae, vae
+m = vae.VAE(16).channels_last()
+loss = train_vae.loss_of(m, torch.empty(2, 3, 9, 64, 64), torch.ones(2, 1, 1, 64, 64), False)[0]""")
+
+    def test_audio(self):
+        self.step("""
+import audio, train_audio
+m = audio.Wav2Vec2(**audio.CONFIG)
+loss = train_audio.loss_of(m, torch.empty(2, 38480), torch.empty(2, 120, dtype=torch.long), torch.empty(2, 120, 8))""")
+
+    def test_dit(self):
+        self.step("""
+import train_dit
+train_dit.weights = lambda _: torch.ones(2, 1, 1, 16, 16)
+train_dit.text.batch = lambda *_: (torch.zeros(2, 9, dtype=torch.long), torch.ones(2, 9, dtype=torch.bool))
+m, z = train_dit.Model(), torch.empty(2, 16, 19, 16, 16)
+loss = m.loss(None, z, torch.empty(2, 5, 128, 60), None, ["", ""], torch.zeros(2, dtype=torch.long), 0, 0, 17, z[:, :, :12], True).mean()""")
 
 
 if __name__ == "__main__":

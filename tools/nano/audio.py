@@ -118,7 +118,7 @@ def features(model, wave, nb_frames):
     mean, dev = wave.mean(), np.sqrt(wave.var() + 1e-7)      # of the real samples; the rest is digital silence
     n = 7680 * blocks + 80
     x = np.concatenate([x[:n], np.full(max(0, n - len(x)), -mean / dev, np.float32)])
-    h = torch.stack(model(torch.from_numpy(x)[None]))[:, 0]
+    h = torch.stack(model(torch.as_tensor(x)[None]))[:, 0]
     p = torch.tensor([(12 * i + 5) // 10 for i in range(nb_frames)], dtype=torch.float64) * 5 / 3
     i0 = p.floor().long().clamp(max=h.shape[1] - 1)
     i1 = (i0 + 1).clamp(max=h.shape[1] - 1)

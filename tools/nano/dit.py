@@ -3,7 +3,7 @@
 
 Three ways in: sink() makes the condition keys and values; forward() is training, all blocks of a clip at one time step, attention
 looped per block over at most four blocks and the re-rotated sink; step() is one denoise step of one block with its ring. On the
-same inputs forward() and step() agree, so teacher-forced training is the streaming computation (tests/nano/test_dit.py).
+same inputs forward() and step() agree, so teacher-forced training is the streaming computation (tests/nano/test_nano.py).
 """
 import torch
 import torch.nn as nn

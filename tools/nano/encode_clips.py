@@ -18,6 +18,7 @@ import audio
 import face
 import model
 import motion
+import parallel
 import speech
 from train_vae import frames
 
@@ -53,7 +54,7 @@ def clip(v, pool, seed, held_out, half):
     at = 0 if rng.random() < .5 else rng.randrange(len(c) - MOVING + 1)
     mood, gaze = (rng.choice([0, 0, 1, -1]) for _ in range(2))
     x = frames(f, [face.NEUTRAL] * STILLS + list(motion.express(c[at:at + MOVING], mood, gaze)))
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with parallel.half(half):
         z = v.encode(x.contiguous(memory_format=torch.channels_last_3d))
     return dict(z=z[0].half(), box=torch.tensor([*face.mouth_box(f), *face.eye_box(f)]), say=torch.tensor([mood, gaze])), (heard, len(c), at)
 
@@ -80,10 +81,9 @@ def main():
     p.add_argument("--half", action="store_true", help="bf16 arithmetic")
     p.add_argument("--deaf", action="store_true", help="latents alone, while the audio encoder is being trained; a second run adds features")
     o = p.parse_args()
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(1)
+    parallel.start(1)
     v, a = model.load_vae(o.vae), None if o.deaf else model.load_audio(o.audio)
-    pool = torch.load(o.speech, weights_only=False)
+    pool = parallel.load(o.speech)
     os.makedirs(o.out, exist_ok=True)
     t0, made = time.time(), 0
     for k in range(o.first // FILE + o.part, -(-(o.first + o.count) // FILE), o.parts):
@@ -94,7 +94,7 @@ def main():
             items = [clip(v, pool, k * FILE + i, k * FILE >= face.HELD_OUT, o.half) for i in range(FILE)]
             keep(({key: torch.stack([x[key] for x, _ in items]) for key in items[0][0]}, [s for _, s in items]), seen)
         if not o.deaf:
-            d, sounds = torch.load(seen, weights_only=False)
+            d, sounds = parallel.load(seen)
             keep(dict(d, a=listen(a, sounds)), path)
             os.remove(seen)
         made += FILE

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import audio
 import dit
+import parallel
 import text
 
 MEAN = torch.tensor([-.7571, -.7089, -.9113, .1075, -.1745, .9653, -.1517, 1.5508, .4134, -.0715, .5517, -.3632, -.1922, -.9497, .2503, -.2921])
@@ -137,14 +138,14 @@ def main():
     o = p.parse_args()
     os.makedirs(o.out + "/google/umt5-xxl", exist_ok=True)
     if not taken_over(o.vae, "Wan2.1_VAE.pth", o.out):
-        v = fold(torch.load(o.vae, weights_only=False)["m"])
+        v = fold(parallel.load(o.vae)["m"])
         torch.save(OrderedDict((n, bf16(t)) for n, t in v.items()), o.out + "/Wan2.1_VAE.pth")
-    m = torch.load(o.dit)["m"]
+    m = parallel.load(o.dit)["m"]
     write_dit({n[4:]: t for n, t in m.items() if n.startswith("dit.")}, o.out)
     torch.save(OrderedDict((n[3:], bf16(t)) for n, t in m.items() if n.startswith("t5.")), o.out + "/models_t5_umt5-xxl-enc-bf16.pth")
     folder = "wav2vec2-large-xlsr-53-english"
     if not taken_over(o.audio, folder, o.out):
-        write_audio(torch.load(o.audio)["m"], f"{o.out}/{folder}")
+        write_audio(parallel.load(o.audio)["m"], f"{o.out}/{folder}")
     shutil.copyfile(o.tokenizer, o.out + "/google/umt5-xxl/spiece.model")
     write_json(dit_config(), o.out + "/config.json")
     write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required"), o.out + "/avatar.json")

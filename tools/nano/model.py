@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import audio
 import dit
 import export
+import parallel
 import text
 import vae
 
@@ -111,7 +112,7 @@ def load_vae(path):
     """A checkpoint, or a model folder."""
     if os.path.isdir(path):
         return Nano(path).vae
-    d = torch.load(path, weights_only=False)
+    d = parallel.load(path)
     m = vae.VAE(d["width"])
     m.load_state_dict(d["m"])
     return m.channels_last().eval()
@@ -121,7 +122,7 @@ def load_audio(path):
     if os.path.isdir(path):
         return Nano(path).audio
     m = audio.Wav2Vec2(**audio.CONFIG)
-    m.load_state_dict(torch.load(path)["m"])
+    m.load_state_dict(parallel.load(path)["m"])
     return m.eval()
 
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Data parallel training on one machine: N processes of one thread each, gradients averaged over gloo.
+"""Where training runs: a CUDA device where PyTorch sees one (NANO_DEVICE=cpu: not), else all cores of the CPU.
+
+On a CPU data parallel: N processes of one thread each, gradients averaged over gloo.
 
 Twice as fast here as one process with two threads: the many small operations of these networks wait for each other at every
 parallel region. Every rank makes the same optimizer step, so only gradients travel.
 """
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,18 +17,40 @@ import torch.distributed as dist
 
 
 def start(workers):
-    """-> rank; rank 0 starts the others as copies of this command"""
+    """-> rank, processes; rank 0 starts the others as copies of this command. From here on tensors are made where training runs."""
     torch.set_flush_denormal(True)                           # before any thread starts: denormals halve the speed
+    device = os.environ.get("NANO_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device != "cpu":
+        torch.set_default_device(device)
+        return 0, 1
     torch.set_num_threads(1)
     if workers == 1:
-        return 0
+        return 0, 1
     rank = int(os.environ.get("NANO_RANK", 0))
     if rank == 0:
         os.environ["NANO_MEET"] = os.path.join(tempfile.mkdtemp(), "meet")
         for r in range(1, workers):
             subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, "NANO_RANK": str(r)})
     dist.init_process_group("gloo", init_method="file://" + os.environ["NANO_MEET"], rank=rank, world_size=workers)
-    return rank
+    return rank, workers
+
+
+def here():
+    return torch.get_default_device()
+
+
+def wide():
+    """How many times larger than on a CPU core a batch is."""
+    return 8 if here().type == "cuda" else 1
+
+
+def half(on):
+    return torch.autocast(here().type, torch.bfloat16) if on else contextlib.nullcontext()
+
+
+def load(path):
+    """A file of ours, wherever it was made; load_state_dict carries it to where it is needed."""
+    return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def agree(*values):

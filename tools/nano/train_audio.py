@@ -19,7 +19,7 @@ import parallel
 import speech
 from train_vae import Muon
 
-WEIGHT = torch.tensor([12., 8., 8., 5., 5., 4., 4., 4.])     # of the curves
+WEIGHT = 12., 8., 8., 5., 5., 4., 4., 4.                     # of the curves
 CROP = 120                                                   # frames of 20 ms
 SHARE = .2, .2, .4, .2                                       # of espeak, its other voices, flite, festival: recorded speakers are few
 
@@ -27,7 +27,7 @@ SHARE = .2, .2, .4, .2                                       # of espeak, its ot
 def synthesise(first, count, path):
     """count times espeak, another of its voices, flite; then as many of festival -> list of (wave, seg), kept in a file."""
     if os.path.exists(path):
-        return torch.load(path, weights_only=False)
+        return parallel.load(path)
     out, t0 = [], time.time()
     for i in range(count):
         out.append(speech.utterance(first + i))
@@ -74,10 +74,10 @@ def evaluate(m, sets):
         r = []
         for w, seg, c in items:
             k, y = audio.targets(w, seg, c)
-            h = m(torch.from_numpy(audio.normalise(w))[None])[-1]
-            p = m.curves(h)[0].numpy()
+            h = m(torch.as_tensor(audio.normalise(w))[None])[-1]
+            p = m.curves(h)[0].cpu().numpy()
             r.append([np.corrcoef(p[:, i], y[:, i])[0, 1] if y[:, i].std() > 1e-6 else np.nan for i in range(8)]
-                     + [(m.classes(h)[0].argmax(-1).numpy() == k).mean()])
+                     + [(m.classes(h)[0].argmax(-1).cpu().numpy() == k).mean()])
         v = np.nanmean(np.array(r), 0)
         print(f"  {name:26s} r open {v[0]:.3f} width {v[1]:.3f} round {v[2]:.3f} teeth {v[3]:.3f} tongue {v[4]:.3f} blink {v[5]:.3f} "
               f"brow {v[6]:.3f} nod {v[7]:.3f} class {v[8]:.2f}", flush=True)
@@ -108,6 +108,11 @@ def crop_of(item, rng, nr):
     return audio.normalise(speech.degrade(w, rng, nr) if rng.random() < .85 else w), k, y
 
 
+def loss_of(m, x, k, y):
+    h = m(x)[-1]
+    return F.cross_entropy(m.classes(h).flatten(0, 1), k.flatten()) + ((m.curves(h) - y) ** 2 * torch.tensor(WEIGHT)).mean()
+
+
 def draw(nb, count, rng):
     """An index into what synthesise made, by SHARE."""
     kind = rng.choices(range(4), SHARE)[0]
@@ -119,11 +124,11 @@ def main():
     a.add_argument("--minutes", type=float, default=15)
     a.add_argument("--utterances", type=int, default=900, help="of each synthesizer")
     a.add_argument("--workers", type=int, default=2)
-    a.add_argument("--batch", type=int, default=8, help="of each worker")
+    a.add_argument("--batch", type=int, default=8, help="of each worker; eight times as many on a GPU")
     a.add_argument("--out", default="build/nano/audio.pt")
     a.add_argument("--data-only", action="store_true")
     o = a.parse_args()
-    rank = parallel.start(1 if o.data_only else o.workers)
+    rank, o.workers = parallel.start(1 if o.data_only else o.workers)
     said = synthesise(10_000, o.utterances, os.path.join(os.path.dirname(o.out), "speech.pt"))
     if o.data_only:
         return
@@ -139,7 +144,7 @@ def main():
     opts = [Muon(wide, 2e-3), torch.optim.AdamW(rest, lr=2e-3, betas=(.9, .98), weight_decay=.01)]
     spent, step = 0., 0
     if os.path.exists(o.out):
-        d = torch.load(o.out)
+        d = parallel.load(o.out)
         m.load_state_dict(d["m"])
         for opt, state in zip(opts, d["opts"]):
             opt.load_state_dict(state)
@@ -155,10 +160,9 @@ def main():
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
         for g in opts[0].param_groups + opts[1].param_groups:
             g["lr"] = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
-        crops = [crop_of(items[draw(len(items), o.utterances, rng)], rng, nr) for _ in range(o.batch)]
-        x, k, y = (torch.from_numpy(np.stack(v)) for v in zip(*crops))
-        h = m(x)[-1]
-        loss = F.cross_entropy(m.classes(h).flatten(0, 1), k.flatten()) + ((m.curves(h) - y) ** 2 * WEIGHT).mean()
+        crops = [crop_of(items[draw(len(items), o.utterances, rng)], rng, nr) for _ in range(o.batch * parallel.wide())]
+        x, k, y = (torch.as_tensor(np.stack(v)) for v in zip(*crops))
+        loss = loss_of(m, x, k, y)
         m.zero_grad()
         loss.backward()
         parallel.average(m.parameters())

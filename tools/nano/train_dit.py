@@ -23,7 +23,6 @@ import model
 import parallel
 import text
 
-T4 = torch.tensor(dit.SIGMAS[:4])
 SHARE = (.36, .31, .31, .02)                                 # the last step is almost nothing: do not spend samples on it
 BLOCKS = 4
 
@@ -36,8 +35,8 @@ class Clips:
         new = [f for f in sorted(glob.glob(self.folder + "/*.pt")) if f not in self.files and self.low <= int(os.path.basename(f)[:-3]) < self.high]
         if not new:
             return
-        parts = [torch.load(f) for f in new] + ([self.data] if self.data else [])
-        self.data = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+        parts = [parallel.load(f) for f in new] + ([self.data] if self.data else [])
+        self.data = {k: torch.cat([p[k].to(parallel.here()) for p in parts]) for k in parts[0]}
         self.files.update(new)
 
     def __len__(self):
@@ -63,17 +62,18 @@ class Model(torch.nn.Module):
         still = torch.cat([z[:, :, :4], z[:, :, 3:4].expand(-1, -1, 15, -1, -1)], 2)
         ref = z[:, :, 4:5] if refresh else z[:, :, :1]
         x = z[:, :, 4 + 3 * s:4 + 3 * (s + BLOCKS)]
-        sg = T4[k].view(-1, 1, 1, 1, 1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        t = torch.tensor(dit.SIGMAS[:4])[k]
+        sg = t.view(-1, 1, 1, 1, 1)
+        with parallel.half(half):
             ctx = self.dit.context(self.t5(*text.batch(sp, texts, self.dit.text_len)))
-            v = self.dit((1 - sg) * x + sg * eps, 1000 * T4[k], a[..., 12 * s:12 * (s + BLOCKS)], self.dit.sink(ref, still, ctx), ctx, f0, rd)
+            v = self.dit((1 - sg) * x + sg * eps, 1000 * t, a[..., 12 * s:12 * (s + BLOCKS)], self.dit.sink(ref, still, ctx), ctx, f0, rd)
         return ((v.float() - (eps - x)) ** 2 * weights(box)).mean((1, 2, 3, 4))
 
 
 @torch.no_grad()
 def validate(m, sp, d):
     """-> loss at the first three time steps, and at the first with another clip's sound, and with another prompt"""
-    g = torch.Generator().manual_seed(7)
+    g = torch.Generator(parallel.here()).manual_seed(7)
     z, a, box = d["z"].float(), d["a"][:, -1].float(), d["box"]
     texts = [text.prompt(random.Random(i), *s) for i, s in enumerate(d["say"].tolist())]
     other = [text.prompt(random.Random(i), -s[0] if s[0] else 1, -s[1] if s[1] else 1) for i, s in enumerate(d["say"].tolist())]
@@ -90,7 +90,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--minutes", type=float, default=50)
     p.add_argument("--workers", type=int, default=2)
-    p.add_argument("--batch", type=int, default=2, help="of each worker")
+    p.add_argument("--batch", type=int, default=2, help="of each worker; eight times as many on a GPU")
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--half", type=float, default=.85, help="share of the time in bf16 arithmetic")
     p.add_argument("--clips", default="build/nano/clips")
@@ -98,7 +98,8 @@ def main():
     p.add_argument("--start", help="a model folder to go on from, when there is no checkpoint")
     p.add_argument("--out", default="build/nano/dit.pt")
     o = p.parse_args()
-    rank = parallel.start(o.workers)
+    rank, o.workers = parallel.start(o.workers)
+    o.batch *= parallel.wide()
     if rank == 0 and not os.path.exists(o.tokenizer):
         text.train_tokenizer(o.tokenizer)
     parallel.agree(0)
@@ -116,7 +117,7 @@ def main():
             torch.optim.AdamW([q for q in m.parameters() if id(q) not in ids], lr=o.lr, betas=(.9, .98), weight_decay=0)]
     spent, step, log = 0., 0, []
     if os.path.exists(o.out):
-        d = torch.load(o.out)
+        d = parallel.load(o.out)
         m.load_state_dict(d["live"])
         ema.load_state_dict(d["m"])
         for opt, s in zip(opts, d["opts"]):

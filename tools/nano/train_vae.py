@@ -72,7 +72,7 @@ def clip(seed, n, rng, tracks):
 def frames(f, curves):
     """-> f32 [1, 3, n, 128, 128] in [-1, 1]"""
     x = np.stack([face.draw(f, p) for p in curves])
-    return torch.from_numpy(x).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
+    return torch.as_tensor(x).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
 
 
 def batch(b, n, crop, rng, tracks):
@@ -99,7 +99,7 @@ def batch(b, n, crop, rng, tracks):
 
 def loss_of(m, x, w, half, fixed=False):
     """fixed: the encoder stays; latents get the small errors that a sampler makes"""
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with parallel.half(half):
         with torch.set_grad_enabled(not fixed):
             mu, lv = m.moments(x)
             lv = lv.clamp(-12, 4)
@@ -146,7 +146,7 @@ def main():
     a.add_argument("--out", default="build/nano/vae.pt")
     a.add_argument("--decoder-of", help="a checkpoint or a model folder; its decoder alone is trained on, the latents stay")
     o = a.parse_args()
-    rank = parallel.start(o.workers)
+    rank, o.workers = parallel.start(o.workers)
     torch.manual_seed(0)
     m = (model.load_vae(o.decoder_of) if o.decoder_of else vae.keep_colours(vae.VAE(o.width))).channels_last()
     ema = copy.deepcopy(m)
@@ -156,7 +156,7 @@ def main():
     opts = [Muon(wide, o.lr), torch.optim.AdamW([p for p in taught if id(p) not in ids], lr=o.lr, betas=(.9, .99), weight_decay=0)]
     spent, step, log = 0., 0, []
     if os.path.exists(o.out):
-        d = torch.load(o.out, weights_only=False)
+        d = parallel.load(o.out)
         m.load_state_dict(d["live"])
         ema.load_state_dict(d["m"])
         for opt, s in zip(opts, d["opts"]):
@@ -176,6 +176,7 @@ def main():
 
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
         b, n, crop = same.choice(PLAN[-1][1] if o.decoder_of else next(s for until, s in PLAN if f < until))
+        b *= parallel.wide()
         lr = o.lr * min(1, (step + 1) / 60) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * max(0, f - .3) / .7)))
         for opt in opts:
             for g in opt.param_groups:
