@@ -75,14 +75,14 @@ def frames(f, curves):
     return torch.as_tensor(x).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
 
 
-def batch(b, n, crop, rng, tracks):
+def batch(b, n, crop, rng, tracks, eyes=2.5, mouth=4.):
     xs, ws = [], []
     for _ in range(b):
         x, f = clip(rng.randrange(face.HELD_OUT), n, rng, tracks)
         m, e = face.mouth_box(f), face.eye_box(f)
         w = torch.ones(1, 1, 128, 128)
-        w[..., e[0]:e[1], e[2]:e[3]] = 2.5
-        w[..., m[0]:m[1], m[2]:m[3]] = 4.
+        w[..., e[0]:e[1], e[2]:e[3]] = eyes
+        w[..., m[0]:m[1], m[2]:m[3]] = mouth
         if crop < 128:
             cy, cx = rng.randrange(128), rng.randrange(128)
             if rng.random() < .55:
@@ -181,7 +181,7 @@ def main():
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = lr
-        x, w = batch(b, n, crop, rng, tracks)
+        x, w = batch(b, n, crop, rng, tracks, *((5., 8.) if o.decoder_of else ()))
         loss, rec, mu = loss_of(m, x, w, f < o.half, bool(o.decoder_of))
         m.zero_grad(set_to_none=True)
         loss.backward()
