@@ -15,7 +15,7 @@ CONFIG = dict(conv_dim=64, hidden=128, layers=4, heads=4, ffn=256, pos=128, grou
 
 class ConvLayer(nn.Module):
     """[B, T, i] -> [B, (T - k) // s + 1, o]. A row of the product is the k samples under the kernel, which lie side by side: with time
-    before channels nothing is turned around between layers, a third of the time of Conv1d and its transposes."""
+    before channels nothing is turned around between layers: a training step takes two thirds of what it takes with Conv1d."""
 
     def __init__(self, i, o, k, s):
         super().__init__()
