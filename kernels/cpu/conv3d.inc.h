@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * conv3d with at most NARROW output channels: the large pictures at the end of a small VAE. All taps of a result are summed in
- * registers, so that the result is written once; oneDNN, asked tap by tap, goes over it three times and is held up by memory.
+ * conv3d: who computes a call, and the convolutions with at most NARROW output channels that are not for winograd.inc.h. All taps
+ * of a result are summed in registers, so that the result is written once; oneDNN, asked tap by tap, goes over it three times and
+ * is held up by memory.
  *
  *   acc[pixel][channels]  over PIXELS neighbours of a row;   for each input row (kt, ky) that exists:
  *       acc += x[pixel * stride + 0 .. kW * Cin) w[kt, ky][kW * Cin][channels]          kW * Cin numbers lie side by side
@@ -11,11 +12,13 @@
  *   acc[pixel][channel] += x[pixel * stride + i .. i + VN) w[kt, ky][channel][i .. i + VN)
  *
  * A piece of a row that reaches over the edge of the picture is first copied between zeros. Weights come in the order of plain C
- * and are laid out in vectors once a call. Convolutions with more channels go where they went before (Cpu.conv3d_wide).
+ * and are laid out in vectors once a call. A weight that winograd.inc.h takes has that order too: a call with a stride is computed
+ * here, NARROW channels after another. All others go where they went before (Cpu.conv3d_wide).
  */
 #include <string.h>
 
 #include "cpu/simd.h"
+#include "cpu/winograd.inc.h"
 
 #ifdef LEVEL
 
@@ -27,6 +30,7 @@ typedef struct Narrow {
     int64_t run;                        // numbers of one input row that a result takes: kW * Cin
     float *w;                           // [kT * kH][run][NARROW], or of few channels [kT * kH][FEW][run]
     float *edge;                        // a piece of an input row between zeros; one a thread
+    int64_t first;                      // output channel; NARROW from there on are computed
     int few;
 } Narrow;
 
@@ -107,11 +111,13 @@ INLINE void finish(const Narrow *n, V sum[PIXELS][VECTORS], int64_t at, int64_t 
 
     for (int64_t p = 0; p < nb; p++)
         for (int v = 0; v < vectors; v++) {
-            const int64_t left = cout - v * VN, i = at + p * cout + v * VN;
+            const int64_t channel = n->first + v * VN, left = cout - channel, i = at + p * cout + channel;
             V a = sum[p][v];
 
+            if (left <= 0)
+                continue;
             if (bias)
-                a = v_add(a, load_some(bias + v * VN, left));
+                a = v_add(a, load_some(bias + channel, left));
             if (res)
                 a = v_add(a, load_some(res + i, left));
             store_some((float *)n->c->out.data + i, a, left);
@@ -230,7 +236,7 @@ INLINE void one_row(const Narrow *n, float *edge, int64_t t, int64_t y)
     if (n->few)
         for (int64_t col = 0; col < width; col += FEW_PIXELS)
             few_pixels(n, edge, t, y, col);
-    else if (cout > VN)
+    else if (cout - n->first > VN)
         for (int64_t col = 0; col < width; col += PIXELS)
             some_pixels(n, edge, t, y, col, VECTORS);
     else
@@ -242,22 +248,29 @@ static int conv3d(Backend *be, const OpCall *c)
 {
     const int64_t *k = c->in[2].dim, *out = c->out.dim, taps = k[2] * k[3] * k[4] * k[1], rows = out[0] * out[1];
     const int64_t edge = ((PIXELS - 1) * c->u.conv.stride + k[4]) * k[1];
+    const float *w = c->in[2].data;
     Narrow n = { .c = c, .prev = c->in[1].be ? c->in[1].dim[0] : 0, .run = k[4] * k[1], .few = k[0] <= FEW && k[1] % VN == 0 };
 
-    if (k[0] > NARROW)
+    if (!avt_conv3d_keeps_order(be->priv, k))
         return ((Cpu *)be->priv)->conv3d_wide(be, c);
+    if (is_for_winograd(c))
+        return winograd(be, c);
     n.w = avt_cpu_work(be, (size_t)(taps * NARROW + be->threads * edge) * sizeof(float));
     if (!n.w)
         return AVT_ERR(ENOMEM);
     n.edge = n.w + taps * NARROW;
     n.front = n.prev + c->u.conv.pad_t;
-    if (n.few)
-        lay_out_few(n.w, c->in[2].data, k[2] * k[3], n.run);
-    else
-        lay_out(n.w, c->in[2].data, panels_of(k[0]), taps);
+    for (; n.first < k[0]; n.first += NARROW) {
+        const int64_t panels = min_i64(panels_of(k[0] - n.first), NARROW / PANEL);
+
+        if (n.few)
+            lay_out_few(n.w, w, k[2] * k[3], n.run);
+        else
+            lay_out(n.w, w + n.first * taps, panels, taps);
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 2048)
-    for (int64_t r = 0; r < rows; r++)
-        one_row(&n, n.edge + avt_cpu_thread() * edge, r / out[1], r % out[1]);
+        for (int64_t r = 0; r < rows; r++)
+            one_row(&n, n.edge + avt_cpu_thread() * edge, r / out[1], r % out[1]);
+    }
     return 0;
 }
 

@@ -15,7 +15,10 @@
 
 #include "kernels.h"
 
-enum { NARROW = 16 };                   // conv3d: up to so many output channels keep plain C's order of weights at every level
+enum {
+    NARROW = 16,                        // conv3d: up to so many output channels keep plain C's order of weights at every level,
+    MINIMAL = 384                       // and up to so many of both where winograd.inc.h takes them: those of the published VAE
+};
 
 typedef int (*CpuOp)(Backend *be, const OpCall *c);
 
@@ -24,11 +27,25 @@ typedef struct Cpu {                    // Backend.priv
     const char *level[OP_NB];           // "plain", "onednn", ... of each entry: tests prove that the fast version ran
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
-    CpuOp conv3d_wide;                  // conv3d of more than NARROW output channels, when narrow ones have their own
+    CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
     void *work;                         // avt_cpu_work()
     size_t work_size;
 } Cpu;
+
+/* conv3d: weights [Cout, Cin, 1 or 3, 3, 3] that winograd.inc.h takes, where a level has it. Of those of one frame not the ones
+ * that keep the number of channels: in the VAE they halve the picture, which is better left to oneDNN. */
+static inline int avt_conv3d_is_minimal(const int64_t *dim)
+{
+    return (dim[2] == 3 || (dim[2] == 1 && dim[0] != dim[1])) && dim[3] == 3 && dim[4] == 3 && dim[1] % 8 == 0 &&
+           dim[1] <= MINIMAL && dim[0] > 3 && dim[0] <= MINIMAL;
+}
+
+/* conv3d: whether a weight keeps plain C's order in this table */
+static inline int avt_conv3d_keeps_order(const Cpu *cpu, const int64_t *dim)
+{
+    return dim[0] <= NARROW || (cpu->conv3d_wide && avt_conv3d_is_minimal(dim));
+}
 
 /* Each level's file sets its entries in `cpu`. */
 void avt_cpu_plain(Cpu *cpu);

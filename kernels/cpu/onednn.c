@@ -6,7 +6,7 @@
  *   conv3d    a sum over the taps in time of 2-D convolutions (channels last): out[t] = sum_k W_k x[t + k - P]. The cached frames
  *             and the new ones are read where they are, nothing is joined or copied, and a frame's bits do not depend on how the
  *             stream was cut. Measured on 16 .. 384 channels: within 4 % of one 3-D convolution over a joined buffer. Up to NARROW
- *             output channels are left to conv3d.inc.h, or to plain C
+ *             output channels are left to conv3d.inc.h, or to plain C, and so is what winograd.inc.h takes
  *
  * Weights are packed once, in weight_put(), in the order that oneDNN prefers for a large problem on one thread (its choice must
  * not depend on what is not known yet). The order of a product holds for any number of rows. A convolution over a very small
@@ -685,10 +685,10 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
 
 /* ---- weights --------------------------------------------------------------------------------------------------------- */
 
-/* conv1d keeps the order of plain C: the number of groups is not known when a weight is put. So does a narrow conv3d. */
-static int is_packed(WeightUse use, const int64_t *dim)
+/* conv1d keeps the order of plain C: the number of groups is not known when a weight is put. So does a conv3d that is not ours. */
+static int is_packed(const Backend *be, WeightUse use, const int64_t *dim)
 {
-    return use == WEIGHT_LINEAR || (use == WEIGHT_CONV3D && dim[0] > NARROW);
+    return use == WEIGHT_LINEAR || (use == WEIGHT_CONV3D && !avt_conv3d_keeps_order(be->priv, dim));
 }
 
 static int packed_of(Backend *be, Item **out, WeightUse use, const int64_t *dim)
@@ -704,7 +704,7 @@ static size_t weight_bytes_onednn(Backend *be, WeightUse use, DType dtype, int n
 {
     Item *packed;
 
-    if (!is_packed(use, dim) || dtype > DT_F64)
+    if (!is_packed(be, use, dim) || dtype > DT_F64)
         return avt_plain_weight_bytes(be, use, dtype, nd, dim);
     if (packed_of(be, &packed, use, dim) < 0)
         return 0;
@@ -768,7 +768,7 @@ static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtyp
     Item *packed;
     int ret, threads;
 
-    if (!is_packed(use, dst->dim) || dtype > DT_F64)
+    if (!is_packed(be, use, dst->dim) || dtype > DT_F64)
         return avt_plain_weight_put(be, dst, use, dtype, src);
     dst->dtype = DT_F32;
     dst->packed = 1 + (int)use;

@@ -29,6 +29,12 @@ INLINE V v_load_part(const float *p, int64_t nb)           { return _mm512_maskz
 INLINE void v_store_part(float *p, V a, int64_t nb)        { _mm512_mask_storeu_ps(p, v_mask(nb), a); }
 INLINE V v_first(V a, int64_t nb, V b)       { return _mm512_mask_blend_ps(v_mask(nb), b, a); }
 INLINE V v_set(float a)                      { return _mm512_set1_ps(a); }
+
+INLINE V v_panels(const float *a, const float *b)                   // 8 floats from each
+{
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(a)), _mm256_loadu_ps(b), 1);
+}
+
 INLINE V v_add(V a, V b)                     { return _mm512_add_ps(a, b); }
 INLINE V v_sub(V a, V b)                     { return _mm512_sub_ps(a, b); }
 INLINE V v_mul(V a, V b)                     { return _mm512_mul_ps(a, b); }
@@ -78,6 +84,7 @@ INLINE V v_load_part(const float *p, int64_t nb)           { return _mm256_maskl
 INLINE void v_store_part(float *p, V a, int64_t nb)        { _mm256_maskstore_ps(p, v_mask(nb), a); }
 INLINE V v_first(V a, int64_t nb, V b)       { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(v_mask(nb))); }
 INLINE V v_set(float a)                      { return _mm256_set1_ps(a); }
+INLINE V v_panels(const float *a, const float *b)          { (void)b; return v_load(a); }
 INLINE V v_add(V a, V b)                     { return _mm256_add_ps(a, b); }
 INLINE V v_sub(V a, V b)                     { return _mm256_sub_ps(a, b); }
 INLINE V v_mul(V a, V b)                     { return _mm256_mul_ps(a, b); }

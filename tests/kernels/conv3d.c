@@ -129,29 +129,79 @@ static void check(Arg a, Values kind, int bench)
 static void sizes(void **state)
 {
     static const Arg args[] = {
-        { .t = 1, .h = 1, .w = 1, .cin = 1, .cout = 1, .k = { 1, 1, 1 }, .spec = { 1, 1, 0, 0, 0 } },
-        { .t = 1, .h = 1, .w = 1, .cin = 3, .cout = 5, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1 } },
-        { .t = 2, .h = 5, .w = 7, .cin = 3, .cout = 9, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1 }, .with_bias = 1 },
-        { .t = 3, .h = 4, .w = 6, .cin = 16, .cout = 8, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 }, .with_bias = 1 },
-        { .t = 1, .h = 4, .w = 3, .cin = 5, .cout = 4, .k = CAUSAL3, .nb_prev = 1, .spec = { 1, 1, 1, 1, 1 } },
-        { .t = 2, .h = 6, .w = 9, .cin = 20, .cout = 17, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1 } },
-        { .t = 1, .h = 8, .w = 9, .cin = 12, .cout = 12, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 }, .with_bias = 1 },
-        { .t = 2, .h = 7, .w = 11, .cin = 6, .cout = 7, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 } },
+        { .t = 1, .h = 1, .w = 1, .cin = 1, .cout = 1, .k = { 1, 1, 1 }, .spec = { 1, 1, 0, 0, 0, 0 } },
+        { .t = 1, .h = 1, .w = 1, .cin = 3, .cout = 5, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1, 0 } },
+        { .t = 2, .h = 5, .w = 7, .cin = 3, .cout = 9, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1, 0 }, .with_bias = 1 },
+        { .t = 3, .h = 4, .w = 6, .cin = 16, .cout = 8, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1, 0 }, .with_bias = 1 },
+        { .t = 1, .h = 4, .w = 3, .cin = 5, .cout = 4, .k = CAUSAL3, .nb_prev = 1, .spec = { 1, 1, 1, 1, 1, 0 } },
+        { .t = 2, .h = 6, .w = 9, .cin = 20, .cout = 17, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1, 0 } },
+        { .t = 1, .h = 8, .w = 9, .cin = 12, .cout = 12, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1, 0 }, .with_bias = 1 },
+        { .t = 2, .h = 7, .w = 11, .cin = 6, .cout = 7, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1, 0 } },
         { .t = 4, .h = 3, .w = 5, .cin = 10, .cout = 10, .k = { 3, 1, 1 }, .nb_prev = 1,
-          .spec = { 2, 1, 0, 0, 0 }, .with_bias = 1 },
-        { .t = 5, .h = 2, .w = 3, .cin = 7, .cout = 14, .k = { 3, 1, 1 }, .spec = { 1, 1, 2, 0, 0 } },
-        { .t = 1, .h = 3, .w = 5, .cin = 300, .cout = 33, .k = { 1, 1, 1 }, .spec = { 1, 1, 0, 0, 0 }, .with_bias = 1 },
-        { .t = 1, .h = 6, .w = 6, .cin = 257, .cout = 11, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1 } },
-        { .t = 4, .h = 8, .w = 8, .cin = 4, .cout = 24, .k = { 1, 2, 2 }, .spec = { 1, 2, 0, 0, 0 } },
-        { .t = 4, .h = 8, .w = 9, .cin = 4, .cout = 6, .k = { 2, 4, 4 }, .spec = { 2, 4, 0, 0, 0 } },
-        { .t = 2, .h = 4, .w = 43, .cin = 16, .cout = 3, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1 }, .with_bias = 1 },
-        { .t = 2, .h = 5, .w = 35, .cin = 16, .cout = 2, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 } },
-        { .t = 1, .h = 3, .w = 50, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 1, .spec = { 1, 1, 1, 1, 1 }, .with_bias = 1 },
-        { .t = 1, .h = 9, .w = 67, .cin = 8, .cout = 13, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1 }, .with_bias = 1 },
+          .spec = { 2, 1, 0, 0, 0, 0 }, .with_bias = 1 },
+        { .t = 5, .h = 2, .w = 3, .cin = 7, .cout = 14, .k = { 3, 1, 1 }, .spec = { 1, 1, 2, 0, 0, 0 } },
+        { .t = 1, .h = 3, .w = 5, .cin = 300, .cout = 33, .k = { 1, 1, 1 }, .spec = { 1, 1, 0, 0, 0, 0 }, .with_bias = 1 },
+        { .t = 1, .h = 6, .w = 6, .cin = 257, .cout = 11, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1, 0 } },
+        { .t = 4, .h = 8, .w = 8, .cin = 4, .cout = 24, .k = { 1, 2, 2 }, .spec = { 1, 2, 0, 0, 0, 0 } },
+        { .t = 4, .h = 8, .w = 9, .cin = 4, .cout = 6, .k = { 2, 4, 4 }, .spec = { 2, 4, 0, 0, 0, 0 } },
+        { .t = 2, .h = 4, .w = 43, .cin = 16, .cout = 3, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1, 0 }, .with_bias = 1 },
+        { .t = 2, .h = 5, .w = 35, .cin = 16, .cout = 2, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1, 0 } },
+        { .t = 1, .h = 3, .w = 50, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 1, .with_bias = 1,
+          .spec = { 1, 1, 1, 1, 1, 0 } },
+        { .t = 1, .h = 9, .w = 67, .cin = 8, .cout = 13, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1, 0 }, .with_bias = 1 },
     };
     (void)state;
     for (size_t i = 0; i < sizeof(args) / sizeof(args[0]); i++)
         check(args[i], RANDOM, 0);
+}
+
+/*
+ * Shapes that are computed in tiles of pixels and pairs of frames: all remainders of them, frames alone as first or second, cached
+ * frames or none, padding or none, and strides, which are not for tiles. So small that oneDNN, to which the first level leaves them,
+ * stays on one thread.
+ */
+static void tiles(void **state)
+{
+    static const int64_t channels[][2] = { { 16, 16 }, { 32, 32 }, { 64, 64 }, { 24, 48 }, { 48, 24 }, { 8, 4 }, { 40, 17 },
+                                           { 64, 56 } };
+
+    (void)state;
+    for (int i = 0; i < 40; i++) {
+        const int64_t *c = channels[i % 8], prev = i % 3, pixels = 200000 / (c[0] * c[1]);
+        Arg a = { .t = 1 + i % 5, .h = 3 + i % 9, .w = 3 + i * 5 % 13, .cin = c[0], .cout = c[1], .k = { i % 4 == 3 ? 1 : 3, 3, 3 },
+                  .nb_prev = i % 4 == 3 ? 0 : prev, .with_bias = i % 2, .with_res = i % 3 == 1, .in_place = i % 3 == 2,
+                  .spec = { 1, 1, i % 4 == 3 ? 0 : 2 - (int)prev, i % 7 != 6, 1, i / 2 % 2 } };
+
+        while (a.t * a.h * a.w > pixels)
+            if (a.t > 2 || a.h * a.w <= pixels)
+                a.t--;
+            else if (a.h > a.w)
+                a.h--;
+            else
+                a.w--;
+        check(a, RANDOM, 0);
+    }
+    check((Arg){ .t = 2, .h = 31, .w = 42, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 1 } }, RANDOM, 0);
+    check((Arg){ .t = 3, .h = 1, .w = 1, .cin = 16, .cout = 32, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 5, .h = 7, .w = 8, .cin = 32, .cout = 40, .k = CAUSAL3, .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 5, .h = 9, .w = 19, .cin = 32, .cout = 40, .k = CAUSAL3, .nb_prev = 1, .with_bias = 1, .with_res = 1,
+                 .spec = { 2, 1, 1, 1, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 2, .h = 9, .w = 39, .cin = 16, .cout = 64, .k = { 1, 3, 3 }, .with_bias = 1, .with_res = 1,
+                 .spec = { 1, 2, 0, 0, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 1, .h = 8, .w = 34, .cin = 32, .cout = 32, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 1, .h = 7, .w = 5, .cin = 100, .cout = 48, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 2, .h = 3, .w = 4, .cin = 96, .cout = 96, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 1 } }, RANDOM, 0);
+    check((Arg){ .t = 2, .h = 2, .w = 2, .cin = 136, .cout = 184, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 1, .h = 1, .w = 1, .cin = 384, .cout = 384, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 0);
+    check((Arg){ .t = 1, .h = 1, .w = 3, .cin = 384, .cout = 192, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 0);
+    for (Values kind = ZERO; kind < RANDOM; kind++)
+        check((Arg){ .t = 3, .h = 6, .w = 7, .cin = 16, .cout = 20, .k = CAUSAL3, .nb_prev = 2, .spec = { 1, 1, 0, 1, 1, 1 },
+                     .with_bias = 1, .in_place = 1 }, kind, 0);
 }
 
 static void values(void **state)
@@ -160,14 +210,14 @@ static void values(void **state)
     for (Values kind = ZERO; kind < NB_VALUES; kind++)
         for (int i = 0; i < 4; i++)
             check((Arg){ .t = 2, .h = 5, .w = 6, .cin = 11, .cout = 13, .k = CAUSAL3, .nb_prev = 1,
-                         .spec = { 1, 1, 1, 1, 1 }, .with_bias = 1, .with_res = i & 1, .in_place = i >> 1 }, kind, 0);
+                         .spec = { 1, 1, 1, 1, 1, 0 }, .with_bias = 1, .with_res = i & 1, .in_place = i >> 1 }, kind, 0);
 }
 
 /* Frames in two pieces, the second with the first's tail as `prev`, are the frames of one call, to the bit. */
 static void stream(void **state)
 {
     enum { T = 5, CUT = 3 };
-    Arg a = { .t = T, .h = 4, .w = 5, .cin = 9, .cout = 10, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1 } };
+    Arg a = { .t = T, .h = 4, .w = 5, .cin = 9, .cout = 10, .k = CAUSAL3, .spec = { 1, 1, 2, 1, 1, 0 } };
     const int64_t frame = a.h * a.w * a.cout;
     TestBench t;
     Tensor x, whole, pieces;
@@ -184,7 +234,7 @@ static void stream(void **state)
     avt_conv3d(t.be, whole, x, AVT_NONE, &c, AVT_NONE, a.spec);
     avt_conv3d(t.be, avt_rows(pieces, 0, CUT), avt_rows(x, 0, CUT), AVT_NONE, &c, AVT_NONE, a.spec);
     avt_conv3d(t.be, avt_rows(pieces, CUT, T - CUT), avt_rows(x, CUT, T - CUT), avt_rows(x, CUT - 2, 2), &c,
-               AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1 });
+               AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1, 0 });
     p = test_read(&t, whole);
     q = test_read(&t, pieces);
     assert_memory_equal(p, q, (size_t)(T * frame) * sizeof(*p));
@@ -201,19 +251,24 @@ static void speed(void **state)
     if (!op_bench_mode)
         return;
     check((Arg){ .t = 1, .h = 48, .w = 48, .cin = 384, .cout = 384, .k = CAUSAL3, .nb_prev = 2,
-                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
     check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 96, .cout = 96, .k = CAUSAL3, .nb_prev = 2,
-                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
     check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 96, .cout = 3, .k = CAUSAL3, .nb_prev = 2,
-                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
-    check((Arg){ .t = 4, .h = 96, .w = 96, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 2,
-                 .spec = { 1, 1, 0, 1, 1 } }, RANDOM, 1);
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
+    check((Arg){ .t = 4, .h = 128, .w = 128, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
+    check((Arg){ .t = 4, .h = 64, .w = 64, .cin = 32, .cout = 32, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
+    check((Arg){ .t = 4, .h = 32, .w = 32, .cin = 64, .cout = 64, .k = CAUSAL3, .nb_prev = 2,
+                 .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
+    check((Arg){ .t = 1, .h = 128, .w = 128, .cin = 32, .cout = 16, .k = { 1, 3, 3 }, .spec = { 1, 1, 0, 1, 1, 0 } }, RANDOM, 1);
 }
 
 static void mistakes(void **state)
 {
     const Arg a = { .t = 2, .h = 4, .w = 5, .cin = 3, .cout = 6, .k = CAUSAL3 };
-    const ConvSpec s = { 1, 1, 2, 1, 1 };
+    const ConvSpec s = { 1, 1, 2, 1, 1, 0 };
     TestBench t;
     Tensor x, out;
     Conv c;
@@ -225,13 +280,15 @@ static void mistakes(void **state)
     out = avt_new(t.arena, DT_F32, 2, 4, 5, 6);
     avt_conv3d(t.be, avt_rows(out, 0, 1), x, AVT_NONE, &c, AVT_NONE, s);
     op_refused(&t, OP_CONV3D);
-    avt_conv3d(t.be, out, x, avt_new(t.arena, DT_F32, 2, 4, 4, 3), &c, AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1 });
+    avt_conv3d(t.be, out, x, avt_new(t.arena, DT_F32, 2, 4, 4, 3), &c, AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1, 0 });
     op_refused(&t, OP_CONV3D);
     avt_conv3d(t.be, out, avt_new(t.arena, DT_F32, 2, 4, 5, 4), AVT_NONE, &c, AVT_NONE, s);
     op_refused(&t, OP_CONV3D);
     avt_conv3d(t.be, out, x, AVT_NONE, &c, x, s);
     op_refused(&t, OP_CONV3D);
-    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ 1, 1, 2, 1, 0 });
+    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ 1, 1, 2, 1, 0, 0 });
+    op_refused(&t, OP_CONV3D);
+    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ 1, 1, 2, 1, 1, 2 });
     op_refused(&t, OP_CONV3D);
     avt_conv3d(t.be, out, x, AVT_NONE, &(Conv){ .w = c.w, .b = avt_new(t.arena, DT_F32, 5) }, AVT_NONE, s);
     op_refused(&t, OP_CONV3D);
@@ -243,8 +300,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(stream), cmocka_unit_test(speed),
-        cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(tiles), cmocka_unit_test(values), cmocka_unit_test(stream),
+        cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "conv3d", tests);
