@@ -251,7 +251,6 @@ static dnnl_status_t make_pd(const Onednn *o, dnnl_primitive_desc_t *pd, const P
 {
     const dnnl_dims_t stride = { p->stride, p->stride }, pad0 = { p->pad0, p->pad0 }, pad1 = { p->pad1, p->pad1 };
     const Md *bias = p->bias ? &m->bias : NULL;
-    const int threads = swap_threads(p->threads ? p->threads : 1);  // the primitive is made for as many
     dnnl_primitive_attr_t attr = NULL;
     dnnl_status_t s = make_attr(&attr, p, &m->gate, &m->dst);
 
@@ -260,7 +259,6 @@ static dnnl_status_t make_pd(const Onednn *o, dnnl_primitive_desc_t *pd, const P
     else if (!s)
         s = pd_conv(pd, o->engine, &m->src, wei ? wei : &m->any, bias, &m->dst, stride, pad0, pad1, attr);
     dnnl_primitive_attr_destroy(attr);
-    swap_threads(threads);
     return s;
 }
 
@@ -349,18 +347,23 @@ static void item_close(Item *it)
     avt_free(it);
 }
 
-/* packed: the order that the weights are in; NULL asks for the order alone */
+/*
+ * packed: the order that the weights are in; NULL asks for the order alone. Description and primitive are made under one setting of
+ * threads, that of the execution: oneDNN keeps primitives of its own, found by description and the setting when one is asked for,
+ * and would else hand out one that was made for more threads and takes more scratch memory than the description says.
+ */
 static int item_open(const Onednn *o, Item **out, const Problem *p, const Md *packed)
 {
     Item *it = avt_calloc(MEM_BACKEND, 1, sizeof(*it));
     dnnl_primitive_desc_t pd = NULL;
     dnnl_status_t s;
     Mds m = { 0 };
-    int ret;
+    int threads, ret;
 
     if (!it)
         return AVT_ERR(ENOMEM);
     it->p = *p;
+    threads = swap_threads(p->threads ? p->threads : 1);
     s = make_mds(&m, p);
     if (!s && packed)
         s = choose_pd(o, &pd, it, &m, packed);
@@ -375,6 +378,7 @@ static int item_open(const Onednn *o, Item **out, const Problem *p, const Md *pa
     if (pd)
         dnnl_primitive_desc_destroy(pd);
     md_free(&m.src), md_free(&m.dst), md_free(&m.bias), md_free(&m.gate), md_free(&m.any);
+    swap_threads(threads);
     ret = check(o, s, p->nd == 2 ? "a product" : "a convolution");
     if (ret < 0)
         item_close(it);

@@ -166,6 +166,41 @@ static void weights_are_shared(void **state)
     test_bench_close(&plain);
 }
 
+/*
+ * A backend with one thread after one with three, the same shapes: oneDNN keeps primitives of its own, and one made for three threads
+ * takes more scratch memory than one thread needs. What lies behind the scratch memory must stay whole, so that the heap does.
+ */
+static void threads_of_another_backend(void **state)
+{
+    static const int64_t shape[][3] = { { 70, 96, 512 }, { 33, 64, 64 }, { 5, 40, 300 }, { 200, 24, 1000 } };       // rows, out, in
+    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
+
+    (void)state;
+    need_onednn();
+    for (int threads = 3; threads >= 1; threads -= 2) {
+        TestBench t;
+
+        test_bench_open(&t, "cpu", CPU_ONEDNN, threads);
+        for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++) {
+            const int64_t m = shape[i][0], n = shape[i][1], k = shape[i][2];
+            float *v = malloc(sizeof(*v) * (size_t)(n * k));
+            Linear l = { 0 };
+
+            test_random(v, n * k, 3);
+            l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ n, k }, v);
+            avt_linear(t.be, TEST_TENSOR(&t, NULL, m, n), random_tensor(&t, 1, 1, m, k), &l, ACT_NONE);
+            free(v);
+        }
+        for (int64_t cout = 24; cout <= 56; cout += 16) {
+            const Conv c = random_conv(&t, cout, 64, 3);
+
+            avt_conv3d(t.be, TEST_TENSOR(&t, NULL, 4, 9, 12, cout), random_tensor(&t, 4, 9, 12, 64), AVT_NONE, &c, AVT_NONE, spec);
+        }
+        REQUIRE_OK(avt_sync(t.be));
+        test_bench_close(&t);
+    }
+}
+
 /* One network's worth of shapes; the number of times it runs must not matter to the allocator. */
 static int forward(Backend *be, Arena *a)
 {
@@ -297,6 +332,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_stream_may_be_cut_anywhere), cmocka_unit_test(a_still_stays_still), cmocka_unit_test(weights_are_shared),
+        cmocka_unit_test(threads_of_another_backend),
         cmocka_unit_test(later_calls_allocate_nothing), cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(gate_and_residual_on_older_machines),
     };
