@@ -157,8 +157,7 @@ static void sizes(void **state)
 
 /*
  * Shapes that are computed in tiles of pixels and pairs of frames: all remainders of them, frames alone as first or second, cached
- * frames or none, padding or none, and strides, which are not for tiles. So small that oneDNN, to which the first level leaves them,
- * stays on one thread.
+ * frames or none, padding or none, and strides, which are not for tiles.
  */
 static void tiles(void **state)
 {
@@ -167,7 +166,7 @@ static void tiles(void **state)
 
     (void)state;
     for (int i = 0; i < 40; i++) {
-        const int64_t *c = channels[i % 8], prev = i % 3, pixels = 200000 / (c[0] * c[1]);
+        const int64_t *c = channels[i % 8], prev = i % 3, pixels = 1000000 / (c[0] * c[1]);
         Arg a = { .t = 1 + i % 5, .h = 3 + i % 9, .w = 3 + i * 5 % 13, .cin = c[0], .cout = c[1], .k = { i % 4 == 3 ? 1 : 3, 3, 3 },
                   .nb_prev = i % 4 == 3 ? 0 : prev, .with_bias = i % 2, .with_res = i % 3 == 1, .in_place = i % 3 == 2,
                   .spec = { 1, 1, i % 4 == 3 ? 0 : 2 - (int)prev, i % 7 != 6, 1, i / 2 % 2 } };
