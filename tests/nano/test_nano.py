@@ -63,6 +63,21 @@ class Speech(unittest.TestCase):
         c = motion.curves(np.zeros(16000, np.float32), [])
         self.assertEqual(np.abs(c[:, 0]).max(), 0)
 
+    def test_blinks_come_with_pauses(self):
+        on = np.zeros(400, bool)
+        on[100:200] = on[240:300] = True
+        b = motion.blinks(on)
+        at = [int(i) for i in np.flatnonzero((b[1:-1] > .99) & (b[1:-1] > b[:-2]) & (b[1:-1] >= b[2:])) + 1]
+        self.assertEqual(at, [106, 212, 312])                # not 246: that pause has had its own
+        self.assertEqual(motion.blinks(np.zeros(50, bool)).max(), 0)
+
+    def test_a_closed_stop_is_not_a_pause(self):
+        e = np.ones(300)
+        e[:50] = e[100:115] = e[200:230] = e[250:] = 0
+        e[270] = 1                                           # a click
+        edges = np.flatnonzero(np.diff(motion.speaking(e).astype(int)))
+        self.assertEqual([int(i) + 1 for i in edges], [50, 200, 230, 250])
+
     def test_any_kind_of_sample_is_read(self):
         w = np.sin(np.arange(1600) / 7) * .5
         with tempfile.TemporaryDirectory() as d:
@@ -149,7 +164,7 @@ class Measures(unittest.TestCase):
     def test_identity_is_the_error_of_what_stands_still(self):
         rng = np.random.default_rng(0)
         self.assertGreater(self.mask.mean(), .3)
-        self.assertLess(self.mask[self.box[0] + 6:self.box[1] - 12, self.box[2] + 6:self.box[3] - 6].mean(), .1)
+        self.assertLess(self.mask[self.box[0] + 8:self.box[1] - 14, self.box[2] + 9:self.box[3] - 9].mean(), .1)
         self.assertGreater(measure.identity(self.x, self.ref, self.mask), 45)
         self.assertAlmostEqual(measure.identity(self.x + rng.normal(0, .02, self.x.shape), self.ref, self.mask), 34, delta=.3)
         self.assertLess(measure.identity(measure.pictures(face.identity(2), self.c), self.ref, self.mask), 20)

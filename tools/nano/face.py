@@ -48,7 +48,7 @@ def identity(seed):
     face = dict(
         skin=skin, hair=hair, style=r.randrange(6), eye=hsv(r.choice([.07, .08, .1, .3, .55, .6]) + u(-.03, .03), u(.35, .7), u(.3, .6)),
         fw=u(.205, .24), fh=u(.275, .31), jaw=u(.6, .85), ex=u(.088, .103), ey=u(-.052, -.03), es=u(.95, 1.2),
-        my=u(.138, .158), mw=u(.06, .074), lip=u(.85, 1.2), nose=u(.052, .075), nw=u(.018, .028),
+        my=u(.138, .158), mw=u(.075, .09), lip=u(.85, 1.2), nose=u(.052, .075), nw=u(.018, .028),
         bw=u(.85, 1.15), bt=u(.009, .015), bs=u(-.010, .008), blush=u(0, .3), ear=r.random() < .5,
         cx=u(.487, .513), cy=u(.475, .5), glass=r.random() < .2, beard=0,
         bg0=hsv(hue, u(.08, .35), u(.7, .96)), bg1=hsv(hue + u(-.1, .1), u(.12, .42), u(.45, .85)), bgk=r.randrange(3),
@@ -56,7 +56,7 @@ def identity(seed):
     face["lipc"] = mix(mix(skin, (.75, .27, .29), u(.4, .65)), (.78, .12, .2), u(0, .25))
     if face["style"] in (0, 1, 5) and r.random() < .35:
         face["beard"] = r.choice([1, 2])                     # 1: full, short; 2: moustache
-        face["lipc"] = mix(skin, (.72, .32, .30), .5)
+        face["lipc"] = mix(skin, (.88, .48, .46), .6)
     return face
 
 
@@ -190,12 +190,14 @@ def beard(c, f, w, h):
         c.curve_to(w * .8, h * .5, w * .5, h * .32, 0, h * .36)
         c.curve_to(-w * .5, h * .32, -w * .8, h * .5, -w * .93, h * .12)
         fill(c, col, .85)
+        ellipse(c, 0, f["my"] + .004, f["mw"] * 1.2, .04)      # shaven around the lips
+        fill(c, mix(f["skin"], col, .15))
     elif f["beard"] == 2:
-        y = f["my"] - .026
-        c.move_to(-.075, y + .014)
-        c.curve_to(-.05, y - .014, -.015, y - .016, 0, y - .008)
-        c.curve_to(.015, y - .016, .05, y - .014, .075, y + .014)
-        c.curve_to(.04, y + .006, -.04, y + .006, -.075, y + .014)
+        y = f["my"] - .030
+        c.move_to(-.085, y + .014)
+        c.curve_to(-.06, y - .014, -.015, y - .016, 0, y - .008)
+        c.curve_to(.015, y - .016, .06, y - .014, .085, y + .014)
+        c.curve_to(.04, y + .006, -.04, y + .006, -.085, y + .014)
         fill(c, mix(f["hair"], f["skin"], .2))
 
 
@@ -248,9 +250,9 @@ def eye(c, f, s, bl, br, mood, gaze, dark):
 def mouth(c, f, op, wi, ro, te, to, mood):
     my = f["my"]
     mw = f["mw"] * (1 + .28 * wi - .30 * ro + .14 * max(0, mood))        # half the width
-    h = .072 * op                                            # height of the opening
+    h = .080 * op                                            # height of the opening
     up, lo = my - h * .30, my + h * .70
-    lt, lb = .013 * f["lip"] * (1 + .5 * ro), .018 * f["lip"] * (1 + .35 * ro)
+    lt, lb = .015 * f["lip"] * (1 + .5 * ro), .020 * f["lip"] * (1 + .35 * ro)
     k = .55 + .25 * ro
     ce = my + h * .12 - .024 * mood                          # the corners
     c.move_to(-mw * 1.06, ce)
@@ -278,11 +280,11 @@ def mouth(c, f, op, wi, ro, te, to, mood):
         fill(c, (.97, .96, .93), min(1, te))
         c.restore()
         cavity()
-        stroke(c, line, .004, .7)
+        stroke(c, line, .005, .7)
     else:
         c.move_to(-mw, ce)
         c.curve_to(-mw * .4, my + .004 + .006 * mood, mw * .4, my + .004 + .006 * mood, mw, ce)
-        stroke(c, line, .005, .9)
+        stroke(c, line, .006, .9)
     if mood > .05:                                           # smile lines
         for s in (-1, 1):
             c.move_to(s * mw * 1.25, ce - .022)
@@ -354,7 +356,7 @@ def draw(f, p=NEUTRAL, w=128, h=None):
 def mouth_box(f, s=128):
     """Fixed pixel box (y0, y1, x0, x1) that holds the mouth at any pose."""
     x, y = (.5 + (f["cx"] - .5) * ZOOM) * s, (ZY + (f["cy"] + f["my"] - ZY) * ZOOM) * s
-    return int(y - .065 * ZOOM * s), int(y + .095 * ZOOM * s), int(x - .11 * ZOOM * s), int(x + .11 * ZOOM * s)
+    return int(y - .075 * ZOOM * s), int(y + .115 * ZOOM * s), int(x - .14 * ZOOM * s), int(x + .14 * ZOOM * s)
 
 
 def eye_box(f, s=128):

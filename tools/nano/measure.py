@@ -18,6 +18,7 @@ import face
 import motion
 
 SPOKEN, SHUT = .3, .04                                       # true opening: surely open, surely closed
+RIDGE = 2.                                                   # of 500 pictures: soft or slightly wrong pixels are still read
 UNSPECIFIED = 2                                              # FFmpeg's AVCOL_SPC_UNSPECIFIED
 LOOKS = {"smiling": (8, 1), "sad": (8, -1), "left": (9, -1), "right": (9, 1)}       # curve and sign; "neutral": none of them
 
@@ -109,7 +110,7 @@ class Reader:
         x = self.pixels(pictures(f, c, size))
         self.mean, self.target = [v.mean(0) for v in x], c.mean(0)
         x = [v - m for v, m in zip(x, self.mean)]
-        self.w = [v.T @ np.linalg.solve(v @ v.T + .3 * np.eye(len(v)), c - self.target) for v in x]
+        self.w = [v.T @ np.linalg.solve(v @ v.T + RIDGE * np.eye(len(v)), c - self.target) for v in x]
 
     def pixels(self, x):
         parts = [x[:, a:b, c:d].reshape(len(x), -1) for a, b, c, d in self.boxes]

@@ -108,8 +108,10 @@ def crop_of(item, rng, nr):
     return audio.normalise(speech.degrade(w, rng, nr) if rng.random() < .85 else w), k, y
 
 
-def loss_of(m, x, k, y):
-    h = m(x)[-1]
+def loss_of(m, x, k, y, half=False):
+    with parallel.half(half):
+        h = m(x)[-1]
+    h = h.float()
     return F.cross_entropy(m.classes(h).flatten(0, 1), k.flatten()) + ((m.curves(h) - y) ** 2 * torch.tensor(WEIGHT)).mean()
 
 
@@ -125,6 +127,7 @@ def main():
     a.add_argument("--utterances", type=int, default=900, help="of each synthesizer")
     a.add_argument("--workers", type=int, default=2)
     a.add_argument("--batch", type=int, default=8, help="of each worker; eight times as many on a GPU")
+    a.add_argument("--half", type=float, default=.9, help="share of the time in bf16 arithmetic")
     a.add_argument("--out", default="build/nano/audio.pt")
     a.add_argument("--data-only", action="store_true")
     o = a.parse_args()
@@ -162,7 +165,7 @@ def main():
             g["lr"] = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
         crops = [crop_of(items[draw(len(items), o.utterances, rng)], rng, nr) for _ in range(o.batch * parallel.wide())]
         x, k, y = (torch.as_tensor(np.stack(v)) for v in zip(*crops))
-        loss = loss_of(m, x, k, y)
+        loss = loss_of(m, x, k, y, f < o.half)
         m.zero_grad()
         loss.backward()
         parallel.average(m.parameters())

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Train the VAE on portraits drawn on the fly.   train_vae.py --minutes 65 --out build/nano/vae.pt   (run again: goes on)
 
-With --decoder-of the decoder alone: the latents stay as they are, so clips and DiT need not wait for the last decibel.
+With --start it goes on from another VAE, with long clips from the first step; with --decoder-of the decoder alone: the latents stay
+as they are, so clips and DiT need not wait for the last decibel.
 
 Crops first as single frames, then clips of 5, 9, and 33 to 65 frames: a VAE that saw only short clips wanders in colour on long
 ones, since the causal stack looks back more than 20 latents. The plan is by time spent, so a slower machine trains less, not longer.
@@ -75,7 +76,7 @@ def frames(f, curves):
     return torch.as_tensor(x).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
 
 
-def batch(b, n, crop, rng, tracks, eyes=2.5, mouth=4.):
+def batch(b, n, crop, rng, tracks, eyes, mouth):
     xs, ws = [], []
     for _ in range(b):
         x, f = clip(rng.randrange(face.HELD_OUT), n, rng, tracks)
@@ -144,11 +145,14 @@ def main():
     a.add_argument("--workers", type=int, default=2)
     a.add_argument("--half", type=float, default=.9, help="share of the time in bf16 arithmetic")
     a.add_argument("--out", default="build/nano/vae.pt")
+    a.add_argument("--start", help="a checkpoint or a model folder to go on from, when there is no checkpoint")
     a.add_argument("--decoder-of", help="a checkpoint or a model folder; its decoder alone is trained on, the latents stay")
     o = a.parse_args()
     rank, o.workers = parallel.start(o.workers)
     torch.manual_seed(0)
-    m = (model.load_vae(o.decoder_of) if o.decoder_of else vae.keep_colours(vae.VAE(o.width))).channels_last()
+    old = o.decoder_of or o.start
+    m = (model.load_vae(old) if old else vae.keep_colours(vae.VAE(o.width))).channels_last()
+    plan, boxes = (PLAN[-1:], (5., 8.)) if old else (PLAN, (2.5, 4.))    # later, mouth and eyes weigh more
     ema = copy.deepcopy(m)
     taught = [*m.conv2.parameters(), *m.decoder.parameters()] if o.decoder_of else list(m.parameters())
     wide = [p for p in taught if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]
@@ -175,13 +179,13 @@ def main():
         os.replace(o.out + ".new", o.out)
 
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
-        b, n, crop = same.choice(PLAN[-1][1] if o.decoder_of else next(s for until, s in PLAN if f < until))
+        b, n, crop = same.choice(next(s for until, s in plan if f < until))
         b *= parallel.wide()
         lr = o.lr * min(1, (step + 1) / 60) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * max(0, f - .3) / .7)))
         for opt in opts:
             for g in opt.param_groups:
                 g["lr"] = lr
-        x, w = batch(b, n, crop, rng, tracks, *((5., 8.) if o.decoder_of else ()))
+        x, w = batch(b, n, crop, rng, tracks, *boxes)
         loss, rec, mu = loss_of(m, x, w, f < o.half, bool(o.decoder_of))
         m.zero_grad(set_to_none=True)
         loss.backward()
