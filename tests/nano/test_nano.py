@@ -4,6 +4,7 @@
 
 Measures and faces want numpy and pycairo, speech scipy and espeak-ng too, the networks PyTorch; what is missing is skipped aloud.
 """
+import copy
 import importlib.util
 import os
 import subprocess
@@ -25,6 +26,7 @@ if importlib.util.find_spec("torch"):
     import audio
     import dit
     import export
+    import muon
     import report
     import text
     import torch
@@ -264,6 +266,26 @@ class Networks(unittest.TestCase):
         a, b = torch.tensor([[5, 9, 1]]), torch.tensor([[5, 9, 1, 0, 0]])
         with torch.no_grad():
             self.assertLess((m(a, a > 0)[0] - m(b, b > 0)[0, :3]).abs().max(), 1e-5)
+
+    def test_the_optimizer_descends_and_goes_on_where_it_was(self):
+        def begin():
+            torch.manual_seed(0)
+            m = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 4))
+            return m, muon.Optimizer(m.parameters(), [m[0].weight, m[1].weight], (.9, .98))
+
+        def loss(m):
+            return (m(x) - x[:, :4]).square().mean()
+        (m, opt), (n, other), x = begin(), begin(), torch.randn(32, 8)
+        first = loss(m).item()
+        for _ in range(60):
+            opt.descend(loss(m), .02)
+        n.load_state_dict(m.state_dict())
+        other.load_state_dict(copy.deepcopy(opt.state_dict()))
+        self.assertLess(loss(m).item(), first / 10)
+        for k, o in ((m, opt), (n, other)):
+            o.descend(loss(k), .02)
+        self.assertTrue(all((a == b).all() for a, b in zip(m.parameters(), n.parameters())))
+
 
 @needs_torch
 class Device(unittest.TestCase):

@@ -26,7 +26,7 @@ env() {
 
 run() { nice -n ${NICE:-19} "$PY" -u "$T/$@"; }
 speech() { run train_audio.py --data-only --out "$OUT/audio.pt"; }
-vae() { run train_vae.py --minutes "$VAE_MIN" --workers "$WORKERS" --out "$OUT/vae.pt"; }
+vae() { run train_vae.py --minutes "$VAE_MIN" --workers "$WORKERS" ${START:+--start "$START"} --out "$OUT/vae.pt"; }
 audio() { run train_audio.py --minutes "$AUDIO_MIN" --workers "$WORKERS" --out "$OUT/audio.pt"; }
 
 # START, a model folder, stands for the checkpoints of vae and audio that are not there, and the DiT begins with it.

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 import audio
 import motion
+import muon
 import parallel
 import speech
-from train_vae import Muon
 
 WEIGHT = 12., 8., 8., 5., 5., 4., 4., 4.                     # of the curves
 CROP = 120                                                   # frames of 20 ms
@@ -142,36 +142,27 @@ def main():
     if rank == 0:
         print(f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, {len(items)} utterances", flush=True)
     wide = [p for n, p in m.named_parameters() if p.ndim > 1 and p.shape[1] > 1 and n.split(".")[0] not in ("classes", "curves")]
-    ids = {id(p) for p in wide}
-    rest = [p for p in m.parameters() if id(p) not in ids]
-    opts = [Muon(wide, 2e-3), torch.optim.AdamW(rest, lr=2e-3, betas=(.9, .98), weight_decay=.01)]
+    opt = muon.Optimizer(m.parameters(), wide, (.9, .98), .01)
     spent, step = 0., 0
     if os.path.exists(o.out):
         d = parallel.load(o.out)
         m.load_state_dict(d["m"])
-        for opt, state in zip(opts, d["opts"]):
-            opt.load_state_dict(state)
+        opt.load_state_dict(d["opts"])
         spent, step = d["spent"], d["step"]
     rng, nr = random.Random(step * 8 + rank), np.random.default_rng(step * 8 + rank)
     torch.manual_seed(step * 8 + rank)
     t0, last = time.time() - spent, time.time()
 
     def save():
-        torch.save(dict(m=m.state_dict(), opts=[p.state_dict() for p in opts], spent=time.time() - t0, step=step), o.out + ".new")
+        torch.save(dict(m=m.state_dict(), opts=opt.state_dict(), spent=time.time() - t0, step=step), o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
     while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
-        for g in opts[0].param_groups + opts[1].param_groups:
-            g["lr"] = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
+        lr = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
         crops = [crop_of(items[draw(len(items), o.utterances, rng)], rng, nr) for _ in range(o.batch * parallel.wide())]
         x, k, y = (torch.as_tensor(np.stack(v)) for v in zip(*crops))
         loss = loss_of(m, x, k, y, f < o.half)
-        m.zero_grad()
-        loss.backward()
-        parallel.average(m.parameters())
-        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
-        for opt in opts:
-            opt.step()
+        opt.descend(loss, lr)
         step += 1
         if rank == 0 and time.time() - last > 120:
             last = time.time()

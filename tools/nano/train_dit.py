@@ -20,6 +20,7 @@ import dit
 import encode_clips
 import face
 import model
+import muon
 import parallel
 import text
 
@@ -112,16 +113,13 @@ def main():
         m.t5.load_state_dict(n.t5.state_dict())
     ema = copy.deepcopy(m)
     wide = [q for n, q in m.named_parameters() if q.dim() == 2 and n.startswith(("dit.blocks", "dit.audio_injector", "dit.casual"))]
-    ids = {id(q) for q in wide}
-    opts = [torch.optim.Muon(wide, lr=o.lr, weight_decay=.01, momentum=.95, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW([q for q in m.parameters() if id(q) not in ids], lr=o.lr, betas=(.9, .98), weight_decay=0)]
+    opt = muon.Optimizer(m.parameters(), wide, (.9, .98))
     spent, step, log = 0., 0, []
     if os.path.exists(o.out):
         d = parallel.load(o.out)
         m.load_state_dict(d["live"])
         ema.load_state_dict(d["m"])
-        for opt, s in zip(opts, d["opts"]):
-            opt.load_state_dict(s)
+        opt.load_state_dict(d["opts"])
         spent, step, log = d["spent"], d["step"], d["log"]
     rng, same = random.Random(step * 8 + rank), random.Random(step)
     torch.manual_seed(step * 8 + rank)
@@ -132,7 +130,7 @@ def main():
     sums = torch.zeros(4, 2)
 
     def save():
-        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=[x.state_dict() for x in opts], spent=time.time() - t0, step=step, log=log),
+        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=opt.state_dict(), spent=time.time() - t0, step=step, log=log),
                    o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
@@ -140,9 +138,6 @@ def main():
         if not len(train) or step % 25 == 0:
             train.refresh()
         lr = o.lr * min(1, (step + 1) / 40) * (1 if f < .4 else .02 + .98 * (.5 + .5 * math.cos(math.pi * (f - .4) / .6)))
-        for opt in opts:
-            for g in opt.param_groups:
-                g["lr"] = lr
         i = torch.tensor([rng.randrange(len(train)) for _ in range(o.batch)])
         k = torch.tensor(rng.choices(range(4), SHARE, k=o.batch))
         if same.random() < .6:
@@ -155,13 +150,7 @@ def main():
         a = d["a"][torch.arange(o.batch), torch.randint(encode_clips.HEARD, (o.batch,))].float()
         loss = m.loss(sp, d["z"].float(), a, d["box"], texts, k, s, f0, same.randint(4, 30),
                       torch.randn(o.batch, 16, 3 * BLOCKS, 16, 16), refresh, f < o.half)
-        for opt in opts:
-            opt.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        parallel.average(m.parameters())
-        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
-        for opt in opts:
-            opt.step()
+        opt.descend(loss.mean(), lr)
         step += 1
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(m.parameters()), 1 - min(.998, (1 + step) / (10 + step)))

@@ -20,6 +20,7 @@ import torch
 import face
 import model
 import motion
+import muon
 import parallel
 import speech
 import vae
@@ -27,34 +28,6 @@ import vae
 # until (share of the time), [(batch of each worker, frames, crop)], drawn at random
 PLAN = [(.04, [(12, 1, 64)]), (.25, [(4, 5, 64)]), (.4, [(2, 9, 64), (4, 5, 64)]), (.5, [(2, 17, 64)]),
         (1., [(2, 17, 64), (1, 33, 64), (1, 65, 48), (1, 17, 128)])]
-
-
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum on filters seen as [out, in * taps]."""
-
-    def __init__(self, params, lr):
-        super().__init__(params, dict(lr=lr))
-
-    @torch.no_grad()
-    def step(self):
-        for g in self.param_groups:
-            for p in g["params"]:
-                if p.grad is None:
-                    continue
-                grad = p.grad.reshape(p.shape[0], -1)
-                st = self.state[p]
-                if "m" not in st:
-                    st["m"] = torch.zeros_like(grad)
-                st["m"].lerp_(grad, .05)
-                x = grad.lerp(st["m"], .95)
-                tall = x.shape[0] > x.shape[1]
-                x = x.t() if tall else x
-                x = x / (x.norm() + 1e-7)
-                for _ in range(5):                           # Newton-Schulz
-                    q = x @ x.t()
-                    x = 3.4445 * x + (-4.775 * q + 2.0315 * (q @ q)) @ x
-                x = x.t() if tall else x
-                p.mul_(1 - g["lr"] * .01).add_(x.reshape(p.shape), alpha=-g["lr"] * .2 * max(x.shape) ** .5)
 
 
 def clip(seed, n, rng, tracks):
@@ -156,15 +129,13 @@ def main():
     ema = copy.deepcopy(m)
     taught = [*m.conv2.parameters(), *m.decoder.parameters()] if o.decoder_of else list(m.parameters())
     wide = [p for p in taught if p.dim() >= 4 and min(p.shape[0], p[0].numel()) >= 8]
-    ids = {id(p) for p in wide}
-    opts = [Muon(wide, o.lr), torch.optim.AdamW([p for p in taught if id(p) not in ids], lr=o.lr, betas=(.9, .99), weight_decay=0)]
+    opt = muon.Optimizer(taught, wide, (.9, .99))
     spent, step, log = 0., 0, []
     if os.path.exists(o.out):
         d = parallel.load(o.out)
         m.load_state_dict(d["live"])
         ema.load_state_dict(d["m"])
-        for opt, s in zip(opts, d["opts"]):
-            opt.load_state_dict(s)
+        opt.load_state_dict(d["opts"])
         spent, step, log = d["spent"], d["step"], d["log"]
     rng, same = random.Random(step * 8 + rank), random.Random(step)
     torch.manual_seed(step * 8 + rank)
@@ -174,7 +145,7 @@ def main():
     t0, last, seen = time.time() - spent, time.time(), 0
 
     def save():
-        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=[x.state_dict() for x in opts], spent=time.time() - t0, step=step,
+        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=opt.state_dict(), spent=time.time() - t0, step=step,
                         log=log, width=o.width), o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
@@ -182,17 +153,9 @@ def main():
         b, n, crop = same.choice(next(s for until, s in plan if f < until))
         b *= parallel.wide()
         lr = o.lr * min(1, (step + 1) / 60) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * max(0, f - .3) / .7)))
-        for opt in opts:
-            for g in opt.param_groups:
-                g["lr"] = lr
         x, w = batch(b, n, crop, rng, tracks, *boxes)
         loss, rec, mu = loss_of(m, x, w, f < o.half, bool(o.decoder_of))
-        m.zero_grad(set_to_none=True)
-        loss.backward()
-        parallel.average(taught)
-        torch.nn.utils.clip_grad_norm_(taught, 1.)
-        for opt in opts:
-            opt.step()
+        opt.descend(loss, lr)
         step += 1
         seen += o.workers * b * n * crop * crop / 128 / 128
         with torch.no_grad():
