@@ -29,7 +29,8 @@ class Norm(nn.Module):
         self.scale = c ** .5
 
     def forward(self, x):
-        return x * torch.rsqrt(x.square().sum(1, keepdim=True).clamp_min(1e-24)) * (self.gamma * self.scale)
+        gain = (self.gamma * self.scale).to(x.dtype)         # in bf16 arithmetic everything stays bf16: a third of the encoder's time
+        return x * torch.rsqrt(x.square().sum(1, keepdim=True).clamp_min(1e-24)) * gain
 
 
 class Res(nn.Module):
