@@ -22,7 +22,7 @@ import parallel
 import speech
 from train_vae import frames
 
-STILLS, MOVING, FILE, HEARD = 13, 60, 25, 3                  # each clip is heard as it is, and through two bad microphones
+STILLS, MOVING, FILE, HEARD = 13, 60, 25, 5                  # each clip is heard as it is, and through four bad microphones
 
 
 def quiet(rng, nr):
