@@ -40,6 +40,10 @@ class Face(unittest.TestCase):
         self.assertTrue((a == b).all())
         self.assertFalse((a == face.draw(face.identity(6))).all())
 
+    def test_beards_for_training(self):
+        full = [face.for_training(s)["beard"] == 1 for s in range(face.HELD_OUT - 64, face.HELD_OUT)]
+        self.assertTrue(all(full[::4]) and sum(full) < 30)
+
     def test_any_size(self):
         self.assertEqual(face.draw(face.identity(1), face.NEUTRAL, 80, 120).shape, (120, 80, 3))
 
