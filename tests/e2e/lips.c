@@ -16,7 +16,7 @@
 #include "config.h"
 #include "test.h"
 
-#define R_FOLLOWS 0.8                               // least correlation of the opening with the truth, at most one frame off
+#define R_FOLLOWS 0.85                              // least correlation of the opening with the truth, at most one frame off
 #define R_BROKEN 0.3                                // most correlation within one frame of it when the sound is not the truth's
 #define NEAR 1                                      // frames
 #define LATE 4                                      // frames: 160 ms

@@ -170,7 +170,7 @@ def in_noise(m, talk, talks, rows):
     return out
 
 
-def prompts(m, talk, n=8):
+def prompts(m, talk, n=20):
     """Share of faces on which what the prompt asks for is read from the pictures, by prompt; a picture of all"""
     out, shown = {}, []
     w, _ = joined(spoken("espeak", 1), BLOCK * 4)
@@ -179,7 +179,7 @@ def prompts(m, talk, n=8):
     for look, prompt in PROMPTS.items():
         x = [talk(f, w, prompt) for f in faces]
         out[look] = float(np.mean([measure.shows(r(v), look) for r, v in zip(readers, x)]))
-        shown.append(np.concatenate([v[40] for v in x], 1))
+        shown.append(np.concatenate([v[40] for v in x[:8]], 1))
         say(f"prompt '{prompt}': {look} on {out[look]:.0%}")
     return out, np.concatenate(shown, 0)
 
@@ -353,7 +353,7 @@ def report(o, m, engine, talk):
     if not o.quick:
         share, shown = prompts(m, talk)
         picture(o.out + "/prompts.png", shown)
-        single.append((f"prompts followed, % of 8 faces: {' / '.join(share)} (what is not known)",
+        single.append((f"prompts followed, % of 20 faces: {' / '.join(share)} (what is not known)",
                        [100 * v for v in share.values()], 0, least, [90]))
         single += long_measures(m, talk)
     md = "\n".join([origin(o), "", *by_kind(rows), "", *alone(single)])
