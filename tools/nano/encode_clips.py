@@ -46,7 +46,7 @@ def said(pool, rng, held_out):
 @torch.no_grad()
 def clip(v, pool, seed, held_out, half):
     rng, ears, nr = random.Random(seed), random.Random(seed + 1), np.random.default_rng(seed)
-    f = face.identity(seed) if held_out else face.for_training(seed)
+    f = face.for_training(seed)
     w, seg = quiet(rng, nr) if rng.random() < 1 / 16 else said(pool, rng, held_out)
     w = np.pad(w, (0, max(0, 640 * MOVING - len(w))))
     c = motion.curves(w, seg) if seg else np.zeros((len(w) // 640, 8), np.float32)

@@ -32,6 +32,7 @@ import speech
 import truth
 
 BLOCK = 7680                                                 # samples
+FACES = 20                                                   # that are prompted
 BLOCKS = 14                                                  # of a case
 LOOP = 20                                                    # seconds after which a long run's speech begins anew
 SOFT = 49                                                    # frames of each case that go through the VAE: 4 k + 1
@@ -170,11 +171,11 @@ def in_noise(m, talk, talks, rows):
     return out
 
 
-def prompts(m, talk, n=20):
+def prompts(m, talk):
     """Share of faces on which what the prompt asks for is read from the pictures, by prompt; a picture of all"""
     out, shown = {}, []
     w, _ = joined(spoken("espeak", 1), BLOCK * 4)
-    faces = [face.identity(face.HELD_OUT + 300 + i) for i in range(n)]
+    faces = [face.identity(face.HELD_OUT + 300 + i) for i in range(FACES)]
     readers = [measure.Reader(f, m.size[0]) for f in faces]
     for look, prompt in PROMPTS.items():
         x = [talk(f, w, prompt) for f in faces]
@@ -353,7 +354,7 @@ def report(o, m, engine, talk):
     if not o.quick:
         share, shown = prompts(m, talk)
         picture(o.out + "/prompts.png", shown)
-        single.append((f"prompts followed, % of 20 faces: {' / '.join(share)} (what is not known)",
+        single.append((f"prompts followed, % of {FACES} faces: {' / '.join(share)} (what is not known)",
                        [100 * v for v in share.values()], 0, least, [90]))
         single += long_measures(m, talk)
     md = "\n".join([origin(o), "", *by_kind(rows), "", *alone(single)])

@@ -32,7 +32,7 @@ PLAN = [(.04, [(12, 1, 64)]), (.25, [(4, 5, 64)]), (.4, [(2, 9, 64), (4, 5, 64)]
 
 def clip(seed, n, rng, tracks):
     """n frames of one person -> (f32 [3, n, 128, 128], identity)"""
-    f = face.for_training(seed) if seed < face.HELD_OUT else face.identity(seed)
+    f = face.for_training(seed)
     c = tracks[rng.randrange(len(tracks))]
     a = rng.randrange(max(1, len(c) - n))
     c = c[a:a + n]
