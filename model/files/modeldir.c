@@ -3,6 +3,7 @@
  * The model folder: which file is which. Published layout of Wan-AI/Wan2.2-S2V-14B, with liveavatar.safetensors
  * (Quark-Vision/Live-Avatar) in it or in lora/, and our own optional avatar.json.
  */
+#include <dirent.h>
 #include <json-c/json.h>
 #include <limits.h>
 #include <stddef.h>
@@ -228,6 +229,54 @@ int avt_modeldir_part(const ModelDir *m, int i, const char **name, const char **
     *path = *(char *const *)((const char *)m + parts[i].slot);
     *name = *path ? *path + strlen(m->dir) + 1 : parts[i].path[0];
     return 1;
+}
+
+/* FNV-1a over bytes. */
+static uint64_t mix(uint64_t h, const void *p, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ ((const uint8_t *)p)[i]) * 1099511628211u;
+    return h;
+}
+
+/* Links are followed. A file that is not there has a stamp, too; ctime tells when mtime was set back. */
+static uint64_t file_stamp(const char *path)
+{
+    struct stat st;
+    int64_t v[7] = { -1 };
+
+    if (!path)
+        return 0;
+    if (!stat(path, &st))
+        memcpy(v, (int64_t[]){ st.st_size, (int64_t)st.st_ino, (int64_t)st.st_dev, st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
+                               st.st_ctim.tv_sec, st.st_ctim.tv_nsec }, sizeof(v));
+    return mix(mix(14695981039346656037u, path, strlen(path)), v, sizeof(v));
+}
+
+static uint64_t stamp_in(const char *dir, const char *name)
+{
+    char path[PATH_MAX];
+
+    return snprintf(path, sizeof(path), "%s/%s", dir, name) < PATH_MAX ? file_stamp(path) : 0;
+}
+
+uint64_t avt_modeldir_stamp(const ModelDir *m, const char *lora)
+{
+    uint64_t sum = file_stamp(m->lora) + file_stamp(lora) + stamp_in(m->dir, "avatar.json");
+    DIR *d = opendir(m->dir);
+    const char *name, *path;
+
+    for (int i = 0; avt_modeldir_part(m, i, &name, &path); i++)
+        sum += file_stamp(path);
+    for (struct dirent *e; d && (e = readdir(d));) {                // in any order, so stamps are added up
+        const size_t n = strlen(e->d_name);
+
+        if (n > 12 && !strcmp(e->d_name + n - 12, ".safetensors"))
+            sum += stamp_in(m->dir, e->d_name);
+    }
+    if (d)
+        closedir(d);
+    return sum;
 }
 
 void avt_modeldir_close(ModelDir *m)

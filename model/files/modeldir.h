@@ -38,6 +38,12 @@ int  avt_modeldir_open(ModelDir *m, const char *dir, const Log *log);
 int  avt_modeldir_look(ModelDir *m, const char *dir, const Log *log);
 /** i-th file that the folder must hold: its name in the folder, and its path or NULL. @return 0: there is no i-th */
 int  avt_modeldir_part(const ModelDir *m, int i, const char **name, const char **path);
+/**
+ * A number made of name, size, inode and times of every file that may be read: the folder's parts, avatar.json, all
+ * *.safetensors beside them (shards), the LoRA. Another number: something was changed, added or taken away since.
+ * @param lora  a file outside of the folder, or NULL
+ */
+uint64_t avt_modeldir_stamp(const ModelDir *m, const char *lora);
 void avt_modeldir_close(ModelDir *m);
 
 #endif

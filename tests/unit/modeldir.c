@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The model folder: which file is found, what is said of one that is missing, and avatar.json. */
+#include <fcntl.h>
+
 #include "base/mem.h"
 #include "files.h"
 #include "files/inspect.h"
@@ -260,12 +262,53 @@ static void test_inspect_golden(void **state)
     avt_free(text);
 }
 
+/* Whatever is rewritten, in place too, changes the stamp; looking again does not. */
+static void test_stamp(void **state)
+{
+    static const char *const changed[] = {
+        "config.json", "diffusion_pytorch_model-00002-of-00002.safetensors", "Wan2.1_VAE.pth", "google/umt5-xxl/spiece.model",
+        "wav2vec2-large-xlsr-53-english/model.safetensors", "avatar.json", "liveavatar.safetensors", "elsewhere.bin",
+    };
+    char lora[128];
+    uint64_t before, after;
+    struct stat st;
+    ModelDir m;
+
+    (void)state;
+    tmp_open();
+    write_model();
+    tmp_text("liveavatar.safetensors", "x");
+    snprintf(lora, sizeof(lora), "%s/elsewhere.bin", tmp_dir);
+    REQUIRE_OK(open_dir(&m));
+    before = avt_modeldir_stamp(&m, lora);
+    for (size_t i = 0; i < sizeof(changed) / sizeof(changed[0]); i++) {
+        tmp_text(changed[i], "other text");
+        after = avt_modeldir_stamp(&m, lora);
+        if (after == before || after != avt_modeldir_stamp(&m, lora))
+            fail_msg("%s was changed, the stamp went from %llx to %llx", changed[i], (unsigned long long)before,
+                     (unsigned long long)after);
+        before = after;
+    }
+    REQUIRE_OK(stat(lora, &st));
+    usleep(20000);                                                  // more than a file system's tick
+    tmp_text("elsewhere.bin", "OTHER TEXT");                        // of the same size, its time set back
+    REQUIRE_OK(utimensat(AT_FDCWD, lora, (const struct timespec[]){ st.st_atim, st.st_mtim }, 0));
+    after = avt_modeldir_stamp(&m, lora);
+    REQUIRE(after != before);
+    before = after;
+    REQUIRE_OK(remove(lora));
+    REQUIRE(avt_modeldir_stamp(&m, lora) != before);
+    avt_modeldir_close(&m);
+    tmp_close();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_found), cmocka_unit_test(test_alternatives), cmocka_unit_test(test_missing),
         cmocka_unit_test(test_avatar_json), cmocka_unit_test(test_bad_avatar_json), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_golden),
+        cmocka_unit_test(test_stamp),
     };
 
     return test_main("modeldir", tests);
