@@ -49,7 +49,7 @@ all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/a
 # ---- how it is built ----------------------------------------------------------------------------------------------------
 
 # Strict IEEE arithmetic: faster, but the same bits for any number of threads and any order of files.
-$(BUILD)/obj/kernels/cpu/%.o: FLAGS += -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math
+$(BUILD)/obj/kernels/cpu/%.o $(BUILD)/obj/kernels/convert.o: FLAGS += -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math
 $(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c
 $(BUILD)/obj/%_avx512.o: FLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/obj/tools/%.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)

@@ -34,6 +34,9 @@ typedef struct Tensor {
 const char *avt_dtype_name(DType t);    // "f32", "bf16", ...
 size_t avt_dtype_size(DType t);         // bytes of an element
 
+/** Elements first .. first + nb - 1 of an array in host memory, of any type and alignment, to f32. Spreads over the cores. */
+void avt_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);
+
 int64_t avt_numel(Tensor t);
 int64_t avt_rows_of(Tensor t);          // product of all dimensions but the last
 int64_t avt_last_dim(Tensor t);

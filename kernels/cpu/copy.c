@@ -13,7 +13,7 @@ static void convert(void *dst, DType to, const void *src, DType from, int64_t fi
     for (int64_t i = 0; i < nb; i += CHUNK) {
         const int64_t n = min_i64(CHUNK, nb - i);
 
-        avt_plain_to_f32(to == DT_F32 ? (float *)dst + first + i : v, from, src, first + i, n);
+        avt_to_f32(to == DT_F32 ? (float *)dst + first + i : v, from, src, first + i, n);
         if (to == DT_BF16)
             for (int64_t j = 0; j < n; j++)
                 half[i + j] = avt_f32_bf16(v[j]);

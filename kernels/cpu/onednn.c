@@ -781,7 +781,9 @@ static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtyp
     ret = packed_of(be, &packed, use, dst->dim);
     if (ret >= 0 && dtype != DT_F32 && dtype != DT_BF16) {
         wide = avt_malloc(MEM_BACKEND, (size_t)nb * sizeof(*wide));
-        ret = wide ? avt_plain_to_f32(wide, dtype, src, 0, nb) : AVT_ERR(ENOMEM);
+        ret = wide ? 0 : AVT_ERR(ENOMEM);
+        if (wide)
+            avt_to_f32(wide, dtype, src, 0, nb);
     }
     threads = swap_threads(be->threads);
     if (ret >= 0 && use == WEIGHT_LINEAR)

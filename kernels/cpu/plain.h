@@ -79,9 +79,6 @@ static inline float row_sum(const float *x, int64_t nb)
     return sum;
 }
 
-/* Elements first .. first + nb - 1 of a float array of any dtype and alignment. 0, or EINVAL for an integer type. */
-int avt_plain_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);
-
 size_t avt_plain_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
 int    avt_plain_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
 

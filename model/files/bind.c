@@ -173,7 +173,7 @@ static float *to_scratch(Binder *b, const CkptTensor *t, int64_t nb)
         }
         b->scratch_size = size;
     }
-    avt_ckpt_to_f32(b->scratch, t->data, t->dtype, nb);
+    avt_to_f32(b->scratch, t->dtype, t->data, 0, nb);
     return b->scratch;
 }
 
@@ -333,7 +333,7 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     v = avt_malloc(MEM_CKPT, t->size / avt_dtype_size(t->dtype) * sizeof(*v) + 1);
     if (!v)
         return fail(b, AVT_ERR(ENOMEM)), NULL;
-    avt_ckpt_to_f32(v, t->data, t->dtype, (int64_t)(t->size / avt_dtype_size(t->dtype)));
+    avt_to_f32(v, t->dtype, t->data, 0, (int64_t)(t->size / avt_dtype_size(t->dtype)));
     return v;
 }
 

@@ -50,8 +50,6 @@ const char *avt_ckpt_metadata(const Ckpt *c, const char *key);
  */
 int avt_ckpt_unchanged(const Ckpt *c, const Log *log);
 
-/** Convert `nb` values of `dtype` at `src` (any alignment) to f32. Floating-point types and integers. */
-void avt_ckpt_to_f32(float *dst, const void *src, DType dtype, int64_t nb);
 /** Index of the first NaN or infinity, or -1. */
 int64_t avt_ckpt_nonfinite(const CkptTensor *t);
 

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Values of checkpoint tensors: conversion to f32, and the search for NaN and infinities. Both run over whole models, so
- * they go in pieces over the cores, and inside a piece in loops that vectorize. Data may start at any address: values are
- * fetched by memcpy.
+ * Values of checkpoint tensors: the search for NaN and infinities. It runs over whole models, so it goes in pieces over the
+ * cores, and inside a piece in loops that vectorize. Data may start at any address: values are fetched by memcpy.
  */
 #include <string.h>
 
-#include "base/half.h"
 #include "files/ckpt.h"
 
 #define PIECE 65536
@@ -25,74 +23,6 @@ static uint32_t get32(const uint8_t *p)
 
     memcpy(&v, p, 4);
     return v;
-}
-
-static void convert_f64(float *dst, const uint8_t *src, int64_t nb)
-{
-    for (int64_t i = 0; i < nb; i++) {
-        double v;
-
-        memcpy(&v, src + 8 * i, 8);
-        dst[i] = (float)v;
-    }
-}
-
-static void convert_int(float *dst, const uint8_t *src, DType dtype, int64_t nb)
-{
-    for (int64_t i = 0; i < nb; i++) {
-        int64_t v = 0;
-        int32_t v32;
-
-        if (dtype == DT_I64) {
-            memcpy(&v, src + 8 * i, 8);
-        } else if (dtype == DT_I32) {
-            memcpy(&v32, src + 4 * i, 4);
-            v = v32;
-        } else {
-            v = src[i];
-        }
-        dst[i] = (float)v;
-    }
-}
-
-static void convert(float *dst, const uint8_t *src, DType dtype, int64_t nb)
-{
-    switch (dtype) {
-    case DT_F32:
-        memcpy(dst, src, (size_t)nb * 4);
-        break;
-    case DT_BF16:
-#pragma omp simd
-        for (int64_t i = 0; i < nb; i++)
-            dst[i] = avt_bf16_f32(get16(src + 2 * i));
-        break;
-    case DT_F16:
-        for (int64_t i = 0; i < nb; i++)
-            dst[i] = avt_f16_f32(get16(src + 2 * i));
-        break;
-    case DT_F8_E4M3:
-        for (int64_t i = 0; i < nb; i++)
-            dst[i] = avt_e4m3_f32(src[i]);
-        break;
-    case DT_F8_E5M2:
-        for (int64_t i = 0; i < nb; i++)
-            dst[i] = avt_e5m2_f32(src[i]);
-        break;
-    case DT_F64:
-        convert_f64(dst, src, nb);
-        break;
-    default:
-        convert_int(dst, src, dtype, nb);
-    }
-}
-
-void avt_ckpt_to_f32(float *dst, const void *src, DType dtype, int64_t nb)
-{
-    const size_t size = avt_dtype_size(dtype);
-
-#pragma omp parallel for if (nb > 4 * PIECE)
-    for (int64_t i = 0; i < nb; i += PIECE)
-        convert(dst + i, (const uint8_t *)src + (size_t)i * size, dtype, nb - i < PIECE ? nb - i : PIECE);
 }
 
 /* Is a value of the piece not finite? The exponent is all ones; e4m3fn knows only NaN, 0x7f and 0xff. */

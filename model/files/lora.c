@@ -243,7 +243,7 @@ static void set_scale(Lora *l, Pair *p, double alpha)
     float own = 0;
 
     if (alpha <= 0 && p->alpha)
-        avt_ckpt_to_f32(&own, p->alpha->data, p->alpha->dtype, 1);
+        avt_to_f32(&own, p->alpha->dtype, p->alpha->data, 0, 1);
     p->scale = alpha > 0 ? alpha / r : p->alpha ? own / r : 0.5;
     if (l->rank < (int)r)
         l->rank = (int)r;
@@ -468,8 +468,8 @@ int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t i
     a = avt_malloc(MEM_CKPT, (size_t)(r * (2 * in + out)) * sizeof(*a));            // a, b, a packed
     if (!a)
         return AVT_ERR(ENOMEM);
-    avt_ckpt_to_f32(a, p->a->data, p->a->dtype, r * in);
-    avt_ckpt_to_f32(a + r * in, p->b->data, p->b->dtype, r * out);
+    avt_to_f32(a, p->a->dtype, p->a->data, 0, r * in);
+    avt_to_f32(a + r * in, p->b->dtype, p->b->data, 0, r * out);
     l->nonzero |= any_nonzero(a + r * in, r * out);
     merge(w, a + r * in, a, a + r * (in + out), out, in, r, (float)p->scale);
     avt_free(a);

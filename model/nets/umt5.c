@@ -252,8 +252,7 @@ static int embed(Backend *be, const Pass *p, const int32_t *ids)
                            "encoder are not of one model", ids[i], (long long)p->cfg->vocab);
             break;
         }
-        const size_t bytes = (size_t)D * avt_dtype_size(e->dtype);
-        avt_ckpt_to_f32(row, (const uint8_t *)e->data + (size_t)ids[i] * bytes, e->dtype, D);
+        avt_to_f32(row, e->dtype, e->data, ids[i] * D, D);
         for (int64_t d = 0; d < D && ret >= 0; d++)
             if (!isfinite(row[d]))
                 ret = avt_fail(be->log, AVT_INVALID, "umt5: token_embedding.weight: row %d is not finite in %s", ids[i], e->file);

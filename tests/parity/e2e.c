@@ -90,7 +90,7 @@ static float *make_features(Golden *g, int64_t rows)
         const int64_t layers = t->dim[0], dim = t->dim[2];
 
         host = golden_alloc(g, (size_t)(layers * t->dim[1] * dim) * sizeof(*host));
-        avt_ckpt_to_f32(host, t->data, t->dtype, layers * t->dim[1] * dim);
+        avt_to_f32(host, t->dtype, t->data, 0, layers * t->dim[1] * dim);
         hidden = avt_new(g->work, DT_F32, layers, t->dim[1], dim);
         out = avt_new(g->work, DT_F32, rows, layers, dim);
         avt_upload(g->be, hidden, host);

@@ -141,7 +141,7 @@ static float *to_host(Golden *g, const CkptTensor *t)
     const int64_t nb = count(t);
     float *v = golden_alloc(g, sizeof(*v) * (size_t)nb);
 
-    avt_ckpt_to_f32(v, t->data, t->dtype, nb);
+    avt_to_f32(v, t->dtype, t->data, 0, nb);
     return v;
 }
 
@@ -287,7 +287,7 @@ static double value_at(const CkptTensor *t, int64_t i)
         memcpy(&d, (const char *)t->data + 8 * i, 8);
         return d;
     }
-    avt_ckpt_to_f32(&f, (const char *)t->data + (size_t)i * avt_dtype_size(t->dtype), t->dtype, 1);
+    avt_to_f32(&f, t->dtype, t->data, i, 1);
     return f;
 }
 

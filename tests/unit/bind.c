@@ -80,8 +80,8 @@ static void test_placed(void **state)
     Tensor m;
 
     (void)state;
-    avt_ckpt_to_f32(r16, w16, DT_BF16, OUT * IN);
-    avt_ckpt_to_f32(rh, h16, DT_F16, OUT * IN);
+    avt_to_f32(r16, DT_BF16, w16, 0, OUT * IN);
+    avt_to_f32(rh, DT_F16, h16, 0, OUT * IN);
     bench_open(&x, t, 9);
     x.b.prefix = "net.";
     l = avt_bind_linear(&x.b, OUT, IN, 1, "%d.l", 0);

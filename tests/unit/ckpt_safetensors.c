@@ -84,25 +84,25 @@ static void test_conversion(void **state)
         const uint16_t h = (uint16_t)i;
 
         memcpy(raw + 1, &h, 2);
-        avt_ckpt_to_f32(v, raw + 1, DT_BF16, 1);
+        avt_to_f32(v, DT_BF16, raw + 1, 0, 1);
         REQUIRE(avt_f32_bits(v[0]) == (uint32_t)i << 16);
-        avt_ckpt_to_f32(v, raw + 1, DT_F16, 1);
+        avt_to_f32(v, DT_F16, raw + 1, 0, 1);
         REQUIRE(avt_f32_bits(v[0]) == avt_f32_bits(avt_f16_f32(h)));
     }
     for (int i = 0; i < 256; i++) {
         raw[0] = (uint8_t)i;
-        avt_ckpt_to_f32(v, raw, DT_F8_E4M3, 1);
+        avt_to_f32(v, DT_F8_E4M3, raw, 0, 1);
         REQUIRE(avt_f32_bits(v[0]) == avt_f32_bits(avt_e4m3_f32(raw[0])));
-        avt_ckpt_to_f32(v, raw, DT_U8, 1);
+        avt_to_f32(v, DT_U8, raw, 0, 1);
         REQUIRE(v[0] == (float)i);
     }
     memcpy(raw + 1, &d, 8);
-    avt_ckpt_to_f32(v, raw + 1, DT_F64, 1);
+    avt_to_f32(v, DT_F64, raw + 1, 0, 1);
     REQUIRE(v[0] == -2.5f);
     memcpy(raw + 1, &big, 8);
-    avt_ckpt_to_f32(v, raw + 1, DT_I64, 1);
+    avt_to_f32(v, DT_I64, raw + 1, 0, 1);
     REQUIRE(v[0] == -8589934592.0f);
-    avt_ckpt_to_f32(v, i32, DT_I32, 2);
+    avt_to_f32(v, DT_I32, i32, 0, 2);
     REQUIRE(v[0] == -1 && v[1] == 0);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* bf16, f16, e4m3, e5m2: every code there and back, every rounding step between neighbours, ties to even. */
 #include "base/half.h"
+#include "tensor.h"
 #include "test.h"
 
 static uint32_t from_f16(float f)  { return avt_f32_f16(f); }
@@ -88,10 +89,41 @@ static void e5m2(void **state)
     assert_true(isinf(avt_e5m2_f32(0x7c)) && isnan(avt_e5m2_f32(0x7d)));
 }
 
+/* Arrays at any address, from any element on: each value as by itself. */
+static void arrays(void **state)
+{
+    enum { NB = 0x10000 };
+    uint8_t *raw = malloc(2 * NB + 1);
+    float *v = malloc(NB * sizeof(*v));
+
+    (void)state;
+    for (int c = 0; c < NB; c++) {
+        const uint16_t h = (uint16_t)c;
+
+        memcpy(raw + 1 + 2 * c, &h, 2);
+    }
+    for (int64_t first = 0; first < 3; first++) {
+        avt_to_f32(v, DT_F16, raw + 1, first, NB - first);
+        for (uint32_t c = (uint32_t)first; c < NB; c++)
+            assert_int_equal(avt_f32_bits(v[c - first]), avt_f32_bits(avt_f16_f32((uint16_t)c)));
+        avt_to_f32(v, DT_BF16, raw + 1, first, NB - first);
+        for (uint32_t c = (uint32_t)first; c < NB; c++)
+            assert_int_equal(avt_f32_bits(v[c - first]), c << 16);
+        avt_to_f32(v, DT_F8_E5M2, raw, first, 256);
+        for (int k = 0; k < 256; k++)
+            assert_int_equal(avt_f32_bits(v[k]), avt_f32_bits(avt_e5m2_f32(raw[first + k])));
+        avt_to_f32(v, DT_U8, raw, first, 256);
+        for (int k = 0; k < 256; k++)
+            assert_true(v[k] == raw[first + k]);
+    }
+    free(raw);
+    free(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(f16), cmocka_unit_test(bf16), cmocka_unit_test(e4m3),
-                                        cmocka_unit_test(e5m2) };
+                                        cmocka_unit_test(e5m2),  cmocka_unit_test(arrays) };
 
     return test_main("half", tests);
 }

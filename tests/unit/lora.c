@@ -315,7 +315,7 @@ static void test_bound(void **state)
 
             memcpy(base, w, sizeof(w));
             if (half)
-                avt_ckpt_to_f32(base, w16, DT_BF16, OUT * IN);
+                avt_to_f32(base, DT_BF16, w16, 0, OUT * IN);
             memcpy(e, base, sizeof(e));
             REQUIRE(avt_lora_merge(l, modules[i], e, OUT, IN, NULL) == 1);
             for (int k = 0; k < OUT * IN; k++) {
