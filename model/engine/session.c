@@ -326,9 +326,13 @@ PlanMemory avt_session_measured(const AvatarSession *s, int rank)
 /* Index of the first sample that is no number, or -1. */
 static int64_t find_nonfinite(const float *pcm, int64_t nb)
 {
-    for (int64_t i = 0; i < nb; i++)
-        if (!(pcm[i] - pcm[i] == 0))
+    for (int64_t i = 0; i < nb; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &pcm[i], sizeof(bits));           // a host may trap on arithmetic with what is no number
+        if ((bits & 0x7f800000) == 0x7f800000)
             return i;
+    }
     return -1;
 }
 

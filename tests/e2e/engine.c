@@ -29,6 +29,7 @@ static void set_level(AvatarOptions *o)       { o->cpu_level = 9; }
 static void set_compat(AvatarOptions *o)      { o->compat = 2; }
 static void set_opts(AvatarOptions *o)        { o->opts = "lora_alpha=1:speed=9"; }
 static void set_opts_value(AvatarOptions *o)  { o->opts = "lora_alpha=much"; }
+static void set_opts_inf(AvatarOptions *o)    { o->opts = "lora_alpha=inf"; }
 static void set_plan(AvatarOptions *o)        { o->plan = "fast"; }
 static void set_plan_devices(AvatarOptions *o) { o->plan = "wave"; o->devices = "cpu|cpu"; }
 static void set_timestep(AvatarOptions *o)    { o->plan = "timestep"; o->devices = "cpu|cpu"; o->steps = 4; }
@@ -61,7 +62,8 @@ static void bad_options_are_named(void **state)
     } bad[] = {
         { set_steps, 1, "steps=0", "1 to 100" }, { set_many_steps, 1, "steps=101", "1 to 100" }, { set_threads, 1, "cpu_threads=-1", "1024" },
         { set_level, 1, "cpu_level=9", "AVX2" }, { set_compat, 1, "compat=2", "upstream" }, { set_opts, 1, "opts", "speed" },
-        { set_opts_value, 1, "lora_alpha", "much" }, { set_plan, 1, "plan=fast", "layer" }, { set_plan_devices, 1, "plan=wave", "devices=cpu|cpu" },
+        { set_opts_value, 1, "lora_alpha", "much" }, { set_opts_inf, 1, "lora_alpha", "inf" },
+        { set_plan, 1, "plan=fast", "layer" }, { set_plan_devices, 1, "plan=wave", "devices=cpu|cpu" },
         { set_timestep, 1, "plan=timestep", "4 devices" }, { set_empty_device, 1, "devices=cpu||cpu", "empty" }, { set_device, 1, "devices=gpu", "cpu" },
         { set_dry, 1, "devices=dry", "cpu" }, { set_vae, 1, "vae_device=cpu:mine", "own" }, { set_vae_device, 1, "vae_device=tpu", "cpu" },
         { set_lora, 0, "/nonexistent/lora.safetensors", "" }, { set_layers, 0, "plan=layer", "4 layers" },
@@ -409,6 +411,33 @@ static void caller_is_left_alone(void **state)
     free(pcm);
 }
 
+/* A locale that writes 0,5, made by localedef without any package. */
+static int use_decimal_comma(void)
+{
+    char cmd[512];
+
+    snprintf(cmd, sizeof(cmd), "cd %s && printf 'LC_NUMERIC\\ndecimal_point \",\"\\nthousands_sep \"\"\\ngrouping -1\\nEND LC_NUMERIC\\n' >comma.src && "
+             "localedef --no-archive -c -i comma.src -f ANSI_X3.4-1968 ./comma >/dev/null 2>&1", take_dir);
+    (void)!system(cmd);                             // its exit code tells of categories that were not given
+    setenv("LOCPATH", take_dir, 1);
+    return setlocale(LC_NUMERIC, "comma") && strtod("0.5", NULL) == 0;
+}
+
+static void numbers_do_not_follow_the_locale(void **state)
+{
+    AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+
+    (void)state;
+    if (!use_decimal_comma())
+        SKIP("no locale with a decimal comma could be made: install locales");
+    opt.opts = "lora_alpha=0.5";
+    assert_int_equal(avatar_options_check(&opt), 0);
+    opt.opts = "lora_alpha=0,5";
+    assert_int_equal(avatar_options_check(&opt), AVATAR_ERR(EINVAL));
+    setlocale(LC_NUMERIC, "C");
+    unsetenv("LOCPATH");
+}
+
 static void errors_have_words(void **state)
 {
     static const int codes[] = { AVATAR_EAGAIN, AVATAR_EOF, AVATAR_INVALID, AVATAR_ERR(EINVAL), AVATAR_ERR(ENOMEM), AVATAR_ERR(ECANCELED) };
@@ -437,6 +466,7 @@ int main(void)
         cmocka_unit_test(bad_options_are_named), cmocka_unit_test(bad_looks_are_named), cmocka_unit_test(bad_folders_are_told),
         cmocka_unit_test(weights_are_shared), cmocka_unit_test(lines_go_home), cmocka_unit_test(little_memory_is_told),
         cmocka_unit_test(caller_is_left_alone), cmocka_unit_test(errors_have_words),
+        cmocka_unit_test(numbers_do_not_follow_the_locale),
         cmocka_unit_test(keeps_ten_seconds), cmocka_unit_test(changed_files_are_read_again),
     };
 
