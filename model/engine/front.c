@@ -160,12 +160,16 @@ int avt_front_text(const Core *c, float **context, int64_t *rows, const char *pr
     const int max = c->sizes.dit.text_len;
     int32_t *ids = avt_malloc(MEM_SESSION, sizeof(*ids) * (size_t)max);
     char *clean = NULL;
+    int64_t left_out = 0;
     int ret = ids ? avt_text_clean(&clean, prompt, log) : AVT_ERR(ENOMEM);
 
     if (ret >= 0)
         ret = avt_ckpt_unchanged(c->t5, log);                       // it is mapped for as long as the engine lives
     if (ret >= 0)
-        ret = avt_tokenizer_encode(c->tokenizer, ids, max, clean);
+        ret = avt_tokenizer_encode(c->tokenizer, ids, max, clean, &left_out);
+    if (ret >= 0 && left_out)
+        avt_log(log, LOG_WARNING, "prompt: the model reads %d tokens; the last %lld of %lld are left out", max, (long long)left_out,
+                (long long)(max + left_out));
     if (ret >= 0)
         ret = encode_ids(c, context, rows, ids, ret, cancel, log);
     avt_free(clean);

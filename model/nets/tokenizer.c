@@ -246,7 +246,7 @@ int avt_tokenizer_nb_pieces(const Tokenizer *t)
     return avt_spm_nb(t->spm);
 }
 
-int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *cleaned)
+int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *cleaned, int64_t *left_out)
 {
     int64_t nb;
 
@@ -255,6 +255,8 @@ int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *
     nb = avt_spm_encode(t->spm, cleaned, strlen(cleaned), ids, max - 1);
     if (nb < 0)
         return AVT_ERR(ENOMEM);
+    if (left_out)
+        *left_out = nb > max - 1 ? nb - (max - 1) : 0;
     if (nb > max - 1)
         nb = max - 1;
     ids[nb] = t->eos;

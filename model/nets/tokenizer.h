@@ -19,7 +19,8 @@ int  avt_tokenizer_nb_pieces(const Tokenizer *t);
 int avt_text_clean(char **out, const char *text, const Log *log);
 
 /** Ids of cleaned text, </s> at the end, at most max (then max - 1 pieces and </s>). User text never becomes a special id.
+ *  @param left_out  gets the number of pieces for which there was no room; may be NULL
  *  @return number of ids, >= 1, or a negative error */
-int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *cleaned);
+int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *cleaned, int64_t *left_out);
 
 #endif

@@ -15,7 +15,7 @@ static void encode(const Tokenizer *t, const char *text)
 
     if (avt_text_clean(&clean, text, NULL) < 0)
         return;
-    nb = avt_tokenizer_encode(t, ids, 64, clean);
+    nb = avt_tokenizer_encode(t, ids, 64, clean, NULL);
     if (nb > 64 || (nb > 0 && ids[nb - 1] < 0))
         abort();
     avt_free(clean);

@@ -106,7 +106,7 @@ static const char *text_of(struct json_object *o, const char *key)
 static void check_ids(Golden *g, const Tokenizer *t, const char *cleaned, struct json_object *wanted, const char *key, size_t index)
 {
     int32_t ids[MAX_TOKENS];
-    const int nb = avt_tokenizer_encode(t, ids, MAX_TOKENS, cleaned);
+    const int nb = avt_tokenizer_encode(t, ids, MAX_TOKENS, cleaned, NULL);
 
     g->nb_compared++;
     if (nb != (int)json_object_array_length(wanted)) {

@@ -165,7 +165,7 @@ static Tokenizer *open_small(void)
 static void check_ids(const Tokenizer *t, const char *text, const int32_t *wanted, int nb_wanted)
 {
     int32_t ids[64];
-    const int nb = avt_tokenizer_encode(t, ids, 64, text);
+    const int nb = avt_tokenizer_encode(t, ids, 64, text, NULL);
 
     if (nb != nb_wanted || memcmp(ids, wanted, sizeof(*ids) * (size_t)nb))
         fail_msg("\"%s\": %d ids, wanted %d, or others", text, nb, nb_wanted);
@@ -199,7 +199,7 @@ static void special_names_are_text(void **state)
     CHECK_IDS(t, "<s>", MARK, LESS, LETTER_S, MORE, EOS);
     CHECK_IDS(t, "</s>", MARK, LESS, SLASH, LETTER_S, MORE, EOS);
     for (size_t p = 0; p < sizeof(prompts) / sizeof(prompts[0]); p++) {
-        const int nb = avt_tokenizer_encode(t, ids, 64, prompts[p]);
+        const int nb = avt_tokenizer_encode(t, ids, 64, prompts[p], NULL);
 
         REQUIRE(nb > 1 && ids[nb - 1] == EOS);
         for (int i = 0; i < nb - 1; i++)
@@ -213,15 +213,16 @@ static void truncation(void **state)
     Tokenizer *t = open_small();
     char text[401] = "";
     int32_t ids[512];
+    int64_t left_out = -1;
 
     (void)state;
     memset(text, 'b', 400);
-    REQUIRE(avt_tokenizer_encode(t, ids, 512, text) == 402);        // mark, 400 letters, </s>
+    REQUIRE(avt_tokenizer_encode(t, ids, 512, text, &left_out) == 402 && !left_out);      // mark, 400 letters, </s>
     ids[128] = -7;
-    REQUIRE(avt_tokenizer_encode(t, ids, 128, text) == 128);
+    REQUIRE(avt_tokenizer_encode(t, ids, 128, text, &left_out) == 128 && left_out == 401 - 127);
     REQUIRE(ids[126] == LETTER_B && ids[127] == EOS && ids[128] == -7);
-    REQUIRE(avt_tokenizer_encode(t, ids, 1, text) == 1 && ids[0] == EOS);
-    REQUIRE(avt_tokenizer_encode(t, ids, 0, text) == AVT_ERR(EINVAL));
+    REQUIRE(avt_tokenizer_encode(t, ids, 1, text, NULL) == 1 && ids[0] == EOS);
+    REQUIRE(avt_tokenizer_encode(t, ids, 0, text, NULL) == AVT_ERR(EINVAL));
     avt_tokenizer_close(&t);
 }
 
@@ -264,7 +265,7 @@ static void damaged_files(void **state)
 
         model[i] = (uint8_t)(old ^ (1 << i % 8));
         if (open_bytes(&t, model, size) == 0)
-            REQUIRE(avt_tokenizer_encode(t, ids, 64, "ab </s> ba") >= 1);
+            REQUIRE(avt_tokenizer_encode(t, ids, 64, "ab </s> ba", NULL) >= 1);
         avt_tokenizer_close(&t);
         model[i] = old;
     }
