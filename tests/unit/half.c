@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* bf16, f16, e4m3, e5m2: every code there and back, every rounding step between neighbours, ties to even. */
+#include <stdlib.h>
+
 #include "base/half.h"
 #include "tensor.h"
 #include "test.h"
