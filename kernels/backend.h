@@ -5,7 +5,7 @@
  * An op is data: the door (kernels.c) checks a call, writes it into an OpCall and hands it to the backend, which may
  * run it at once (cpu), later (guard, cuda) or only count it (dry). A Backend is one queue of work on one device, used
  * by one thread at a time; several backends may share a device (the ranks of a plan, the sessions of an engine), and an op
- * accepts tensors of any backend on its own device.
+ * accepts tensors of any backend on its own device. Between two queues only a mark makes an order: see avt_mark().
  *
  * The first failure sticks: later ops do nothing, avt_sync() returns it. So forward passes read as mathematics.
  */
@@ -88,6 +88,21 @@ typedef struct OpStat {
     double flops, bytes, seconds;       // seconds only while `profile` is set
 } OpStat;
 
+/*
+ * A place in a backend's queue: all that was submitted to it before. A value, nothing is to be freed; it means something for as long as
+ * its backend is open. On CUDA: the number of an event in a ring of them; one that was recorded again since stands for later work of
+ * the same queue, so who waits for it waits longer than he must and is right.
+ */
+typedef struct Mark {
+    Backend *be;                        // NULL: passed
+    uint64_t at;
+} Mark;
+
+typedef struct QueueStat {              // what avt_mark(), avt_wait(), avt_fetch() were asked for
+    int64_t marks, waits, fetches;
+    double fetched;                     // bytes
+} QueueStat;
+
 typedef struct BackendClass {
     const char *name;
     void *(*alloc)(Backend *be, size_t size);                       // device memory, 64-byte aligned, zeroed; NULL: none left
@@ -96,6 +111,11 @@ typedef struct BackendClass {
     int   (*download)(Backend *be, void *dst, const void *src, size_t size); // waits for all work before it
     int   (*run)(Backend *be, const OpCall *c);                     // 0 or an error
     int   (*sync)(Backend *be);
+    uint64_t (*mark)(Backend *be);                                  // NULL, as wait: work is done when its call returns
+    void  (*wait)(Backend *be, Mark m);                             // m: of another queue of this class
+    void  (*fetch)(Backend *be, void *dst, const void *src, size_t size);    // an upload that reads src when the queue comes to it
+    void *(*host_alloc)(Backend *be, size_t size);                  // host memory that fetch reads fast (pinned), 64-byte aligned
+    void  (*host_free)(Backend *be, void *p, size_t size);
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
     int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // fills dst->data, sets dtype, packed
     void  (*close)(Backend *be);
@@ -115,6 +135,7 @@ struct Backend {
     int profile;                        // measure seconds per op
     const int *cancel;                  // when it becomes non-zero (another thread's doing), ops fail with ECANCELED; or NULL
     OpStat stat[OP_NB];
+    QueueStat queue;
     void *priv;
 };
 

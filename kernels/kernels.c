@@ -90,6 +90,45 @@ void avt_reset(Backend *be)
     be->status = 0;
 }
 
+Mark avt_mark(Backend *be)
+{
+    be->queue.marks++;
+    return be->cls->mark ? (Mark){ be, be->cls->mark(be) } : (Mark){ 0 };
+}
+
+void avt_wait(Backend *be, Mark m)
+{
+    be->queue.waits++;
+    if (be->status < 0 || !m.be || m.be == be)
+        return;
+    if (m.be->cls == be->cls)
+        be->cls->wait(be, m);
+    else
+        avt_backend_fail(be, AVT_ERR(EINVAL), "wait: a queue of %s cannot wait for one of %s", be->device, m.be->device);
+}
+
+void avt_fetch(Backend *be, Tensor dst, const void *src)
+{
+    const size_t size = avt_nbytes(dst);
+
+    if (be->status < 0 || !dst.data || !size)
+        return;
+    be->queue.fetches++;
+    be->queue.fetched += (double)size;
+    be->cls->fetch(be, dst.data, src, size);
+}
+
+void *avt_host_alloc(Backend *be, size_t size)
+{
+    return be->cls->host_alloc(be, size);
+}
+
+void avt_host_free(Backend *be, void *p, size_t size)
+{
+    if (p)
+        be->cls->host_free(be, p, size);
+}
+
 size_t avt_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
 {
     return be->cls->weight_bytes(be, use, dtype, nd, dim);

@@ -29,6 +29,22 @@ int  avt_sync(Backend *be);
 /** Forget the failure: for an engine that goes on after a failed session. */
 void avt_reset(Backend *be);
 
+/* Two queues (backends of one class) run in no order, but that
+ *      m = avt_mark(a);        // somewhere in a's work
+ *      avt_wait(b, m);         // b's work from here on runs after a's work before the mark
+ *  says so. The host never waits. A tensor that one queue writes and another reads wants two waits: the reader's before it reads, and the
+ *  writer's before it writes there again. Any thread may be given a mark. Before a backend is closed, those that wait for its marks
+ *  must have been synced. */
+Mark avt_mark(Backend *be);
+/** A mark that is passed, or of `be` itself: nothing to wait for. One of another class: EINVAL; such queues meet in avt_download(). */
+void avt_wait(Backend *be, Mark m);
+/** Host -> tensor like avt_upload(), but the queue reads `src` when it comes to it, and the call returns at once: `src` is memory of
+ *  avt_host_alloc() and stays as it is until a mark behind the call is passed. */
+void avt_fetch(Backend *be, Tensor dst, const void *src);
+/** Host memory for avt_fetch(). @return NULL when there is none. Free it with its size, after a sync. */
+void *avt_host_alloc(Backend *be, size_t size);
+void  avt_host_free(Backend *be, void *p, size_t size);
+
 /** A weight out of host memory: `src` is row-major `dtype`, any alignment. Allocated in `a`, in the backend's form for `use`.
  *  src == NULL leaves the contents undefined (planning). */
 Tensor avt_weight_put(Arena *a, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src);

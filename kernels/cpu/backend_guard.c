@@ -3,10 +3,15 @@
  * The guard backend: plain C ops with the manners of a GPU, for tests.
  *
  *   memory   unreadable but for the pages of an op's operands while it runs: who touches a tensor's bytes faults
- *   queue    run() and upload() only write down; sync(), download() and a full list execute: who forgets a sync reads old numbers
+ *   queue    a call is only written down; sync(), download(), a full list, or a queue that waits for a mark execute it:
+ *            who forgets a sync reads old numbers
+ *   queues   what no mark orders runs in the wrong order. A queue that nobody asks is the late one: a reader without a wait is before
+ *            its writer. One that is asked for a mark runs every second time to the mark alone, and every other time ahead, as far as
+ *            its own waits allow: a writer without a wait is before its reader.
  *
- * Page protection belongs to the process, and the tensors of several guard backends (ranks, sessions) share pages, weights
- * above all. One mutex lets only one of them have pages open; otherwise the first to finish would close them under the others.
+ * Page protection belongs to the process, the tensors of several guard backends (ranks, sessions) share pages, weights above all,
+ * and a queue executes others: one lock for all lists and all open pages. A queue that was executed by another's thread keeps its
+ * failure until its own thread comes.
  */
 #include <pthread.h>
 #include <string.h>
@@ -18,20 +23,30 @@
 #define MAX_ENTRIES 4096                // the list is executed when it holds as many,
 #define MAX_BYTES   (64 << 20)          // or when its uploads hold as much
 
+typedef enum EntryKind { ENTRY_OP, ENTRY_UPLOAD, ENTRY_FETCH, ENTRY_WAIT } EntryKind;
+
 typedef struct Entry {
-    OpCall call;                        // an upload has op == OP_NB
-    void *dst;                          // upload: destination,
-    size_t at, size;                    // place and length of its copy in `bytes`
+    EntryKind kind;
+    OpCall call;                        // op
+    Mark mark;                          // wait
+    void *dst;                          // upload, fetch: destination, length,
+    size_t size;
+    size_t at;                          // upload: place of its copy in `bytes`
+    const void *src;                    // fetch: where it will be read
 } Entry;
 
 typedef struct Guard {
     Backend cpu;                        // holds the table of plain C ops; owns no memory
-    Entry *entry;
+    Entry *entry;                       // [room]; those from `next` to `nb` are still to be executed
     char *bytes;
-    size_t nb, room, nb_bytes, bytes_room;
+    size_t next, nb, room, nb_bytes, bytes_room;
+    uint64_t done;                      // entries executed since open: a mark is `done` plus those that wait
+    unsigned asked;                     // how often another queue asked for a mark
+    int failed;                         // of an entry, not yet told to the door
+    const char *what;
 } Guard;
 
-static pthread_mutex_t pages_open = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t queues = PTHREAD_MUTEX_INITIALIZER;
 
 static int protect(const void *p, size_t size, int prot)
 {
@@ -80,45 +95,117 @@ static int copy_in(void *dst, const void *src, size_t size)
     return protect(dst, size, PROT_NONE);
 }
 
-/* Execute the list. What follows a failure is dropped, as on a device. */
-static int flush(Backend *be)
+static int run_entry(Guard *g, const Entry *e)
 {
-    Guard *g = be->priv;
-    int ret = 0;
-
-    pthread_mutex_lock(&pages_open);
-    for (size_t i = 0; i < g->nb && ret >= 0; i++) {
-        const Entry *e = &g->entry[i];
-
-        if (e->call.op == OP_NB)
-            ret = copy_in(e->dst, g->bytes + e->at, e->size);
-        else
-            ret = run_op(g, &e->call);
-        if (ret < 0)
-            avt_backend_fail(be, ret, "%s: %s failed late (%d)", be->device,
-                             e->call.op == OP_NB ? "upload" : avt_op_name(e->call.op), ret);
+    switch (e->kind) {
+    case ENTRY_UPLOAD:
+        return copy_in(e->dst, g->bytes + e->at, e->size);
+    case ENTRY_FETCH:
+        return copy_in(e->dst, e->src, e->size);
+    case ENTRY_WAIT:
+        return 0;
+    default:
+        return run_op(g, &e->call);
     }
-    pthread_mutex_unlock(&pages_open);
-    g->nb = 0;
-    g->nb_bytes = 0;
-    return ret;
 }
 
-static int append(Backend *be, const Entry *e)
+/* What follows a failure is dropped, as on a device; it counts as executed. */
+static void drop_rest(Guard *g)
+{
+    g->done += g->nb - g->next;
+    g->next = g->nb;
+}
+
+/* Execute the list until `at`, and then on if `ahead`, up to a wait that is not passed. Before it is passed all queues that must
+ * come first are executed; marks always point to calls that were made earlier, so that never comes back to this one. Lock held. */
+static void execute(Guard *g, uint64_t at, int ahead)
+{
+    while (g->next < g->nb && (g->done < at || ahead)) {
+        const Entry *e = &g->entry[g->next];
+        Guard *other = e->kind == ENTRY_WAIT ? e->mark.be->priv : NULL;
+        int ret;
+
+        if (other && other->done < e->mark.at) {
+            if (g->done >= at)
+                break;
+            execute(other, e->mark.at, other->asked++ % 2 == 0);
+        }
+        ret = run_entry(g, e);
+        g->next++;
+        g->done++;
+        if (ret < 0) {
+            g->failed = ret;
+            g->what = e->kind == ENTRY_OP ? avt_op_name(e->call.op) : "upload";
+            drop_rest(g);
+        }
+    }
+    if (g->next == g->nb)
+        g->next = g->nb = g->nb_bytes = 0;
+}
+
+/* Give the lock back and tell the door what has failed, on the queue's own thread. */
+static int unlock(Backend *be)
 {
     Guard *g = be->priv;
+    const int failed = g->failed;
+    const char *what = g->what;
 
+    g->failed = 0;
+    pthread_mutex_unlock(&queues);
+    if (failed < 0)
+        avt_backend_fail(be, failed, "%s: %s failed late (%d)", be->device, what, failed);
+    return failed;
+}
+
+static int flush(Backend *be)
+{
+    pthread_mutex_lock(&queues);
+    execute(be->priv, UINT64_MAX, 0);
+    return unlock(be);
+}
+
+static int has_room(Guard *g, size_t size)
+{
     if (g->nb == g->room) {
         const size_t room = g->room ? 2 * g->room : 64;
         Entry *p = avt_realloc(MEM_BACKEND, g->entry, sizeof(*p) * room);
 
         if (!p)
-            return AVT_ERR(ENOMEM);
+            return 0;
         g->entry = p;
         g->room = room;
     }
-    g->entry[g->nb++] = *e;
-    return g->nb >= MAX_ENTRIES || g->nb_bytes >= MAX_BYTES ? flush(be) : 0;
+    if (g->bytes_room - g->nb_bytes < size) {
+        const size_t room = 2 * (g->nb_bytes + size);
+        char *p = avt_realloc(MEM_BACKEND, g->bytes, room);
+
+        if (!p)
+            return 0;
+        g->bytes = p;
+        g->bytes_room = room;
+    }
+    return 1;
+}
+
+/* Write a call down, with a copy of `size` bytes that an upload brings. 0, or what an earlier call failed with. */
+static int append(Backend *be, Entry e, const void *bytes, size_t size)
+{
+    Guard *g = be->priv;
+
+    pthread_mutex_lock(&queues);
+    if (!g->failed && has_room(g, size)) {
+        e.at = g->nb_bytes;
+        if (size)
+            memcpy(g->bytes + e.at, bytes, size);
+        g->nb_bytes += size;
+        g->entry[g->nb++] = e;
+        if (g->nb >= MAX_ENTRIES || g->nb_bytes >= MAX_BYTES)
+            execute(g, UINT64_MAX, 0);
+    } else if (!g->failed) {
+        g->failed = AVT_ERR(ENOMEM);
+        g->what = "the list of calls";
+    }
+    return unlock(be);
 }
 
 static void *guard_alloc(Backend *be, size_t size)
@@ -141,24 +228,33 @@ static void guard_free(Backend *be, void *p, size_t size)
 
 static void guard_upload(Backend *be, void *dst, const void *src, size_t size)
 {
-    Guard *g = be->priv;
-    const Entry e = { .call.op = OP_NB, .dst = dst, .at = g->nb_bytes, .size = size };
+    append(be, (Entry){ .kind = ENTRY_UPLOAD, .dst = dst, .size = size }, src, size);
+}
 
-    if (g->bytes_room - g->nb_bytes < size) {
-        const size_t room = 2 * (g->nb_bytes + size);
-        char *p = avt_realloc(MEM_BACKEND, g->bytes, room);
+static void guard_fetch(Backend *be, void *dst, const void *src, size_t size)
+{
+    append(be, (Entry){ .kind = ENTRY_FETCH, .dst = dst, .size = size, .src = src }, NULL, 0);
+}
 
-        if (!p) {
-            avt_backend_fail(be, AVT_ERR(ENOMEM), "%s: no %.1f MB for an upload", be->device, (double)room / 1e6);
-            return;
-        }
-        g->bytes = p;
-        g->bytes_room = room;
-    }
-    memcpy(g->bytes + e.at, src, size);
-    g->nb_bytes += size;
-    if (append(be, &e) == AVT_ERR(ENOMEM))
-        avt_backend_fail(be, AVT_ERR(ENOMEM), "%s: no memory for the list of calls", be->device);
+static int guard_run(Backend *be, const OpCall *c)
+{
+    return append(be, (Entry){ .kind = ENTRY_OP, .call = *c }, NULL, 0);
+}
+
+static uint64_t guard_mark(Backend *be)
+{
+    const Guard *g = be->priv;
+    uint64_t at;
+
+    pthread_mutex_lock(&queues);
+    at = g->done + (g->nb - g->next);
+    pthread_mutex_unlock(&queues);
+    return at;
+}
+
+static void guard_wait(Backend *be, Mark m)
+{
+    append(be, (Entry){ .kind = ENTRY_WAIT, .mark = m }, NULL, 0);
 }
 
 static int guard_download(Backend *be, void *dst, const void *src, size_t size)
@@ -167,19 +263,20 @@ static int guard_download(Backend *be, void *dst, const void *src, size_t size)
 
     if (ret < 0)
         return ret;
-    pthread_mutex_lock(&pages_open);
+    pthread_mutex_lock(&queues);
     ret = protect(src, size, PROT_READ);
     if (ret >= 0) {
         memcpy(dst, src, size);
         ret = protect(src, size, PROT_NONE);
     }
-    pthread_mutex_unlock(&pages_open);
+    pthread_mutex_unlock(&queues);
     return ret;
 }
 
-static int guard_run(Backend *be, const OpCall *c)
+static void *guard_host_alloc(Backend *be, size_t size)
 {
-    return append(be, &(Entry){ .call = *c });
+    (void)be;
+    return avt_pages_alloc(MEM_TENSOR, size);
 }
 
 static size_t guard_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
@@ -199,12 +296,12 @@ static int guard_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype
         return ret;
     if (!src)                           // planning: nothing is read or written, dst->data may be no memory of ours
         return ((Cpu *)g->cpu.priv)->weight_put(&g->cpu, dst, use, dtype, NULL);
-    pthread_mutex_lock(&pages_open);
+    pthread_mutex_lock(&queues);
     ret = protect(dst->data, size, PROT_READ | PROT_WRITE);
     if (ret >= 0)
         ret = ((Cpu *)g->cpu.priv)->weight_put(&g->cpu, dst, use, dtype, src);
     closed = protect(dst->data, size, PROT_NONE);
-    pthread_mutex_unlock(&pages_open);
+    pthread_mutex_unlock(&queues);
     return ret < 0 ? ret : closed;
 }
 
@@ -226,6 +323,11 @@ static const BackendClass guard_class = {
     .download = guard_download,
     .run = guard_run,
     .sync = flush,
+    .mark = guard_mark,
+    .wait = guard_wait,
+    .fetch = guard_fetch,
+    .host_alloc = guard_host_alloc,
+    .host_free = guard_free,
     .weight_bytes = guard_weight_bytes,
     .weight_put = guard_weight_put,
     .close = guard_close,

@@ -91,6 +91,31 @@ static void counts_and_shapes(void **state)
     avt_backend_close(&be);
 }
 
+/* What streams in over the bus is counted; host memory of any size costs nothing. */
+static void fetches_are_counted(void **state)
+{
+    const size_t size = (size_t)1 << 40;
+    Backend *be = open_dry(NULL, CPU_AUTO);
+    void *host = avt_host_alloc(be, size);
+    Arena *a;
+    Tensor slot;
+
+    (void)state;
+    assert_non_null(host);
+    REQUIRE_OK(avt_arena_open(&a, be, "state", ARENA_UNLIMITED));
+    slot = avt_new(a, DT_BF16, (int64_t)size / 4);
+    for (int i = 0; i < 3; i++) {
+        avt_fetch(be, slot, (char *)host + i * 4096);
+        avt_wait(be, avt_mark(be));
+    }
+    REQUIRE_OK(avt_sync(be));
+    REQUIRE(be->queue.fetches == 3 && be->queue.fetched == 1.5 * (double)size);
+    REQUIRE(be->queue.marks == 3 && be->queue.waits == 3);
+    avt_arena_close(&a);
+    avt_host_free(be, host, size);
+    avt_backend_close(&be);
+}
+
 static void weights_keep_the_files_dtype(void **state)
 {
     const int64_t dim[5] = { 6, 10, 3, 3, 3 };
@@ -167,7 +192,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(arenas_without_limit_do_not_meet), cmocka_unit_test(addresses_are_not_used_up),
-        cmocka_unit_test(counts_and_shapes), cmocka_unit_test(weights_keep_the_files_dtype),
+        cmocka_unit_test(counts_and_shapes), cmocka_unit_test(fetches_are_counted),
+        cmocka_unit_test(weights_keep_the_files_dtype),
         cmocka_unit_test(plan_is_what_the_cpu_takes), cmocka_unit_test(unknown_target_is_refused),
     };
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The guard backend: touching a tensor kills, results are late, numbers are those of plain C. */
+/* The guard backend: touching a tensor kills, results are late, queues run out of step, numbers are those of plain C. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -202,11 +202,236 @@ static void threads_share_weights(void **state)
     test_bench_close(&t);
 }
 
+/* ---- two queues --------------------------------------------------------------------------------------------------- */
+
+typedef struct Pair {                   // a writer, a reader, a place between them
+    TestBench t;                        // its backend is the writer
+    Backend *reader;
+    Tensor slot, seen[8];
+} Pair;
+
+static void pair_open(Pair *p, const char *device)
+{
+    test_bench_open(&p->t, device, CPU_PLAIN, 1);
+    REQUIRE_OK(avt_backend_open(&p->reader, device, NULL));
+    p->slot = TEST_TENSOR(&p->t, NULL, 3);
+    for (int i = 0; i < 8; i++)
+        p->seen[i] = TEST_TENSOR(&p->t, NULL, 3);
+}
+
+static void pair_close(Pair *p)
+{
+    REQUIRE_OK(avt_sync(p->t.be));                                      // both, before one of them goes
+    REQUIRE_OK(avt_sync(p->reader));
+    avt_backend_close(&p->reader);
+    test_bench_close(&p->t);
+}
+
+/* Eight numbers go through one place. How many arrive, when the reader waits for the writer, and the writer for the reader? */
+static int count_right(const char *device, int reader_waits, int writer_waits)
+{
+    Mark free = { 0 };
+    float v[3];
+    int right = 0;
+    Pair p;
+
+    pair_open(&p, device);
+    for (int i = 0; i < 8; i++) {
+        if (writer_waits)
+            avt_wait(p.t.be, free);
+        avt_fill(p.t.be, p.slot, 1 + (float)i);
+        if (reader_waits)
+            avt_wait(p.reader, avt_mark(p.t.be));
+        avt_copy(p.reader, p.seen[i], p.slot);
+        free = avt_mark(p.reader);
+    }
+    for (int i = 0; i < 8; i++) {
+        REQUIRE_OK(avt_download(p.reader, v, p.seen[i]));
+        right += v[0] == 1 + (float)i && v[2] == v[0];
+    }
+    pair_close(&p);
+    return right;
+}
+
+static void marks_order_queues(void **state)
+{
+    (void)state;
+    REQUIRE(count_right("guard", 1, 1) == 8);
+    REQUIRE(count_right("guard", 0, 1) < 8);                            // read before it was written
+    REQUIRE(count_right("guard", 1, 0) < 8);                            // overwritten before it was read
+    REQUIRE(count_right("guard", 0, 0) < 8);
+    REQUIRE(count_right("cpu", 0, 0) == 8);                             // whose calls have their effect at once
+}
+
+/* A mark is a place in the middle of a queue: what follows it is not waited for. */
+static void a_mark_is_a_place(void **state)
+{
+    Backend *other;
+    float v[3];
+    Mark m[3];
+    Pair p;
+
+    (void)state;
+    pair_open(&p, "guard");
+    REQUIRE_OK(avt_backend_open(&other, "guard", NULL));
+    for (int i = 0; i < 3; i++) {
+        avt_fill(p.t.be, p.seen[i], 1 + (float)i);
+        m[i] = avt_mark(p.t.be);
+        avt_fill(p.t.be, p.slot, 0);
+        avt_wait(p.t.be, avt_mark(other));                              // so that nothing runs ahead of the mark
+        avt_fill(other, p.seen[7], 0);
+    }
+    avt_wait(p.reader, m[1]);
+    avt_copy(p.reader, p.seen[4], p.seen[1]);
+    REQUIRE_OK(avt_download(p.reader, v, p.seen[4]));
+    REQUIRE(v[0] == 2);
+    REQUIRE_OK(avt_download(p.reader, v, p.seen[2]));
+    REQUIRE(v[0] == 0);                                                 // the third fill has not run yet
+    avt_wait(p.reader, m[0]);                                           // passed long ago
+    avt_wait(p.reader, (Mark){ 0 });
+    avt_wait(p.reader, avt_mark(p.reader));
+    REQUIRE_OK(avt_sync(p.reader));
+    REQUIRE_OK(avt_sync(p.t.be));
+    avt_backend_close(&other);
+    pair_close(&p);
+}
+
+/* Numbers go round through three queues, each behind the one before. */
+static void marks_chain(void **state)
+{
+    Backend *q[3];
+    Mark m = { 0 };
+    float v[3] = { 1, 1, 1 };
+    Pair p;
+
+    (void)state;
+    pair_open(&p, "guard");
+    REQUIRE_OK(avt_backend_open(&q[1], "guard", NULL));
+    q[0] = p.t.be;
+    q[2] = p.reader;
+    avt_upload(q[0], p.slot, v);
+    for (int i = 0; i < 30; i++) {
+        avt_wait(q[i % 3], m);
+        avt_axpy(q[i % 3], p.slot, 1, p.slot, i % 2 ? 1 : 0.5f, p.slot);
+        m = avt_mark(q[i % 3]);
+    }
+    avt_wait(q[1], m);
+    REQUIRE_OK(avt_download(q[1], v, p.slot));
+    REQUIRE(v[0] == 14348907);                                          // 3^15
+    REQUIRE_OK(avt_sync(q[0]));
+    REQUIRE_OK(avt_sync(q[1]));
+    REQUIRE_OK(avt_sync(q[2]));
+    avt_backend_close(&q[1]);
+    pair_close(&p);
+}
+
+/* Weights that stream through two slots: one queue fetches, the other computes. `early`: the slot is not waited for. */
+static float stream_layers(const char *device, int early)
+{
+    const size_t bytes = 3 * sizeof(float);
+    Mark here[2], used[2] = { { 0 } };
+    float *host, v[3], sum;
+    Pair p;
+
+    pair_open(&p, device);
+    host = avt_host_alloc(p.t.be, 8 * bytes);
+    assert_non_null(host);
+    for (int i = 0; i < 8 * 3; i++)
+        host[i] = (float)(1 << i / 3);
+    avt_fill(p.reader, p.seen[2], 0);
+    for (int i = 0; i < 8; i++) {
+        if (!early)
+            avt_wait(p.t.be, used[i % 2]);
+        avt_fetch(p.t.be, p.seen[i % 2], host + 3 * i);
+        here[i % 2] = avt_mark(p.t.be);
+        avt_wait(p.reader, here[i % 2]);
+        avt_add(p.reader, p.seen[2], p.seen[2], p.seen[i % 2]);
+        used[i % 2] = avt_mark(p.reader);
+    }
+    REQUIRE_OK(avt_download(p.reader, v, p.seen[2]));
+    sum = v[0];
+    REQUIRE(p.t.be->queue.fetches == 8 && p.t.be->queue.fetched == 8 * (double)bytes);
+    REQUIRE(p.reader->queue.waits == 8 && p.reader->queue.marks == 8);
+    REQUIRE_OK(avt_sync(p.t.be));
+    avt_host_free(p.t.be, host, 8 * bytes);
+    pair_close(&p);
+    return sum;
+}
+
+static void fetch_reads_late(void **state)
+{
+    float *host, *got;
+    TestBench t;
+    Tensor x;
+
+    (void)state;
+    test_bench_open(&t, "guard", CPU_AUTO, 1);
+    host = avt_host_alloc(t.be, sizeof(*host));
+    assert_non_null(host);
+    x = TEST_TENSOR(&t, NULL, 1);
+    *host = 1;
+    avt_fetch(t.be, x, host);
+    *host = 2;                                                          // too early: the queue has not come there
+    got = test_read(&t, x);
+    REQUIRE(*got == 2);
+    free(got);
+    avt_host_free(t.be, host, sizeof(*host));
+    test_bench_close(&t);
+    REQUIRE(stream_layers("guard", 0) == 255);
+    REQUIRE(stream_layers("cpu", 0) == 255);
+    REQUIRE(stream_layers("guard", 1) != 255);
+}
+
+/* A queue that another one's wait executes fails on its own thread, at its next call. */
+static void failure_stays_with_its_queue(void **state)
+{
+    float v[3];
+    Tensor bad;
+    Pair p;
+
+    (void)state;
+    pair_open(&p, "guard");
+    bad = p.slot;
+    bad.data = (void *)4096;                                            // no page of ours
+    avt_fill(p.t.be, p.seen[0], 1);
+    avt_fill(p.t.be, bad, 1);
+    avt_fill(p.t.be, p.seen[0], 2);
+    avt_wait(p.reader, avt_mark(p.t.be));
+    REQUIRE_OK(avt_download(p.reader, v, p.seen[0]));
+    REQUIRE(v[0] == 1);                                                 // what follows the failure is dropped
+    REQUIRE_OK(p.t.be->status);
+    avt_fill(p.t.be, p.seen[0], 3);
+    REQUIRE(avt_sync(p.t.be) == AVT_ERR(ENOMEM));
+    REQUIRE_OK(avt_sync(p.reader));
+    avt_reset(p.t.be);
+    pair_close(&p);
+}
+
+static void classes_do_not_wait_for_each_other(void **state)
+{
+    TestBench cpu;
+    Backend *guard;
+
+    (void)state;
+    test_bench_open(&cpu, "cpu", CPU_PLAIN, 1);
+    REQUIRE_OK(avt_backend_open(&guard, "guard", &(BackendOptions){ .log = test_log() }));
+    avt_wait(guard, avt_mark(cpu.be));                                  // its work is done when its call returns
+    REQUIRE_OK(avt_sync(guard));
+    cpu.be->log = test_log();
+    avt_wait(cpu.be, avt_mark(guard));
+    REQUIRE(avt_sync(cpu.be) == AVT_ERR(EINVAL));
+    assert_non_null(strstr(test_log_text(), "a queue of cpu cannot wait for one of guard"));
+    avt_backend_close(&guard);
+    test_bench_close(&cpu);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(touched_byte_faults), cmocka_unit_test(result_is_late), cmocka_unit_test(chain_equals_plain_c),
-        cmocka_unit_test(threads_share_weights),
+        cmocka_unit_test(threads_share_weights), cmocka_unit_test(marks_order_queues), cmocka_unit_test(a_mark_is_a_place),
+        cmocka_unit_test(marks_chain), cmocka_unit_test(fetch_reads_late), cmocka_unit_test(failure_stays_with_its_queue),
+        cmocka_unit_test(classes_do_not_wait_for_each_other),
     };
 
     return test_main("unit/guard", tests);
