@@ -51,10 +51,21 @@ typedef struct Expert {                 // AvatarOptions.opts
 
 /* ---- options.c ---- */
 
+#define DEFAULT_AREA 270336             // pixels of a frame: 704 x 384
+#define SIDE_MIN 64
+#define SIDE_MAX 4096
+#define SIDE_STEP 16
+
 /** Check every option without looking at a file. @return 0, or EINVAL after one sentence that names option, value, remedy */
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
 /** The model folder that is asked for. */
 const char *avt_options_model(const AvatarOptions *opt);
+/**
+ * The frames' size: what `look` asks for, else the model's own (a size, or an area at the picture's ratio), else DEFAULT_AREA;
+ * compat=upstream has the original's rule. *w and *h are set in any case.
+ * @return 0, or EINVAL (logged, with the nearest) when a side is not a multiple of SIDE_STEP from SIDE_MIN to SIDE_MAX
+ */
+int avt_settle_size(int *w, int *h, const ModelDir *d, int compat, const AvatarLook *look, const Log *log);
 
 /* ---- load.c ---- */
 

@@ -8,6 +8,7 @@
 
 #include "config.h"
 #include "engine/engine.h"
+#include "nets/picture.h"
 
 unsigned avatar_version(void)
 {
@@ -107,4 +108,41 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
         return AVT_ERR(EINVAL);
     return avt_plan_make(&plan, opt->plan, opt->devices, opt->vae_device, opt->steps > 0 ? opt->steps : 4, SAMPLER_MAX_STEPS,
                          opt->cpu_threads, log);
+}
+
+static int nearest_side(int side)
+{
+    return side < SIDE_MIN ? SIDE_MIN : side > SIDE_MAX ? SIDE_MAX : (side + SIDE_STEP / 2) / SIDE_STEP * SIDE_STEP;
+}
+
+static int is_side(int side)
+{
+    return side >= SIDE_MIN && side <= SIDE_MAX && side % SIDE_STEP == 0;
+}
+
+static void size_upstream(int *w, int *h, const ModelDir *d, const AvatarLook *look, int64_t area)
+{
+    const int64_t model = d->width > 0 ? (int64_t)d->width * d->height : area;
+    const int64_t limit = *w > 0 && *h > 0 ? (int64_t)*w * *h : model;
+
+    if (look->width > 0 && look->height > 0)
+        avt_picture_size_upstream(w, h, look->width, look->height, limit);
+}
+
+int avt_settle_size(int *w, int *h, const ModelDir *d, int compat, const AvatarLook *look, const Log *log)
+{
+    const int64_t area = d->area > 0 ? d->area : DEFAULT_AREA;
+
+    *w = look->out_width;
+    *h = look->out_height;
+    if (compat)
+        size_upstream(w, h, d, look, area);
+    else if (*w <= 0 && *h <= 0 && d->width > 0 && d->height > 0)
+        *w = d->width, *h = d->height;
+    else if (*w <= 0 && *h <= 0)
+        avt_picture_size(w, h, look->width > 0 ? look->width : 1, look->height > 0 ? look->height : 1, area);
+    if (!is_side(*w) || !is_side(*h))
+        return avt_fail(log, AVT_ERR(EINVAL), "size=%dx%d: both sides must be multiples of %d from %d to %d; the nearest is %dx%d", *w, *h,
+                        SIDE_STEP, SIDE_MIN, SIDE_MAX, nearest_side(*w), nearest_side(*h));
+    return 0;
 }

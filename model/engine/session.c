@@ -12,32 +12,9 @@
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------ */
 
-static int check_size(const Core *c, const AvatarLook *look, int *w, int *h, const Log *log)
-{
-    const int64_t area = c->dir.area > 0 ? c->dir.area : 270336;
-
-    *w = look->out_width;
-    *h = look->out_height;
-    if (c->compat) {
-        const int64_t limit = *w > 0 && *h > 0 ? (int64_t)*w * *h : c->dir.width > 0 ? (int64_t)c->dir.width * c->dir.height : area;
-
-        if (look->width > 0 && look->height > 0)
-            avt_picture_size_upstream(w, h, look->width, look->height, limit);
-    } else if (*w <= 0 && *h <= 0) {
-        *w = c->dir.width;
-        *h = c->dir.height;
-        if (*w <= 0 || *h <= 0)
-            avt_picture_size(w, h, look->width > 0 ? look->width : 1, look->height > 0 ? look->height : 1, area);
-    }
-    if (*w < 64 || *h < 64 || *w > 4096 || *h > 4096 || *w % 16 || *h % 16)
-        return avt_fail(log, AVT_ERR(EINVAL), "size=%dx%d: both sides must be multiples of 16 from 64 to 4096; the nearest is %dx%d", *w, *h,
-                        (*w < 64 ? 64 : *w > 4096 ? 4096 : (*w + 8) / 16 * 16), (*h < 64 ? 64 : *h > 4096 ? 4096 : (*h + 8) / 16 * 16));
-    return 0;
-}
-
 int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height)
 {
-    return check_size(e->core, look, width, height, &e->log);
+    return avt_settle_size(width, height, &e->core->dir, e->core->compat, look, &e->log);
 }
 
 static int check_picture(const AvatarLook *look, const Log *log)
@@ -202,7 +179,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     int ret = check_look(look, c->compat, &s->e->log);
 
     if (ret >= 0)
-        ret = check_size(c, look, &s->info.width, &s->info.height, &s->e->log);
+        ret = avt_settle_size(&s->info.width, &s->info.height, &c->dir, c->compat, look, &s->e->log);
     if (ret < 0)
         return ret;
     s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
