@@ -20,6 +20,15 @@ const char *avt_op_name(OpId op)
     return op_names[op];
 }
 
+DeviceKind avt_device_kind(const char *name, size_t len)
+{
+    const size_t digits = len > 4 ? strspn(name + 4, "0123456789") : 0;
+
+    if ((len == 3 && !strncmp(name, "cpu", 3)) || (len == 5 && !strncmp(name, "guard", 5)))
+        return DEVICE_HOST;
+    return !strncmp(name, "cuda", 4) && digits > 0 && digits < 4 && 4 + digits == len ? DEVICE_CUDA : DEVICE_NONE;
+}
+
 int avt_backend_open(Backend **out, const char *device, const BackendOptions *opt)
 {
     static const struct {

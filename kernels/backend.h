@@ -147,6 +147,11 @@ typedef struct BackendOptions {
     const Log *log;
 } BackendOptions;
 
+typedef enum DeviceKind { DEVICE_NONE, DEVICE_HOST, DEVICE_CUDA } DeviceKind;       // HOST: memory is the host's
+
+/** What the `len` characters at `name` name, whether this build has it or not: cpu, guard; cudaN, N of 1 to 3 digits; nothing. */
+DeviceKind avt_device_kind(const char *name, size_t len);
+
 /**
  * Open a backend by device name: "cpu", "guard" (the CPU backend with unreadable tensors and a late queue; for tests),
  * "dry" (computes nothing, counts everything), "cudaN".

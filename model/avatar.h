@@ -118,7 +118,7 @@ typedef struct AvatarInfo {
     int64_t seed;
     int steps;
     int64_t weight_bytes, state_bytes, scratch_bytes;   /* planned, all ranks together */
-    char plan[64];                      /* "layer on cpu|cpu|cpu, vae on rank 2" */
+    char plan[64];                      /* devices in the order of the ranks: "layer on cpu|cpu|cpu+VAE" */
 } AvatarInfo;
 
 AVATAR_API unsigned avatar_version(void);                               /* major << 16 | minor << 8 | micro */

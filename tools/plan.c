@@ -30,6 +30,8 @@ static void published(PlanSizes *s)
     s->umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32,
                             .vocab = 256384, .dtype = DT_BF16 };
     s->vae_width = 96;
+    s->width = 704;
+    s->height = 384;
     s->dtype = s->t5_dtype = DT_BF16;
 }
 
@@ -57,6 +59,8 @@ static int from_folder(PlanSizes *s, const char *dir)
         ret = s->vae_width = avt_vae_width(vae, &tool_log);
     q = ret >= 0 ? avt_ckpt_find(dit, "blocks.0.self_attn.q.weight") : NULL;
     s->dtype = q ? q->dtype : DT_F32;
+    if (ret >= 0)
+        avt_settle_size(&s->width, &s->height, &m, 0, &(AvatarLook){ 0 }, NULL);
     avt_ckpt_close(&dit);
     avt_ckpt_close(&vae);
     avt_ckpt_close(&t5);
@@ -149,7 +153,8 @@ static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int step
     int ret;
 
     snprintf(own, sizeof(own), "%s:own", device);
-    ret = avt_plan_make(&plan, "sequential", device, own, steps, sizes->dit.nb_layers, 0, &tool_log);
+    ret = avt_plan_make(&plan, &(PlanOptions){ .plan = "sequential", .devices = device, .vae_device = own, .steps = steps,
+                                               .nb_layers = sizes->dit.nb_layers }, &tool_log);
     if (ret >= 0) {
         printf("networks alone, all layers on one %s\n", device);
         ret = print_ranks(o, sizes, &plan, opt);
@@ -175,19 +180,19 @@ int cmd_plan(int argc, char **argv)
                 "file's types.\n");
         return o.help ? 0 : 2;
     }
-    if (o.look.out_width <= 0)
-        o.look.out_width = 704, o.look.out_height = 384;
-    if (o.look.out_width % 16 || o.look.out_height % 16)
-        return fprintf(stderr, "avatar: --size: multiples of 16\n"), 2;
     steps = o.engine.steps > 0 ? o.engine.steps : 4;
     if (!o.engine.model || !strcmp(o.engine.model, "published"))
         published(&sizes);
     else if (from_folder(&sizes, o.engine.model) < 0)
         return 1;
+    if (avt_settle_size(&o.look.out_width, &o.look.out_height, &(ModelDir){ .width = sizes.width, .height = sizes.height }, 0, &o.look,
+                        &tool_log) < 0)
+        return 2;
     if (o.engine.devices && !strncmp(o.engine.devices, "cpu", 3))
         device = opt.plan_for = "cpu";
-    ret = avt_plan_make(&plan, o.engine.plan, o.engine.devices ? o.engine.devices : device, o.engine.vae_device, steps, sizes.dit.nb_layers,
-                        o.engine.cpu_threads, &tool_log);
+    ret = avt_rank_plan(&plan, &(PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices ? o.engine.devices : device, .steps = steps,
+                                               .vae_device = o.engine.vae_device, .nb_layers = sizes.dit.nb_layers,
+                                               .cpu_threads = o.engine.cpu_threads }, &sizes, &opt);
     if (ret < 0)
         return 1;
     printf("%s, %dx%d, %d steps\n", avt_plan_text(&plan, text, sizeof(text)), o.look.out_width, o.look.out_height, steps);

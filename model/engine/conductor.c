@@ -150,7 +150,7 @@ static int slot_in_use(const AvatarSession *s, int sink, int slot)
 /* A slot that no block in flight uses, the present one last; -1: none yet. */
 static int free_slot(const AvatarSession *s, int sink)
 {
-    const int nb = avt_plan_versions(s->set.plan), now = sink ? s->sink : s->text;
+    const int nb = s->set.plan->versions, now = sink ? s->sink : s->text;
 
     for (int i = 1; i <= nb; i++)
         if (!slot_in_use(s, sink, (now + i) % nb))
@@ -257,7 +257,7 @@ static int try_admit(AvatarSession *s)
     const int oldest_block_0 = s->nb_flight && !s->flight[0].block;
     int waiting, ret = 0;
 
-    if (s->nb_flight == avt_plan_in_flight(s->set.plan))
+    if (s->nb_flight == s->set.plan->in_flight)
         return 0;
     if (s->hooks.admit && !s->hooks.admit(s->hooks.rank.opaque, s->admitted, s->wave))
         return 0;

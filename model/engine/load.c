@@ -71,6 +71,7 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
     q = avt_ckpt_find(dit, "blocks.0.self_attn.q.weight");
     c->sizes.dtype = q ? q->dtype : DT_F32;
     c->sizes.t5_dtype = DT_BF16;
+    avt_settle_size(&c->sizes.width, &c->sizes.height, &c->dir, 0, &(AvatarLook){ 0 }, NULL);
     if (c->sizes.wav2vec2.dim != c->sizes.dit.audio_dim || c->sizes.wav2vec2.nb_layers + 1 != c->sizes.dit.nb_audio_layers)
         return avt_fail(log, AVT_INVALID, "%s: wav2vec2 gives %d states of width %d, the transformer wants %d of width %d", c->dir.dir,
                         c->sizes.wav2vec2.nb_layers + 1, c->sizes.wav2vec2.dim, c->sizes.dit.nb_audio_layers, c->sizes.dit.audio_dim);
@@ -239,6 +240,7 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
     const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
     Ckpt *dit = NULL, *vae = NULL;
     Lora *lora = NULL;
+    const BackendOptions dry = avt_core_backend(c, 1, log);
     char text[64];
     int ret = load_files(c, opt, x, &dit, &vae, &lora, log);
 
@@ -246,7 +248,9 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
         ret = avt_schedule(&c->schedule, steps, 3);
     c->cpu_threads = sane_threads(opt->cpu_threads, log);
     if (ret >= 0)
-        ret = avt_plan_make(&c->plan, opt->plan, opt->devices, opt->vae_device, steps, c->sizes.dit.nb_layers, c->cpu_threads, log);
+        ret = avt_rank_plan(&c->plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
+                                                      .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads },
+                            &c->sizes, &dry);
     if (ret >= 0) {
         const int guard = !strcmp(c->plan.rank[0].device, "guard");
 

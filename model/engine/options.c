@@ -106,8 +106,9 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
         return avt_fail(log, AVT_ERR(EINVAL), "compat=%d: none or upstream", opt->compat);
     if (parse_expert(x, opt->opts, log) < 0)
         return AVT_ERR(EINVAL);
-    return avt_plan_make(&plan, opt->plan, opt->devices, opt->vae_device, opt->steps > 0 ? opt->steps : 4, SAMPLER_MAX_STEPS,
-                         opt->cpu_threads, log);
+    return avt_plan_make(&plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
+                                                .steps = opt->steps > 0 ? opt->steps : 4, .nb_layers = PLAN_MAX_RANKS,
+                                                .cpu_threads = opt->cpu_threads }, log);
 }
 
 static int nearest_side(int side)

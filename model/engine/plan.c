@@ -9,18 +9,8 @@
 
 static const char *const kind_names[] = { "sequential", "wave", "timestep", "layer" };
 
-/* cpu, cuda and a number, guard: what a rank can run on, whether this build has it or not. */
-static int is_device(const char *name, size_t len)
-{
-    const size_t digits = len > 4 ? strspn(name + 4, "0123456789") : 0;
-
-    if ((len == 3 && !strncmp(name, "cpu", 3)) || (len == 5 && !strncmp(name, "guard", 5)))
-        return 1;
-    return !strncmp(name, "cuda", 4) && digits > 0 && digits < 4 && 4 + digits == len;
-}
-
-/* "a|b|c" -> names; number of them, or an error. */
-static int split_devices(char names[PLAN_MAX_RANKS][32], const char *text, const Log *log)
+/* "a|b|c" -> the ranks' devices; number of them, or an error. */
+static int split_devices(PlanRank rank[PLAN_MAX_RANKS], const char *text, const Log *log)
 {
     int nb = 0;
 
@@ -29,11 +19,10 @@ static int split_devices(char names[PLAN_MAX_RANKS][32], const char *text, const
 
         if (nb == PLAN_MAX_RANKS)
             return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: more than %d devices", text, PLAN_MAX_RANKS);
-        if (!is_device(p, len))
-            return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s'%.*s' is not a device; write cpu, or cuda0|cuda1", text, len ? "" : "an empty name, ",
-                            (int)(len < 100 ? len : 100), p);
-        memcpy(names[nb], p, len);
-        names[nb++][len] = 0;
+        if (avt_device_kind(p, len) == DEVICE_NONE)
+            return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s'%.*s' is not a device; write cpu, or cuda0|cuda1", text,
+                            len ? "" : "an empty name, ", (int)(len < 100 ? len : 100), p);
+        memcpy(rank[nb++].device, p, len);
         p += len;
         if (!*p)
             return nb;
@@ -54,120 +43,166 @@ static int parse_kind(PlanKind *kind, const char *text, int nb_devices, const Lo
     return avt_fail(log, AVT_ERR(EINVAL), "plan=%s is not known: auto, sequential, wave, timestep or layer", text);
 }
 
-/* Give each of the layer ranks its layers: even runs, the first ones a layer longer; a rank that shares with the VAE is last and so shorter. */
-static void place_layers(Plan *p, int nb, int nb_layers)
+/* Layers of the rank that shares with the VAE: most that leave it neither slower nor fuller than the fullest of the others. */
+static int layers_beside_vae(const PlanLoad *l, int nb, int nb_layers)
 {
-    for (int r = 0, l = 0; r < nb; r++) {
-        const int own = p->kind == PLAN_LAYER ? nb_layers / nb + (r < nb_layers % nb) : nb_layers;
+    int own = nb_layers / nb;
 
-        p->rank[r].pipe = p->kind == PLAN_TIMESTEP ? r : 0;
-        p->rank[r].l0 = p->kind == PLAN_LAYER ? l : 0;
-        p->rank[r].l1 = p->rank[r].l0 + own;
-        l += own;
+    for (; own > 1; own--) {
+        const int others = (nb_layers - own + nb - 2) / (nb - 1);
+
+        if (own * l->layer_flops + l->vae_flops <= others * l->layer_flops && own * l->layer_bytes + l->vae_bytes <= others * l->layer_bytes)
+            break;
+    }
+    return own;
+}
+
+/* Even runs of layers, the first ones a layer longer; the rank that shares with the VAE holds fewer. */
+static void split_layers(Plan *p, const PlanOptions *opt, int nb)
+{
+    const int shared = nb > 1 && p->vae_rank < nb ? layers_beside_vae(&opt->load, nb, opt->nb_layers) : 0;
+    const int others = shared ? nb - 1 : nb, rest = opt->nb_layers - shared;
+
+    for (int r = 0, l = 0, k = 0; r < nb; r++) {
+        PlanRank *rank = &p->rank[r];
+
+        rank->l0 = l;
+        l += shared && r == p->vae_rank ? shared : rest / others + (k++ < rest % others);
+        rank->l1 = l;
     }
 }
 
+/* The first `nb` ranks hold layers: one pipe of all, or a pipe for each. */
+static void place_layers(Plan *p, const PlanOptions *opt, int nb)
+{
+    const int pipes = p->kind == PLAN_TIMESTEP ? nb : 1;
+
+    for (int r = 0; r < nb; r++) {
+        p->rank[r].pipe = pipes > 1 ? r : 0;
+        p->rank[r].prev = pipes > 1 ? -1 : r - 1;
+        p->rank[r].next = pipes > 1 || r + 1 == nb ? -1 : r + 1;
+        p->rank[r].l1 = opt->nb_layers;
+    }
+    if (pipes == 1)
+        split_layers(p, opt, nb);
+    for (int i = 0; i < p->steps; i++) {
+        p->first[i] = pipes > 1 ? i : 0;
+        p->last[i] = pipes > 1 ? i : nb - 1;
+    }
+}
+
+/* Is `vae` this device, with ":own" behind it or not? */
+static int names_device(const char *vae, const char *device)
+{
+    const size_t len = strcspn(vae, ":");
+
+    return strlen(device) == len && !strncmp(vae, device, len);
+}
+
+static int check_vae(const char *vae, const Log *log)
+{
+    const size_t len = strcspn(vae, ":");
+
+    if (vae[len] && strcmp(vae + len, ":own"))
+        return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: write a device, or DEVICE:own for a rank of its own", vae);
+    if (avt_device_kind(vae, len) == DEVICE_NONE)
+        return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s is not a device; write cpu, cuda0, or DEVICE:own", vae);
+    return 0;
+}
+
+/* The first `nb` ranks hold layers. The VAE's is one of them, the last of the same device; or its own, behind them. */
 static int place_vae(Plan *p, const char *vae, int nb, int spare, const Log *log)
 {
     const size_t len = vae ? strcspn(vae, ":") : 0;
+    int r = nb - 1;
 
-    p->vae_rank = nb - 1;
-    if (vae && strcmp(vae, "auto")) {
-        if (vae[len] && strcmp(vae + len, ":own"))
-            return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: write a device, or DEVICE:own for a rank of its own", vae);
-        if (!is_device(vae, len))
-            return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s is not a device; write cpu, cuda0, or DEVICE:own", vae);
-        spare = !!vae[len];
-        for (p->vae_rank = nb - 1; p->vae_rank >= 0 && !spare; p->vae_rank--)
-            if (!strncmp(p->rank[p->vae_rank].device, vae, len) && !p->rank[p->vae_rank].device[len])
-                break;
-        if (p->vae_rank < 0)
-            spare = 1;                                              // a device outside the list is a rank of its own
-        if (spare) {
-            if (nb == PLAN_MAX_RANKS)
-                return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: more than %d ranks", vae, PLAN_MAX_RANKS);
+    if (!spare && vae && vae[len])
+        r = -1;
+    while (!spare && vae && r >= 0 && !names_device(vae, p->rank[r].device))
+        r--;
+    if (spare || r < 0) {
+        if (nb == PLAN_MAX_RANKS)
+            return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: more than %d ranks", vae, PLAN_MAX_RANKS);
+        if (!spare)
             snprintf(p->rank[nb].device, sizeof(p->rank[nb].device), "%.*s", (int)len, vae);
-        }
+        p->rank[nb].pipe = p->rank[nb].prev = p->rank[nb].next = -1;
+        r = nb++;
     }
-    if (spare) {
-        p->vae_rank = nb;
-        p->rank[nb].pipe = -1;
-        p->nb_ranks = nb + 1;
-    }
-    p->rank[p->vae_rank].vae = 1;
+    p->nb_ranks = nb;
+    p->vae_rank = r;
+    p->rank[r].vae = 1;
     return 0;
 }
 
-int avt_plan_make(Plan *p, const char *plan, const char *devices, const char *vae, int steps, int nb_layers, int cpu_threads,
-                  const Log *log)
+/* How many of the devices hold layers; the one behind them is the VAE's. What would have no work is refused. */
+static int count_layer_ranks(const Plan *p, const PlanOptions *opt, const char *vae, const char *list, int nb, const Log *log)
 {
-    char names[PLAN_MAX_RANKS][32];
-    const char *list = devices && strcmp(devices, "auto") ? devices : "cpu";
-    int nb = split_devices(names, list, log), layer_ranks, threads, nb_cpu = 0, ret;
+    const int most = p->kind == PLAN_LAYER ? nb : p->kind == PLAN_TIMESTEP ? p->steps : 1;
+    const char *idle = nb > most ? p->rank[most].device : "";
+
+    if (p->kind == PLAN_TIMESTEP && (nb < most || nb > most + 1))
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=timestep with %d steps wants %d devices (or %d, the last for the VAE), devices=%s names %d",
+                        most, most, most + 1, list, nb);
+    if (p->kind == PLAN_LAYER && nb > opt->nb_layers)
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=layer: %d devices for %d layers; name at most %d", nb, opt->nb_layers, opt->nb_layers);
+    if (nb > most + 1 || (nb > most && most == 1 && !vae))
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s runs on one device, devices=%s names %d; use plan=layer or plan=timestep, or name "
+                        "one more for the VAE and say vae_device=", kind_names[p->kind], list, nb);
+    if (nb > most && vae && !names_device(vae, idle))
+        return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s would have no work under plan=%s with vae_device=%s; leave it out, or say "
+                        "vae_device=%s", list, idle, kind_names[p->kind], vae, idle);
+    return most;
+}
+
+/* Ranks on the CPU share its cores. */
+static void share_threads(Plan *p, int cpu_threads)
+{
+    const int threads = cpu_threads > 0 ? cpu_threads : avt_nb_cores();
+    int nb = 0;
+
+    for (int r = 0; r < p->nb_ranks; r++)
+        nb += avt_device_kind(p->rank[r].device, strlen(p->rank[r].device)) == DEVICE_HOST;
+    for (int r = 0; r < p->nb_ranks; r++)
+        p->rank[r].threads = nb && threads / nb > 1 ? threads / nb : 1;
+}
+
+int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
+{
+    const char *list = opt->devices && strcmp(opt->devices, "auto") ? opt->devices : "cpu";
+    const char *vae = opt->vae_device && strcmp(opt->vae_device, "auto") ? opt->vae_device : NULL;
+    int nb, layer_ranks, ret;
 
     memset(p, 0, sizeof(*p));
+    nb = split_devices(p->rank, list, log);
     if (nb < 0)
         return nb;
-    if (steps < 1 || steps > SAMPLER_MAX_STEPS)
-        return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d", steps, SAMPLER_MAX_STEPS);
-    ret = parse_kind(&p->kind, plan, nb, log);
+    if (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS)
+        return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d", opt->steps, SAMPLER_MAX_STEPS);
+    p->steps = opt->steps;
+    ret = parse_kind(&p->kind, opt->plan, nb, log);
+    if (ret >= 0 && vae)
+        ret = check_vae(vae, log);
     if (ret < 0)
         return ret;
-    if (p->kind <= PLAN_WAVE && nb > 1 && !(vae && strcmp(vae, "auto")))
-        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s runs on one device, devices=%s names %d; use plan=layer or plan=timestep",
-                        kind_names[p->kind], list, nb);
-    layer_ranks = p->kind <= PLAN_WAVE ? 1 : nb;
-    if (p->kind == PLAN_TIMESTEP && (nb < steps || nb > steps + 1))
-        return avt_fail(log, AVT_ERR(EINVAL), "plan=timestep with %d steps wants %d devices (or %d, the last for the VAE), devices=%s names %d",
-                        steps, steps, steps + 1, list, nb);
-    if (p->kind == PLAN_TIMESTEP)
-        layer_ranks = steps;
-    if (p->kind == PLAN_LAYER && nb > nb_layers)
-        return avt_fail(log, AVT_ERR(EINVAL), "plan=layer: %d devices for %d layers; name at most %d", nb, nb_layers, nb_layers);
-    p->steps = steps;
-    p->nb_ranks = layer_ranks;
-    p->nb_pipes = p->kind == PLAN_TIMESTEP ? steps : 1;
-    for (int r = 0; r < nb; r++)
-        memcpy(p->rank[r].device, names[r], sizeof(names[r]));
-    place_layers(p, layer_ranks, nb_layers);
+    layer_ranks = count_layer_ranks(p, opt, vae, list, nb, log);
+    if (layer_ranks < 0)
+        return layer_ranks;
+    for (int r = 0; r < PLAN_MAX_RANKS; r++)
+        p->rank[r].nb_parts = 1;
     ret = place_vae(p, vae, layer_ranks, nb > layer_ranks, log);
     if (ret < 0)
         return ret;
-    for (int r = 0; r < p->nb_ranks; r++)
-        nb_cpu += !strncmp(p->rank[r].device, "cuda", 4) ? 0 : 1;
-    threads = cpu_threads > 0 ? cpu_threads : avt_nb_cores();
-    for (int r = 0; r < p->nb_ranks; r++)                            // ranks on the CPU share its cores
-        p->rank[r].threads = nb_cpu && threads / nb_cpu > 1 ? threads / nb_cpu : 1;
+    place_layers(p, opt, layer_ranks);
+    p->in_flight = p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
+    p->versions = p->kind == PLAN_SEQUENTIAL ? 1 : 2;
+    p->batch = p->kind == PLAN_WAVE ? p->steps : 1;
+    share_threads(p, opt->cpu_threads);
     return 0;
-}
-
-int avt_plan_first(const Plan *p, int step)
-{
-    return p->kind == PLAN_TIMESTEP ? step : 0;
-}
-
-int avt_plan_last(const Plan *p, int step)
-{
-    int r = avt_plan_first(p, step);
-
-    while (r + 1 < p->nb_ranks && p->rank[r + 1].pipe == p->rank[r].pipe)
-        r++;
-    return r;
 }
 
 int avt_plan_holds(const Plan *p, int rank, int step)
 {
-    return rank >= avt_plan_first(p, step) && rank <= avt_plan_last(p, step);
-}
-
-int avt_plan_in_flight(const Plan *p)
-{
-    return p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
-}
-
-int avt_plan_versions(const Plan *p)
-{
-    return p->kind == PLAN_SEQUENTIAL ? 1 : 2;
+    return rank >= p->first[step] && rank <= p->last[step];
 }
 
 const char *avt_plan_text(const Plan *p, char *buf, size_t size)

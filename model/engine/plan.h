@@ -6,7 +6,8 @@
  *   sequential, wave   one pipe of one rank              layer      one pipe of N ranks
  *   timestep           S pipes of one rank each
  * Items are admitted in waves: wave w holds (w, 0), (w-1, 1), (w-2, 2), ... `sequential` admits a block only when the one before
- * is through. The memory of a rank is found by running its forwards on `dry`.
+ * is through. What a rank does follows from the fields below alone. The memory of a rank is found by running its forwards on
+ * `dry` (avt_rank_measure).
  */
 #ifndef AVT_PLAN_H
 #define AVT_PLAN_H
@@ -24,15 +25,21 @@ typedef enum PlanKind { PLAN_SEQUENTIAL, PLAN_WAVE, PLAN_TIMESTEP, PLAN_LAYER } 
 typedef struct PlanRank {
     char device[32];
     int pipe;                           // -1: no layers (a VAE rank)
+    int prev, next;                     // ranks before and behind in the pipe; -1: none
+    int part, nb_parts;                 // its part of each of its layers: 0 of 1, as no plan splits a layer yet
     int l0, l1;                         // layers held
     int vae;                            // decodes and encodes pictures
     int threads;                        // CPU threads of an op
 } PlanRank;
 
 typedef struct Plan {
-    PlanKind kind;
+    PlanKind kind;                      // for avt_plan_text() alone
     int steps;
-    int nb_ranks, nb_pipes;
+    int in_flight;                      // most blocks in flight at once
+    int versions;                       // of text and sink that these may need
+    int batch;                          // most items that go through a rank's layers together
+    int first[SAMPLER_MAX_STEPS], last[SAMPLER_MAX_STEPS];     // ranks of the pipe of a step
+    int nb_ranks;
     PlanRank rank[PLAN_MAX_RANKS];      // ranks of a pipe are neighbours, in the order of their layers
     int vae_rank;
 } Plan;
@@ -41,23 +48,29 @@ typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t weights, state, scratch;
 } PlanMemory;
 
+typedef struct PlanLoad {               // what a device carries for a layer, and for the VAE that shares it: avt_rank_loads()
+    double layer_flops, vae_flops;      // of a block, all its steps
+    double layer_bytes, vae_bytes;
+} PlanLoad;
+
+typedef struct PlanOptions {            // NULL: "auto"
+    const char *plan;                   // "auto", "sequential", "wave", "timestep", "layer"
+    const char *devices;                // "auto" or names joined by '|': the order is the pipeline order
+    const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
+    int steps, nb_layers;
+    int cpu_threads;                    // 0: all cores
+    PlanLoad load;                      // zeros: the VAE weighs nothing
+} PlanOptions;
+
 /**
- * Make a plan from the options' text.
- * @param plan     "auto", "sequential", "wave", "timestep", "layer"
- * @param devices  "auto" or names joined by '|': the order is the pipeline order
- * @param vae      "auto" (a free device, else the last one), a device of the list (its last rank), or "<device>:own"
+ * Make a plan from the options' text. Under `layer` the rank that shares with the VAE holds fewer layers: as many as leave it
+ * neither the slowest nor the fullest (by opt->load), one at least. Every device that is named gets work, or is refused.
  * @return 0; EINVAL (logged) with the option, the value, the remedy
  */
-int avt_plan_make(Plan *p, const char *plan, const char *devices, const char *vae, int steps, int nb_layers, int cpu_threads,
-                  const Log *log);
-/** First and one past the last rank of the pipe of a step. */
-int avt_plan_first(const Plan *p, int step);
-int avt_plan_last(const Plan *p, int step);
+int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
-/** Most blocks in flight at once, and versions of text and sink that they may need. */
-int avt_plan_in_flight(const Plan *p);
-int avt_plan_versions(const Plan *p);
+/** Devices in the order of the ranks, as "layer on cuda0|cuda1+VAE"; a rank of the VAE alone is "cuda2 (VAE)". */
 const char *avt_plan_text(const Plan *p, char *buf, size_t size);
 
 /* The network sizes that a memory plan needs. */
@@ -68,6 +81,7 @@ typedef struct PlanSizes {
     int vae_width;
     DType dtype;                        // storage of the DiT's matrices in the file
     DType t5_dtype;
+    int width, height;                  // of the frames when nobody says
 } PlanSizes;
 
 #endif

@@ -3,10 +3,13 @@
  * A rank's life: weights, state, the walk through the conductor's commands, and the rehearsal of it on `dry`, which finds its memory.
  * What it does for a command is in rank_work.c.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/thread.h"
 #include "engine/rank.h"
+
+#define MID_STREAM 100                  // a block whose rings are full
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
@@ -134,8 +137,8 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     r->place = &set->plan->rank[index];
     r->comm = comm;
     r->w = w;
-    r->nb_slots = avt_plan_in_flight(set->plan);
-    r->nb_versions = avt_plan_versions(set->plan);
+    r->nb_slots = set->plan->in_flight;
+    r->nb_versions = set->plan->versions;
     ret = avt_backend_open(&r->be, device, opt);
     if (ret < 0)
         return ret;
@@ -226,9 +229,19 @@ int avt_rank_run(Rank *r)
 
 /* ---- rehearsal ----------------------------------------------------------------------------------------------------------------- */
 
-static int rehearse(Rank *r)
+/* The fullest wave, with `oldest` as its oldest block; alone in a sequential plan, the last step. */
+static int rehearse_wave(Rank *r, int64_t oldest)
 {
     const int steps = r->set->plan->steps;
+    Cmd c = { .kind = CMD_WAVE, .new_block = oldest + r->nb_slots - 1, .nb_items = r->nb_slots };
+
+    for (int i = 0; i < r->nb_slots; i++)
+        c.item[i] = (CmdItem){ .block = c.new_block - i, .step = r->nb_slots == 1 ? steps - 1 : i };
+    return avt_rank_obey(r, &c);
+}
+
+static int rehearse(Rank *r)
+{
     Cmd c = { .kind = CMD_PICTURE, .prime = 1 };
     int ret = avt_rank_prepare(r);
 
@@ -240,11 +253,8 @@ static int rehearse(Rank *r)
     c = (Cmd){ .kind = CMD_SINK, .from_block = 1 };
     if (ret >= 0)
         ret = avt_rank_obey(r, &c);
-    c = (Cmd){ .kind = CMD_WAVE, .new_block = 0, .nb_items = r->nb_slots };
-    for (int i = 0; i < r->nb_slots; i++)                           // the fullest wave; alone in a sequential plan, the last step
-        c.item[i] = (CmdItem){ .block = r->nb_slots - 1 - i, .step = r->nb_slots == 1 ? steps - 1 : i };
     if (ret >= 0)
-        ret = avt_rank_obey(r, &c);
+        ret = rehearse_wave(r, 0);
     return ret < 0 ? ret : avt_sync(r->be);
 }
 
@@ -267,6 +277,10 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     ret = avt_rank_open(&r, &quiet, index, &w, NULL, &dry, "dry", ARENA_UNLIMITED, ARENA_UNLIMITED);
     if (ret >= 0) {
         ret = rehearse(&r);
+        if (stat)
+            memset(r.be->stat, 0, sizeof(r.be->stat));
+        if (stat && ret >= 0)
+            ret = rehearse_wave(&r, MID_STREAM);
         *m = (PlanMemory){ avt_arena_peak(w.arena), avt_arena_peak(r.state), avt_arena_peak(r.scratch) };
         if (stat)
             memcpy(stat, r.be->stat, sizeof(r.be->stat));
@@ -274,4 +288,61 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     }
     avt_rank_weights_close(&w);
     return ret;
+}
+
+/* Bytes and FLOPs of a block of a rank that holds all layers of a plan of one device. */
+static int load_of(double *bytes, double *flops, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    Plan plan;
+    RankSetup set = { .plan = &plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
+                      .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
+    OpStat stat[OP_NB];
+    PlanMemory m;
+    int ret = avt_plan_make(&plan, o, opt->log);
+
+    if (ret >= 0)
+        ret = avt_schedule(&set.schedule, o->steps, 3);
+    if (ret >= 0)
+        ret = avt_rank_measure(&m, &set, 0, sizes, opt, stat);
+    if (ret < 0)
+        return ret;
+    *bytes = (double)(m.weights + m.state + m.scratch);
+    *flops = 0;
+    for (int i = 0; i < OP_NB; i++)
+        *flops += stat[i].flops;
+    return 0;
+}
+
+/* A layer is the difference between all layers and one, the VAE that between a shared rank and one without. */
+int avt_rank_loads(PlanLoad *l, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt)
+{
+    const int nb = sizes->dit.nb_layers, more = nb > 1 ? nb - 1 : 1;
+    char own[40];
+    PlanOptions o = { .plan = "layer", .devices = device, .vae_device = own, .steps = steps, .nb_layers = 1, .cpu_threads = 1 };
+    double bytes[3], flops[3];
+    int ret;
+
+    snprintf(own, sizeof(own), "%s:own", device);
+    ret = load_of(&bytes[0], &flops[0], &o, sizes, opt);
+    o.nb_layers = nb;
+    if (ret >= 0)
+        ret = load_of(&bytes[1], &flops[1], &o, sizes, opt);
+    o.vae_device = NULL;
+    if (ret >= 0)
+        ret = load_of(&bytes[2], &flops[2], &o, sizes, opt);
+    if (ret >= 0)
+        *l = (PlanLoad){ .layer_flops = (flops[1] - flops[0]) / more, .vae_flops = flops[2] - flops[1],
+                         .layer_bytes = (bytes[1] - bytes[0]) / more, .vae_bytes = bytes[2] - bytes[1] };
+    return ret;
+}
+
+int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    PlanOptions weighed = *o;
+    int ret = avt_plan_make(p, o, opt->log);
+
+    if (ret < 0 || p->first[0] == p->last[0])
+        return ret;
+    ret = avt_rank_loads(&weighed.load, sizes, p->rank[p->vae_rank].device, o->steps, opt);
+    return ret < 0 ? ret : avt_plan_make(p, &weighed, opt->log);
 }

@@ -115,8 +115,13 @@ static inline int avt_rank_has_layers(const Rank *r)
 
 /**
  * Memory of a rank: open it on `dry` and do everything once.
- * @param stat  (opt) gets the ops' counts of that rehearsal, [OP_NB]
+ * @param stat  (opt) gets the ops' counts of one wave in mid-stream, [OP_NB]: an item of each step (a sequential plan: the last
+ *              step's), and a block decoded
  */
 int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, OpStat *stat);
+/** What a layer and the VAE ask of a device at the model's own size of frames, by rehearsals: for avt_plan_make(). */
+int avt_rank_loads(PlanLoad *load, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt);
+/** avt_plan_make() with the loads that it wants found first; o->load is not looked at. Logs to opt->log. */
+int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt);
 
 #endif

@@ -20,23 +20,23 @@ static int conductor(const Rank *r)
 
 static int first_of(const Rank *r, int step)
 {
-    return avt_plan_first(r->set->plan, step);
+    return r->set->plan->first[step];
 }
 
 static int last_of(const Rank *r, int step)
 {
-    return avt_plan_last(r->set->plan, step);
+    return r->set->plan->last[step];
 }
 
-/* Is this rank the first (last) of its own pipe? Then the neighbour is another pipe's, or none. */
-static int is_first(const Rank *r)
+/* Is a rank the first (last) of a pipe? */
+static int begins(const PlanRank *p)
 {
-    return avt_rank_has_layers(r) && (!r->index || r->set->plan->rank[r->index - 1].pipe != r->place->pipe);
+    return p->pipe >= 0 && p->prev < 0;
 }
 
-static int is_last(const Rank *r)
+static int ends(const PlanRank *p)
 {
-    return avt_rank_has_layers(r) && (r->index + 1 == r->set->plan->nb_ranks || r->set->plan->rank[r->index + 1].pipe != r->place->pipe);
+    return p->pipe >= 0 && p->next < 0;
 }
 
 /* ---- messages: nothing moves when the rank is alone --------------------------------------------------------------- */
@@ -118,7 +118,7 @@ static int do_picture(Rank *r, const Cmd *c)
     int ret = 0;
 
     if (!r->place->vae) {
-        if (is_first(r) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->ref)) >= 0)
+        if (begins(r->place) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->ref)) >= 0)
             ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion);
         return ret;
     }
@@ -136,8 +136,7 @@ static int do_picture(Rank *r, const Cmd *c)
     if (ret >= 0)
         ret = show_picture(r, ref, motion);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
-        if (i != r->index && p->rank[i].pipe >= 0 && (!i || p->rank[i - 1].pipe != p->rank[i].pipe)
-            && (ret = send(r, i, TAG_PICTURE, ref)) >= 0)
+        if (i != r->index && begins(&p->rank[i]) && (ret = send(r, i, TAG_PICTURE, ref)) >= 0)
             ret = send(r, i, TAG_PICTURE, motion);
     return ret;
 }
@@ -168,10 +167,10 @@ static int take_new_reference(Rank *r)
     int ret = 0;
 
     if (r->index != owner)
-        return is_first(r) ? recv(r, owner, TAG_REFERENCE, r->ref) : 0;
+        return begins(r->place) ? recv(r, owner, TAG_REFERENCE, r->ref) : 0;
     avt_copy(r->be, r->ref, r->ref_next);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
-        if (i != r->index && p->rank[i].pipe >= 0 && (!i || p->rank[i - 1].pipe != p->rank[i].pipe))
+        if (i != r->index && begins(&p->rank[i]))
             ret = send(r, i, TAG_REFERENCE, r->ref);
     return ret;
 }
@@ -191,11 +190,12 @@ static int do_sink(Rank *r, const Cmd *c)
     item.text = &r->text[c->text];
     item.sink = &r->sink[c->slot];
     item.x = avt_new(r->scratch, DT_F32, s->Lc, r->w->dit.cfg.dim);
-    ret = is_first(r) ? avt_dit_embed_sink(r->be, r->scratch, &r->w->dit, item.x, r->ref, r->motion) : recv(r, r->index - 1, TAG_TOKENS, item.x);
+    ret = begins(r->place) ? avt_dit_embed_sink(r->be, r->scratch, &r->w->dit, item.x, r->ref, r->motion)
+                           : recv(r, r->place->prev, TAG_TOKENS, item.x);
     if (ret >= 0)
         ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, &item, 1);
-    if (ret >= 0 && !is_last(r))
-        ret = send(r, r->index + 1, TAG_TOKENS, item.x);
+    if (ret >= 0 && !ends(r->place))
+        ret = send(r, r->place->next, TAG_TOKENS, item.x);
     return ret;
 }
 
@@ -235,10 +235,10 @@ static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
     item->sink = &r->sink[it->sink];
     item->ring = &r->ring[it->step];
     item->audio = &r->audio[it->block % r->nb_slots];
-    if (!it->step && (is_first(r) || is_last(r)))
+    if (!it->step && (begins(r->place) || ends(r->place)))
         make_noise(r, it);
-    if (!is_first(r))
-        return recv(r, r->index - 1, TAG_TOKENS, item->x);
+    if (!begins(r->place))
+        return recv(r, r->place->prev, TAG_TOKENS, item->x);
     if (it->step)
         ret = recv(r, last_of(r, it->step - 1), TAG_LATENTS, latent_of(r, it->block));
     return ret < 0 ? ret : avt_dit_embed_block(r->be, r->scratch, d, item->x, latent_of(r, it->block), AVT_NONE);
@@ -263,8 +263,8 @@ static int end_item(Rank *r, const CmdItem *it, DitItem *item)
     Tensor v;
     int ret;
 
-    if (!is_last(r))
-        return send(r, r->index + 1, TAG_TOKENS, item->x);
+    if (!ends(r->place))
+        return send(r, r->place->next, TAG_TOKENS, item->x);
     v = avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, set->shape.H, set->shape.W);
     ret = avt_dit_head(r->be, r->scratch, &r->w->dit, v, item->x, item->time);
     avt_axpy(r->be, x, 1, x, sch->sigma[it->step + 1] - sch->sigma[it->step], v);
@@ -360,17 +360,18 @@ static int take_features(Rank *r, int64_t block)
 
 static int do_wave(Rank *r, const Cmd *c)
 {
-    const int batch = r->set->plan->kind == PLAN_WAVE ? c->nb_items : 1;
+    const Plan *p = r->set->plan;
     const size_t mark = avt_arena_mark(r->scratch);
     int ret = 0;
 
     if (c->new_block >= 0 && avt_rank_has_layers(r))
         ret = take_features(r, c->new_block);
     avt_arena_release(r->scratch, mark);
-    for (int k = 0; k < c->nb_items && ret >= 0; k += batch) {
-        ret = run_items(r, c->item + k, batch);
-        for (int j = k; j < k + batch && ret >= 0; j++)
-            if (c->item[j].step + 1 == r->set->plan->steps && r->place->vae)
+    for (int k = 0, nb; k < c->nb_items && ret >= 0; k += nb) {
+        nb = c->nb_items - k < p->batch ? c->nb_items - k : p->batch;
+        ret = run_items(r, c->item + k, nb);
+        for (int j = k; j < k + nb && ret >= 0; j++)
+            if (c->item[j].step + 1 == p->steps && r->place->vae)
                 ret = decode_block(r, &c->item[j]);
     }
     return ret;

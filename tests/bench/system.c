@@ -159,7 +159,8 @@ static int small_open(Small *s, const Bench *b, const char *dir, int64_t size)
         return ret;
     s->sizes.vae_width = avt_vae_width(s->vae, b->log);
     s->sizes.dtype = avt_ckpt_find(s->dit, "blocks.0.self_attn.q.weight")->dtype;
-    ret = avt_plan_make(&s->plan, "sequential", "cpu", "auto", 4, s->sizes.dit.nb_layers, b->threads, b->log);
+    ret = avt_plan_make(&s->plan, &(PlanOptions){ .plan = "sequential", .steps = 4, .nb_layers = s->sizes.dit.nb_layers, .cpu_threads = b->threads },
+                        b->log);
     s->set = (RankSetup){ .plan = &s->plan, .shape = avt_dit_shape(size / 8, size / 8), .format = PIX_YUV420P, .text_len = s->sizes.dit.text_len,
                           .log = b->log };
     if (ret >= 0)

@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check_plan(const Plan *p, int nb_layers)
 {
     char text[80];
-    int layers = 0;
+    int layers = 0, pipes = 0;
 
     if (p->nb_ranks < 1 || p->nb_ranks > PLAN_MAX_RANKS || p->vae_rank < 0 || p->vae_rank >= p->nb_ranks ||
         !p->rank[p->vae_rank].vae)
@@ -20,10 +20,12 @@ static void check_plan(const Plan *p, int nb_layers)
     for (int r = 0; r < p->nb_ranks; r++) {
         if (!memchr(p->rank[r].device, 0, sizeof(p->rank[r].device)) || p->rank[r].threads < 1)
             abort();
-        if (p->rank[r].pipe >= 0)
-            layers += p->rank[r].l1 - p->rank[r].l0;
+        if (p->rank[r].pipe < 0)
+            continue;
+        layers += p->rank[r].l1 - p->rank[r].l0;
+        pipes += p->rank[r].prev < 0;
     }
-    if (layers != nb_layers * p->nb_pipes || strlen(avt_plan_text(p, text, sizeof(text))) >= sizeof(text))
+    if (layers != nb_layers * pipes || strlen(avt_plan_text(p, text, sizeof(text))) >= sizeof(text))
         abort();
 }
 
@@ -53,7 +55,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (line[5])
         sscanf(line[5], "%d %d %d %d", &o.steps, &o.cpu_threads, &o.cpu_level, &o.compat);
     avatar_options_check(&o);
-    if (avt_plan_make(&p, o.plan, o.devices, o.vae_device, o.steps, 5, o.cpu_threads, NULL) >= 0)
+    if (avt_plan_make(&p, &(PlanOptions){ .plan = o.plan, .devices = o.devices, .vae_device = o.vae_device, .steps = o.steps,
+                                          .nb_layers = 5, .cpu_threads = o.cpu_threads }, NULL) >= 0)
         check_plan(&p, 5);
     free(text);
     return 0;
