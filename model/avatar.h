@@ -183,6 +183,16 @@ AVATAR_API int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int 
  * @return 0, EINVAL, ENOMEM
  */
 AVATAR_API int avatar_session_set(AvatarSession *s, const AvatarLook *look);
+/**
+ * The same for blocks whose sound begins with sample `from` of the stream or later, as far as they have not started. That sound need
+ * not have been sent yet. Changes of one block add up.
+ *
+ * @param frame  gets the index of the first frame that can show it; may be NULL
+ * @return 0, EINVAL, ENOMEM; AVATAR_EOF: too late, no block is left that could start, and nothing was changed
+ */
+AVATAR_API int avatar_session_set_at(AvatarSession *s, const AvatarLook *look, int64_t from, int64_t *frame);
+/** Would avatar_session_set() take this? @return 0, or EINVAL after one logged sentence */
+AVATAR_API int avatar_look_check(const AvatarEngine *e, const AvatarLook *look);
 
 /**
  * Change what is done from now on when sound runs ahead of the frames (live; elsewhere it changes nothing).

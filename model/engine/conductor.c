@@ -235,10 +235,24 @@ static int take_changes(AvatarSession *s)
 static int changes_fit(AvatarSession *s, int *waiting)
 {
     pthread_mutex_lock(&s->lock);
+    avt_changes_due(s, s->sound.next);
     *waiting = s->next.prompt || s->next.picture;
     s->seed = (uint64_t)s->next.seed;
     pthread_mutex_unlock(&s->lock);
     return !*waiting || (free_slot(s, 0) >= 0 && free_slot(s, 1) >= 0);
+}
+
+/* The next block starts with what is settled now. 0: something more was asked for it meanwhile. */
+static int settle(AvatarSession *s)
+{
+    int ret;
+
+    pthread_mutex_lock(&s->lock);
+    ret = !s->later || s->later->block > s->sound.next;
+    if (ret)
+        s->settled = s->sound.next + 1;
+    pthread_mutex_unlock(&s->lock);
+    return ret;
 }
 
 /* ---- waves -------------------------------------------------------------------------------------------------------------------------- */
@@ -270,7 +284,7 @@ static int try_admit(AvatarSession *s)
             return 0;
         ret = refresh_sink(s);
     }
-    return ret < 0 ? ret : 1;
+    return ret < 0 ? ret : settle(s);
 }
 
 static void add_flight(AvatarSession *s, int64_t skipped, int repeat)

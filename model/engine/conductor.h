@@ -35,11 +35,19 @@ typedef struct Flight {                 // a block in flight
     double start_ms;
 } Flight;
 
+#define KEEP_SEED (-2)
+
 typedef struct Changes {                // wanted, not yet taken by the conductor
     char *prompt;
     uint8_t *picture;                   // [H, W, 3]
-    int64_t seed, prompt_id;            // prompt_id: how many prompts there were before
+    int64_t seed, prompt_id;            // prompt_id: how many prompts there were before; how many these are
 } Changes;
+
+typedef struct LaterChange {            // waits for the sound's block `block`
+    struct LaterChange *next;           // in the order of blocks, one a block
+    int64_t block;
+    Changes ch;                         // seed KEEP_SEED: stays
+} LaterChange;
 
 struct AvatarSession {
     AvatarEngine *e;
@@ -59,6 +67,8 @@ struct AvatarSession {
     pthread_cond_t change;
     Sound sound;                        // in part: see sound.h
     Changes next;
+    LaterChange *later;
+    int64_t settled;                    // the sound's first block that a change can still reach
     FrameBlock ready[FRAME_QUEUE];
     int head, nb_ready;
     int status, finished;               // first failure; no more blocks will come
@@ -77,6 +87,11 @@ struct AvatarSession {
 };
 
 int  avt_cancelled(const AvatarSession *s);
+/** Keep changes for a block; those of one block add up. Takes the strings of `ch`, but not after an error. Lock held. @return 0, ENOMEM */
+int  avt_changes_add(AvatarSession *s, int64_t block, Changes *ch);
+/** Move what is meant for `block` or one before it into s->next. Lock held. */
+void avt_changes_due(AvatarSession *s, int64_t block);
+void avt_changes_free(AvatarSession *s);
 int  avt_conductor_start(AvatarSession *s);
 /** Waits for all threads; the session was aborted or has finished. */
 void avt_conductor_stop(AvatarSession *s);

@@ -269,8 +269,7 @@ void avatar_session_close(AvatarSession **ps)
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
     avt_sound_close(s);
-    avt_free(s->next.picture);
-    avt_free(s->next.prompt);
+    avt_changes_free(s);
     pthread_cond_destroy(&s->change);
     pthread_mutex_destroy(&s->lock);
     avt_freep(ps);
@@ -410,37 +409,68 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 
 /* ---- changes ------------------------------------------------------------------------------------------------------------------- */
 
-int avatar_session_set(AvatarSession *s, const AvatarLook *look)
+static int check_change(const AvatarLook *look, const Log *log)
 {
-    const int ret = check_prompt(look->prompt, &s->e->log);
-    uint8_t *picture = NULL;
-    char *prompt = NULL;
+    if (check_seed(look->seed, KEEP_SEED, log) < 0 || (look->rgb && check_picture(look, log) < 0))
+        return AVT_ERR(EINVAL);
+    return check_prompt(look->prompt, log);
+}
+
+int avatar_look_check(const AvatarEngine *e, const AvatarLook *look)
+{
+    return check_change(look, &e->log);
+}
+
+/* Copies of what is to change. What was made is in *ch after an error as well. */
+static int copy_change(const AvatarSession *s, Changes *ch, const AvatarLook *look)
+{
+    *ch = (Changes){ .seed = look->seed == -1 ? draw_seed() : look->seed, .prompt_id = !!look->prompt };
+    if (look->rgb && !(ch->picture = fit_picture(s->e->core, look, s->info.width, s->info.height)))
+        return AVT_ERR(ENOMEM);
+    if (look->prompt && !(ch->prompt = avt_strdup(MEM_SESSION, look->prompt)))
+        return AVT_ERR(ENOMEM);
+    return 0;
+}
+
+/* First block that sample `from` or what is behind it begins, and that has not started. */
+static int64_t block_from(const AvatarSession *s, int64_t from)
+{
+    const int64_t block = from > 0 ? (from - 1) / BLOCK_SAMPLES + 1 : 0;
+
+    return block > s->settled ? block : s->settled;
+}
+
+int avatar_session_set_at(AvatarSession *s, const AvatarLook *look, int64_t from, int64_t *frame)
+{
+    int ret = check_change(look, &s->e->log);
+    Changes ch = { 0 };
+    int64_t block;
 
     if (ret < 0)
         return ret;
-    if (check_seed(look->seed, -2, &s->e->log) < 0 || (look->rgb && check_picture(look, &s->e->log) < 0))
-        return AVT_ERR(EINVAL);
-    if (look->rgb && !(picture = fit_picture(s->e->core, look, s->info.width, s->info.height)))
-        return AVT_ERR(ENOMEM);
-    if (look->prompt && !(prompt = avt_strdup(MEM_SESSION, look->prompt))) {
-        avt_free(picture);
-        return AVT_ERR(ENOMEM);
-    }
+    ret = copy_change(s, &ch, look);
     pthread_mutex_lock(&s->lock);
-    if (picture) {
-        avt_free(s->next.picture);
-        s->next.picture = picture;
-    }
-    if (prompt) {
-        avt_free(s->next.prompt);
-        s->next.prompt = prompt;
-        s->next.prompt_id++;
-    }
-    if (look->seed != -2)
-        s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
+    block = block_from(s, from);
+    if (frame)
+        *frame = block ? block * BLOCK_FRAMES - (s->e->core->compat ? 3 : 0) : 0;
+    if (ret >= 0 && (s->finished || block * BLOCK_FRAMES >= s->sound.nb_frames))
+        ret = AVATAR_EOF;
+    if (ret >= 0)
+        ret = avt_changes_add(s, block, &ch);
     pthread_cond_broadcast(&s->change);
     pthread_mutex_unlock(&s->lock);
-    return 0;
+    if (ret < 0) {
+        avt_free(ch.picture);
+        avt_free(ch.prompt);
+    }
+    return ret;
+}
+
+int avatar_session_set(AvatarSession *s, const AvatarLook *look)
+{
+    const int ret = avatar_session_set_at(s, look, 0, NULL);
+
+    return ret == AVATAR_EOF ? 0 : ret;
 }
 
 int avatar_session_late(AvatarSession *s, int late, int max_late_ms)

@@ -334,6 +334,49 @@ static void changes_start_with_a_block(void **state)
     free(features);
 }
 
+/* The same changes, asked for by the place in the sound long before it is heard, in any order: the same stream. */
+static void changes_wait_for_their_sound(void **state)
+{
+    static const Change change[] = {
+        { 2, "a man shouts", 0, -2 }, { 3, NULL, 0, 77 }, { 5, NULL, 1, -2 }, { 6, "one", 0, -2 }, { 6, "a woman whispers", 0, 8 },
+    };
+    static const int64_t from[] = { 7681, 3 * 7680, 5 * 7680 - 1, 6 * 7680 - 7679, 6 * 7680 }, order[] = { 3, 0, 4, 2, 1 };
+    float *features = take_features(96, 3);
+    const SessionHooks hooks = { .features = features, .nb_rows = 96 };
+    Take *want = take_new(), *t = take_new();
+
+    (void)state;
+    run_script(want, 0, change, 5, features, 96);
+    for (size_t p = 0; p < NB_PLANS; p++) {
+        AvatarEngine *e = open_engine(p, NULL);
+        AvatarSession *s = open_session(e, &hooks);
+        AvatarLook look;
+        int64_t frame;
+
+        for (int i = 0; i < 5; i++) {
+            const Change *c = &change[order[i]];
+
+            look = take_look(c->picture);
+            look.rgb = c->picture ? look.rgb : NULL;
+            look.prompt = c->prompt;
+            look.seed = c->seed;
+            REQUIRE_OK(avatar_session_set_at(s, &look, from[order[i]], &frame));
+            assert_int_equal(frame, 12 * c->at);
+        }
+        REQUIRE_OK(avatar_session_send(s, NULL, 0));
+        t->nb = 0;
+        take_frames(t, s, AVATAR_WAIT);
+        assert_int_equal(t->nb, 96);
+        assert_true(same_frames(t, want, 0, 96));
+        assert_int_equal(avatar_session_set_at(s, &look, 7680, &frame), AVATAR_EOF);        // all blocks have begun
+        avatar_session_close(&s);
+        avatar_engine_close(&e);
+    }
+    free(want);
+    free(t);
+    free(features);
+}
+
 /* One change at a time, against a stream that had it from the start: a picture that comes before any block is the first one. */
 static void early_change_is_the_first_look(void **state)
 {
@@ -405,7 +448,6 @@ static void bad_changes_are_refused(void **state)
     avatar_engine_close(&e);
 }
 
-/* A prompt that cannot be encoded fails the session when its turn comes, with a sentence. */
 /* The tiny model reads 16 tokens. */
 static void long_prompt_says_what_is_left_out(void **state)
 {
@@ -431,6 +473,7 @@ static void long_prompt_says_what_is_left_out(void **state)
     free(t);
 }
 
+/* A prompt that cannot be encoded fails the session when its turn comes, with a sentence. */
 static void bad_prompt_is_refused(void **state)
 {
     Lines lines = { "" };
@@ -709,7 +752,8 @@ int main(void)
         cmocka_unit_test(frame_counts), cmocka_unit_test(formats), cmocka_unit_test(pieces_equal_whole), cmocka_unit_test(poll_never_waits),
         cmocka_unit_test(end_stays_the_end), cmocka_unit_test(bad_sound_is_refused), cmocka_unit_test(changes_start_with_a_block),
         cmocka_unit_test(early_change_is_the_first_look), cmocka_unit_test(set_between_receives), cmocka_unit_test(bad_changes_are_refused),
-        cmocka_unit_test(long_prompt_says_what_is_left_out), cmocka_unit_test(bad_prompt_is_refused), cmocka_unit_test(abort_is_quick), cmocka_unit_test(close_without_reading),
+        cmocka_unit_test(long_prompt_says_what_is_left_out), cmocka_unit_test(bad_prompt_is_refused),
+        cmocka_unit_test(changes_wait_for_their_sound), cmocka_unit_test(abort_is_quick), cmocka_unit_test(close_without_reading),
         cmocka_unit_test(finished_frames_come_before_the_error), cmocka_unit_test(two_sessions_at_once),
         cmocka_unit_test(rounding_stays_at_home), cmocka_unit_test(no_allocation_in_a_stream), cmocka_unit_test(nothing_stays),
     };
