@@ -78,7 +78,7 @@ $(BUILD)/tests/parity: $(PARITY_O) $(TEST_O) $(BUILD)/libavatar.a
 $(BUILD)/tests/mkmodel: $(BUILD)/obj/tests/mkmodel.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 # what the tool reads and writes, seen from outside: for tests/e2e/tool.py
-$(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(SRC)/tools/media_in.c) $(BUILD)/libavatar.a
+$(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(addprefix $(SRC)/tools/,reader.c picture_in.c sound_in.c file.c)) $(BUILD)/libavatar.a
 	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 $(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
 $(BUILD)/tests/live_error: $(DRAW_O)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* avatar: the library for people with a stock ffmpeg. This file only chooses the subcommand. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,7 +12,7 @@ static const struct {
     int (*run)(int argc, char **argv);
     const char *help;
 } commands[] = {
-    { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak; writes NUT" },
+    { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak: talk.mp4" },
     { "inspect", cmd_inspect, "MODEL                                            what a model folder holds and lacks" },
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
 };
@@ -25,7 +26,7 @@ static int usage(FILE *f)
     return f == stdout ? 0 : 2;
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     const unsigned v = avatar_version();
 
@@ -40,4 +41,17 @@ int main(int argc, char **argv)
             return commands[i].run(argc - 1, argv + 1);
     fprintf(stderr, "avatar: '%s' is not a command\n", argv[1]);
     return usage(stderr);
+}
+
+int main(int argc, char **argv)
+{
+    int ret;
+
+    file_prepare();
+    ret = run(argc, argv);
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "avatar: stdout cannot be written: %s\n", strerror(errno));
+        return ret ? ret : 1;
+    }
+    return ret;
 }

@@ -40,7 +40,11 @@ static const Option options[] = {
     { "late",        CONST, AT(look.late),          "live, sound ahead of the frames: wait, repeat, drop", "wait|repeat|drop" },
     { "max_late",    TIME,  AT(look.max_late_ms),   "live: how far ahead before late acts, seconds or ms (default: 2)", NULL },
     { "opts",        TEXT,  AT(engine.opts),        "expert settings key=value:key=value", NULL },
-    { "output",      TEXT,  AT(output),             "file to write, or - for stdout (also -o)", NULL },
+    { "output",      TEXT,  AT(output),             "file to write, or - for stdout (also -o; default: avatar.mp4)", NULL },
+    { "container",   TEXT,  AT(container),          "mp4, matroska, ... (also -f; default: by the file's name, nut on stdout)", NULL },
+    { "video_codec", TEXT,  AT(video_codec),        "encoder of the pictures (also -c:v; default: by the container)", NULL },
+    { "audio_codec", TEXT,  AT(audio_codec),        "encoder of the sound (also -c:a; default: by the container)", NULL },
+    { "input_format", TEXT, AT(input_format),       "what AUDIO is if its bytes do not say it; s16le: raw 16 kHz mono", NULL },
     { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
     { "help",        FLAG,  AT(help),               "this list", NULL },
 };
@@ -139,24 +143,42 @@ static const Option *find(const char *name, size_t len)
     return NULL;
 }
 
+/* The name that an argument gives to an option: behind "--", or that of a short form; NULL for anything else. */
+static const char *option_name(const char *arg)
+{
+    static const char *const shorts[][2] = { { "-o", "output" }, { "-h", "help" }, { "-f", "container" }, { "-c:v", "video_codec" },
+                                             { "-c:a", "audio_codec" } };
+
+    for (size_t i = 0; i < sizeof(shorts) / sizeof(shorts[0]); i++)
+        if (!strcmp(arg, shorts[i][0]))
+            return shorts[i][1];
+    return arg[1] == '-' ? arg + 2 : NULL;
+}
+
 int tool_options(ToolOptions *o, int argc, char **argv)
 {
+    int names_end = 0;
+
     memset(o, 0, sizeof(*o));
     avatar_options_default(&o->engine);
     avatar_look_default(&o->look);
     for (int i = 1; i < argc; i++) {
-        const char *arg = argv[i], *name = !strcmp(arg, "-o") ? "output" : !strcmp(arg, "-h") ? "help" : arg + 2, *value;
-        const size_t len = strcspn(name, "=");
+        const char *arg = argv[i], *name = option_name(arg), *value;
+        const size_t len = name ? strcspn(name, "=") : 0;
         const Option *opt;
         int ret;
 
-        if (arg[0] != '-' || !arg[1]) {
+        if (!names_end && !strcmp(arg, "--")) {
+            names_end = 1;
+            continue;
+        }
+        if (names_end || arg[0] != '-' || !arg[1]) {
             if (o->nb_positional == 4)
                 return fprintf(stderr, "avatar: too many arguments at '%s'\n", arg), 2;
             o->positional[o->nb_positional++] = arg;
             continue;
         }
-        opt = name == arg + 2 && arg[1] != '-' ? NULL : find(name, len);
+        opt = name ? find(name, len) : NULL;
         if (!opt)
             return fprintf(stderr, "avatar: option '%s' is not known; see --help\n", arg), 2;
         value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
@@ -172,7 +194,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
 void tool_options_help(void)
 {
     for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
-        printf("  --%-12s %s\n", options[i].name, options[i].help);
+        printf("  --%-13s %s\n", options[i].name, options[i].help);
 }
 
 const char *tool_format_name(int format)

@@ -8,14 +8,15 @@
 typedef struct ToolOptions {
     AvatarOptions engine;
     AvatarLook look;
-    const char *output;
+    const char *output, *container, *video_codec, *audio_codec, *input_format;
     const char *positional[4];
     int nb_positional;
     int quiet, help;
 } ToolOptions;
 
 /**
- * Read "--name value", "--name=value", "-o FILE" and positional arguments; '-' and '_' in names are the same.
+ * Read "--name value", "--name=value", ffmpeg's "-f", "-c:v", "-c:a", and positional arguments, of which those behind "--" may begin with
+ * '-'; '-' and '_' in names are the same.
  * @return 0, or 2 after a sentence on stderr
  */
 int tool_options(ToolOptions *o, int argc, char **argv);

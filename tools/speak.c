@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * avatar speak AUDIO PICTURE [-o FILE|-]: the engine for people with a stock ffmpeg.
+ * avatar speak AUDIO PICTURE [-o FILE|-]: the engine for people without ffmpeg, or with one that has not got the filter.
  *
- *   avatar speak hello.wav face.png -o - | ffmpeg -probesize 32 -analyzeduration 0 -f nut -i - talk.mp4
+ *   avatar speak hello.wav face.png -o talk.mp4
  */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,15 +70,16 @@ static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb
 static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb, int late)
 {
     const int wait = late == AVATAR_LATE_WAIT ? AVATAR_WAIT : AVATAR_POLL;
+    const AVFrame *sound;
     const float *pcm;
-    int n, ret = 0;
+    int n, more, ret = 0;
 
-    while (!ret && (n = media_read_sound(in, &pcm)) != 0) {
-        if (n < 0)
-            return n;
-        ret = avatar_session_send(s, pcm, n);
+    while (!ret && (more = media_read_sound(in, &pcm, &n, &sound)) != 0) {
+        if (more < 0)
+            return more;
+        ret = n ? avatar_session_send(s, pcm, n) : 0;
         if (!ret)
-            ret = media_write_sound(out, pcm, n);
+            ret = media_write_sound(out, sound);
         if (!ret)
             ret = write_frames(s, out, talk, nb, wait);             // live: as soon as a block is ready
     }
@@ -88,28 +88,44 @@ static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, i
     return ret && ret != AVATAR_ERR(ECANCELED) ? ret : write_frames(s, out, talk, nb, AVATAR_WAIT);
 }
 
+/* A model that is being read cannot be told to stop, and a file is not there yet: a signal just ends the program. */
+static int open_model(AvatarEngine **e, AvatarSession **s, const ToolOptions *o)
+{
+    int ret;
+
+    stop_at_once(1);
+    ret = avatar_engine_open(e, &o->engine);
+    if (ret >= 0)
+        ret = avatar_session_open(s, *e, &o->look);
+    stop_at_once(0);
+    if (ret >= 0)
+        stop_session(*s);
+    return ret;
+}
+
 /* What is cheap to refuse comes first, then the file, then the model. */
-static int open_all(AvatarEngine **e, AvatarSession **s, ToolOptions *o, MediaOut **out)
+static int open_all(AvatarEngine **e, AvatarSession **s, ToolOptions *o, const SoundIn *in, MediaOut *out)
 {
     AvatarInfo info;
+    MediaLook look = { .pix_fmt = tool_format_name(o->look.format), .live = o->look.mode == AVATAR_LIVE };
     uint8_t *rgb = NULL;
-    int ret = media_read_picture(o->positional[1], &rgb, &o->look.width, &o->look.height);
+    int ret = media_read_picture(o->positional[1], &rgb, &o->look.width, &o->look.height, stop_asked);
 
     o->look.rgb = rgb;
     if (ret >= 0)
         ret = avatar_options_check(&o->engine);
     if (ret >= 0)
-        ret = media_open_out(out, o->output);
+        ret = media_open_out(out, stop_asked);
     if (ret >= 0)
-        ret = avatar_engine_open(e, &o->engine);
-    if (ret >= 0)
-        ret = avatar_session_open(s, *e, &o->look);
+        ret = open_model(e, s, o);
     free(rgb);
     if (ret < 0)
         return ret;
-    stop_session(*s);
     avatar_session_info(*s, &info);
-    return media_start_out(*out, info.width, info.height, tool_format_name(o->look.format));
+    look.width = info.width;
+    look.height = info.height;
+    media_sound_shape(in, &look.rate, &look.channels);
+    return media_start_out(out, &look);
 }
 
 static void close_all(AvatarEngine **e, AvatarSession **s, SoundIn **in)
@@ -145,6 +161,7 @@ static void say_end(const Talk *talk, const char *output, int64_t nb, int ret)
 
 static int speak(ToolOptions *o)
 {
+    const MediaLook look = { .path = o->output, .container = o->container, .video_codec = o->video_codec, .audio_codec = o->audio_codec };
     Talk talk = { .tty = isatty(2), .quiet = o->quiet };
     AvatarEngine *e = NULL;
     AvatarSession *s = NULL;
@@ -157,9 +174,13 @@ static int speak(ToolOptions *o)
     o->engine.log_opaque = &talk;
     av_log_set_level(AV_LOG_ERROR);
     clock_gettime(CLOCK_MONOTONIC, &talk.start);
-    ret = media_open_sound(&in, o->positional[0], stop_asked);
+    file_protect(o->engine.model);
+    file_protect(o->engine.lora);
+    ret = media_plan_out(&out, &look);
     if (ret >= 0)
-        ret = open_all(&e, &s, o, &out);
+        ret = media_open_sound(&in, o->positional[0], o->input_format, stop_asked);
+    if (ret >= 0)
+        ret = open_all(&e, &s, o, in, out);
     if (ret >= 0)
         ret = speak_all(s, out, in, &talk, &nb, o->look.late);
     closed = media_close_out(&out, ret >= 0);
@@ -178,16 +199,17 @@ int cmd_speak(int argc, char **argv)
         return ret;
     if (o.help || o.nb_positional != 2) {
         fprintf(o.help ? stdout : stderr, "usage: avatar speak AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]\n"
-                "AUDIO: a sound file, or - for a WAV or raw 16 kHz s16 on stdin. Writes NUT (raw video and the sound); default avatar.nut\n");
+                "AUDIO, PICTURE: files of any kind that libavformat knows, one of them may be -, stdin. FILE: talk.mp4, .mov, .mkv, .webm, .ts, .nut\n");
         if (o.help)
             tool_options_help();
         return o.help ? 0 : 2;
     }
     if (!o.output)
-        o.output = "avatar.nut";
+        o.output = "avatar.mp4";
     if (!strcmp(o.output, "-") && isatty(1))
         return fprintf(stderr, "avatar: -o - writes NUT, which a terminal cannot show; pipe it into ffmpeg or name a file\n"), 2;
-    signal(SIGPIPE, SIG_IGN);
+    if (!strcmp(o.positional[0], "-") && !strcmp(o.positional[1], "-"))
+        return fprintf(stderr, "avatar: stdin is the sound or the picture, not both\n"), 2;
     if (stop_watch() < 0)
         return fprintf(stderr, "avatar: the system gives no thread\n"), 1;
     return speak(&o);

@@ -2,14 +2,16 @@
 /* Signals that stop `avatar speak`. See stop.h. */
 #include <pthread.h>
 #include <signal.h>
-#include <stddef.h>
+#include <stdio.h>
+#include <unistd.h>
 
+#include "file.h"
 #include "stop.h"
 
 static struct {
     pthread_mutex_t lock;
     AvatarSession *session;
-    int asked;
+    int asked, at_once;
 } stop = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static sigset_t stop_signals(void)
@@ -20,6 +22,14 @@ static sigset_t stop_signals(void)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     return set;
+}
+
+/* With the lock held. */
+static void end_now(void)
+{
+    file_abandon();
+    fprintf(stderr, "avatar: interrupted\n");
+    _exit(1);
 }
 
 static void *watch(void *arg)
@@ -33,6 +43,8 @@ static void *watch(void *arg)
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);                       // here alone: the next one ends the program
     pthread_mutex_lock(&stop.lock);
     stop.asked = 1;
+    if (stop.at_once)
+        end_now();
     if (stop.session)
         avatar_session_abort(stop.session);
     pthread_mutex_unlock(&stop.lock);
@@ -68,5 +80,14 @@ void stop_session(AvatarSession *s)
     stop.session = s;
     if (s && stop.asked)
         avatar_session_abort(s);
+    pthread_mutex_unlock(&stop.lock);
+}
+
+void stop_at_once(int on)
+{
+    pthread_mutex_lock(&stop.lock);
+    stop.at_once = on;
+    if (on && stop.asked)
+        end_now();
     pthread_mutex_unlock(&stop.lock);
 }

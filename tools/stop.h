@@ -11,5 +11,7 @@ int  stop_watch(void);
 int  stop_asked(void);
 /** The session to abort when one comes (or has come); NULL before it is closed. */
 void stop_session(AvatarSession *s);
+/** From here to the same with 0 there is nothing to save and nothing that could be told to stop: a signal ends the program. */
+void stop_at_once(int on);
 
 #endif

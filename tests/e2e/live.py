@@ -143,7 +143,8 @@ class Run:
     def sender(self):
         a = self.args
         if self.name == 'tool':
-            return [a.tool, 'speak', '-', a.picture, '--mode', 'live', '--size', a.size, '--seed', '1', '-o', '-'] + (['--model', a.model] if a.model else [])
+            return [a.tool, 'speak', '-', a.picture, '--input_format', 's16le', '--mode', 'live', '--size', a.size, '--seed', '1',
+                    '-o', '-'] + (['--model', a.model] if a.model else [])
         filt = 'avatar=image=%s:mode=live:size=%s:seed=1%s' % (a.picture, a.size, ':model=' + a.model if a.model else '')
         graph = '[0:a]asplit[s][a];[s]%s,showinfo[v];%s[o]' % (filt, PAINT.format(size=a.size, v='[v]'))
         return [a.bin / 'ffmpeg', '-nostats', '-hide_banner', *FAST, '-f', 's16le', '-ar', '16000', *a.mono, '-i', 'pipe:0',

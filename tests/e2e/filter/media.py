@@ -28,12 +28,15 @@ def wav(path, nb, rate=RATE, channels=1, floats=None):
         mono = samples(nb, rate)
         data = struct.pack('<%dh' % (nb * channels), *[v for v in mono for _ in range(channels)])
         tag, bits = 1, 16
-    step = channels * bits // 8
-    head = struct.pack('<4sIHHIIHH', b'fmt ', 16, tag, channels, rate, rate * step, step, bits)
-    body = b'WAVE' + head + struct.pack('<4sI', b'data', len(data)) + data
     with open(path, 'wb') as f:
-        f.write(struct.pack('<4sI', b'RIFF', len(body)) + body)
+        f.write(wav_head(len(data), rate, channels, tag, bits) + data)
     return str(path)
+
+
+def wav_head(nb_bytes, rate=RATE, channels=1, tag=1, bits=16):
+    step = channels * bits // 8
+    fmt = struct.pack('<4sIHHIIHH', b'fmt ', 16, tag, channels, rate, rate * step, step, bits)
+    return struct.pack('<4sI', b'RIFF', 36 + nb_bytes) + b'WAVE' + fmt + struct.pack('<4sI', b'data', nb_bytes)
 
 
 def face(w, h, alpha=False):

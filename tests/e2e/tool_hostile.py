@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Cases of tool.py: outputs that are inputs, standard streams that are closed, limits, and a signal in every place that waits."""
+import os
+import resource
+import shutil
+import signal
+import subprocess
+
+import tool_harness
+from tool_harness import LIMIT, Nut, Run, Skip, after, case, face, fails, interrupt, media, require, speak
+
+
+def left_over(tmp):
+    return [p.name for p in tmp.iterdir() if p.name.startswith('.avatar')]
+
+
+@case
+def output_is_an_input(tmp):
+    """Sound, picture, LoRA, a file of the model, also by another name: refused, and not a byte of it is lost."""
+    wav, png = media.wav(tmp / 'a.nut', 3000), face(tmp, 'p.nut')
+    model = tmp / 'model'
+    shutil.copytree(tool_harness.A.model, model)
+    os.symlink(wav, tmp / 'link.nut')
+    os.link(png, tmp / 'hard.nut')
+    os.symlink(model / 'config.json', tmp / 'model.nut')
+    (tmp / 'lora.nut').write_bytes(b'lora')
+    kept = {p: p.read_bytes() for p in (tmp / 'a.nut', tmp / 'p.nut', model / 'config.json', tmp / 'lora.nut')}
+    for out, args in (('a.nut', ()), ('p.nut', ()), ('link.nut', ()), ('hard.nut', ()), ('model.nut', ()), ('lora.nut', ('--lora', tmp / 'lora.nut'))):
+        r = Run('speak', '--model', model, wav, png, *args, '-o', tmp / out)
+        require(r.ret == 1, out, r.what)
+        require(all(p.read_bytes() == data for p, data in kept.items()), out, 'has cost an input')
+        if not args:
+            fails(r, 1, out, 'input')
+    with open(wav, 'rb') as f:
+        r = subprocess.run([tool_harness.A.tool, 'speak', '--model', str(model), '-', png, '-o', wav], stdin=f, stderr=subprocess.PIPE,
+                           timeout=LIMIT)
+    require(r.returncode == 1 and b'input' in r.stderr and kept[tmp / 'a.nut'] == (tmp / 'a.nut').read_bytes(), r.stderr)
+    with open(wav, 'ab') as f:
+        r = subprocess.run([tool_harness.A.tool, 'speak', '--model', str(model), wav, png, '-o', '-'], stdout=f, stderr=subprocess.PIPE,
+                           timeout=LIMIT)
+    require(r.returncode == 1 and kept[tmp / 'a.nut'] == (tmp / 'a.nut').read_bytes(), r.stderr)
+    require(not left_over(tmp), left_over(tmp))
+
+
+@case
+def failure_leaves_the_old_file(tmp):
+    """What had the name stays until the new one is whole: a typing error, a full disk, a limit of the file's size."""
+    wav, png, out = media.wav(tmp / 'a.wav', 32000), face(tmp), tmp / 'keep.nut'
+    out.write_bytes(b'precious')
+    out.chmod(0o640)
+    fails(speak(wav, png, '--lora', 'typo', '-o', out), 1, 'typo')
+    fails(speak(wav, tmp / 'none.png', '-o', out), 1, 'none.png')
+    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))       # noqa: E731
+    r = speak(wav, png, '--size', '128x128', '-o', out, preexec_fn=small)
+    fails(r, 1, 'keep.nut', 'File too large')
+    require(r.err.count('File too large') <= 2, r.what)
+    require(out.read_bytes() == b'precious' and not left_over(tmp), left_over(tmp))
+    os.symlink('keep.nut', tmp / 'link.nut')
+    require(speak(wav, png, '-o', tmp / 'link.nut').ret == 0)
+    require((tmp / 'link.nut').is_symlink() and out.stat().st_mode & 0o777 == 0o640, 'the link or the mode is gone')
+    Nut(out).check(50, 32000)
+    fails(speak(wav, png, '-o', tmp, '-f', 'nut'), 1, 'irectory')
+    old = os.umask(0o077)
+    try:
+        require(speak(wav, png, '-o', tmp / 'new.nut').ret == 0 and (tmp / 'new.nut').stat().st_mode & 0o777 == 0o600, 'umask')
+    finally:
+        os.umask(old)
+
+
+@case
+def standard_streams_closed(tmp):
+    """With 1 and 2 closed the file is as ever; with 0 or 1 closed, what needs it fails."""
+    wav, png = media.wav(tmp / 'a.wav', 3000), face(tmp)
+    require(speak(wav, png, '-o', tmp / 'want.nut').ret == 0)
+    line = '"$0" speak --model "$1" --seed 3 --cpu-threads 1 "$2" "$3" -o "$4" '
+    for closed in ('>&- 2>&-', '<&- 2>&-', '<&- >&-', '<&- >&- 2>&-'):
+        p = subprocess.run(['sh', '-c', line + closed, tool_harness.A.tool, tool_harness.A.model, wav, png, str(tmp / 'o.nut')], timeout=LIMIT,
+                           stderr=subprocess.PIPE)
+        require(p.returncode == 0 and (tmp / 'o.nut').read_bytes() == (tmp / 'want.nut').read_bytes(), closed, p.returncode)
+        (tmp / 'o.nut').unlink()
+    for closed, sound, out in (('<&-', '-', str(tmp / 'o.nut')), ('>&-', wav, '-'), ('>&- 2>&-', wav, '-'), ('</', '-', str(tmp / 'o.nut'))):
+        p = subprocess.run(['sh', '-c', line + closed, tool_harness.A.tool, tool_harness.A.model, sound, png, out], timeout=LIMIT,
+                           stderr=subprocess.PIPE)
+        require(p.returncode == 1, closed, p.returncode, p.stderr)
+        require('2>&-' in closed or b'avatar: std' in p.stderr, closed, p.stderr)
+    require(not left_over(tmp) and not (tmp / 'o.nut').exists())
+
+
+@case
+def stdout_is_full(tmp):
+    """Every command: what could not be printed is a failure."""
+    if not os.path.exists('/dev/full'):
+        raise Skip('no /dev/full')
+    with open('/dev/full', 'wb') as full:
+        for args in (('--version',), ('--help',), ('speak', '--help'), ('inspect', tool_harness.A.model), ('plan', '--model', tool_harness.A.model)):
+            fails(Run(*args, stdout=full), 1, 'stdout', 'No space left')
+
+
+@case
+def libraries_that_print(tmp):
+    """ONEDNN_VERBOSE goes to stderr, not between the frames."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    r = speak(wav, png, '-o', '-', env=dict(os.environ, ONEDNN_VERBOSE='1', DNNL_VERBOSE='1'))
+    require(r.ret == 0 and b'onednn_verbose' not in r.out and b'dnnl_verbose' not in r.out, 'in the stream')
+    (tmp / 'o.nut').write_bytes(r.out)
+    Nut(tmp / 'o.nut').check(1, 640)
+
+
+@case
+def signals_are_heard(tmp):
+    """One SIGINT or SIGTERM, wherever the tool waits: it ends within a second or two, with 1, and leaves nothing half done."""
+    wav, png = media.wav(tmp / 'a.wav', 16000), face(tmp)
+    long = media.wav(tmp / 'l.wav', 160000)
+    fifo, model = tmp / 'f.nut', tmp / 'model'
+    os.mkfifo(fifo)
+    shutil.copytree(tool_harness.A.model, model)
+    weights = next(model.rglob('*.safetensors'))
+    weights.unlink()
+    os.mkfifo(weights)
+    out = tmp / 'o.nut'
+    silent = subprocess.Popen(['sleep', '60'], stdout=subprocess.PIPE)
+
+    def tool(sound, picture, to, folder=None):
+        return [tool_harness.A.tool, 'speak', '--model', folder or tool_harness.A.model, '--quiet', sound, picture, '-o', to]
+
+    places = (('model: FIFO for weights', tool(wav, png, out, model), None, {}),
+              ('sound: FIFO without a writer', tool(fifo, png, out), None, {}),
+              ('picture: FIFO without a writer', tool(wav, fifo, out), None, {}),
+              ('output: FIFO without a reader', tool(wav, png, fifo), None, {}),
+              ('sound: FIFO with a silent writer', tool(fifo, png, out), os.O_RDWR, {}),
+              ('picture: FIFO with a silent writer', tool(wav, fifo, out), os.O_RDWR, {}),
+              ('output: FIFO that nobody empties', tool(long, png, fifo), os.O_RDWR, {}),
+              ('silent stdin', tool('-', png, out), None, {'stdin': silent.stdout}),
+              ('picture on a silent stdin', tool(wav, '-', out), None, {'stdin': silent.stdout}),
+              ('stdout that nobody reads', tool(long, png, '-'), None, {'stdout': subprocess.PIPE}))
+    for name, cmd, hold, kw in places:
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            fd = os.open(fifo, hold) if hold is not None else -1
+            p_kw = dict(kw)
+            if kw.get('stdout'):                                    # a pipe that communicate() does not empty
+                r, w = os.pipe()
+                p_kw['stdout'] = w
+            ret, err, seconds = interrupt(cmd, after(1.2), sig, limit=6, **p_kw)
+            if fd >= 0:
+                os.close(fd)
+            if kw.get('stdout'):
+                os.close(r), os.close(w)
+            require(ret == 1 and seconds < 3, name, sig.name, 'exit code', ret, 'after', seconds, err)
+            require('interrupted' in err, name, err)
+            require(not out.exists() and not left_over(tmp), name, 'left', left_over(tmp))
+    silent.kill()
+    silent.wait()
+
+
+@case
+def early_signals(tmp):
+    """A signal at any moment of a short run: it ends, and the file is whole or not there."""
+    wav, png, out = media.wav(tmp / 'a.wav', 32000), face(tmp), tmp / 'o.mp4'
+    for i in range(12):
+        ret, err, seconds = interrupt([tool_harness.A.tool, 'speak', '--model', tool_harness.A.model, wav, png, '-o', out], after(0.01 + 0.06 * i),
+                                      limit=6)
+        require(ret in (0, 1, -signal.SIGINT) and seconds < 3, i, ret, seconds, err)
+        if out.exists():
+            require(tool_harness.Film(out).frames > 0)
+            out.unlink()
+        require(not left_over(tmp), i, left_over(tmp))

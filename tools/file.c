@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading and writing for the tool. See file.h.
+ *
+ * Nothing but a regular file is read or written before poll() says that it will not wait. Of what a pipe takes then, PIPE_BUF bytes
+ * are sure.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <libavutil/error.h>
+#include <libavutil/macros.h>
+
+#include "file.h"
+
+#define LOOK_MS 50                      // how often a wait asks whether to stop
+#define GRACE_MS 500                    // how long a write goes on to wait once it is to stop: the file's end may still get through
+#define MAX_INPUTS 8
+
+typedef struct Id {
+    dev_t dev;
+    ino_t ino;
+} Id;
+
+static struct {
+    Id input[MAX_INPUTS];
+    int nb_inputs;
+    const char *folder[MAX_INPUTS];
+    int nb_folders;
+    char *partial;                      // what file_abandon() removes
+} files;
+
+struct FileOut {
+    char *path, *partial;               // partial: NULL when it is written at once
+    FileStop stop;
+    int fd, regular, error;             // error: the first one; nothing is written behind it
+};
+
+static int wait_for(int fd, int events, FileStop stop, int grace_ms)
+{
+    struct pollfd p = { .fd = fd, .events = (short)events };
+
+    for (int stopped = 0; ; stopped += LOOK_MS) {
+        if (poll(&p, 1, LOOK_MS))
+            return 0;
+        if (!stop || !stop())
+            stopped = -LOOK_MS;
+        else if (stopped >= grace_ms)
+            return AVERROR_EXIT;
+    }
+}
+
+static int again(void)
+{
+    return errno == EINTR || errno == EAGAIN;
+}
+
+/* ---- standard streams -------------------------------------------------------------------------------------------------- */
+
+void file_prepare(void)
+{
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0)
+            _exit(1);                                               // the lowest that is free is this one
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
+int file_take_stdout(void)
+{
+    const int fd = fcntl(1, F_DUPFD_CLOEXEC, 3);
+
+    if (fd < 0 || dup2(2, 1) < 0)
+        return AVERROR(errno);
+    return fd;
+}
+
+/* ---- inputs -------------------------------------------------------------------------------------------------------------- */
+
+static void remember(const struct stat *st)
+{
+    if (S_ISREG(st->st_mode) && files.nb_inputs < MAX_INPUTS)
+        files.input[files.nb_inputs++] = (Id){ st->st_dev, st->st_ino };
+}
+
+int file_open_in(const char *path)
+{
+    const int fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : 0;
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return AVERROR(errno);
+    if (S_ISDIR(st.st_mode)) {
+        file_close_in(fd);
+        return AVERROR(EISDIR);
+    }
+    remember(&st);
+    return fd;
+}
+
+int file_read(int fd, void *buf, int size, FileStop stop)
+{
+    for (;;) {
+        const int ret = wait_for(fd, POLLIN, stop, 0);              // a regular file is always ready
+        const ssize_t n = ret < 0 ? ret : read(fd, buf, (size_t)size);
+
+        if (ret < 0)
+            return ret;
+        if (n >= 0)
+            return (int)n;
+        if (!again())
+            return AVERROR(errno);
+    }
+}
+
+void file_close_in(int fd)
+{
+    if (fd > 0)
+        close(fd);
+}
+
+void file_protect(const char *path)
+{
+    if (path && files.nb_folders < MAX_INPUTS)
+        files.folder[files.nb_folders++] = path;
+}
+
+static struct stat wanted;              // nftw() takes no argument for its callback
+
+static int is_wanted(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)path;
+    if (at->level > 3)                                              // no model folder is deeper
+        return FTW_SKIP_SIBLINGS;
+    return type == FTW_F && st->st_dev == wanted.st_dev && st->st_ino == wanted.st_ino ? FTW_STOP : FTW_CONTINUE;
+}
+
+static int is_input(const struct stat *st)
+{
+    for (int i = 0; i < files.nb_inputs; i++)
+        if (files.input[i].dev == st->st_dev && files.input[i].ino == st->st_ino)
+            return 1;
+    wanted = *st;
+    for (int i = 0; i < files.nb_folders; i++)
+        if (nftw(files.folder[i], is_wanted, 8, FTW_ACTIONRETVAL) == FTW_STOP)
+            return 1;
+    return 0;
+}
+
+/* ---- output -------------------------------------------------------------------------------------------------------------- */
+
+static mode_t new_mode(void)
+{
+    const mode_t mask = umask(0);
+
+    umask(mask);
+    return 0666 & ~mask;
+}
+
+/* A pipe that nobody reads yet has no writer either: ask again. */
+static int open_at_once(const char *path, FileStop stop)
+{
+    for (;;) {
+        const int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+
+        if (fd >= 0 || (errno != ENXIO && errno != EINTR))
+            return fd >= 0 ? fd : AVERROR(errno);
+        if (stop && stop())
+            return AVERROR_EXIT;
+        poll(NULL, 0, LOOK_MS);
+    }
+}
+
+/* Beside the file that the name means in the end, with the mode of the one that is there. */
+static int open_beside(FileOut *f, const struct stat *st)
+{
+    char *real = st ? realpath(f->path, NULL) : strdup(f->path);
+    const char *slash = real ? strrchr(real, '/') : NULL;
+    const int dir = slash ? (int)(slash + 1 - real) : 0;
+
+    if (!real)
+        return AVERROR(errno);
+    free(f->path);
+    f->path = real;
+    if (st && access(real, W_OK) < 0)
+        return AVERROR(errno);
+    if (asprintf(&f->partial, "%.*s.avatar-XXXXXX", dir, real) < 0) {
+        f->partial = NULL;
+        return AVERROR(ENOMEM);
+    }
+    f->fd = mkostemp(f->partial, O_CLOEXEC);
+    if (f->fd < 0) {
+        const int ret = AVERROR(errno);
+
+        free(f->partial);
+        f->partial = NULL;
+        return ret;
+    }
+    files.partial = f->partial;
+    f->regular = 1;
+    return fchmod(f->fd, st ? st->st_mode & 0777 : new_mode()) < 0 ? AVERROR(errno) : 0;
+}
+
+static int open_out(FileOut *f)
+{
+    const int std = !strcmp(f->path, "-");
+    struct stat st;
+    const int there = std ? !fstat(1, &st) : !stat(f->path, &st);
+
+    if (!there && errno != ENOENT)
+        return AVERROR(errno);
+    if (there && S_ISREG(st.st_mode) && is_input(&st))
+        return AVERROR(EEXIST);
+    if (there && S_ISDIR(st.st_mode))
+        return AVERROR(EISDIR);
+    if (!std && (!there || S_ISREG(st.st_mode)))
+        return open_beside(f, there ? &st : NULL);
+    f->fd = std ? file_take_stdout() : open_at_once(f->path, f->stop);
+    f->regular = std && there && S_ISREG(st.st_mode);
+    return f->fd < 0 ? f->fd : 0;
+}
+
+int file_create(FileOut **out, const char *path, FileStop stop)
+{
+    FileOut *f = calloc(1, sizeof(*f));
+    int ret = AVERROR(ENOMEM);
+
+    *out = f;
+    if (!f)
+        return ret;
+    f->fd = -1;
+    f->stop = stop;
+    f->path = strdup(path);
+    if (f->path)
+        ret = open_out(f);
+    if (ret < 0)
+        file_close(out, 0);
+    return ret;
+}
+
+const char *file_place(const FileOut *f)
+{
+    return f->partial;
+}
+
+int file_write(FileOut *f, const void *buf, int size)
+{
+    const char *p = buf, *end = p + size;
+
+    while (!f->error && p < end) {
+        const size_t part = (size_t)(f->regular ? end - p : FFMIN(end - p, PIPE_BUF));
+        ssize_t n = 0;
+
+        f->error = f->regular ? 0 : wait_for(f->fd, POLLOUT, f->stop, GRACE_MS);
+        if (!f->error)
+            n = write(f->fd, p, part);
+        if (n < 0 && !again())
+            f->error = AVERROR(errno);
+        p += n > 0 ? n : 0;
+    }
+    return f->error ? f->error : size;
+}
+
+int64_t file_seek(FileOut *f, int64_t offset, int whence)
+{
+    const int64_t at = lseek(f->fd, offset, whence);
+
+    return at < 0 ? AVERROR(errno) : at;
+}
+
+int file_close(FileOut **out, int keep)
+{
+    FileOut *f = *out;
+    int ret = 0;
+
+    if (!f)
+        return 0;
+    if (f->fd >= 0 && close(f->fd) < 0)
+        ret = AVERROR(errno);
+    ret = f->error ? f->error : ret;
+    if (f->partial) {
+        if (keep && !ret && rename(f->partial, f->path) < 0)
+            ret = AVERROR(errno);
+        if (!keep || ret)
+            unlink(f->partial);
+        files.partial = NULL;
+    }
+    free(f->partial);
+    free(f->path);
+    free(f);
+    *out = NULL;
+    return ret;
+}
+
+void file_abandon(void)
+{
+    if (files.partial)
+        unlink(files.partial);
+}
