@@ -9,10 +9,9 @@
 #include "kernels.h"
 
 static const char *const op_names[OP_NB] = {
-    "copy", "fill", "linear", "rms_norm", "channel_norm", "layer_norm", "norm_modulate", "rope_table", "rope",
-    "attention", "softmax", "conv3d", "conv1d", "upsample", "frame_split", "act", "add", "mul", "axpy", "gate_add",
-    "gather", "lerp_rows", "layer_mix", "transpose", "patchify", "unpatchify", "channels_last", "channels_first",
-    "count_nonfinite", "pixels",
+    "copy", "fill", "linear", "norm_rope", "channel_norm", "layer_norm", "rope_table", "rope", "attention", "conv3d",
+    "conv1d", "upsample", "act", "add", "mul", "axpy", "gate_add", "gather", "lerp_rows", "layer_mix", "transpose",
+    "patchify", "unpatchify", "channels_last", "channels_first", "count_nonfinite", "pixels",
 };
 
 const char *avt_op_name(OpId op)
@@ -46,6 +45,7 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     be->log = opt ? opt->log : NULL;
     be->threads = opt && opt->threads > 0 ? opt->threads : avt_nb_cores();
     be->level = opt ? opt->level : CPU_AUTO;
+    be->act = opt ? opt->act : DT_F32;
     snprintf(be->plan_for, sizeof(be->plan_for), "%s", opt && opt->plan_for ? opt->plan_for : "");
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strcmp(device, kinds[i].name))
@@ -124,26 +124,26 @@ void avt_backend_run(Backend *be, const OpCall *c)
 void avt_op_cost(const OpCall *c, double *flops, double *bytes)
 {
     const double n = (double)avt_numel(c->out);
+    const int batched = c->out.nd == 4;
 
     *bytes = (double)avt_nbytes(c->out);
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < OP_MAX_IN; i++)
         if (c->in[i].be)
             *bytes += (double)avt_nbytes(c->in[i]);
     switch (c->op) {
     case OP_LINEAR:
-        *flops = 2 * n * (double)c->in[1].dim[1];
+        *flops = 2 * n * (double)c->linear.w.dim[1];
         break;
     case OP_CONV3D:
-        *flops = 2 * n * (double)avt_numel(c->in[2]) / (double)c->in[2].dim[0];
+        *flops = 2 * n * (double)avt_numel(c->conv.w) / (double)c->conv.w.dim[0];
         break;
     case OP_CONV1D:
-        *flops = 2 * n * (double)avt_numel(c->in[1]) / (double)c->in[1].dim[0];
+        *flops = 2 * n * (double)avt_numel(c->conv1d.w) / (double)c->conv1d.w.dim[0];
         break;
     case OP_ATTENTION:
-        *flops = 4 * n * (double)(c->in[1].dim[0] + (c->in[3].be ? c->in[3].dim[0] : 0));
+        *flops = 4 * n * (double)(c->attention.k1.dim[batched] + (c->attention.k2.be ? c->attention.k2.dim[batched] : 0));
         break;
     case OP_COPY: case OP_FILL: case OP_GATHER: case OP_TRANSPOSE: case OP_PATCHIFY: case OP_UNPATCHIFY: case OP_UPSAMPLE:
-    case OP_FRAME_SPLIT:
         *flops = 0;
         break;
     default:

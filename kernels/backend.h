@@ -17,10 +17,9 @@
 #include "tensor.h"
 
 typedef enum OpId {
-    OP_COPY, OP_FILL, OP_LINEAR, OP_RMS_NORM, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_NORM_MODULATE, OP_ROPE_TABLE, OP_ROPE,
-    OP_ATTENTION, OP_SOFTMAX, OP_CONV3D, OP_CONV1D, OP_UPSAMPLE, OP_FRAME_SPLIT, OP_ACT, OP_ADD, OP_MUL, OP_AXPY, OP_GATE_ADD,
-    OP_GATHER, OP_LERP_ROWS, OP_LAYER_MIX, OP_TRANSPOSE, OP_PATCHIFY, OP_UNPATCHIFY, OP_CHANNELS_LAST, OP_CHANNELS_FIRST,
-    OP_COUNT_NONFINITE, OP_PIXELS, OP_NB
+    OP_COPY, OP_FILL, OP_LINEAR, OP_NORM_ROPE, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_ROPE_TABLE, OP_ROPE, OP_ATTENTION, OP_CONV3D,
+    OP_CONV1D, OP_UPSAMPLE, OP_ACT, OP_ADD, OP_MUL, OP_AXPY, OP_GATE_ADD, OP_GATHER, OP_LERP_ROWS, OP_LAYER_MIX, OP_TRANSPOSE,
+    OP_PATCHIFY, OP_UNPATCHIFY, OP_CHANNELS_LAST, OP_CHANNELS_FIRST, OP_COUNT_NONFINITE, OP_PIXELS, OP_NB
 } OpId;
 
 typedef enum Act { ACT_NONE, ACT_SILU, ACT_GELU_TANH, ACT_GELU_ERF, ACT_CLAMP } Act;         // clamp: to [-1, 1]
@@ -45,6 +44,7 @@ typedef struct Conv1dSpec {
     int stride, groups;
     int pad0, pad1;                     // in front, behind
     int replicate;                      // padding repeats the edge instead of zeros
+    Act act;                            // of the result; set by the door
 } Conv1dSpec;
 
 /*
@@ -65,13 +65,31 @@ typedef struct RopeGrid {
 
 typedef enum PixelFormat { PIX_RGB24, PIX_YUV420P, PIX_YUV444P, PIX_NV12, PIX_GBRP, PIX_NB } PixelFormat;
 
+#define OP_MAX_IN 8
+
 typedef struct OpCall {
     OpId op;
     Tensor out;
-    Tensor in[8];                       // in the order of the door's arguments; absent ones are AVT_NONE
-    union {
-        struct { float eps; } norm;
-        struct { Act act; float eps; } linear;                      // also act, channel_norm, layer_norm
+    union {                             // operands, by number or by name; absent ones are AVT_NONE
+        Tensor in[OP_MAX_IN];
+        Tensor x;                       // in[0]: of every op that has but one input, and of most others
+        struct { Tensor x, w, b, gate, res; } linear;
+        struct { Tensor x, w, table, squares; } norm_rope;
+        struct { Tensor x, w, b; } norm;                            // channel_norm (no b), layer_norm
+        struct { Tensor x, table; } rope;
+        struct { Tensor q, k1, v1, k2, v2, rel; } attention;
+        struct { Tensor x, prev, w, b, res; } conv;
+        struct { Tensor x, w, b; } conv1d;
+        struct { Tensor a, b; } pair;                               // add, mul, axpy
+        struct { Tensor x, y, mask; } gate_add;
+        struct { Tensor table, ids; } gather;
+        struct { Tensor x, i, w; } lerp;
+        struct { Tensor x, w; } mix;
+        struct { Tensor x, mul, add; } channels;
+    };
+    union {                             // numbers
+        Act act;                                                    // linear, act
+        struct { Act act; float eps; int plus; int64_t width; } norm;       // plus: w is added to 1; width: of the whole row
         struct { float scale; } attention;
         struct { float alpha, beta; } axpy;
         ConvSpec conv;
@@ -116,8 +134,8 @@ typedef struct BackendClass {
     void  (*fetch)(Backend *be, void *dst, const void *src, size_t size);    // an upload that reads src when the queue comes to it
     void *(*host_alloc)(Backend *be, size_t size);                  // host memory that fetch reads fast (pinned), 64-byte aligned
     void  (*host_free)(Backend *be, void *p, size_t size);
-    size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
-    int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // fills dst->data, sets dtype, packed
+    size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
+    int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // for dst->act; fills dst->data, sets dtype
     void  (*close)(Backend *be);
 } BackendClass;
 
@@ -129,6 +147,7 @@ struct Backend {
     char device[32];                    // "cpu", "guard", "dry", "cuda0": the same text is the same device
     const Log *log;
     int status;                         // first failure, or 0
+    DType act;                          // of activations between ops: DT_F32, DT_BF16
     int threads;                        // CPU: threads of an op
     CpuLevel level;                     // CPU: highest level in use
     char plan_for[32];                  // dry: the device that it stands for, "" for none
@@ -142,6 +161,7 @@ struct Backend {
 typedef struct BackendOptions {
     int threads;                        // 0: cores of the affinity mask
     CpuLevel level;
+    DType act;                          // of activations; DT_F32 when not said
     const char *plan_for;               // dry: the device whose storage of weights (and level) is followed, so that the planned
                                         // bytes are the real ones; NULL: matrices keep the file's dtype
     const Log *log;

@@ -22,14 +22,37 @@ static int is_f32(Tensor t)
     return t.be && t.dtype == DT_F32 && !t.packed;
 }
 
-static int is_f32_or_none(Tensor t)
+/* An activation: f32, or the backend's own type. */
+static int is_act(const Backend *be, Tensor t)
 {
-    return !t.be || is_f32(t);
+    return t.be && (t.dtype == DT_F32 || t.dtype == be->act) && !t.packed && !t.scale;
+}
+
+static int is_act_or_none(const Backend *be, Tensor t)
+{
+    return !t.be || is_act(be, t);
+}
+
+/* Keys and values, and what is written into them: a ring may have another type than the activations. */
+static int is_key(Tensor t)
+{
+    return t.be && (t.dtype == DT_F32 || t.dtype == DT_BF16) && !t.packed && !t.scale;
 }
 
 static int is_vec(Tensor t, int64_t n)                              // n values of f32
 {
     return is_f32(t) && avt_numel(t) == n;
+}
+
+static int is_vec_or_none(Tensor t, int64_t n)
+{
+    return !t.be || is_vec(t, n);
+}
+
+/* A weight that was put for this use and for activations like x. */
+static int is_weight(Tensor w, WeightUse use, int nd, Tensor x)
+{
+    return w.be && w.nd == nd && w.packed == 1 + (int)use && w.act == x.dtype;
 }
 
 static int overlap(Tensor a, Tensor b)
@@ -45,7 +68,7 @@ static void submit(Backend *be, const OpCall *c, unsigned same)
     if (be->status < 0)
         return;
     CHECK(be, c->op, c->out.be && !strcmp(c->out.be->device, be->device));
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < OP_MAX_IN; i++) {
         const Tensor t = c->in[i];
 
         if (!t.be)
@@ -129,22 +152,22 @@ void avt_host_free(Backend *be, void *p, size_t size)
         be->cls->host_free(be, p, size);
 }
 
-size_t avt_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
+size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
-    return be->cls->weight_bytes(be, use, dtype, nd, dim);
+    return be->cls->weight_bytes(be, use, act, dtype, nd, dim);
 }
 
-Tensor avt_weight_put(Arena *a, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src)
+Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src)
 {
     Backend *be = avt_arena_backend(a);
-    Tensor t = { .be = be, .dtype = dtype, .nd = nd };
+    Tensor t = { .be = be, .dtype = dtype, .nd = nd, .act = act, .packed = use == WEIGHT_PLAIN ? 0 : 1 + (int)use };
     size_t size;
     int ret;
 
     memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
     if (be->status < 0)
         return t;
-    size = avt_weight_bytes(be, use, dtype, nd, dim);
+    size = avt_weight_bytes(be, use, act, dtype, nd, dim);
     if (!size && avt_numel(t)) {
         avt_backend_fail(be, AVT_ERR(ENOMEM), "%s: no memory to lay out a weight", be->device);
         return t;
@@ -160,12 +183,12 @@ void avt_copy(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_COPY, avt_numel(out) == avt_numel(x) && !out.packed && !x.packed);
     CHECK(be, OP_COPY, out.dtype == x.dtype || (out.dtype <= DT_F16 && x.dtype <= DT_F16));
-    submit(be, &(OpCall){ .op = OP_COPY, .out = out, .in = { x } }, 0);
+    submit(be, &(OpCall){ .op = OP_COPY, .out = out, .x = x }, 0);
 }
 
 void avt_fill(Backend *be, Tensor out, float value)
 {
-    CHECK(be, OP_FILL, is_f32(out));
+    CHECK(be, OP_FILL, is_key(out));
     submit(be, &(OpCall){ .op = OP_FILL, .out = out, .u.value = value }, 0);
 }
 
@@ -173,13 +196,11 @@ static void linear(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *
 {
     const int64_t n = l->w.dim[0], k = l->w.dim[1];
 
-    CHECK(be, OP_LINEAR, l->w.be && l->w.nd == 2);
-    CHECK(be, OP_LINEAR, is_f32(out) && is_f32(x) && avt_last_dim(x) == k && avt_last_dim(out) == n);
-    CHECK(be, OP_LINEAR, avt_rows_of(x) == avt_rows_of(out));
-    CHECK(be, OP_LINEAR, !l->b.be || is_vec(l->b, n));
-    CHECK(be, OP_LINEAR, !gate.be || is_vec(gate, n));
-    CHECK(be, OP_LINEAR, !res.be || (is_f32(res) && avt_numel(res) == avt_numel(out)));
-    submit(be, &(OpCall){ .op = OP_LINEAR, .out = out, .in = { x, l->w, l->b, gate, res }, .u.linear.act = act }, 1 << 4);
+    CHECK(be, OP_LINEAR, is_act(be, x) && is_weight(l->w, WEIGHT_LINEAR, 2, x) && avt_last_dim(x) == k);
+    CHECK(be, OP_LINEAR, is_key(out) && avt_last_dim(out) == n && avt_rows_of(x) == avt_rows_of(out));
+    CHECK(be, OP_LINEAR, is_vec_or_none(l->b, n) && is_vec_or_none(gate, n));
+    CHECK(be, OP_LINEAR, is_act_or_none(be, res) && (!res.be || (res.dtype == out.dtype && avt_numel(res) == avt_numel(out))));
+    submit(be, &(OpCall){ .op = OP_LINEAR, .out = out, .linear = { x, l->w, l->b, gate, res }, .u.act = act }, 1 << 4);
 }
 
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act)
@@ -193,30 +214,45 @@ void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear 
     linear(be, out, res, x, l, gate, ACT_NONE);
 }
 
-void avt_rms_norm(Backend *be, Tensor out, Tensor x, Tensor w, float eps)
+void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps, Tensor squares, int64_t width)
 {
-    CHECK(be, OP_RMS_NORM, is_f32(out) && is_f32(x) && avt_numel(out) == avt_numel(x) && is_vec(w, avt_last_dim(x)));
-    submit(be, &(OpCall){ .op = OP_RMS_NORM, .out = out, .in = { x, w }, .u.norm.eps = eps }, 1);
+    const int64_t D = avt_last_dim(x), rows = avt_rows_of(x);
+
+    CHECK(be, OP_NORM_ROPE, is_act(be, x) && is_key(out) && avt_numel(out) == avt_numel(x) && is_vec(w, D) && width >= D);
+    CHECK(be, OP_NORM_ROPE, !table.be || (is_f32(table) && table.nd == 3 && table.dim[0] == rows && table.dim[2] == 2));
+    CHECK(be, OP_NORM_ROPE, !table.be || D % (2 * table.dim[1]) == 0);
+    CHECK(be, OP_NORM_ROPE, squares.be ? is_vec(squares, rows) : width == D);
+    submit(be, &(OpCall){ .op = OP_NORM_ROPE, .out = out, .norm_rope = { x, w, table, squares },
+                          .u.norm = { .eps = eps, .width = width } }, 1);
+}
+
+void avt_norm_rope(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps)
+{
+    avt_norm_rope_part(be, out, x, w, table, eps, AVT_NONE, avt_last_dim(x));
 }
 
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act)
 {
-    CHECK(be, OP_CHANNEL_NORM, is_f32(out) && is_f32(x) && avt_same_shape(out, x) && is_vec(w, avt_last_dim(x)));
-    submit(be, &(OpCall){ .op = OP_CHANNEL_NORM, .out = out, .in = { x, w }, .u.linear.act = act }, 1);
+    CHECK(be, OP_CHANNEL_NORM, is_act(be, out) && is_act(be, x) && avt_same_shape(out, x) && is_vec(w, avt_last_dim(x)));
+    submit(be, &(OpCall){ .op = OP_CHANNEL_NORM, .out = out, .norm = { x, w }, .u.norm.act = act }, 1);
 }
 
 void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float eps, Act act)
 {
-    CHECK(be, OP_LAYER_NORM, is_f32(out) && is_f32(x) && avt_numel(out) == avt_numel(x));
-    CHECK(be, OP_LAYER_NORM, (!w.be || is_vec(w, avt_last_dim(x))) && (!b.be || is_vec(b, avt_last_dim(x))));
-    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .in = { x, w, b }, .u.linear = { act, eps } }, 1);
+    const int64_t D = avt_last_dim(x);
+
+    CHECK(be, OP_LAYER_NORM, is_act(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x));
+    CHECK(be, OP_LAYER_NORM, is_vec_or_none(w, D) && is_vec_or_none(b, D));
+    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .norm = { x, w, b }, .u.norm = { .act = act, .eps = eps } }, 1);
 }
 
 void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor shift, float eps)
 {
-    CHECK(be, OP_NORM_MODULATE, is_f32(out) && is_f32(x) && avt_numel(out) == avt_numel(x));
-    CHECK(be, OP_NORM_MODULATE, is_vec(scale, avt_last_dim(x)) && is_vec(shift, avt_last_dim(x)));
-    submit(be, &(OpCall){ .op = OP_NORM_MODULATE, .out = out, .in = { x, scale, shift }, .u.norm.eps = eps }, 1);
+    const int64_t D = avt_last_dim(x), groups = D ? avt_numel(scale) / D : 1;
+
+    CHECK(be, OP_LAYER_NORM, is_act(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x));
+    CHECK(be, OP_LAYER_NORM, groups > 0 && avt_rows_of(x) % groups == 0 && is_vec(scale, groups * D) && is_vec(shift, groups * D));
+    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .norm = { x, scale, shift }, .u.norm = { .eps = eps, .plus = 1 } }, 1);
 }
 
 int64_t avt_rope_tokens(const RopeGrid *grid)
@@ -236,82 +272,83 @@ void avt_rope_table(Backend *be, Tensor out, const RopeGrid *grid)
 
 void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table)
 {
-    CHECK(be, OP_ROPE, is_f32(out) && is_f32(x) && x.nd == 3 && avt_same_shape(out, x));
+    CHECK(be, OP_ROPE, is_key(out) && is_key(x) && x.nd == 3 && avt_same_shape(out, x));
     CHECK(be, OP_ROPE, is_f32(table) && table.nd == 3 && table.dim[0] == x.dim[0] && 2 * table.dim[1] == x.dim[2]);
-    submit(be, &(OpCall){ .op = OP_ROPE, .out = out, .in = { x, table } }, 1);
+    submit(be, &(OpCall){ .op = OP_ROPE, .out = out, .rope = { x, table } }, 1);
+}
+
+/* Do k and v, one segment, suit q (both without the dimension of a batch)? */
+static int is_segment(Tensor k, Tensor v, Tensor q)
+{
+    return is_key(k) && is_key(v) && k.dtype == v.dtype && k.nd == 3 && avt_same_shape(k, v) && k.dim[1] == q.dim[1] && k.dim[2] == q.dim[2];
+}
+
+static Tensor first_of(Tensor t, int batched)
+{
+    return batched ? avt_at(t, 0) : t;
 }
 
 void avt_attention(Backend *be, Tensor out, Tensor q, Tensor k1, Tensor v1, Tensor k2, Tensor v2, Tensor rel, float scale)
 {
-    CHECK(be, OP_ATTENTION, is_f32(out) && is_f32(q) && q.nd == 3 && avt_same_shape(out, q));
-    CHECK(be, OP_ATTENTION, is_f32(k1) && is_f32(v1) && k1.nd == 3 && avt_same_shape(k1, v1));
-    CHECK(be, OP_ATTENTION, k1.dim[1] == q.dim[1] && k1.dim[2] == q.dim[2] && k1.dim[0] > 0);
-    CHECK(be, OP_ATTENTION, is_f32_or_none(k2) && (!k2.be || (avt_same_shape(k2, v2) && is_f32(v2))));
-    CHECK(be, OP_ATTENTION, !k2.be || (k2.nd == 3 && k2.dim[1] == q.dim[1] && k2.dim[2] == q.dim[2]));
-    CHECK(be, OP_ATTENTION, !rel.be || (is_vec(rel, (q.dim[0] + k1.dim[0] - 1) * q.dim[1]) && !k2.be));
-    submit(be, &(OpCall){ .op = OP_ATTENTION, .out = out, .in = { q, k1, v1, k2, v2, rel }, .u.attention.scale = scale }, 0);
-}
+    const int batch = q.nd == 4;
+    const Tensor one = first_of(q, batch), key = first_of(k1, batch), value = first_of(v1, batch);
 
-void avt_softmax(Backend *be, Tensor out, Tensor x)
-{
-    CHECK(be, OP_SOFTMAX, is_f32(out) && is_f32(x) && avt_same_shape(out, x));
-    submit(be, &(OpCall){ .op = OP_SOFTMAX, .out = out, .in = { x } }, 1);
+    CHECK(be, OP_ATTENTION, is_act(be, out) && is_act(be, q) && one.nd == 3 && avt_same_shape(out, q));
+    CHECK(be, OP_ATTENTION, is_segment(key, value, one) && key.dim[0] > 0);
+    CHECK(be, OP_ATTENTION, !batch || (k1.dim[0] == q.dim[0] && v1.dim[0] == q.dim[0] && !k2.be && !rel.be));
+    CHECK(be, OP_ATTENTION, !k2.be || is_segment(k2, v2, one));
+    CHECK(be, OP_ATTENTION, !rel.be || (is_vec(rel, (q.dim[0] + k1.dim[0] - 1) * q.dim[1]) && !k2.be));
+    submit(be, &(OpCall){ .op = OP_ATTENTION, .out = out, .attention = { q, k1, v1, k2, v2, rel }, .u.attention.scale = scale }, 0);
 }
 
 void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, Tensor res, ConvSpec s)
 {
     const int64_t *w = c->w.dim, p = prev.be ? prev.dim[0] : 0;
 
-    CHECK(be, OP_CONV3D, c->w.be && c->w.nd == 5 && is_f32(out) && is_f32(x) && out.nd == 4 && x.nd == 4);
-    CHECK(be, OP_CONV3D, x.dim[3] == w[1] && out.dim[3] == w[0] && (!c->b.be || is_vec(c->b, w[0])));
-    CHECK(be, OP_CONV3D, !prev.be || (is_f32(prev) && prev.nd == 4 && !memcmp(prev.dim + 1, x.dim + 1, 3 * sizeof(int64_t))));
+    CHECK(be, OP_CONV3D, is_act(be, out) && is_act(be, x) && out.nd == 4 && x.nd == 4 && is_weight(c->w, WEIGHT_CONV3D, 5, x));
+    CHECK(be, OP_CONV3D, x.dim[3] == w[1] && out.dim[3] == w[0] && is_vec_or_none(c->b, w[0]));
+    CHECK(be, OP_CONV3D, !prev.be || (is_act(be, prev) && prev.dtype == x.dtype && prev.nd == 4));
+    CHECK(be, OP_CONV3D, !prev.be || !memcmp(prev.dim + 1, x.dim + 1, 3 * sizeof(int64_t)));
     CHECK(be, OP_CONV3D, s.pad_t + p + x.dim[0] >= w[2] && out.dim[0] == (s.pad_t + p + x.dim[0] - w[2]) / s.stride_t + 1);
     CHECK(be, OP_CONV3D, out.dim[1] == (s.pad0 + x.dim[1] + s.pad1 - w[3]) / s.stride + 1);
     CHECK(be, OP_CONV3D, out.dim[2] == (s.pad0 + x.dim[2] + s.pad1 - w[4]) / s.stride + 1);
-    CHECK(be, OP_CONV3D, (!res.be || (is_f32(res) && avt_same_shape(res, out))) && (s.second == 0 || s.second == 1));
-    submit(be, &(OpCall){ .op = OP_CONV3D, .out = out, .in = { x, prev, c->w, c->b, res }, .u.conv = s }, 1 << 4);
+    CHECK(be, OP_CONV3D, !res.be || (is_act(be, res) && res.dtype == out.dtype && avt_same_shape(res, out)));
+    CHECK(be, OP_CONV3D, s.second == 0 || s.second == 1);
+    submit(be, &(OpCall){ .op = OP_CONV3D, .out = out, .conv = { x, prev, c->w, c->b, res }, .u.conv = s }, 1 << 4);
 }
 
 void avt_conv1d(Backend *be, Tensor out, Tensor x, const Conv *c, Conv1dSpec s, Act act)
 {
     const int64_t *w = c->w.dim;
-    OpCall call = { .op = OP_CONV1D, .out = out, .in = { x, c->w, c->b }, .u.conv1d = s };
 
-    CHECK(be, OP_CONV1D, c->w.be && c->w.nd == 3 && is_f32(out) && is_f32(x) && out.nd == 2 && x.nd == 2);
+    s.act = act;
+    CHECK(be, OP_CONV1D, is_act(be, out) && is_act(be, x) && out.nd == 2 && x.nd == 2 && is_weight(c->w, WEIGHT_CONV1D, 3, x));
     CHECK(be, OP_CONV1D, s.groups > 0 && x.dim[1] == w[1] * s.groups && out.dim[1] == w[0] && w[0] % s.groups == 0);
     CHECK(be, OP_CONV1D, s.pad0 + x.dim[0] + s.pad1 >= w[2]);
     CHECK(be, OP_CONV1D, out.dim[0] == (s.pad0 + x.dim[0] + s.pad1 - w[2]) / s.stride + 1);
-    CHECK(be, OP_CONV1D, !c->b.be || is_vec(c->b, w[0]));
-    submit(be, &call, 0);
-    if (act != ACT_NONE)
-        avt_act(be, out, out, act);
+    CHECK(be, OP_CONV1D, is_vec_or_none(c->b, w[0]));
+    submit(be, &(OpCall){ .op = OP_CONV1D, .out = out, .conv1d = { x, c->w, c->b }, .u.conv1d = s }, 0);
 }
 
 void avt_upsample(Backend *be, Tensor out, Tensor x)
 {
-    CHECK(be, OP_UPSAMPLE, is_f32(out) && is_f32(x) && out.nd == 4 && x.nd == 4 && out.dim[0] == x.dim[0] && out.dim[3] == x.dim[3]);
+    CHECK(be, OP_UPSAMPLE, is_act(be, out) && out.dtype == x.dtype && out.nd == 4 && x.nd == 4);
+    CHECK(be, OP_UPSAMPLE, out.dim[0] == x.dim[0] && out.dim[3] == x.dim[3]);
     CHECK(be, OP_UPSAMPLE, out.dim[1] == 2 * x.dim[1] && out.dim[2] == 2 * x.dim[2]);
-    submit(be, &(OpCall){ .op = OP_UPSAMPLE, .out = out, .in = { x } }, 0);
-}
-
-void avt_frame_split(Backend *be, Tensor out, Tensor x)
-{
-    CHECK(be, OP_FRAME_SPLIT, is_f32(out) && is_f32(x) && out.nd == 4 && x.nd == 4 && out.dim[0] == 2 * x.dim[0]);
-    CHECK(be, OP_FRAME_SPLIT, out.dim[1] == x.dim[1] && out.dim[2] == x.dim[2] && 2 * out.dim[3] == x.dim[3]);
-    submit(be, &(OpCall){ .op = OP_FRAME_SPLIT, .out = out, .in = { x } }, 0);
+    submit(be, &(OpCall){ .op = OP_UPSAMPLE, .out = out, .x = x }, 0);
 }
 
 void avt_act(Backend *be, Tensor out, Tensor x, Act act)
 {
-    CHECK(be, OP_ACT, is_f32(out) && is_f32(x) && avt_numel(out) == avt_numel(x));
-    submit(be, &(OpCall){ .op = OP_ACT, .out = out, .in = { x }, .u.linear.act = act }, 1);
+    CHECK(be, OP_ACT, is_act(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x));
+    submit(be, &(OpCall){ .op = OP_ACT, .out = out, .x = x, .u.act = act }, 1);
 }
 
 static void elementwise(Backend *be, OpId op, Tensor out, Tensor a, Tensor b)
 {
-    CHECK(be, op, is_f32(out) && is_f32(a) && is_f32(b) && avt_numel(out) == avt_numel(a));
+    CHECK(be, op, is_act(be, out) && is_act(be, a) && is_act(be, b) && avt_numel(out) == avt_numel(a));
     CHECK(be, op, avt_numel(b) == avt_numel(a) || avt_numel(b) == avt_last_dim(a));
-    submit(be, &(OpCall){ .op = op, .out = out, .in = { a, b } }, 3);
+    submit(be, &(OpCall){ .op = op, .out = out, .pair = { a, b } }, 3);
 }
 
 void avt_add(Backend *be, Tensor out, Tensor a, Tensor b)
@@ -326,80 +363,86 @@ void avt_mul(Backend *be, Tensor out, Tensor a, Tensor b)
 
 void avt_axpy(Backend *be, Tensor out, float alpha, Tensor x, float beta, Tensor y)
 {
-    CHECK(be, OP_AXPY, is_f32(out) && is_f32(x) && is_f32(y) && avt_numel(out) == avt_numel(x) && avt_numel(x) == avt_numel(y));
-    submit(be, &(OpCall){ .op = OP_AXPY, .out = out, .in = { x, y }, .u.axpy = { alpha, beta } }, 3);
+    CHECK(be, OP_AXPY, is_act(be, out) && is_act(be, x) && is_act(be, y));
+    CHECK(be, OP_AXPY, avt_numel(out) == avt_numel(x) && avt_numel(x) == avt_numel(y));
+    submit(be, &(OpCall){ .op = OP_AXPY, .out = out, .pair = { x, y }, .u.axpy = { alpha, beta } }, 3);
 }
 
 void avt_gate_add(Backend *be, Tensor out, Tensor x, Tensor y, Tensor mask)
 {
-    CHECK(be, OP_GATE_ADD, is_f32(out) && is_f32(x) && is_f32(y) && avt_numel(out) == avt_numel(x) && avt_numel(x) == avt_numel(y));
-    CHECK(be, OP_GATE_ADD, is_vec(mask, avt_rows_of(x)));
-    submit(be, &(OpCall){ .op = OP_GATE_ADD, .out = out, .in = { x, y, mask } }, 1);
+    CHECK(be, OP_GATE_ADD, is_act(be, out) && is_act(be, x) && is_act(be, y) && is_vec(mask, avt_rows_of(x)));
+    CHECK(be, OP_GATE_ADD, avt_numel(out) == avt_numel(x) && avt_numel(x) == avt_numel(y));
+    submit(be, &(OpCall){ .op = OP_GATE_ADD, .out = out, .gate_add = { x, y, mask } }, 1);
 }
 
 void avt_gather(Backend *be, Tensor out, Tensor table, Tensor ids)
 {
-    CHECK(be, OP_GATHER, is_f32(out) && is_f32(table) && ids.dtype == DT_I32 && out.nd == 2 && table.nd == 2);
+    CHECK(be, OP_GATHER, is_act(be, out) && is_act(be, table) && ids.dtype == DT_I32 && out.nd == 2 && table.nd == 2);
     CHECK(be, OP_GATHER, out.dim[0] == avt_numel(ids) && out.dim[1] == table.dim[1]);
-    submit(be, &(OpCall){ .op = OP_GATHER, .out = out, .in = { table, ids } }, 0);
+    submit(be, &(OpCall){ .op = OP_GATHER, .out = out, .gather = { table, ids } }, 0);
 }
 
 void avt_lerp_rows(Backend *be, Tensor out, Tensor x, Tensor i, Tensor w)
 {
-    CHECK(be, OP_LERP_ROWS, is_f32(out) && is_f32(x) && out.nd == 2 && x.nd == 2 && out.dim[1] == x.dim[1] && x.dim[0] > 0);
+    CHECK(be, OP_LERP_ROWS, is_act(be, out) && is_act(be, x) && out.nd == 2 && x.nd == 2 && out.dim[1] == x.dim[1] && x.dim[0] > 0);
     CHECK(be, OP_LERP_ROWS, i.dtype == DT_I32 && avt_numel(i) == out.dim[0] && is_vec(w, out.dim[0]));
-    submit(be, &(OpCall){ .op = OP_LERP_ROWS, .out = out, .in = { x, i, w } }, 0);
+    submit(be, &(OpCall){ .op = OP_LERP_ROWS, .out = out, .lerp = { x, i, w } }, 0);
 }
 
 void avt_layer_mix(Backend *be, Tensor out, Tensor x, Tensor w)
 {
-    CHECK(be, OP_LAYER_MIX, is_f32(out) && is_f32(x) && x.nd == 3 && out.nd == 2);
+    CHECK(be, OP_LAYER_MIX, is_act(be, out) && is_act(be, x) && x.nd == 3 && out.nd == 2);
     CHECK(be, OP_LAYER_MIX, out.dim[0] == x.dim[0] && out.dim[1] == x.dim[2] && is_vec(w, x.dim[1]));
-    submit(be, &(OpCall){ .op = OP_LAYER_MIX, .out = out, .in = { x, w } }, 0);
+    submit(be, &(OpCall){ .op = OP_LAYER_MIX, .out = out, .mix = { x, w } }, 0);
 }
 
 void avt_transpose(Backend *be, Tensor out, Tensor x)
 {
-    CHECK(be, OP_TRANSPOSE, is_f32(out) && is_f32(x) && x.nd == 3 && out.nd == 3);
+    CHECK(be, OP_TRANSPOSE, is_act(be, out) && out.dtype == x.dtype && x.nd == 3 && out.nd == 3);
     CHECK(be, OP_TRANSPOSE, out.dim[0] == x.dim[1] && out.dim[1] == x.dim[0] && out.dim[2] == x.dim[2]);
-    submit(be, &(OpCall){ .op = OP_TRANSPOSE, .out = out, .in = { x } }, 0);
+    submit(be, &(OpCall){ .op = OP_TRANSPOSE, .out = out, .x = x }, 0);
 }
 
 void avt_patchify(Backend *be, Tensor out, Tensor x, int pt, int ph, int pw)
 {
-    CHECK(be, OP_PATCHIFY, is_f32(out) && is_f32(x) && x.nd == 4 && out.nd == 2 && pt > 0 && ph > 0 && pw > 0);
-    CHECK(be, OP_PATCHIFY, out.dim[0] == (x.dim[1] / pt) * (x.dim[2] / ph) * (x.dim[3] / pw) && out.dim[1] == x.dim[0] * pt * ph * pw);
-    submit(be, &(OpCall){ .op = OP_PATCHIFY, .out = out, .in = { x }, .u.patch = { pt, ph, pw } }, 0);
+    CHECK(be, OP_PATCHIFY, is_act(be, out) && is_act(be, x) && x.nd == 4 && out.nd == 2 && pt > 0 && ph > 0 && pw > 0);
+    CHECK(be, OP_PATCHIFY, out.dim[0] == (x.dim[1] / pt) * (x.dim[2] / ph) * (x.dim[3] / pw));
+    CHECK(be, OP_PATCHIFY, out.dim[1] == x.dim[0] * pt * ph * pw);
+    submit(be, &(OpCall){ .op = OP_PATCHIFY, .out = out, .x = x, .u.patch = { pt, ph, pw } }, 0);
 }
 
 void avt_unpatchify(Backend *be, Tensor out, Tensor x, int ph, int pw)
 {
-    CHECK(be, OP_UNPATCHIFY, is_f32(out) && is_f32(x) && out.nd == 4 && ph > 0 && pw > 0);
+    CHECK(be, OP_UNPATCHIFY, is_act(be, out) && is_act(be, x) && out.nd == 4 && ph > 0 && pw > 0);
     CHECK(be, OP_UNPATCHIFY, out.dim[2] % ph == 0 && out.dim[3] % pw == 0 && avt_last_dim(x) == out.dim[0] * ph * pw);
     CHECK(be, OP_UNPATCHIFY, avt_numel(out) == avt_numel(x));
-    submit(be, &(OpCall){ .op = OP_UNPATCHIFY, .out = out, .in = { x }, .u.patch = { 1, ph, pw } }, 0);
+    submit(be, &(OpCall){ .op = OP_UNPATCHIFY, .out = out, .x = x, .u.patch = { 1, ph, pw } }, 0);
+}
+
+static void turn_channels(Backend *be, OpId op, Tensor out, Tensor x, Tensor mul, Tensor add, int64_t channels)
+{
+    CHECK(be, op, is_act(be, out) && is_act(be, x) && is_vec_or_none(mul, channels) && is_vec_or_none(add, channels));
+    submit(be, &(OpCall){ .op = op, .out = out, .channels = { x, mul, add } }, 0);
 }
 
 void avt_channels_last(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add)
 {
-    CHECK(be, OP_CHANNELS_LAST, is_f32(out) && is_f32(x) && x.nd == 4 && out.nd == 4);
+    CHECK(be, OP_CHANNELS_LAST, x.nd == 4 && out.nd == 4);
     CHECK(be, OP_CHANNELS_LAST, out.dim[3] == x.dim[0] && !memcmp(out.dim, x.dim + 1, 3 * sizeof(int64_t)));
-    CHECK(be, OP_CHANNELS_LAST, (!mul.be || is_vec(mul, x.dim[0])) && (!add.be || is_vec(add, x.dim[0])));
-    submit(be, &(OpCall){ .op = OP_CHANNELS_LAST, .out = out, .in = { x, mul, add } }, 0);
+    turn_channels(be, OP_CHANNELS_LAST, out, x, mul, add, x.dim[0]);
 }
 
 void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add)
 {
-    CHECK(be, OP_CHANNELS_FIRST, is_f32(out) && is_f32(x) && x.nd == 4 && out.nd == 4);
+    CHECK(be, OP_CHANNELS_FIRST, x.nd == 4 && out.nd == 4);
     CHECK(be, OP_CHANNELS_FIRST, x.dim[3] == out.dim[0] && !memcmp(x.dim, out.dim + 1, 3 * sizeof(int64_t)));
-    CHECK(be, OP_CHANNELS_FIRST, (!mul.be || is_vec(mul, x.dim[3])) && (!add.be || is_vec(add, x.dim[3])));
-    submit(be, &(OpCall){ .op = OP_CHANNELS_FIRST, .out = out, .in = { x, mul, add } }, 0);
+    turn_channels(be, OP_CHANNELS_FIRST, out, x, mul, add, x.dim[3]);
 }
 
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x)
 {
-    CHECK(be, OP_COUNT_NONFINITE, out.dtype == DT_I32 && avt_numel(out) == 1 && is_f32(x));
-    submit(be, &(OpCall){ .op = OP_COUNT_NONFINITE, .out = out, .in = { x } }, 0);
+    CHECK(be, OP_COUNT_NONFINITE, out.dtype == DT_I32 && avt_numel(out) == 1 && is_act(be, x));
+    submit(be, &(OpCall){ .op = OP_COUNT_NONFINITE, .out = out, .x = x }, 0);
 }
 
 int64_t avt_pixels_size(PixelFormat format, int64_t h, int64_t w)
@@ -409,34 +452,42 @@ int64_t avt_pixels_size(PixelFormat format, int64_t h, int64_t w)
 
 void avt_pixels(Backend *be, Tensor out, Tensor x, PixelFormat format)
 {
-    CHECK(be, OP_PIXELS, out.dtype == DT_U8 && is_f32(x) && x.nd == 4 && x.dim[3] == 3 && format < PIX_NB);
+    CHECK(be, OP_PIXELS, out.dtype == DT_U8 && is_act(be, x) && x.nd == 4 && x.dim[3] == 3 && format < PIX_NB);
     CHECK(be, OP_PIXELS, x.dim[1] % 2 == 0 && x.dim[2] % 2 == 0);
     CHECK(be, OP_PIXELS, avt_numel(out) == x.dim[0] * avt_pixels_size(format, x.dim[1], x.dim[2]));
-    submit(be, &(OpCall){ .op = OP_PIXELS, .out = out, .in = { x }, .u.pixels.format = format }, 0);
+    submit(be, &(OpCall){ .op = OP_PIXELS, .out = out, .x = x, .u.pixels.format = format }, 0);
 }
 
-float avt_op_tolerance(const OpCall *c)
+/* Of a call whose numbers are all f32. */
+static float tolerance_f32(const OpCall *c)
 {
     const int64_t *w;
 
     switch (c->op) {
     case OP_LINEAR:
-        return 2e-6f * sqrtf((float)c->in[1].dim[1]);
+        return 2e-6f * sqrtf((float)c->linear.w.dim[1]);
     case OP_CONV3D:
-        w = c->in[2].dim;
+        w = c->conv.w.dim;
         return 2e-6f * sqrtf((float)(w[1] * w[2] * w[3] * w[4]));
     case OP_CONV1D:
-        w = c->in[1].dim;
+        w = c->conv1d.w.dim;
         return 2e-6f * sqrtf((float)(w[1] * w[2]));
     case OP_ATTENTION:
-        return 5e-6f;
-    case OP_LAYER_NORM: case OP_NORM_MODULATE: case OP_SOFTMAX: case OP_ACT:
+        return c->attention.k1.dtype == DT_F32 ? 5e-6f : 0x1p-7f;
+    case OP_LAYER_NORM: case OP_NORM_ROPE: case OP_ACT:
         return 2e-6f;
-    case OP_RMS_NORM: case OP_CHANNEL_NORM: case OP_ROPE: case OP_AXPY: case OP_GATE_ADD: case OP_LERP_ROWS: case OP_LAYER_MIX:
+    case OP_CHANNEL_NORM: case OP_ROPE: case OP_AXPY: case OP_GATE_ADD: case OP_LERP_ROWS: case OP_LAYER_MIX:
         return 1e-6f;
     case OP_ROPE_TABLE: case OP_ADD: case OP_MUL: case OP_CHANNELS_LAST: case OP_CHANNELS_FIRST:
         return 1e-7f;
     default:
         return 0;
     }
+}
+
+float avt_op_tolerance(const OpCall *c)
+{
+    const float tol = tolerance_f32(c);
+
+    return tol > 0 && c->out.dtype == DT_BF16 ? tol + 0x1p-8f : tol;
 }

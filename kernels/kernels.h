@@ -3,13 +3,17 @@
  * The door: every op, its formula, shapes, dtypes, tolerance. Read this first.
  *
  * Rules, stated once
- *  - Activations are f32 unless a line says otherwise. A weight is what avt_weight_put() returned for its use; its storage
- *    (f32, bf16, the backend's packed order) is the backend's business, accumulation is f32 or better.
+ *  - An activation is f32 or the backend's own type, be->act (f32 or bf16): `act` below. Operands of one call may differ; vectors,
+ *    tables and masks are f32. An op is what its formula gives in f32 from the operands as they are, rounded once (to nearest, ties
+ *    to even) when `out` is bf16. Accumulation is f32 or better.
+ *  - A weight is what avt_weight_put() returned for its use and for the type of the activations that it meets: for bf16 it is
+ *    rounded to bf16, whatever the file has. How it is stored (f32, bf16, the backend's packed order) is the backend's business.
  *  - `[.., D]`: any leading dimensions; they count as rows. Shapes are checked here, so implementations do not check again.
  *  - Operands marked (opt) may be AVT_NONE. `out` may be the same tensor as an operand marked (=); any other overlap is refused.
  *  - An op never fails for its values. A wrong shape is a caller's mistake: the backend gets the sticky failure EINVAL.
  *  - Tolerance: largest difference of a faster version from plain C, relative to the largest magnitude in the result
- *    ("exact" = the same bits). avt_op_tolerance() gives the number to tests.
+ *    ("exact" = the same bits). A result in bf16 may differ by one more rounding, 2^-8 of it; where an op multiplies bf16, its sums
+ *    may be taken in any order. avt_op_tolerance() gives the number to tests.
  *  - On plain C the result does not depend on the number of threads.
  */
 #ifndef AVT_KERNELS_H
@@ -45,14 +49,14 @@ void avt_fetch(Backend *be, Tensor dst, const void *src);
 void *avt_host_alloc(Backend *be, size_t size);
 void  avt_host_free(Backend *be, void *p, size_t size);
 
-/** A weight out of host memory: `src` is row-major `dtype`, any alignment. Allocated in `a`, in the backend's form for `use`.
- *  src == NULL leaves the contents undefined (planning). */
-Tensor avt_weight_put(Arena *a, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src);
-size_t avt_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
+/** A weight out of host memory: `src` is row-major `dtype`, any alignment. Allocated in `a`, in the backend's form for `use` with
+ *  activations of type `act` (vectors, WEIGHT_PLAIN: f32). src == NULL leaves the contents undefined (planning). */
+Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src);
+size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 
 /** out = x; same number of elements; dtypes f32, bf16, f16 convert. Tolerance: exact. */
 void avt_copy(Backend *be, Tensor out, Tensor x);
-/** out = value. f32. */
+/** out = value; f32, bf16. */
 void avt_fill(Backend *be, Tensor out, float value);
 
 /* ---- products ------------------------------------------------------------------------------------------------- */
@@ -62,20 +66,24 @@ typedef struct Linear {
     Tensor b;                           // [N] or AVT_NONE
 } Linear;
 
-/** out[M, N] = act(x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
+/** out[M, N] = act(x[M, K] w^T + b). x has the type that w was put for. Tolerance 2e-6 * sqrt(K). */
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act);
 /** out[M, N] = res[M, N] (=) + gate[N] (opt) * (x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
 void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate);
 
 /* ---- norms ---------------------------------------------------------------------------------------------------- */
 
-/** out[.., D] = x (=) * rsqrt(mean_D(x^2) + eps) * w[D]. Tolerance 1e-6. */
-void avt_rms_norm(Backend *be, Tensor out, Tensor x, Tensor w, float eps);
+/** out[.., D] = x (=) * rsqrt(mean_D(x^2) + eps) * w[D], then its heads rotated as avt_rope() does. out: f32 or bf16, a ring's rows.
+ *  table (opt) [rows, hd / 2, 2]; D is a multiple of hd. Tolerance 2e-6. */
+void avt_norm_rope(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps);
+/** The same for D columns of a row of `width`, of which others hold the rest: squares [rows] f32 are the whole rows' sums of x^2. */
+void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps, Tensor squares, int64_t width);
 /** out[.., C] = act(x (=) / max(|x|_2, 1e-12) * sqrt(C) * w[C]): the VAE's norm; a zero vector gives zeros. Tolerance 1e-6. */
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act);
 /** out[.., D] = act((x (=) - mean) * rsqrt(var + eps) * w[D] (opt) + b[D] (opt)). Tolerance 2e-6. */
 void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float eps, Act act);
-/** out[.., D] = LN(x (=), eps) * (1 + scale[D]) + shift[D]. Trap: the shift comes first in the tables, scale first here. Tolerance 2e-6. */
+/** The same op with a scale that is added to one: out[.., D] = LN(x (=), eps) * (1 + scale[G, D]) + shift[G, D]; G equal runs of rows
+ *  have a scale and shift each. Trap: the shift comes first in the tables, scale first here. Tolerance 2e-6. */
 void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor shift, float eps);
 
 /* ---- positions and attention ---------------------------------------------------------------------------------- */
@@ -89,12 +97,11 @@ int64_t avt_rope_tokens(const RopeGrid *grid);
 void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table);
 
 /** out[N, NH, hd] = softmax(scale * q k^T + bias) v over the keys of two segments, as if they were one list:
- *  q [N, NH, hd]; k1, v1 [M1, NH, hd]; k2, v2 [M2, NH, hd] (opt). No mask.
+ *  q [N, NH, hd]; k1, v1 [M1, NH, hd]; k2, v2 [M2, NH, hd] (opt). No mask. Keys and values: f32 or bf16, each segment its own.
+ *  With one more dimension in front, out, q [B, N, NH, hd] and k1, v1 [B, M1, NH, hd]: B attentions, then no k2, no rel.
  *  rel (opt) [N + M1 - 1, NH]: bias of query i and key j (first segment only, then M2 = 0) is rel[j - i + N - 1].
- *  No copy of the keys and no N x M buffer. Tolerance 5e-6. */
+ *  No copy of the keys and no N x M buffer. Tolerance 5e-6; with bf16 keys 2^-7: the weights may be rounded before they meet v. */
 void avt_attention(Backend *be, Tensor out, Tensor q, Tensor k1, Tensor v1, Tensor k2, Tensor v2, Tensor rel, float scale);
-/** out[.., D] = softmax over D of x (=). Tolerance 2e-6. */
-void avt_softmax(Backend *be, Tensor out, Tensor x);
 
 /* ---- convolutions, channels last ------------------------------------------------------------------------------ */
 
@@ -116,8 +123,6 @@ void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, T
 void avt_conv1d(Backend *be, Tensor out, Tensor x, const Conv *c, Conv1dSpec spec, Act act);
 /** out[T, 2H, 2W, C]: every pixel of x [T, H, W, C] four times. Exact. */
 void avt_upsample(Backend *be, Tensor out, Tensor x);
-/** out[2T, H, W, C] from x[T, H, W, 2C]: channels 0..C-1 are the earlier frame. Exact. */
-void avt_frame_split(Backend *be, Tensor out, Tensor x);
 
 /* ---- element by element --------------------------------------------------------------------------------------- */
 

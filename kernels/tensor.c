@@ -70,14 +70,14 @@ int avt_same_shape(Tensor a, Tensor b)
 
 Tensor avt_rows(Tensor t, int64_t first, int64_t nb)
 {
-    size_t row = avt_dtype_size(t.dtype);
+    const Tensor one = { .nd = t.nd - 1, .dim = { t.dim[1], t.dim[2], t.dim[3], t.dim[4] } };
 
-    if (t.nd < 1 || t.packed || first < 0 || nb < 0 || first > t.dim[0] - nb)
+    if (t.nd < 1 || t.packed || first < 0 || nb < 0 || first > t.dim[0] - nb || (t.scale && t.nd < 2))
         return AVT_NONE;
-    for (int i = 1; i < t.nd; i++)
-        row *= (size_t)t.dim[i];
     if (t.data)
-        t.data = (char *)t.data + (size_t)first * row;
+        t.data = (char *)t.data + (size_t)(first * avt_numel(one)) * avt_dtype_size(t.dtype);
+    if (t.scale)
+        t.scale = (float *)t.scale + first * avt_rows_of(one);
     t.dim[0] = nb;
     return t;
 }
@@ -100,7 +100,7 @@ Tensor avt_reshape(Tensor t, int nd, const int64_t *dim)
         return AVT_NONE;
     for (int i = 0; i < nd; i++)
         n *= dim[i];
-    if (n != avt_numel(t))
+    if (n != avt_numel(t) || (t.scale && (!nd || dim[nd - 1] != avt_last_dim(t))))
         return AVT_NONE;
     t.nd = nd;
     memset(t.dim, 0, sizeof(t.dim));

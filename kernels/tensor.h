@@ -27,6 +27,8 @@ typedef struct Tensor {
     DType dtype;
     int nd;
     int packed;                         // != 0: a weight in the backend's own order (avt_weight_put), only its own op reads it
+    DType act;                          // of a packed weight: the type of the activations that it was put for
+    void *scale;                        // [rows] f32 on the same backend: values are data * scale of their row; or NULL: 1
 } Tensor;
 
 #define AVT_NONE ((Tensor){ 0 })        // an optional operand that is absent
@@ -47,7 +49,8 @@ const char *avt_shape_text(char *buf, size_t size, int nd, const int64_t *dim);
 
 int avt_same_shape(Tensor a, Tensor b);
 
-/** Views: no copy; the same memory. Out of range is a caller's mistake and gives AVT_NONE. */
+/** Views: no copy; the same memory. Out of range is a caller's mistake and gives AVT_NONE. The scales of rows go along; a shape with
+ *  another last dimension has none, so reshaping a scaled tensor to it gives AVT_NONE, too. */
 Tensor avt_rows(Tensor t, int64_t first, int64_t nb);                   // slice of dimension 0
 Tensor avt_at(Tensor t, int64_t i);                                     // t[i], one dimension fewer
 Tensor avt_reshape(Tensor t, int nd, const int64_t *dim);               // same number of elements

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "base/philox.h"
 #include "test.h"
 
@@ -81,8 +82,14 @@ void test_random(float *v, int64_t nb, uint64_t seed)
 
 void test_bench_open(TestBench *t, const char *device, CpuLevel level, int threads)
 {
-    const BackendOptions opt = { .threads = threads, .level = level };
+    test_bench_open_act(t, device, level, threads, DT_F32);
+}
 
+void test_bench_open_act(TestBench *t, const char *device, CpuLevel level, int threads, DType act)
+{
+    const BackendOptions opt = { .threads = threads, .level = level, .act = act };
+
+    *t = (TestBench){ .act = act };
     REQUIRE_OK(avt_backend_open(&t->be, device, &opt));
     REQUIRE_OK(avt_arena_open(&t->arena, t->be, "test", (size_t)1 << 30));
 }
@@ -102,11 +109,74 @@ Tensor test_tensor(TestBench *t, const float *v, int nd, const int64_t *dim)
     return x;
 }
 
+/* malloc'd copy, rounded to bf16 */
+static float *rounded(const float *v, int64_t nb)
+{
+    float *r = malloc((size_t)(nb + 1) * sizeof(*r));
+
+    for (int64_t i = 0; i < nb; i++)
+        r[i] = avt_bf16_f32(avt_f32_bf16(v[i]));
+    return r;
+}
+
+static void put(TestBench *t, Tensor x, const float *v, int rounding)
+{
+    const int64_t nb = avt_numel(x);
+    float *r = rounding || x.dtype == DT_BF16 ? rounded(v, nb) : NULL;
+    uint16_t *half = (uint16_t *)r;
+
+    for (int64_t i = 0; i < nb && x.dtype == DT_BF16; i++)
+        half[i] = avt_f32_bf16(r[i]);                               // in place: 2 i never overtakes 4 i
+    avt_upload(t->be, x, r ? r : v);
+    free(r);
+}
+
+Tensor test_act(TestBench *t, const float *v, int nd, const int64_t *dim)
+{
+    const Tensor x = avt_new_dims(t->arena, t->act, nd, dim);
+
+    if (v)
+        put(t, x, v, t->rounded);
+    return x;
+}
+
+void test_put_out(TestBench *t, Tensor out, const float *v)
+{
+    put(t, out, v, t->rounded_out);
+}
+
+Tensor test_like(TestBench *t, Tensor out, const float *v)
+{
+    const Tensor x = avt_new_dims(t->arena, out.dtype, out.nd, out.dim);
+
+    put(t, x, v, t->rounded_out);
+    return x;
+}
+
+Tensor test_weight(TestBench *t, WeightUse use, const float *v, int nd, const int64_t *dim)
+{
+    int64_t nb = 1;
+    float *r;
+    Tensor w;
+
+    for (int i = 0; i < nd; i++)
+        nb *= dim[i];
+    r = t->rounded && use != WEIGHT_PLAIN ? rounded(v, nb) : NULL;
+    w = avt_weight_put(t->arena, use, t->act, DT_F32, nd, dim, r ? r : v);
+    free(r);
+    return w;
+}
+
 float *test_read(TestBench *t, Tensor x)
 {
-    float *v = malloc(avt_nbytes(x) + 1);
+    const int64_t nb = avt_numel(x);
+    float *v = malloc((size_t)(nb + 1) * sizeof(*v));
+    uint16_t *half = malloc((size_t)(nb + 1) * sizeof(*half));
 
-    REQUIRE_OK(avt_download(t->be, v, x));
+    REQUIRE_OK(avt_download(t->be, x.dtype == DT_BF16 ? (void *)half : (void *)v, x));
+    for (int64_t i = 0; i < nb && x.dtype == DT_BF16; i++)
+        v[i] = avt_bf16_f32(half[i]);
+    free(half);
     return v;
 }
 

@@ -32,11 +32,22 @@ void test_random(float *v, int64_t nb, uint64_t seed);
 typedef struct TestBench {
     Backend *be;
     Arena *arena;
+    DType act;                          // type of TEST_ACT tensors, of which weights are told
+    int rounded, rounded_out;           // values of TEST_ACT and weights, of TEST_LIKE, are rounded to bf16 whatever their type
 } TestBench;
 void test_bench_open(TestBench *t, const char *device, CpuLevel level, int threads);
+/** The same with activations of a type: be->act and TEST_ACT. */
+void test_bench_open_act(TestBench *t, const char *device, CpuLevel level, int threads, DType act);
 void test_bench_close(TestBench *t);
 Tensor test_tensor(TestBench *t, const float *v, int nd, const int64_t *dim);      // uploads v (NULL: undefined)
 #define TEST_TENSOR(t, v, ...) test_tensor(t, v, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[]){ __VA_ARGS__ })
+Tensor test_act(TestBench *t, const float *v, int nd, const int64_t *dim);         // the same, an activation
+#define TEST_ACT(t, v, ...) test_act(t, v, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[]){ __VA_ARGS__ })
+/** A weight out of f32 values for TEST_ACT activations. */
+Tensor test_weight(TestBench *t, WeightUse use, const float *v, int nd, const int64_t *dim);
+/** Upload f32 values into a result that is an operand, too, f32 or bf16; a new tensor like it. */
+void test_put_out(TestBench *t, Tensor out, const float *v);
+Tensor test_like(TestBench *t, Tensor out, const float *v);
 float *test_read(TestBench *t, Tensor x);                                           // malloc'd copy
 
 /** Log handle that keeps the lines, errors and warnings, so that tests can read messages; a static instance, emptied by each call. */

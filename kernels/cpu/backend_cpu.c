@@ -20,23 +20,67 @@
 #define HAVE_AVX512 0
 #endif
 
-int avt_cpu_run(Backend *be, const OpCall *c)
+/* Is a number of the call bf16? A weight that is not counts by its activations, which are there, too. */
+static int is_narrow(const OpCall *c)
+{
+    int narrow = c->out.dtype == DT_BF16;
+
+    for (int i = 0; i < OP_MAX_IN; i++)
+        narrow |= c->in[i].be && !c->in[i].packed && c->in[i].dtype == DT_BF16;
+    return narrow;
+}
+
+static int run_one(Backend *be, const OpCall *c)
 {
     const Cpu *cpu = be->priv;
 
-    return cpu->op[c->op](be, c);
+    return (is_narrow(c) ? cpu->op16 : cpu->op)[c->op](be, c);
+}
+
+/* Attentions of a batch, one after another: they are few, and each has work for all threads. */
+static int run_batch(Backend *be, const OpCall *c)
+{
+    int ret = 0;
+
+    for (int64_t b = 0; b < c->out.dim[0] && ret >= 0; b++) {
+        OpCall one = *c;
+
+        one.out = avt_at(c->out, b);
+        one.attention.q = avt_at(c->attention.q, b);
+        one.attention.k1 = avt_at(c->attention.k1, b);
+        one.attention.v1 = avt_at(c->attention.v1, b);
+        ret = run_one(be, &one);
+    }
+    return ret;
+}
+
+int avt_cpu_run(Backend *be, const OpCall *c)
+{
+    return c->op == OP_ATTENTION && c->out.nd == 4 ? run_batch(be, c) : run_one(be, c);
+}
+
+static void *grown(void **p, size_t *have, size_t size)
+{
+    if (size > *have) {
+        avt_free(*p);
+        *p = avt_malloc(MEM_BACKEND, size);
+        *have = *p ? size : 0;
+    }
+    return *p;
 }
 
 void *avt_cpu_work(Backend *be, size_t size)
 {
     Cpu *cpu = be->priv;
 
-    if (size > cpu->work_size) {
-        avt_free(cpu->work);
-        cpu->work = avt_malloc(MEM_BACKEND, size);
-        cpu->work_size = cpu->work ? size : 0;
-    }
-    return cpu->work;
+    return grown(&cpu->work, &cpu->work_size, size);
+}
+
+void *avt_cpu_wide(Backend *be, size_t size)
+{
+    Cpu *cpu = be->priv;
+
+    return grown(&cpu->wide, &cpu->wide_size, size);
 }
 
 static int open_levels(Backend *be, Cpu *cpu)
@@ -76,8 +120,10 @@ int avt_cpu_table_open(Backend *be)
 
 void avt_cpu_table_close(Backend *be)
 {
-    if (be->priv)
+    if (be->priv) {
         avt_free(((Cpu *)be->priv)->work);
+        avt_free(((Cpu *)be->priv)->wide);
+    }
 #if HAVE_ONEDNN
     if (be->priv)
         avt_cpu_onednn_close(be->priv);
@@ -116,11 +162,11 @@ static int cpu_sync(Backend *be)                                    // nothing i
     return 0;
 }
 
-static size_t cpu_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
+static size_t cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
     const Cpu *cpu = be->priv;
 
-    return cpu->weight_bytes(be, use, dtype, nd, dim);
+    return cpu->weight_bytes(be, use, act, dtype, nd, dim);
 }
 
 static int cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)

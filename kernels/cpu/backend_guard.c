@@ -62,7 +62,7 @@ static size_t bytes_of(Guard *g, const OpCall *c, Tensor t)
 {
     const WeightUse use = c->op == OP_CONV3D ? WEIGHT_CONV3D : c->op == OP_CONV1D ? WEIGHT_CONV1D : WEIGHT_LINEAR;
 
-    return t.packed ? ((Cpu *)g->cpu.priv)->weight_bytes(&g->cpu, use, t.dtype, t.nd, t.dim) : avt_nbytes(t);
+    return t.packed ? ((Cpu *)g->cpu.priv)->weight_bytes(&g->cpu, use, t.act, t.dtype, t.nd, t.dim) : avt_nbytes(t);
 }
 
 static int protect_operands(Guard *g, const OpCall *c, int in, int out)
@@ -279,17 +279,17 @@ static void *guard_host_alloc(Backend *be, size_t size)
     return avt_pages_alloc(MEM_TENSOR, size);
 }
 
-static size_t guard_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
+static size_t guard_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
     Guard *g = be->priv;
 
-    return ((Cpu *)g->cpu.priv)->weight_bytes(&g->cpu, use, dtype, nd, dim);
+    return ((Cpu *)g->cpu.priv)->weight_bytes(&g->cpu, use, act, dtype, nd, dim);
 }
 
 static int guard_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
 {
     Guard *g = be->priv;
-    const size_t size = guard_weight_bytes(be, use, dtype, dst->nd, dst->dim);
+    const size_t size = guard_weight_bytes(be, use, dst->act, dtype, dst->nd, dst->dim);
     int ret = flush(be), closed;        // earlier calls may still read what was in this place
 
     if (ret < 0)

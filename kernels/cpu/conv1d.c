@@ -45,6 +45,15 @@ static void group_tile(const OpCall *c, int64_t t, int64_t g)
     }
 }
 
+int avt_conv1d_act(Backend *be, const OpCall *c)
+{
+    const Cpu *cpu = be->priv;
+
+    if (c->u.conv1d.act == ACT_NONE)
+        return 0;
+    return cpu->op[OP_ACT](be, &(OpCall){ .op = OP_ACT, .out = c->out, .x = c->out, .u.act = c->u.conv1d.act });
+}
+
 int avt_plain_conv1d(Backend *be, const OpCall *c)
 {
     const int64_t groups = c->u.conv1d.groups, tiles = (c->out.dim[0] + TILE - 1) / TILE;
@@ -52,5 +61,5 @@ int avt_plain_conv1d(Backend *be, const OpCall *c)
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 512)
     for (int64_t i = 0; i < tiles * groups; i++)
         group_tile(c, i / groups * TILE, i % groups);
-    return 0;
+    return avt_conv1d_act(be, c);
 }

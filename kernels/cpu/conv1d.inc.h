@@ -95,7 +95,7 @@ static int conv1d(Backend *be, const OpCall *c)
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 512)
     for (int64_t i = 0; i < pieces * groups; i++)
         group_times(c, i % pieces * step, min_i64(i % pieces * step + step, nb), i / pieces);
-    return 0;
+    return avt_conv1d_act(be, c);
 }
 
 #endif

@@ -23,14 +23,15 @@ enum {
 typedef int (*CpuOp)(Backend *be, const OpCall *c);
 
 typedef struct Cpu {                    // Backend.priv
-    CpuOp op[OP_NB];
-    const char *level[OP_NB];           // "plain", "onednn", ... of each entry: tests prove that the fast version ran
-    size_t (*weight_bytes)(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
+    CpuOp op[OP_NB];                    // calls whose numbers are all f32
+    CpuOp op16[OP_NB];                  // calls with a bf16 operand or result, any mix: avt_cpu_widened() unless a level does better
+    const char *level[OP_NB], *level16[OP_NB];  // "plain", "onednn", ... of each entry: tests prove that the fast version ran
+    size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
     CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
-    void *work;                         // avt_cpu_work()
-    size_t work_size;
+    void *work, *wide;                  // avt_cpu_work(); operands and result of avt_cpu_widened()
+    size_t work_size, wide_size;
 } Cpu;
 
 /* conv3d: weights [Cout, Cin, 1 or 3, 3, 3] that winograd.inc.h takes, where a level has it. Of those of one frame not the ones
@@ -57,6 +58,11 @@ void avt_cpu_avx512(Cpu *cpu);
 /** Workspace of the op that runs now, 64-byte aligned, contents undefined; NULL when there is no memory. It grows to the largest
  *  size ever asked for and stays, so later calls allocate nothing. */
 void *avt_cpu_work(Backend *be, size_t size);
+/** The same for avt_cpu_widened() alone, whose op may use avt_cpu_work(). */
+void *avt_cpu_wide(Backend *be, size_t size);
+
+/** What an op is for bf16: operands widened to f32, the table's f32 op, the result rounded once. */
+int avt_cpu_widened(Backend *be, const OpCall *c);
 
 /** Run one call on the table (the guard backend uses it too). */
 int avt_cpu_run(Backend *be, const OpCall *c);

@@ -62,7 +62,7 @@ int avt_plain_act(Backend *be, const OpCall *c)
 
         if (out != x)
             memcpy(out + i, x + i, (size_t)n * sizeof(*out));
-        avt_act_row(c->u.linear.act, out + i, n);
+        avt_act_row(c->u.act, out + i, n);
     }
     return 0;
 }

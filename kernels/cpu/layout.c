@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* upsample, frame_split, transpose, patchify, unpatchify, channels_last, channels_first: numbers change places. */
+/* upsample, transpose, patchify, unpatchify, channels_last, channels_first: numbers change places. */
 #include <string.h>
 
 #include "cpu/plain.h"
@@ -15,21 +15,6 @@ int avt_plain_upsample(Backend *be, const OpCall *c)
 
         for (int64_t i = 0; i < w; i++)
             memcpy(out + i * ch, x + i / 2 * ch, (size_t)ch * sizeof(*out));
-    }
-    return 0;
-}
-
-int avt_plain_frame_split(Backend *be, const OpCall *c)
-{
-    const int64_t frames = c->out.dim[0], pixels = c->out.dim[1] * c->out.dim[2], ch = c->out.dim[3];
-
-#pragma omp parallel for num_threads(be->threads) if (frames * pixels * ch > 4 * PARALLEL_MIN)
-    for (int64_t t = 0; t < frames; t++) {
-        const float *x = (const float *)c->in[0].data + t / 2 * pixels * 2 * ch + t % 2 * ch;
-        float *out = (float *)c->out.data + t * pixels * ch;
-
-        for (int64_t i = 0; i < pixels; i++)
-            memcpy(out + i * ch, x + i * 2 * ch, (size_t)ch * sizeof(*out));
     }
     return 0;
 }

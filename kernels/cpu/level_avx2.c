@@ -18,8 +18,7 @@ void avt_cpu_avx2(Cpu *cpu)
         { OP_CONV3D, conv3d },                // over oneDNN with AVX2: winograd x 3 to 4.3, narrow x 1.2 to 1.4, 3 channels x 7
         { OP_CHANNEL_NORM, channel_norm },    // x 3 to 4
         { OP_LAYER_NORM, layer_norm },        // x 1.6 to 2, with an activation 3.1 to 3.5
-        { OP_NORM_MODULATE, norm_modulate },  // x 1.7
-        { OP_RMS_NORM, rms_norm },            // x 1.2 to 1.3
+        { OP_NORM_ROPE, norm_rope },          // x 1.2 to 1.3
         { OP_ACT, act },                      // x 2.3 to 5
         { OP_CONV1D, conv1d },                // x 3 to 5: 120 GFLOP/s at 512 to 512 channels
     };

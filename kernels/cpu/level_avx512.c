@@ -17,8 +17,7 @@ void avt_cpu_avx512(Cpu *cpu)
         { OP_CONV3D, conv3d },                // over oneDNN: winograd x 3 to 4.4, narrow x 1.05 to 1.2, 3 channels x 2.6
         { OP_CHANNEL_NORM, channel_norm },    // x 6 to 8
         { OP_LAYER_NORM, layer_norm },        // x 2.2 to 3.1, with an activation 6 to 7
-        { OP_NORM_MODULATE, norm_modulate },  // x 2.1 to 3
-        { OP_RMS_NORM, rms_norm },            // x 1.5 to 2.2
+        { OP_NORM_ROPE, norm_rope },          // x 1.5 to 2.2
         { OP_ACT, act },                      // x 4 to 11
     };
 

@@ -56,7 +56,7 @@ static void finish_row(const OpCall *c, float *v, int64_t m, int64_t n, int64_t 
 
     for (int64_t j = 0; bias && j < nb; j++)
         v[j] += bias[n + j];
-    avt_act_row(c->u.linear.act, v, nb);
+    avt_act_row(c->u.act, v, nb);
     for (int64_t j = 0; gate && j < nb; j++)
         v[j] *= gate[n + j];
     for (int64_t j = 0; j < nb; j++)

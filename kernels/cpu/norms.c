@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * rms_norm, channel_norm, layer_norm, norm_modulate, softmax: a row at a time, every sum in f64.
+ * norm_rope, channel_norm, layer_norm: a row at a time, every sum in f64.
  *
  * The variance is taken around the mean in a second pass, so a large common offset costs no digits.
  */
 #include <math.h>
 
-#include "cpu/exp.h"
 #include "cpu/plain.h"
 
 enum { LANES = 8 };
@@ -42,19 +41,33 @@ static double sum_values(const float *x, int64_t nb)
     return sum;
 }
 
-int avt_plain_rms_norm(Backend *be, const OpCall *c)
+/* Heads of a row: neighbouring pairs turned by the angles of its token. */
+static void rotate_row(float *x, int64_t nb, const float *table, int64_t hd)
 {
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-    const float *w = c->in[1].data;
+    for (int64_t i = 0; i < nb; i += 2) {
+        const float *t = table + i % hd, a = x[i], b = x[i + 1];
+
+        x[i] = a * t[0] - b * t[1];
+        x[i + 1] = a * t[1] + b * t[0];
+    }
+}
+
+int avt_plain_norm_rope(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), hd = 2 * c->norm_rope.table.dim[1];
+    const float *w = c->norm_rope.w.data, *squares = c->norm_rope.squares.data, *table = c->norm_rope.table.data;
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
     for (int64_t r = 0; r < nb; r++) {
-        const float *x = (const float *)c->in[0].data + r * width;
+        const float *x = (const float *)c->x.data + r * width;
         float *out = (float *)c->out.data + r * width;
-        const float f = (float)(1 / sqrt(sum_squares(x, width, 0) / (double)width + c->u.norm.eps));
+        const double sum = squares ? squares[r] : sum_squares(x, width, 0);
+        const float f = (float)(1 / sqrt(sum / (double)c->u.norm.width + c->u.norm.eps));
 
         for (int64_t i = 0; i < width; i++)
             out[i] = x[i] * f * w[i];
+        if (table)
+            rotate_row(out, width, table + r * hd, hd);
     }
     return 0;
 }
@@ -62,7 +75,7 @@ int avt_plain_rms_norm(Backend *be, const OpCall *c)
 int avt_plain_channel_norm(Backend *be, const OpCall *c)
 {
     const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-    const Act act = c->u.linear.act;
+    const Act act = c->u.norm.act;
     const float *w = c->in[1].data;
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
@@ -90,57 +103,22 @@ static void normalize(float *out, const float *x, int64_t nb, float eps)
 
 int avt_plain_layer_norm(Backend *be, const OpCall *c)
 {
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-    const Act act = c->u.linear.act;
-    const float *w = c->in[1].data, *b = c->in[2].data;
+    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), run = avt_norm_run(c);
+    const float *w = c->norm.w.data, *b = c->norm.b.data, plus = (float)c->u.norm.plus;
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
     for (int64_t r = 0; r < nb; r++) {
+        const int64_t at = r / run * width;
         float *out = (float *)c->out.data + r * width;
 
-        normalize(out, (const float *)c->in[0].data + r * width, width, c->u.linear.eps);
+        normalize(out, (const float *)c->x.data + r * width, width, c->u.norm.eps);
         if (w)
             for (int64_t i = 0; i < width; i++)
-                out[i] *= w[i];
+                out[i] *= plus + w[at + i];
         if (b)
             for (int64_t i = 0; i < width; i++)
-                out[i] += b[i];
-        avt_act_row(act, out, width);
-    }
-    return 0;
-}
-
-int avt_plain_norm_modulate(Backend *be, const OpCall *c)
-{
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-    const float *scale = c->in[1].data, *shift = c->in[2].data;
-
-#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++) {
-        float *out = (float *)c->out.data + r * width;
-
-        normalize(out, (const float *)c->in[0].data + r * width, width, c->u.norm.eps);
-        for (int64_t i = 0; i < width; i++)
-            out[i] = out[i] * (1 + scale[i]) + shift[i];
-    }
-    return 0;
-}
-
-int avt_plain_softmax(Backend *be, const OpCall *c)
-{
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-
-#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++) {
-        const float *x = (const float *)c->in[0].data + r * width;
-        float *out = (float *)c->out.data + r * width, f;
-        const float top = row_max(x, width);
-
-        for (int64_t i = 0; i < width; i++)
-            out[i] = avt_exp(x[i] - top);
-        f = (float)(1 / sum_values(out, width));
-        for (int64_t i = 0; i < width; i++)
-            out[i] *= f;
+                out[i] += b[at + i];
+        avt_act_row(c->u.norm.act, out, width);
     }
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * act, rms_norm, channel_norm, layer_norm, norm_modulate in vectors. Sums are kept in double precision as in plain C, so that
+ * act, norm_rope, channel_norm, layer_norm in vectors. Sums are kept in double precision as in plain C, so that
  * huge, tiny and far-off-centre rows come out the same; what is gained is width, and exp without a call.
  */
 #include <math.h>
@@ -73,16 +73,31 @@ INLINE void row_affine(float *out, const float *x, const float *w, const float *
     }
 }
 
-static int rms_norm(Backend *be, const OpCall *c)
+/* Pairs of a row's heads turned by its token's angles, table [hd / 2][cos, sin], a vector or what is left of it at a time. */
+INLINE void row_turn(float *x, int64_t nb, const float *table, int64_t hd)
 {
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    for (int64_t h = 0; h < nb; h += hd)
+        for (int64_t i = 0; i < hd; i += VN) {
+            const V a = load_some(x + h + i, hd - i), t = load_some(table + i, hd - i);
+
+            store_some(x + h + i, v_addsub(v_mul(a, v_even(t)), v_mul(v_swap(a), v_odd(t))), hd - i);
+        }
+}
+
+static int norm_rope(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), hd = 2 * c->norm_rope.table.dim[1];
+    const float *squares = c->norm_rope.squares.data, *table = c->norm_rope.table.data;
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < nb; r++) {
-        const float *x = (const float *)c->in[0].data + r * width;
-        const double f = 1 / sqrt(lane_squares(x, width, 0) / (double)width + c->u.norm.eps);
+        const float *x = (const float *)c->x.data + r * width;
+        float *out = (float *)c->out.data + r * width;
+        const double sum = squares ? squares[r] : lane_squares(x, width, 0);
 
-        row_scale((float *)c->out.data + r * width, x, c->in[1].data, width, f, ACT_NONE);
+        row_scale(out, x, c->norm_rope.w.data, width, 1 / sqrt(sum / (double)c->u.norm.width + c->u.norm.eps), ACT_NONE);
+        if (table)
+            row_turn(out, width, table + r * hd, hd);
     }
     return 0;
 }
@@ -123,29 +138,22 @@ static int channel_norm(Backend *be, const OpCall *c)
 #pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < nb; r++)
         channel_row((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, width, root,
-                    c->u.linear.act);
+                    c->u.norm.act);
     return 0;
 }
 
 static int layer_norm(Backend *be, const OpCall *c)
 {
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
+    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), run = avt_norm_run(c);
+    const float *w = c->norm.w.data, *b = c->norm.b.data;
 
 #pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++)
-        row_affine((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, c->in[2].data, width,
-                   c->u.linear.eps, 0, c->u.linear.act);
-    return 0;
-}
+    for (int64_t r = 0; r < nb; r++) {
+        const int64_t at = r / run * width;
 
-static int norm_modulate(Backend *be, const OpCall *c)
-{
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-
-#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++)
-        row_affine((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, c->in[2].data, width,
-                   c->u.norm.eps, 1, ACT_NONE);
+        row_affine((float *)c->out.data + r * width, (const float *)c->x.data + r * width, w ? w + at : NULL, b ? b + at : NULL, width,
+                   c->u.norm.eps, (float)c->u.norm.plus, c->u.norm.act);
+    }
     return 0;
 }
 
@@ -157,7 +165,7 @@ static int act(Backend *be, const OpCall *c)
 
 #pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
     for (int64_t i = 0; i < nb; i += VN)
-        store_some(out + i, v_act(c->u.linear.act, load_some(x + i, nb - i)), nb - i);
+        store_some(out + i, v_act(c->u.act, load_some(x + i, nb - i)), nb - i);
     return 0;
 }
 

@@ -580,7 +580,7 @@ static int solve_apart(Backend *be, const Problem *p, const Operands *x)
 static int linear_onednn(Backend *be, const OpCall *c)
 {
     const int32_t m = (int32_t)avt_rows_of(c->out), n = (int32_t)c->in[1].dim[0], k = (int32_t)c->in[1].dim[1];
-    Problem p = { .nd = 2, .src = { m, k }, .wei = { k, n }, .dst = { m, n }, .act = c->u.linear.act,
+    Problem p = { .nd = 2, .src = { m, k }, .wei = { k, n }, .dst = { m, n }, .act = c->u.act,
                   .bias = !!c->in[2].be, .gate = !!c->in[3].be, .res = residual(c->out, c->in[4]) };
     const Operands x = { .src = data(c->in[0]), .w = c->in[1].data, .bias = data(c->in[2]), .gate = data(c->in[3]),
                          .res = data(c->in[4]), .dst = c->out.data };
@@ -704,12 +704,12 @@ static int packed_of(Backend *be, Item **out, WeightUse use, const int64_t *dim)
     return find_packed(((Cpu *)be->priv)->onednn, out, use == WEIGHT_LINEAR ? 2 : 4, use == WEIGHT_LINEAR ? linear : conv);
 }
 
-static size_t weight_bytes_onednn(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
+static size_t weight_bytes_onednn(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
     Item *packed;
 
     if (!is_packed(be, use, dim) || dtype > DT_F64)
-        return avt_plain_weight_bytes(be, use, dtype, nd, dim);
+        return avt_plain_weight_bytes(be, use, act, dtype, nd, dim);
     if (packed_of(be, &packed, use, dim) < 0)
         return 0;
     return use == WEIGHT_LINEAR ? packed->size : (size_t)dim[2] * ((packed->size + ALIGN - 1) / ALIGN * ALIGN);
@@ -761,7 +761,7 @@ static int pack_taps(const Onednn *o, const Item *packed, Tensor *dst, dnnl_data
     return ret;
 }
 
-/* bf16 is widened by the reorder, other formats before it. */
+/* bf16 is widened by the reorder, other formats before it, where they are rounded, too, if bf16 activations are to come. */
 static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
 {
     const Onednn *o = ((Cpu *)be->priv)->onednn;
@@ -775,15 +775,16 @@ static int weight_put_onednn(Backend *be, Tensor *dst, WeightUse use, DType dtyp
     if (!is_packed(be, use, dst->dim) || dtype > DT_F64)
         return avt_plain_weight_put(be, dst, use, dtype, src);
     dst->dtype = DT_F32;
-    dst->packed = 1 + (int)use;
     if (!src || !nb)
         return 0;
     ret = packed_of(be, &packed, use, dst->dim);
-    if (ret >= 0 && dtype != DT_F32 && dtype != DT_BF16) {
+    if (ret >= 0 && dtype != DT_BF16 && (dtype != DT_F32 || dst->act == DT_BF16)) {
         wide = avt_malloc(MEM_BACKEND, (size_t)nb * sizeof(*wide));
         ret = wide ? 0 : AVT_ERR(ENOMEM);
         if (wide)
             avt_to_f32(wide, dtype, src, 0, nb);
+        if (wide && dst->act == DT_BF16)
+            avt_round_bf16(wide, nb);
     }
     threads = swap_threads(be->threads);
     if (ret >= 0 && use == WEIGHT_LINEAR)

@@ -6,18 +6,15 @@ static const CpuOp plain[OP_NB] = {
     [OP_COPY] = avt_plain_copy,
     [OP_FILL] = avt_plain_fill,
     [OP_LINEAR] = avt_plain_linear,
-    [OP_RMS_NORM] = avt_plain_rms_norm,
+    [OP_NORM_ROPE] = avt_plain_norm_rope,
     [OP_CHANNEL_NORM] = avt_plain_channel_norm,
     [OP_LAYER_NORM] = avt_plain_layer_norm,
-    [OP_NORM_MODULATE] = avt_plain_norm_modulate,
     [OP_ROPE_TABLE] = avt_plain_rope_table,
     [OP_ROPE] = avt_plain_rope,
     [OP_ATTENTION] = avt_plain_attention,
-    [OP_SOFTMAX] = avt_plain_softmax,
     [OP_CONV3D] = avt_plain_conv3d,
     [OP_CONV1D] = avt_plain_conv1d,
     [OP_UPSAMPLE] = avt_plain_upsample,
-    [OP_FRAME_SPLIT] = avt_plain_frame_split,
     [OP_ACT] = avt_plain_act,
     [OP_ADD] = avt_plain_add,
     [OP_MUL] = avt_plain_mul,
@@ -39,8 +36,10 @@ void avt_cpu_plain(Cpu *cpu)
 {
     for (int i = 0; i < OP_NB; i++) {
         cpu->op[i] = plain[i];
+        cpu->op16[i] = avt_cpu_widened;
         cpu->level[i] = "plain";
     }
+    cpu->op16[OP_COPY] = plain[OP_COPY];                            // converts by itself
     cpu->weight_bytes = avt_plain_weight_bytes;
     cpu->weight_put = avt_plain_weight_put;
 }

@@ -79,25 +79,36 @@ static inline float row_sum(const float *x, int64_t nb)
     return sum;
 }
 
-size_t avt_plain_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim);
+/* v[nb], each to the nearest bf16 */
+void avt_round_bf16(float *v, int64_t nb);
+
+size_t avt_plain_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 int    avt_plain_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
+
+/* layer_norm: rows that share a w and a b, at least 1. */
+static inline int64_t avt_norm_run(const OpCall *c)
+{
+    const int64_t values = avt_numel(c->norm.w.be ? c->norm.w : c->norm.b), all = avt_numel(c->x);
+
+    return c->norm.w.be || c->norm.b.be ? (values ? all / values : 1) : all + 1;
+}
+
+/* The activation of a convolution that computes it apart, in place. */
+int avt_conv1d_act(Backend *be, const OpCall *c);
 
 /* One file an op or a family; all are CpuOp. */
 int avt_plain_copy(Backend *be, const OpCall *c);
 int avt_plain_fill(Backend *be, const OpCall *c);
 int avt_plain_linear(Backend *be, const OpCall *c);
-int avt_plain_rms_norm(Backend *be, const OpCall *c);
+int avt_plain_norm_rope(Backend *be, const OpCall *c);
 int avt_plain_channel_norm(Backend *be, const OpCall *c);
 int avt_plain_layer_norm(Backend *be, const OpCall *c);
-int avt_plain_norm_modulate(Backend *be, const OpCall *c);
 int avt_plain_rope_table(Backend *be, const OpCall *c);
 int avt_plain_rope(Backend *be, const OpCall *c);
 int avt_plain_attention(Backend *be, const OpCall *c);
-int avt_plain_softmax(Backend *be, const OpCall *c);
 int avt_plain_conv3d(Backend *be, const OpCall *c);
 int avt_plain_conv1d(Backend *be, const OpCall *c);
 int avt_plain_upsample(Backend *be, const OpCall *c);
-int avt_plain_frame_split(Backend *be, const OpCall *c);
 int avt_plain_act(Backend *be, const OpCall *c);
 int avt_plain_add(Backend *be, const OpCall *c);
 int avt_plain_mul(Backend *be, const OpCall *c);

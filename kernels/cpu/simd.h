@@ -46,6 +46,10 @@ INLINE V v_min(V a, V b)                     { return _mm512_min_ps(a, b); }
 INLINE V v_abs(V a)                          { return _mm512_abs_ps(a); }
 INLINE V v_round(V a)                        { return _mm512_roundscale_ps(a, 0); }
 INLINE V v_scale2(V a, V n)                  { return _mm512_scalef_ps(a, n); }            // a 2^n
+INLINE V v_even(V a)                         { return _mm512_moveldup_ps(a); }             // 0 0 2 2 4 4 ...
+INLINE V v_odd(V a)                          { return _mm512_movehdup_ps(a); }             // 1 1 3 3 5 5 ...
+INLINE V v_swap(V a)                         { return _mm512_permute_ps(a, 0xb1); }        // 1 0 3 2 5 4 ...
+INLINE V v_addsub(V a, V b)                  { return _mm512_mask_sub_ps(_mm512_add_ps(a, b), 0x5555, a, b); }     // even: a - b
 INLINE float v_sum(V a)                      { return _mm512_reduce_add_ps(a); }
 INLINE float v_top(V a)                      { return _mm512_reduce_max_ps(a); }
 INLINE int v_equal(V a, V b)                 { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff; }
@@ -95,6 +99,10 @@ INLINE V v_max(V a, V b)                     { return _mm256_max_ps(a, b); }
 INLINE V v_min(V a, V b)                     { return _mm256_min_ps(a, b); }
 INLINE V v_abs(V a)                          { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 INLINE V v_round(V a)                        { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE V v_even(V a)                         { return _mm256_moveldup_ps(a); }
+INLINE V v_odd(V a)                          { return _mm256_movehdup_ps(a); }
+INLINE V v_swap(V a)                         { return _mm256_permute_ps(a, 0xb1); }
+INLINE V v_addsub(V a, V b)                  { return _mm256_addsub_ps(a, b); }
 INLINE int v_equal(V a, V b)                 { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 0xff; }
 
 INLINE V v_scale2(V a, V n)                                         // in two steps: 2^n itself may overflow or be subnormal

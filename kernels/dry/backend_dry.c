@@ -74,7 +74,7 @@ static int same_call(const OpCall *a, const OpCall *b)
 {
     if (a->op != b->op || !same_form(a->out, b->out))
         return 0;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < OP_MAX_IN; i++)
         if (!same_form(a->in[i], b->in[i]))
             return 0;
     return 1;
@@ -92,7 +92,7 @@ static uint64_t hash_call(const OpCall *c)
 {
     uint64_t h = hash_form((uint64_t)c->op, c->out);
 
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < OP_MAX_IN; i++)
         h = hash_form(h, c->in[i]);
     return h;
 }
@@ -156,19 +156,22 @@ const DryCall *avt_dry_calls(const Backend *be, int64_t *nb)
     return d->call;
 }
 
-/* Without a target: matrices stay as the file has them, vectors and types that no device computes with become f32. */
-static DType kept_dtype(WeightUse use, DType dtype)
+/* Without a target: matrices stay as the file has them, or become what their activations are when that is less; vectors and types
+ * that no device computes with become f32. */
+static DType kept_dtype(WeightUse use, DType act, DType dtype)
 {
+    if (use != WEIGHT_PLAIN && act == DT_BF16 && dtype != DT_F8_E4M3 && dtype != DT_F8_E5M2)
+        return DT_BF16;
     return use != WEIGHT_PLAIN && dtype <= DT_F8_E5M2 ? dtype : DT_F32;
 }
 
-static size_t dry_weight_bytes(Backend *be, WeightUse use, DType dtype, int nd, const int64_t *dim)
+static size_t dry_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
     const Dry *d = be->priv;
-    Tensor t = { .dtype = kept_dtype(use, dtype), .nd = nd };
+    Tensor t = { .dtype = kept_dtype(use, act, dtype), .nd = nd };
 
     if (d->target)
-        return d->target->cls->weight_bytes(d->target, use, dtype, nd, dim);
+        return d->target->cls->weight_bytes(d->target, use, act, dtype, nd, dim);
     memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
     return avt_nbytes(t);
 }
@@ -180,7 +183,7 @@ static int dry_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, 
     (void)src;
     if (d->target)
         return d->target->cls->weight_put(d->target, dst, use, dtype, NULL);
-    dst->dtype = kept_dtype(use, dtype);
+    dst->dtype = kept_dtype(use, dst->act, dtype);
     return 0;
 }
 
@@ -212,7 +215,7 @@ static const BackendClass dry_class = {
 
 int avt_backend_dry_open(Backend *be)
 {
-    const BackendOptions opt = { .threads = be->threads, .level = be->level, .log = be->log };
+    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .log = be->log };
     Dry *d = avt_calloc(MEM_BACKEND, 1, sizeof(*d));
     int ret;
 

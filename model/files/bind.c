@@ -143,7 +143,7 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
 
 static Tensor harmless(const Binder *b, int nd, const int64_t *dim)
 {
-    Tensor t = { .be = avt_arena_backend(b->weights), .nd = nd, .dtype = DT_F32 };
+    Tensor t = { .be = avt_arena_backend(b->weights), .nd = nd, .dtype = DT_F32, .act = b->act };
 
     memcpy(t.dim, dim, sizeof(*dim) * (size_t)nd);
     return t;
@@ -151,7 +151,7 @@ static Tensor harmless(const Binder *b, int nd, const int64_t *dim)
 
 static Tensor put(Binder *b, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src)
 {
-    const Tensor t = avt_weight_put(b->weights, use, dtype, nd, dim, src);
+    const Tensor t = avt_weight_put(b->weights, use, b->act, dtype, nd, dim, src);
 
     if (avt_arena_backend(b->weights)->status < 0 && b->status >= 0)
         b->status = avt_arena_backend(b->weights)->status;
@@ -247,7 +247,8 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
 
 int avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, const char *what, DType dtype, const Log *log)
 {
-    *b = (Binder){ .ckpt = ckpt, .lora = lora, .weights = weights, .log = log, .what = what, .dtype = dtype };
+    *b = (Binder){ .ckpt = ckpt, .lora = lora, .weights = weights, .log = log, .what = what, .dtype = dtype,
+                   .act = avt_arena_backend(weights)->act };
     if (ckpt) {
         b->used = avt_calloc(MEM_CKPT, (size_t)avt_ckpt_nb(ckpt) + 1, 1);
         if (!b->used)

@@ -22,6 +22,7 @@ typedef struct Binder {
     const char *what;                   // network, for messages: "dit", "vae", ...
     const char *prefix;                 // text in front of every name in the file, or NULL
     DType dtype;                        // plan only: storage type of matrices
+    DType act;                          // of the activations that the matrices meet: the backend's, until a network says otherwise
     int status;                         // first failure
     int nb_problems;                    // logged so far (the first five are)
     int nb_zero;                        // weights that are zero all over (a warning)

@@ -6,6 +6,7 @@
  *   u = LN(x; norm3)                 x += o(attention(q, text))
  *   u = LN(x) (1 + m4) + m3          x += m5 * ffn2(gelu(ffn0(u)))                     then, after some layers, the audio
  *
+ * x is f32; u, q, attention and the FFN's inside have the backend's type of activations, rings and sinks their own.
  * Keys in the ring are rotated once, at their absolute frame. Keys of the sink are kept as they come out of the norm and are
  * rotated at every use, because the reference moves along with the stream. A sink item attends to itself alone.
  * Scratch is marked and released around each step, so that the peak is the largest step of one item: the FFN, N (D + DF) values.
@@ -30,9 +31,10 @@ static float scale_of(const Dit *d)
     return 1 / sqrtf((float)(d->cfg.dim / d->cfg.nb_heads));
 }
 
+/* An activation of x's shape. */
 static Tensor like(Arena *scratch, Tensor x)
 {
-    return avt_new_dims(scratch, DT_F32, x.nd, x.dim);
+    return avt_new_dims(scratch, avt_arena_backend(scratch)->act, x.nd, x.dim);
 }
 
 static void see(const DitItem *it, const char *name, Tensor t)
@@ -49,24 +51,28 @@ static void see_layer(const DitItem *it, int layer, const char *what, Tensor t)
     see(it, name, t);
 }
 
-/* q, k [M, D] out of u: linear, then the norm over the full width. */
-static void project(Backend *be, const Dit *d, Tensor out, Tensor u, const Linear *l, Tensor norm)
+/* q, k [M, D] out of u: linear (into `raw`, which may be out), then the norm over the full width and, with a table, the rotation. */
+static void project(Backend *be, const Dit *d, Tensor out, Tensor raw, Tensor u, const Linear *l, Tensor norm, Tensor table)
 {
-    avt_linear(be, out, u, l, ACT_NONE);
-    avt_rms_norm(be, out, out, norm, d->cfg.eps);
+    avt_linear(be, raw, u, l, ACT_NONE);
+    avt_norm_rope(be, out, raw, norm, table, d->cfg.eps);
+}
+
+/* The block's keys and values into their place in the ring. raw: scratch of their size. */
+static void fill_ring(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor raw, Tensor u)
+{
+    const int64_t N = it->shape->N, slot = it->f0 % DIT_RING * it->shape->n;
+
+    project(be, d, flat(d, avt_rows(it->ring->k[i], slot, N)), raw, u, &a->k, a->norm_k, it->rope);
+    avt_linear(be, flat(d, avt_rows(it->ring->v[i], slot, N)), u, &a->v, ACT_NONE);
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
-static void attend_block(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor att, Tensor u, Tensor q)
+static void attend_block(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
 {
-    const int64_t n = it->shape->n, N = it->shape->N, slot = it->f0 % DIT_RING * n;
-    const int64_t frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
-    const Tensor k = avt_rows(it->ring->k[i], slot, N), v = avt_rows(it->ring->v[i], slot, N);
-    const Tensor sink = like(scratch, it->sink->k[i]);
+    const int64_t n = it->shape->n, frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
+    const Tensor sink = avt_new_dims(scratch, it->sink->k[i].dtype, 3, it->sink->k[i].dim);
 
-    project(be, d, flat(d, k), u, &a->k, a->norm_k);
-    avt_rope(be, k, k, it->rope);
-    avt_linear(be, flat(d, v), u, &a->v, ACT_NONE);
     avt_rope(be, sink, it->sink->k[i], it->rope_sink);
     avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n), sink,
                   it->sink->v[i], AVT_NONE, scale_of(d));
@@ -74,16 +80,16 @@ static void attend_block(Backend *be, Arena *scratch, const Dit *d, const DitAtt
 
 static void attend_sink(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
 {
-    const Tensor k = like(scratch, it->sink->k[i]);
+    const Tensor k = avt_new_dims(scratch, it->sink->k[i].dtype, 3, it->sink->k[i].dim);
 
     avt_rope(be, k, it->sink->k[i], it->rope);
     avt_attention(be, heads(d, att), heads(d, q), k, it->sink->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
 }
 
 /* The sink's keys and values of layer i; all that the last layer has to give. */
-static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor u)
+static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor raw, Tensor u)
 {
-    project(be, d, flat(d, it->sink->k[i]), u, &a->k, a->norm_k);
+    project(be, d, flat(d, it->sink->k[i]), raw, u, &a->k, a->norm_k, AVT_NONE);
     avt_linear(be, flat(d, it->sink->v[i]), u, &a->v, ACT_NONE);
 }
 
@@ -99,15 +105,10 @@ static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
-    if (it->sink_pass)
-        fill_sink(be, d, a, it, i, u);
+    (it->sink_pass ? fill_sink : fill_ring)(be, d, a, it, i, q, u);
     if (!is_last_sink(d, it, i)) {
-        project(be, d, q, u, &a->q, a->norm_q);
-        avt_rope(be, heads(d, q), heads(d, q), it->rope);
-        if (it->sink_pass)
-            attend_sink(be, scratch, d, it, i, u, q);
-        else
-            attend_block(be, scratch, d, a, it, i, u, u, q);
+        project(be, d, q, q, u, &a->q, a->norm_q, it->rope);
+        (it->sink_pass ? attend_sink : attend_block)(be, scratch, d, it, i, u, q);
         avt_linear_add(be, it->x, it->x, u, &a->o, avt_at(m, 2));
     }
     avt_arena_release(scratch, mark);
@@ -120,7 +121,7 @@ static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
 
     avt_layer_norm(be, u, it->x, l->norm3_w, l->norm3_b, d->cfg.eps, ACT_NONE);
-    project(be, d, q, u, &l->cross.q, l->cross.norm_q);
+    project(be, d, q, q, u, &l->cross.q, l->cross.norm_q, AVT_NONE);
     avt_attention(be, heads(d, u), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
     avt_linear_add(be, it->x, it->x, u, &l->cross.o, AVT_NONE);
     avt_arena_release(scratch, mark);
@@ -130,7 +131,7 @@ static void feed_forward(Backend *be, Arena *scratch, const Dit *d, DitItem *it,
 {
     const DitLayer *l = &d->layer[i];
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x), y = avt_new(scratch, DT_F32, it->x.dim[0], d->cfg.ffn_dim);
+    const Tensor u = like(scratch, it->x), y = avt_new(scratch, be->act, it->x.dim[0], d->cfg.ffn_dim);
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 4), avt_at(m, 3), d->cfg.eps);
     avt_linear(be, y, u, &l->ffn0, ACT_GELU_TANH);

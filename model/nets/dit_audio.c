@@ -30,7 +30,7 @@ static void trunk(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor 
 {
     const int64_t T2 = half(x.dim[0]), D = d->cfg.dim;
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor y = avt_new(scratch, DT_F32, T2, D / 2);
+    const Tensor y = avt_new(scratch, be->act, T2, D / 2);
     const float eps = d->cfg.eps;
 
     avt_layer_norm(be, x, x, AVT_NONE, AVT_NONE, eps, ACT_SILU);
@@ -44,8 +44,8 @@ static void trunk(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor 
 static void encode_local(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor mixed)
 {
     const int64_t T = mixed.dim[0], T4 = local.dim[0], A = d->cfg.nb_audio_tokens, D = d->cfg.dim;
-    const Tensor wide = avt_new(scratch, DT_F32, T, A * (D / 4)), group = avt_new(scratch, DT_F32, A, T, D / 4);
-    const Tensor token = avt_new(scratch, DT_F32, A + 1, T4, D);
+    const Tensor wide = avt_new(scratch, be->act, T, A * (D / 4)), group = avt_new(scratch, be->act, A, T, D / 4);
+    const Tensor token = avt_new(scratch, be->act, A + 1, T4, D);
 
     avt_conv1d(be, wide, mixed, &d->audio_local, causal1, ACT_NONE);
     avt_transpose(be, group, avt_view(wide, T, A, D / 4));          // the group is the slow half of the channel
@@ -58,8 +58,8 @@ static void encode_local(Backend *be, Arena *scratch, const Dit *d, Tensor local
 
 static void encode_global(Backend *be, Arena *scratch, const Dit *d, Tensor global, Tensor mixed)
 {
-    const Tensor x = avt_new(scratch, DT_F32, mixed.dim[0], d->cfg.dim / 4);
-    const Tensor y = avt_new(scratch, DT_F32, global.dim[0], d->cfg.dim);
+    const Tensor x = avt_new(scratch, be->act, mixed.dim[0], d->cfg.dim / 4);
+    const Tensor y = avt_new(scratch, be->act, global.dim[0], d->cfg.dim);
 
     avt_conv1d(be, x, mixed, &d->audio_global, causal1, ACT_NONE);
     trunk(be, scratch, d, y, x);
@@ -75,7 +75,7 @@ int avt_dit_audio_encode(Backend *be, Arena *scratch, const Dit *d, Tensor local
 
     AVT_REQUIRE(be->log, features.nd == 3 && local.nd == 3 && global.nd == 2);
     AVT_REQUIRE(be->log, T > 0 && local.dim[0] == half(half(T)) && global.dim[0] == half(half(T)));
-    mixed = avt_new(scratch, DT_F32, T, d->cfg.audio_dim);
+    mixed = avt_new(scratch, be->act, T, d->cfg.audio_dim);
     branch = avt_arena_mark(scratch);
     avt_layer_mix(be, mixed, features, d->audio_weights);
     encode_local(be, scratch, d, local, mixed);
@@ -93,8 +93,8 @@ int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tens
 
     AVT_REQUIRE(be->log, features.nd == 4 && features.dim[0] == out->nb_actors && features.dim[1] == HOP);
     window = avt_new(scratch, DT_F32, HOP + 1, d->cfg.nb_audio_layers, d->cfg.audio_dim);
-    local = avt_new(scratch, DT_F32, DIT_BLOCK + 1, tokens, D);
-    global = avt_new(scratch, DT_F32, DIT_BLOCK + 1, D);
+    local = avt_new(scratch, be->act, DIT_BLOCK + 1, tokens, D);
+    global = avt_new(scratch, be->act, DIT_BLOCK + 1, D);
     for (int a = 0; a < out->nb_actors; a++) {
         const Tensor rows = avt_at(features, a);
 
@@ -115,7 +115,7 @@ static void adain(Backend *be, Arena *scratch, const Dit *d, const DitInject *in
 {
     const int64_t n = x.dim[0] / DIT_BLOCK, D = d->cfg.dim;
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor g = avt_new(scratch, DT_F32, DIT_BLOCK, D), table = avt_new(scratch, DT_F32, DIT_BLOCK, 2 * D);
+    const Tensor g = avt_new(scratch, be->act, DIT_BLOCK, D), table = avt_new(scratch, DT_F32, DIT_BLOCK, 2 * D);
 
     avt_act(be, g, global, ACT_SILU);
     avt_linear(be, table, g, &in->adain, ACT_NONE);
@@ -132,14 +132,14 @@ static void attend(Backend *be, Arena *scratch, const Dit *d, const DitInject *i
 {
     const int64_t n = x.dim[0] / DIT_BLOCK, m = local.dim[1], D = d->cfg.dim, NH = d->cfg.nb_heads, hd = D / NH;
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor k = avt_new(scratch, DT_F32, DIT_BLOCK * m, D), v = avt_new(scratch, DT_F32, DIT_BLOCK * m, D);
+    const Tensor k = avt_new(scratch, be->act, DIT_BLOCK * m, D), v = avt_new(scratch, be->act, DIT_BLOCK * m, D);
     const Tensor tokens = avt_view(local, DIT_BLOCK * m, D);
 
     adain(be, scratch, d, in, att, x, global);
     avt_linear(be, q, att, &in->attn.q, ACT_NONE);
-    avt_rms_norm(be, q, q, in->attn.norm_q, d->cfg.eps);
+    avt_norm_rope(be, q, q, in->attn.norm_q, AVT_NONE, d->cfg.eps);
     avt_linear(be, k, tokens, &in->attn.k, ACT_NONE);
-    avt_rms_norm(be, k, k, in->attn.norm_k, d->cfg.eps);
+    avt_norm_rope(be, k, k, in->attn.norm_k, AVT_NONE, d->cfg.eps);
     avt_linear(be, v, tokens, &in->attn.v, ACT_NONE);
     for (int f = 0; f < DIT_BLOCK; f++)
         avt_attention(be, avt_view(avt_rows(att, f * n, n), n, NH, hd), avt_view(avt_rows(q, f * n, n), n, NH, hd),
@@ -167,8 +167,8 @@ int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *i
     Tensor att, q;
 
     AVT_REQUIRE(be->log, x.nd == 2 && x.dim[0] % DIT_BLOCK == 0 && (audio->mask.be || audio->nb_actors == 1));
-    att = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
-    q = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
+    att = avt_new(scratch, be->act, x.dim[0], x.dim[1]);
+    q = avt_new(scratch, be->act, x.dim[0], x.dim[1]);
     if (audio->mask.be)
         inject_masked(be, scratch, d, in, x, audio, att, q);
     else {

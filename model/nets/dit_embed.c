@@ -96,7 +96,7 @@ int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded)
         const Tensor k = avt_view(out->k[i], M, D);
 
         avt_linear(be, k, embedded, &a->k, ACT_NONE);
-        avt_rms_norm(be, k, k, a->norm_k, d->cfg.eps);
+        avt_norm_rope(be, k, k, a->norm_k, AVT_NONE, d->cfg.eps);
         avt_linear(be, avt_view(out->v[i], M, D), embedded, &a->v, ACT_NONE);
     }
     return be->status;
@@ -109,9 +109,9 @@ int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor
     Tensor padded, y, e;
 
     AVT_REQUIRE(be->log, context.nd == 2 && L <= M);
-    padded = avt_new(scratch, DT_F32, M, d->cfg.text_dim);
-    y = avt_new(scratch, DT_F32, M, D);
-    e = avt_new(scratch, DT_F32, M, D);
+    padded = avt_new(scratch, be->act, M, d->cfg.text_dim);
+    y = avt_new(scratch, be->act, M, D);
+    e = avt_new(scratch, be->act, M, D);
     if (L < M)
         avt_fill(be, avt_rows(padded, L, M - L), 0);                // padding rows become the biases, and are attended (no mask)
     if (L > 0)
@@ -131,7 +131,7 @@ int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor
 static void embed(Backend *be, Arena *scratch, Tensor out, Tensor x, const Linear *l, int pt, int p)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor patches = avt_new(scratch, DT_F32, out.dim[0], x.dim[0] * pt * p * p);
+    const Tensor patches = avt_new(scratch, be->act, out.dim[0], x.dim[0] * pt * p * p);
 
     avt_patchify(be, patches, x, pt, p, p);
     avt_linear(be, out, patches, l, ACT_NONE);
@@ -144,7 +144,7 @@ int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Ten
 
     embed(be, scratch, x, latents, &d->patch, 1, 2);
     if (pose.be) {
-        const Tensor patches = avt_new(scratch, DT_F32, x.dim[0], 64);
+        const Tensor patches = avt_new(scratch, be->act, x.dim[0], 64);
 
         avt_patchify(be, patches, pose, 1, 2, 2);
         avt_linear_add(be, x, x, patches, &d->cond, AVT_NONE);

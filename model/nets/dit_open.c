@@ -83,6 +83,7 @@ static void bind_audio(Dit *d, Binder *b, const DitConfig *c)
 
 static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
 {
+    const DType act = b->act;
     const int64_t D = c->dim;
 
     d->patch = patch_linear(b, D, 1, 2, "patch_embedding");
@@ -93,9 +94,11 @@ static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
     d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
     d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
     d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
+    b->act = DT_F32;                                                // modulation is f32 in every precision
     d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");
     d->time2 = avt_bind_linear(b, D, D, 1, "time_embedding.2");
     d->time_proj = avt_bind_linear(b, 6 * D, D, 1, "time_projection.1");
+    b->act = act;
     d->head_modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(2, D), "head.modulation");
     d->head = avt_bind_linear(b, 64, D, 1, "head.head");
 }
@@ -155,8 +158,8 @@ int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
         return AVT_ERR(ENOMEM);
     k->v = k->k + k->nb;
     for (int64_t i = 0; i < k->nb; i++) {
-        k->k[i] = avt_new(a, DT_F32, M, NH, hd);
-        k->v[i] = avt_new(a, DT_F32, M, NH, hd);
+        k->k[i] = avt_new(a, avt_arena_backend(a)->act, M, NH, hd);
+        k->v[i] = avt_new(a, avt_arena_backend(a)->act, M, NH, hd);
     }
     return avt_arena_backend(a)->status;
 }
@@ -171,8 +174,8 @@ int avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, i
 {
     AVT_REQUIRE(avt_arena_backend(a)->log, nb_actors == 1 || (nb_actors > 1 && with_mask));
     o->nb_actors = nb_actors;
-    o->local = avt_new(a, DT_F32, nb_actors, DIT_BLOCK, d->cfg.nb_audio_tokens + 1, d->cfg.dim);
-    o->global = avt_new(a, DT_F32, nb_actors, DIT_BLOCK, d->cfg.dim);
+    o->local = avt_new(a, avt_arena_backend(a)->act, nb_actors, DIT_BLOCK, d->cfg.nb_audio_tokens + 1, d->cfg.dim);
+    o->global = avt_new(a, avt_arena_backend(a)->act, nb_actors, DIT_BLOCK, d->cfg.dim);
     o->mask = with_mask ? avt_new(a, DT_F32, nb_actors, DIT_BLOCK, s->n) : AVT_NONE;
     return avt_arena_backend(a)->status;
 }

@@ -193,7 +193,7 @@ static void layer_forward(Backend *be, const Pass *p, const Layer *w)
 {
     const Tensor key_rows = avt_rows(p->u, 0, p->keys);
 
-    avt_rms_norm(be, p->u, p->x, w->norm1, EPS);
+    avt_norm_rope(be, p->u, p->x, w->norm1, AVT_NONE, EPS);
     avt_linear(be, p->q, p->u, &w->q, ACT_NONE);
     avt_linear(be, p->k, key_rows, &w->k, ACT_NONE);
     avt_linear(be, p->v, key_rows, &w->v, ACT_NONE);
@@ -201,7 +201,7 @@ static void layer_forward(Backend *be, const Pass *p, const Layer *w)
     avt_attention(be, heads(p, p->a), heads(p, p->q), heads(p, p->k), heads(p, p->v), AVT_NONE, AVT_NONE, p->rel, 1);
     avt_linear_add(be, p->x, p->x, p->a, &w->o, AVT_NONE);
 
-    avt_rms_norm(be, p->u, p->x, w->norm2, EPS);
+    avt_norm_rope(be, p->u, p->x, w->norm2, AVT_NONE, EPS);
     avt_linear(be, p->gate, p->u, &w->gate, ACT_GELU_TANH);
     avt_linear(be, p->up, p->u, &w->fc1, ACT_NONE);
     avt_mul(be, p->up, p->up, p->gate);
@@ -227,7 +227,7 @@ static int run_layer(Backend *be, const Pass *p, int l)
 
         ret = avt_binder_finish(&b, 1);
         if (ret >= 0)
-            avt_rms_norm(be, p->x, p->x, norm, EPS);
+            avt_norm_rope(be, p->x, p->x, norm, AVT_NONE, EPS);
     }
     avt_binder_close(&b);
     avt_arena_release(p->scratch, mark);
@@ -286,13 +286,13 @@ int avt_umt5_encode(Backend *be, Arena *scratch, const Umt5Config *cfg, const Ck
     AVT_REQUIRE(be->log, out.nd == 2 && out.dim[0] == n && out.dim[1] == cfg->dim);
     Pass p = {
         .cfg = cfg, .ckpt = ckpt, .scratch = scratch, .n = n, .keys = keys, .x = out,
-        .u = avt_new(scratch, DT_F32, n, cfg->dim),
-        .q = avt_new(scratch, DT_F32, n, cfg->attn_dim),
-        .a = avt_new(scratch, DT_F32, n, cfg->attn_dim),
-        .k = avt_new(scratch, DT_F32, keys, cfg->attn_dim),
-        .v = avt_new(scratch, DT_F32, keys, cfg->attn_dim),
-        .gate = avt_new(scratch, DT_F32, n, cfg->ffn_dim),
-        .up = avt_new(scratch, DT_F32, n, cfg->ffn_dim),
+        .u = avt_new(scratch, be->act, n, cfg->dim),
+        .q = avt_new(scratch, be->act, n, cfg->attn_dim),
+        .a = avt_new(scratch, be->act, n, cfg->attn_dim),
+        .k = avt_new(scratch, be->act, keys, cfg->attn_dim),
+        .v = avt_new(scratch, be->act, keys, cfg->attn_dim),
+        .gate = avt_new(scratch, be->act, n, cfg->ffn_dim),
+        .up = avt_new(scratch, be->act, n, cfg->ffn_dim),
         .buckets = avt_new(scratch, DT_I32, n + keys - 1),
         .rel = avt_new(scratch, DT_F32, n + keys - 1, cfg->nb_heads),
     };

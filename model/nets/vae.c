@@ -181,9 +181,13 @@ int avt_vae_open(Vae *v, Binder *b, int width, int halves)
                 .piece_bytes = PIECE_BYTES };
     AVT_REQUIRE(b->log, width > 0 && halves);
     bind_constants(b, v);
+    v->enc.act = DT_F32;                                            // see vae.h
+    v->dec.act = b->act;
     if (v->has_encoder) {
+        b->act = v->enc.act;
         bind_encoder(b, &v->enc, width);
         v->quant = avt_bind_conv(b, WEIGHT_CONV3D, AVT_DIMS(m, m, 1, 1, 1), "conv1");
+        b->act = v->dec.act;
     } else {
         avt_bind_ignore(b, "encoder.*");
         avt_bind_ignore(b, "conv1.*");
@@ -202,7 +206,7 @@ int avt_vae_open(Vae *v, Binder *b, int width, int halves)
 
 static void open_slot(VaeState *st, Arena *a, const VaeConv *c, int64_t nb, int64_t h, int64_t w)
 {
-    st->slot[c->slot] = avt_new(a, DT_F32, nb, h, w, c->conv.w.dim[1]);
+    st->slot[c->slot] = avt_new(a, c->conv.w.act, nb, h, w, c->conv.w.dim[1]);
 }
 
 static void open_residual(VaeState *st, Arena *a, const VaeResidual *r, int64_t h, int64_t w)
@@ -283,7 +287,7 @@ static void see(const Pass *p, Tensor t, const char *fmt, ...)
 
 static Tensor new_frames(Pass *p, int64_t t, int64_t h, int64_t w, int64_t c)
 {
-    return avt_new(p->scratch, DT_F32, t, h, w, c);
+    return avt_new(p->scratch, p->net->act, t, h, w, c);
 }
 
 /* Keep the last frames of a convolution's input for the next call. */
@@ -328,7 +332,8 @@ static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
 /* Frames of [h, w, C] that stage s takes next, out of `left`. */
 static int64_t piece(const Pass *p, int s, int64_t left, int64_t h, int64_t w)
 {
-    const int64_t fit = p->piece_bytes / (h * w * p->net->res[s][0].conv2.conv.w.dim[0] * (int64_t)sizeof(float));
+    const int64_t size = h * w * p->net->res[s][0].conv2.conv.w.dim[0] * (int64_t)avt_dtype_size(p->net->act);
+    const int64_t fit = p->piece_bytes / size;
     const int64_t nb = fit < 1 ? 1 : fit > 4 ? 4 : fit;
 
     return nb < left ? nb : left;
@@ -363,8 +368,8 @@ static void attention(Pass *p, const VaeAttention *l, Tensor x)
 {
     const int64_t n = x.dim[1] * x.dim[2], c = x.dim[3];
     const size_t mark = avt_arena_mark(p->scratch);
-    const Tensor u = avt_new(p->scratch, DT_F32, n, c), row = avt_new(p->scratch, DT_F32, n, 3 * c);
-    const Tensor qkv = avt_new(p->scratch, DT_F32, 3, n, c);
+    const Tensor u = avt_new(p->scratch, p->net->act, n, c), row = avt_new(p->scratch, p->net->act, n, 3 * c);
+    const Tensor qkv = avt_new(p->scratch, p->net->act, 3, n, c);
     const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c), k = avt_view(avt_at(qkv, 1), n, 1, c);
     const Tensor v = avt_view(avt_at(qkv, 2), n, 1, c);
 
@@ -585,7 +590,8 @@ static Tensor time_up(Pass *p, int s, Tensor x)
         const Tensor pairs = new_frames(p, n, h, w, 2 * c);
 
         causal(p, &p->net->sample[s].time, pairs, avt_rows(x, first, n), AVT_NONE);
-        avt_frame_split(p->be, avt_rows(out, first, 2 * n), pairs);
+        for (int64_t t = 0; t < n; t++)                             // channels 0 .. c - 1 of a pair are the earlier frame
+            avt_transpose(p->be, avt_view(avt_rows(out, first + 2 * t, 2), 2, h * w, c), avt_view(avt_at(pairs, t), h * w, 2, c));
     }
     avt_arena_release(p->scratch, mark);
     return out;

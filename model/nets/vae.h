@@ -8,6 +8,9 @@
  * gives the frames that decoding them at once gives. Channels last inside. Latents are normalized, (mu - mean) / std, on
  * this side of the interface, with f32 constants. Spec: vae.md.
  *
+ * The decoder works in the backend's type of activations, the encoder in f32 always: what it loses goes into every frame that follows
+ * (reference, sink), what the decoder loses is seen once.
+ *
  * Weights: `Wan2.1_VAE.pth` and whatever has its names and proportions at another base width (LightVAE: 24).
  */
 #ifndef AVT_VAE_H
@@ -47,6 +50,7 @@ typedef struct VaeHalf {                // encoder or decoder: the same parts in
     VaeResample sample[3];
     Tensor norm_out;
     int nb_slots;
+    DType act;                          // of its activations
 } VaeHalf;
 
 typedef struct Vae {

@@ -6,6 +6,7 @@
  *   x += gelu(posconv(x));  hidden[0] = x
  *   L x { x += o(attention(LN x));  x += down(gelu(up(LN x))) };  hidden[l] = x, but hidden[L] = LN(x)
  *
+ * hidden is f32, what lies between has the backend's type of activations; the samples meet the first convolution in f32.
  * Row k hears samples 320 k .. 320 k + 399. The convolutions see nothing else, so they run in pieces of PIECE rows, exactly;
  * the stream lives in `hidden` itself, and attention keeps no T x T matrix.
  * Traps: posconv's kernel is even, so its last output is dropped (one zero less behind); the weight norm is per tap, over all
@@ -207,8 +208,10 @@ static Conv bind_posconv(Binder *b, const Wav2Vec2Config *c)
 static void bind_features(Wav2Vec2 *w, Binder *b)
 {
     const Wav2Vec2Config *c = &w->cfg;
+    const DType act = b->act;
 
     for (int i = 0; i < 7; i++) {
+        b->act = i ? act : DT_F32;                                  // samples have more digits than bf16
         const int64_t in = i ? c->conv_dim[i - 1] : 1, out = c->conv_dim[i];
 
         w->conv[i] = avt_bind_conv(b, WEIGHT_CONV1D, AVT_DIMS(out, in, kernels[i]), "feature_extractor.conv_layers.%d.conv", i);
@@ -299,7 +302,7 @@ static void feature_rows(Backend *be, Arena *scratch, const Wav2Vec2 *w, Tensor 
             avt_upload(be, t, pcm + HOP * first);
         for (int i = 0; i < 7; i++) {
             len = (len - kernels[i]) / strides[i] + 1;
-            const Tensor y = avt_new(scratch, DT_F32, len, w->cfg.conv_dim[i]);
+            const Tensor y = avt_new(scratch, be->act, len, w->cfg.conv_dim[i]);
 
             avt_conv1d(be, y, t, &w->conv[i], (Conv1dSpec){ .stride = strides[i], .groups = 1 }, ACT_NONE);
             avt_layer_norm(be, y, y, w->conv_norm_w[i], w->conv_norm_b[i], EPS, ACT_GELU_ERF);
@@ -315,11 +318,14 @@ static void feature_rows(Backend *be, Arena *scratch, const Wav2Vec2 *w, Tensor 
 static void add_positions(Backend *be, Arena *scratch, const Wav2Vec2 *w, Tensor x)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor p = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
+    const Tensor p = avt_new(scratch, be->act, x.dim[0], x.dim[1]);
+    const Tensor in = be->act == x.dtype ? x : avt_new(scratch, be->act, x.dim[0], x.dim[1]);
     const int half = w->cfg.pos_kernel / 2;
     const Conv1dSpec spec = { .stride = 1, .groups = w->cfg.pos_groups, .pad0 = half, .pad1 = half - 1 };
 
-    avt_conv1d(be, p, x, &w->pos, spec, ACT_GELU_ERF);
+    if (in.dtype != x.dtype)
+        avt_copy(be, in, x);
+    avt_conv1d(be, p, in, &w->pos, spec, ACT_GELU_ERF);
     avt_add(be, x, x, p);
     avt_arena_release(scratch, mark);
 }
@@ -334,8 +340,8 @@ static void attend(Backend *be, Arena *scratch, const Wav2Vec2 *w, const Wav2Vec
 {
     const size_t mark = avt_arena_mark(scratch);
     const int64_t T = x.dim[0], D = x.dim[1];
-    const Tensor u = avt_new(scratch, DT_F32, T, D), q = avt_new(scratch, DT_F32, T, D);
-    const Tensor k = avt_new(scratch, DT_F32, T, D), v = avt_new(scratch, DT_F32, T, D);
+    const Tensor u = avt_new(scratch, be->act, T, D), q = avt_new(scratch, be->act, T, D);
+    const Tensor k = avt_new(scratch, be->act, T, D), v = avt_new(scratch, be->act, T, D);
 
     avt_layer_norm(be, u, x, l->norm1_w, l->norm1_b, EPS, ACT_NONE);
     avt_linear(be, q, u, &l->q, ACT_NONE);
@@ -354,7 +360,7 @@ static void feed_forward(Backend *be, Arena *scratch, const Wav2Vec2 *w, const W
         const size_t mark = avt_arena_mark(scratch);
         const int64_t nb = x.dim[0] - first < FFN_ROWS ? x.dim[0] - first : FFN_ROWS;
         const Tensor rows = avt_rows(x, first, nb);
-        const Tensor u = avt_new(scratch, DT_F32, nb, w->cfg.dim), h = avt_new(scratch, DT_F32, nb, w->cfg.ffn_dim);
+        const Tensor u = avt_new(scratch, be->act, nb, w->cfg.dim), h = avt_new(scratch, be->act, nb, w->cfg.ffn_dim);
 
         avt_layer_norm(be, u, rows, l->norm2_w, l->norm2_b, EPS, ACT_NONE);
         avt_linear(be, h, u, &l->up, ACT_GELU_ERF);

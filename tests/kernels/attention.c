@@ -12,10 +12,10 @@ typedef struct Arg {
 static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
-    const Tensor q = TEST_TENSOR(t, a->q, a->n, a->heads, a->hd);
-    const Tensor k1 = TEST_TENSOR(t, a->k1, a->m1, a->heads, a->hd), v1 = TEST_TENSOR(t, a->v1, a->m1, a->heads, a->hd);
-    const Tensor k2 = a->m2 ? TEST_TENSOR(t, a->k2, a->m2, a->heads, a->hd) : AVT_NONE;
-    const Tensor v2 = a->m2 ? TEST_TENSOR(t, a->v2, a->m2, a->heads, a->hd) : AVT_NONE;
+    const Tensor q = TEST_ACT(t, a->q, a->n, a->heads, a->hd);
+    const Tensor k1 = TEST_ACT(t, a->k1, a->m1, a->heads, a->hd), v1 = TEST_ACT(t, a->v1, a->m1, a->heads, a->hd);
+    const Tensor k2 = a->m2 ? TEST_ACT(t, a->k2, a->m2, a->heads, a->hd) : AVT_NONE;
+    const Tensor v2 = a->m2 ? TEST_ACT(t, a->v2, a->m2, a->heads, a->hd) : AVT_NONE;
     const Tensor rel = a->with_rel ? TEST_TENSOR(t, a->rel, a->n + a->m1 - 1, a->heads) : AVT_NONE;
 
     avt_attention(t->be, out, q, k1, v1, k2, v2, rel, a->scale);

@@ -14,10 +14,10 @@ static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
     const int64_t dim[3] = { a->cout, a->cin / a->spec.groups, a->k };
-    const Conv c = { .w = avt_weight_put(t->arena, WEIGHT_CONV1D, DT_F32, 3, dim, a->weight),
+    const Conv c = { .w = test_weight(t, WEIGHT_CONV1D, a->weight, 3, dim),
                      .b = a->with_bias ? TEST_TENSOR(t, a->bias, a->cout) : AVT_NONE };
 
-    avt_conv1d(t->be, out, TEST_TENSOR(t, a->x, a->t, a->cin), &c, a->spec, a->act);
+    avt_conv1d(t->be, out, TEST_ACT(t, a->x, a->t, a->cin), &c, a->spec, a->act);
 }
 
 static double act_f64(Act act, double v)
@@ -111,18 +111,18 @@ static void mistakes(void **state)
 
     (void)state;
     op_refuser_open(&t);
-    c = (Conv){ .w = avt_weight_put(t.arena, WEIGHT_CONV1D, DT_F32, 3, dim, NULL) };
+    c = (Conv){ .w = avt_weight_put(t.arena, WEIGHT_CONV1D, DT_F32, DT_F32, 3, dim, NULL) };
     x = avt_new(t.arena, DT_F32, 9, 4);
     out = avt_new(t.arena, DT_F32, 9, 6);
-    avt_conv1d(t.be, out, x, &c, (Conv1dSpec){ 1, 1, 1, 1, 0 }, ACT_NONE);      // 4 channels want 2 groups
+    avt_conv1d(t.be, out, x, &c, (Conv1dSpec){ .stride = 1, .groups = 1, .pad0 = 1, .pad1 = 1 }, ACT_NONE);      // 4 channels want 2 groups
     op_refused(&t, OP_CONV1D);
-    avt_conv1d(t.be, out, x, &c, (Conv1dSpec){ 1, 2, 1, 0, 0 }, ACT_NONE);
+    avt_conv1d(t.be, out, x, &c, (Conv1dSpec){ .stride = 1, .groups = 2, .pad0 = 1, .pad1 = 0 }, ACT_NONE);
     op_refused(&t, OP_CONV1D);
-    avt_conv1d(t.be, avt_new(t.arena, DT_F32, 9, 8), x, &c, (Conv1dSpec){ 1, 2, 1, 1, 0 }, ACT_NONE);
+    avt_conv1d(t.be, avt_new(t.arena, DT_F32, 9, 8), x, &c, (Conv1dSpec){ .stride = 1, .groups = 2, .pad0 = 1, .pad1 = 1 }, ACT_NONE);
     op_refused(&t, OP_CONV1D);
-    avt_conv1d(t.be, out, avt_rows(x, 0, 2), &c, (Conv1dSpec){ 1, 2, 0, 0, 0 }, ACT_NONE);
+    avt_conv1d(t.be, out, avt_rows(x, 0, 2), &c, (Conv1dSpec){ .stride = 1, .groups = 2, .pad0 = 0, .pad1 = 0 }, ACT_NONE);
     op_refused(&t, OP_CONV1D);
-    avt_conv1d(t.be, out, x, &c, (Conv1dSpec){ 1, 2, 1, 1, 0 }, ACT_NONE);
+    avt_conv1d(t.be, out, x, &c, (Conv1dSpec){ .stride = 1, .groups = 2, .pad0 = 1, .pad1 = 1 }, ACT_NONE);
     REQUIRE_OK(avt_sync(t.be));
     test_bench_close(&t);
 }

@@ -21,7 +21,7 @@ static Conv put(TestBench *t, const Arg *a)
 {
     const int64_t dim[5] = { a->cout, a->cin, a->k[0], a->k[1], a->k[2] };
 
-    return (Conv){ .w = avt_weight_put(t->arena, WEIGHT_CONV3D, DT_F32, 5, dim, a->weight),
+    return (Conv){ .w = test_weight(t, WEIGHT_CONV3D, a->weight, 5, dim),
                    .b = a->with_bias ? TEST_TENSOR(t, a->bias, a->cout) : AVT_NONE };
 }
 
@@ -29,14 +29,14 @@ static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
     const Conv c = put(t, a);
-    const Tensor x = TEST_TENSOR(t, a->x, a->t, a->h, a->w, a->cin);
-    const Tensor prev = a->nb_prev ? TEST_TENSOR(t, a->prev, a->nb_prev, a->h, a->w, a->cin) : AVT_NONE;
+    const Tensor x = TEST_ACT(t, a->x, a->t, a->h, a->w, a->cin);
+    const Tensor prev = a->nb_prev ? TEST_ACT(t, a->prev, a->nb_prev, a->h, a->w, a->cin) : AVT_NONE;
     Tensor res = AVT_NONE;
 
     if (a->in_place)
-        avt_upload(t->be, res = out, a->res);
+        test_put_out(t, res = out, a->res);
     else if (a->with_res)
-        res = test_tensor(t, a->res, 4, out.dim);
+        res = test_like(t, out, a->res);
     avt_conv3d(t->be, out, x, prev, &c, res, a->spec);
 }
 

@@ -105,7 +105,7 @@ static void weights(void **state)
             test_bench_open(&t, "cpu", level, 2);
             in = TEST_TENSOR(&t, x, 1, K);
             for (int k = 0; k < 2; k++) {
-                const Linear l = { .w = avt_weight_put(t.arena, WEIGHT_LINEAR, k ? DT_F32 : types[i], 2, dim,
+                const Linear l = { .w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, k ? DT_F32 : types[i], 2, dim,
                                                        k ? (void *)exact : bytes + 1) };
 
                 out[k] = avt_new(t.arena, DT_F32, 1, N);
@@ -133,13 +133,13 @@ static void plain_weights(void **state)
 
     (void)state;
     op_refuser_open(&t);
-    w = avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F16, 1, dim, half);
+    w = avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F32, DT_F16, 1, dim, half);
     assert_int_equal(w.dtype, DT_F32);
     assert_int_equal(w.packed, 0);
     v = test_read(&t, w);
     assert_true(v[0] == 1 && v[1] == -2 && v[2] == 0x1p-24f);
     free(v);
-    avt_weight_put(t.arena, WEIGHT_PLAIN, DT_I64, 1, dim, ints);
+    avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F32, DT_I64, 1, dim, ints);
     assert_int_equal(avt_sync(t.be), AVT_ERR(EINVAL));
     test_bench_close(&t);
 }
@@ -167,10 +167,10 @@ static void weight_size(void **state)
                     fives[j] = 5;
                 test_bench_open(&t, "cpu", level, 1);
                 used = avt_arena_used(t.arena);
-                avt_weight_put(t.arena, w[i].use, (DType)dtype, w[i].nd, w[i].dim, NULL);
+                avt_weight_put(t.arena, w[i].use, DT_F32, (DType)dtype, w[i].nd, w[i].dim, NULL);
                 guard = TEST_TENSOR(&t, fives, 16);
                 avt_arena_release(t.arena, used);
-                avt_weight_put(t.arena, w[i].use, (DType)dtype, w[i].nd, w[i].dim, src);
+                avt_weight_put(t.arena, w[i].use, DT_F32, (DType)dtype, w[i].nd, w[i].dim, src);
                 g = test_read(&t, guard);
                 assert_memory_equal(g, fives, sizeof(fives));
                 free(g);

@@ -15,12 +15,12 @@ typedef struct Arg {
 static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *g = opaque;
-    Tensor a = g->in_place & 1 ? out : TEST_TENSOR(t, g->a, g->rows, g->width), b = out;
+    Tensor a = g->in_place & 1 ? out : TEST_ACT(t, g->a, g->rows, g->width), b = out;
 
     if (g->in_place)
-        avt_upload(t->be, out, g->in_place & 1 ? g->a : g->b);
+        test_put_out(t, out, g->in_place & 1 ? g->a : g->b);
     if (!(g->in_place & 2))
-        b = g->row ? TEST_TENSOR(t, g->b, g->width) : TEST_TENSOR(t, g->b, g->rows, g->width);
+        b = g->row ? TEST_ACT(t, g->b, g->width) : TEST_ACT(t, g->b, g->rows, g->width);
     switch (g->op) {
     case OP_ACT:      avt_act(t->be, out, a, g->act);                                        break;
     case OP_ADD:      avt_add(t->be, out, a, b);                                             break;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* upsample, frame_split, transpose, patchify, unpatchify, channels_last, channels_first: every element by its index. */
+/* upsample, transpose, patchify, unpatchify, channels_last, channels_first: every element by its index. */
 #include "op.h"
 
 typedef struct Arg {
@@ -18,7 +18,6 @@ static void out_shape(const Arg *a, int *nd, int64_t *dim)
 #define SHAPE(n, ...) do { *nd = n; memcpy(dim, (const int64_t[]){ __VA_ARGS__ }, n * sizeof(*dim)); } while (0)
     switch (a->op) {
     case OP_UPSAMPLE:       SHAPE(4, i[0], 2 * i[1], 2 * i[2], i[3]);                             break;
-    case OP_FRAME_SPLIT:    SHAPE(4, 2 * i[0], i[1], i[2], i[3] / 2);                             break;
     case OP_TRANSPOSE:      SHAPE(3, i[1], i[0], i[2]);                                           break;
     case OP_PATCHIFY:       SHAPE(2, (i[1] / p[0]) * (i[2] / p[1]) * (i[3] / p[2]), i[0] * size); break;
     case OP_UNPATCHIFY:     SHAPE(4, i[3] / p[1] / p[2], i[0], i[1] * p[1], i[2] * p[2]);         break;
@@ -33,11 +32,10 @@ static void run(TestBench *t, Tensor out, const void *opaque)
     const int64_t *i = a->in, nb = a->op == OP_CHANNELS_FIRST ? i[3] : i[0];
     const Tensor mul = a->with_mul ? TEST_TENSOR(t, a->mul, nb) : AVT_NONE;
     const Tensor add = a->with_add ? TEST_TENSOR(t, a->add, nb) : AVT_NONE;
-    const Tensor x = test_tensor(t, a->x, a->op == OP_TRANSPOSE ? 3 : 4, i);
+    const Tensor x = test_act(t, a->x, a->op == OP_TRANSPOSE ? 3 : 4, i);
 
     switch (a->op) {
     case OP_UPSAMPLE:      avt_upsample(t->be, out, x);                                                          break;
-    case OP_FRAME_SPLIT:   avt_frame_split(t->be, out, x);                                                       break;
     case OP_TRANSPOSE:     avt_transpose(t->be, out, x);                                                         break;
     case OP_PATCHIFY:      avt_patchify(t->be, out, x, a->patch[0], a->patch[1], a->patch[2]);                   break;
     case OP_UNPATCHIFY:    avt_unpatchify(t->be, out, avt_view(x, i[0] * i[1] * i[2], i[3]), a->patch[1], a->patch[2]); break;
@@ -56,7 +54,6 @@ static int64_t source(const Arg *a, const int64_t dim[4], int64_t o)
 #define AT(n0, n1, n2, n3) ((((n0) * i[1] + (n1)) * i[2] + (n2)) * i[3] + (n3))
     switch (a->op) {
     case OP_UPSAMPLE:       return AT(first, second / 2, third / 2, last);
-    case OP_FRAME_SPLIT:    return AT(first / 2, second, third, last + first % 2 * dim[3]);
     case OP_CHANNELS_LAST:  return AT(last, first, second, third);
     case OP_CHANNELS_FIRST: return AT(second, third, last, first);
     case OP_UNPATCHIFY:     return AT(second, third / p[1], last / p[2], (third % p[1] * p[2] + last % p[2]) * dim[0] + first);
@@ -75,7 +72,8 @@ static int64_t source_patch(const Arg *a, int64_t width, int64_t o)
 
 static void check(Arg a, Values kind, int bench)
 {
-    OpCase c = { .op = a.op, .run = run, .arg = &a, .tol = 1e-7, .bench = bench };
+    OpCase c = { .op = a.op, .run = run, .arg = &a, .tol = 1e-7, .bench = bench,
+                 .modes = a.op == OP_UPSAMPLE || a.op == OP_TRANSPOSE ? ONE_TYPE : 0 };
     const int64_t nb_in = a.in[0] * a.in[1] * a.in[2] * (a.op == OP_TRANSPOSE ? 1 : a.in[3]);
     const int64_t *i = a.in, channels = a.op == OP_CHANNELS_FIRST ? i[3] : i[0];
     char name[96];
@@ -111,8 +109,6 @@ static void moves(void **state)
     static const Arg args[] = {
         { .op = OP_UPSAMPLE, .in = { 1, 1, 1, 1 } }, { .op = OP_UPSAMPLE, .in = { 2, 3, 5, 7 } },
         { .op = OP_UPSAMPLE, .in = { 3, 16, 9, 33 } },
-        { .op = OP_FRAME_SPLIT, .in = { 1, 1, 1, 2 } }, { .op = OP_FRAME_SPLIT, .in = { 3, 4, 5, 6 } },
-        { .op = OP_FRAME_SPLIT, .in = { 2, 20, 15, 64 } },
         { .op = OP_TRANSPOSE, .in = { 1, 1, 1 } }, { .op = OP_TRANSPOSE, .in = { 3, 5, 7 } },
         { .op = OP_TRANSPOSE, .in = { 40, 33, 32 } },
         { .op = OP_PATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } },
@@ -147,7 +143,6 @@ static void speed(void **state)
     if (!op_bench_mode)
         return;
     check((Arg){ .op = OP_UPSAMPLE, .in = { 4, 64, 64, 96 } }, RANDOM, 1);
-    check((Arg){ .op = OP_FRAME_SPLIT, .in = { 2, 64, 64, 384 } }, RANDOM, 1);
     check((Arg){ .op = OP_TRANSPOSE, .in = { 1024, 16, 64 } }, RANDOM, 1);
     check((Arg){ .op = OP_CHANNELS_LAST, .in = { 3, 4, 384, 704 } }, RANDOM, 1);
     check((Arg){ .op = OP_CHANNELS_FIRST, .in = { 4, 384, 704, 3 } }, RANDOM, 1);
@@ -164,8 +159,6 @@ static void mistakes(void **state)
     y = avt_new(t.arena, DT_F32, 2, 8, 12, 7);
     avt_upsample(t.be, y, x);
     op_refused(&t, OP_UPSAMPLE);
-    avt_frame_split(t.be, avt_new(t.arena, DT_F32, 4, 4, 6, 8), x);
-    op_refused(&t, OP_FRAME_SPLIT);
     avt_transpose(t.be, avt_new(t.arena, DT_F32, 4, 2, 6), avt_view(x, 2, 8, 24));
     op_refused(&t, OP_TRANSPOSE);
     avt_patchify(t.be, avt_new(t.arena, DT_F32, 48, 8), x, 1, 2, 4);

@@ -15,21 +15,21 @@ static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
     const int64_t dim[2] = { a->n, a->k };
-    const Tensor x = TEST_TENSOR(t, a->x, a->m, a->k);
+    const Tensor x = TEST_ACT(t, a->x, a->m, a->k);
     uint16_t *half = malloc((size_t)(a->n * a->k) * 2 + 1);
     Linear l = { .b = a->with_bias ? TEST_TENSOR(t, a->b, a->n) : AVT_NONE };
 
     for (int64_t i = 0; i < a->n * a->k; i++)
         half[i] = avt_f32_bf16(a->w[i]);
-    l.w = avt_weight_put(t->arena, WEIGHT_LINEAR, a->storage, 2, dim, a->storage == DT_BF16 ? (void *)half : (void *)a->w);
+    l.w = a->storage == DT_F32 ? test_weight(t, WEIGHT_LINEAR, a->w, 2, dim) : avt_weight_put(t->arena, WEIGHT_LINEAR, t->act, a->storage, 2, dim, half);
     if (!a->with_res) {
         avt_linear(t->be, out, x, &l, a->act);
     } else {
         const Tensor gate = a->with_gate ? TEST_TENSOR(t, a->gate, a->n) : AVT_NONE;
-        Tensor res = a->in_place ? out : TEST_TENSOR(t, a->res, a->m, a->n);
+        Tensor res = a->in_place ? out : test_like(t, out, a->res);
 
         if (a->in_place)
-            avt_upload(t->be, out, a->res);
+            test_put_out(t, out, a->res);
         avt_linear_add(t->be, out, res, x, &l, gate);
     }
     free(half);
@@ -145,7 +145,7 @@ static void mistakes(void **state)
 
     (void)state;
     op_refuser_open(&t);
-    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, dim, NULL);
+    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, dim, NULL);
     x = avt_new(t.arena, DT_F32, 3, 16);
     out = avt_new(t.arena, DT_F32, 3, 8);
     avt_linear(t.be, avt_new(t.arena, DT_F32, 3, 9), x, &l, ACT_NONE);
@@ -162,6 +162,10 @@ static void mistakes(void **state)
     op_refused(&t, OP_LINEAR);
     avt_linear(t.be, avt_view(avt_rows(x, 0, 1), 2, 8), avt_rows(x, 0, 2), &l, ACT_NONE);      // the result overlaps x
     op_refused(&t, OP_LINEAR);
+    avt_linear(t.be, out, x, &(Linear){ .w = avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F32, DT_F32, 2, dim, NULL) }, ACT_NONE);
+    op_refused(&t, OP_LINEAR);                                      // put for another use
+    avt_linear(t.be, out, x, &(Linear){ .w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_BF16, DT_F32, 2, dim, NULL) }, ACT_NONE);
+    op_refused(&t, OP_LINEAR);                                      // put for other activations
     avt_linear(t.be, out, x, &l, ACT_NONE);
     REQUIRE_OK(avt_sync(t.be));
     test_bench_close(&t);

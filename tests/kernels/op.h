@@ -6,6 +6,9 @@
  *   plain C, 2, 3 threads the same bits
  *   each faster level     whose table entry is not plain C, against plain C within avt_op_tolerance()
  *
+ * Then again with bf16 activations and weights (the result and TEST_ACT operands), and with f32 operands and a bf16 result: plain C
+ * gives exactly what the f32 op gives of the rounded numbers, rounded once; faster levels stay within avt_op_tolerance().
+ *
  * The result lies in the middle of a larger tensor whose rest must stay untouched. A spy in front of the backend's table
  * proves that the op under test ran, how often, and keeps its OpCall. With --bench, cases marked `bench` are timed instead.
  */
@@ -18,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "cpu/cpu.h"
 #include "test.h"
 
@@ -34,8 +38,14 @@ typedef struct OpCase {
     const double *ref;                          // expected values (f32 results), or NULL: the caller compares `plain`
     double tol;                                 // plain C against ref, relative to the largest magnitude
     int bench;                                  // big enough to be worth timing
+    unsigned modes;                             // bits MODE_..: left out
     void *plain;                                // out: malloc'd result of plain C, when not NULL: pointer to it
 } OpCase;
+
+/* What is bf16: nothing, operands and result, the result alone, operands alone */
+typedef enum Mode { MODE_F32, MODE_BF16, MODE_OUT, MODE_IN, MODE_NB } Mode;
+enum { ONE_TYPE = 1 << MODE_OUT | 1 << MODE_IN, F32_ALONE = ONE_TYPE | 1 << MODE_BF16 };      // OpCase.modes
+static const char *const mode_name[MODE_NB] = { "f32", "bf16", "to bf16", "from bf16" };
 
 static int op_bench_mode;
 
@@ -45,7 +55,7 @@ static struct {
     int nb;                                     // cases that this level computed with code of its own
     int nb_differ;                              // of these, cases whose bits depend on the number of threads
     double max_abs, rel_l2, share;              // the worst: share of what is allowed
-    char name[96];                              // and its case
+    char name[160];                             // and its case
 } op_seen[4];
 
 /* ---- the spy -------------------------------------------------------------------------------------------------- */
@@ -105,10 +115,26 @@ static inline int64_t op_numel(const OpCase *c)
     return n;
 }
 
-/* Whose code runs the op at `level`: the table says so. */
-static inline CpuLevel op_level(TestBench *t, OpId op)
+static inline int op_in_bf16(Mode mode)
 {
-    const char *name = ((const Cpu *)t->be->priv)->level[op];
+    return mode == MODE_BF16 || mode == MODE_IN;
+}
+
+static inline int op_out_bf16(Mode mode)
+{
+    return mode == MODE_BF16 || mode == MODE_OUT;
+}
+
+static inline DType op_dtype(const OpCase *c, Mode mode)
+{
+    return c->dtype == DT_F32 && op_out_bf16(mode) ? DT_BF16 : c->dtype;
+}
+
+/* Whose code runs the op at `level`: the table says so. */
+static inline CpuLevel op_level(TestBench *t, OpId op, Mode mode)
+{
+    const Cpu *cpu = t->be->priv;
+    const char *name = mode && cpu->level16[op] ? cpu->level16[op] : cpu->level[op];
 
     for (CpuLevel i = CPU_PLAIN; i <= CPU_AVX512; i++)
         if (!strcmp(name, op_level_name[i]))
@@ -117,20 +143,24 @@ static inline CpuLevel op_level(TestBench *t, OpId op)
     return CPU_PLAIN;
 }
 
-/* The op once at `level`; malloc'd bytes of the result. *used: the level whose code ran. */
-static inline void *op_once(const OpCase *c, CpuLevel level, int threads, CpuLevel *used, float *tolerance)
+/* The op once at `level`; malloc'd bytes of the result. *used: the level whose code ran. like: numbers that this mode's types have. */
+static inline void *op_once_of(const OpCase *c, CpuLevel level, int threads, Mode mode, Mode like, CpuLevel *used, float *tolerance)
 {
     const int64_t nb = op_numel(c), all = nb + 2 * GUARD;
-    const size_t size = avt_dtype_size(c->dtype);
+    const DType dtype = op_dtype(c, mode);
+    const size_t size = avt_dtype_size(dtype);
     uint8_t *bytes = malloc((size_t)all * size + 1);
     TestBench t;
     Tensor whole, out;
 
-    test_bench_open(&t, "cpu", level, threads);
-    *used = op_level(&t, c->op);
+    test_bench_open_act(&t, "cpu", level, threads, mode ? DT_BF16 : DT_F32);
+    t.act = op_in_bf16(mode) ? DT_BF16 : DT_F32;
+    t.rounded = op_in_bf16(like);
+    t.rounded_out = op_out_bf16(like);
+    *used = op_level(&t, c->op, mode);
     for (size_t i = 0; i < (size_t)all * size; i++)
         bytes[i] = (uint8_t)(0xa5 ^ i * 7);
-    whole = avt_new(t.arena, c->dtype, all);
+    whole = avt_new(t.arena, dtype, all);
     avt_upload(t.be, whole, bytes);
     out = avt_reshape(avt_rows(whole, GUARD, nb), c->nd, c->dim);
     op_spy_start(t.be, c->op);
@@ -145,6 +175,11 @@ static inline void *op_once(const OpCase *c, CpuLevel level, int threads, CpuLev
     memmove(bytes, bytes + GUARD * size, (size_t)nb * size);
     test_bench_close(&t);
     return bytes;
+}
+
+static inline void *op_once(const OpCase *c, CpuLevel level, int threads, Mode mode, CpuLevel *used, float *tolerance)
+{
+    return op_once_of(c, level, threads, mode, mode, used, tolerance);
 }
 
 static inline double op_top(const double *v, int64_t nb)
@@ -191,15 +226,15 @@ static inline void op_compare(const char *name, CpuLevel level, const float *a, 
 }
 
 /* Only plain C promises the same bits; of the others it is good to know. */
-static inline void op_note_threads(const OpCase *c, CpuLevel level, const void *two)
+static inline void op_note_threads(const OpCase *c, CpuLevel level, Mode mode, const void *two)
 {
-    const size_t size = (size_t)op_numel(c) * avt_dtype_size(c->dtype);
+    const size_t size = (size_t)op_numel(c) * avt_dtype_size(op_dtype(c, mode));
     int differ = 0;
 
     for (int threads = 1; threads <= 3; threads += 2) {
         CpuLevel used;
         float tol;
-        void *again = op_once(c, level, threads, &used, &tol);
+        void *again = op_once(c, level, threads, mode, &used, &tol);
 
         differ |= !!memcmp(again, two, size);
         free(again);
@@ -207,35 +242,57 @@ static inline void op_note_threads(const OpCase *c, CpuLevel level, const void *
     op_seen[level].nb_differ += differ;
 }
 
-static inline void op_compare_level(const OpCase *c, CpuLevel level, const void *plain)
+/* malloc'd: a result of f32 or bf16 in f32 */
+static inline float *op_floats(const OpCase *c, Mode mode, const void *result)
+{
+    const int64_t nb = op_numel(c);
+    float *v = malloc((size_t)(nb + 1) * sizeof(*v));
+
+    for (int64_t i = 0; i < nb; i++)
+        v[i] = op_dtype(c, mode) == DT_BF16 ? avt_bf16_f32(((const uint16_t *)result)[i]) : ((const float *)result)[i];
+    return v;
+}
+
+static inline void op_compare_floats(const OpCase *c, CpuLevel level, Mode mode, const void *fast, const void *plain, float tol)
+{
+    const int64_t nb = op_numel(c);
+    double *want = malloc((size_t)(nb + 1) * sizeof(*want));
+    float *a = op_floats(c, mode, fast), *b = op_floats(c, mode, plain);
+    char name[160];
+
+    for (int64_t i = 0; i < nb; i++)
+        want[i] = b[i];
+    snprintf(name, sizeof(name), "%s, %s", c->name, mode_name[mode]);
+    op_compare(name, level, a, want, nb, tol);
+    free(want);
+    free(a);
+    free(b);
+}
+
+static inline void op_compare_level(const OpCase *c, CpuLevel level, Mode mode, const void *plain)
 {
     const int64_t nb = op_numel(c);
     float tol;
     CpuLevel used;
-    uint8_t *fast = op_once(c, level, 2, &used, &tol);
+    uint8_t *fast = op_once(c, level, 2, mode, &used, &tol);
 
     if (used == level && c->dtype == DT_F32 && tol > 0) {
-        double *want = malloc((size_t)(nb + 1) * sizeof(*want));
-
-        for (int64_t i = 0; i < nb; i++)
-            want[i] = ((const float *)plain)[i];
-        op_compare(c->name, level, (const float *)fast, want, nb, tol);
-        free(want);
+        op_compare_floats(c, level, mode, fast, plain, tol);
     } else if (used == level && c->op == OP_PIXELS) {
         for (int64_t i = 0; i < nb; i++)
             assert_in_range(fast[i] + 1 - ((const uint8_t *)plain)[i], 0, 2);
         op_note(level, c->name, 1, 0, 0);
     } else if (used == level) {
-        assert_memory_equal(fast, plain, (size_t)nb * avt_dtype_size(c->dtype));
+        assert_memory_equal(fast, plain, (size_t)nb * avt_dtype_size(op_dtype(c, mode)));
         op_note(level, c->name, 0, 0, 0);
     }
     if (used == level)
-        op_note_threads(c, level, fast);
+        op_note_threads(c, level, mode, fast);
     free(fast);
 }
 
 /* Seconds of one call, the best of several. */
-static inline void op_time(const OpCase *c)
+static inline void op_time(const OpCase *c, Mode mode)
 {
     CpuLevel last = CPU_AUTO;
 
@@ -246,12 +303,12 @@ static inline void op_time(const OpCase *c)
         TestBench t;
         Tensor out;
 
-        test_bench_open(&t, "cpu", level, 0);
+        test_bench_open_act(&t, "cpu", level, 0, mode ? DT_BF16 : DT_F32);
         t.be->profile = 1;
-        if (op_level(&t, c->op) == last)
+        if (op_level(&t, c->op, mode) == last)
             spent = 1;                          // the same code again
-        last = op_level(&t, c->op);
-        out = avt_reshape(avt_new_dims(t.arena, c->dtype, 1, dim), c->nd, c->dim);
+        last = op_level(&t, c->op, mode);
+        out = avt_reshape(avt_new_dims(t.arena, op_dtype(c, mode), 1, dim), c->nd, c->dim);
         s = &t.be->stat[c->op];
         while (spent < 0.5) {
             const size_t mark = avt_arena_mark(t.arena);
@@ -264,40 +321,72 @@ static inline void op_time(const OpCase *c)
             avt_arena_release(t.arena, mark);
         }
         if (s->calls)
-            print_message("  %-40s %-8s %10.3f ms %8.1f GFLOP/s %8.1f GB/s\n", c->name, op_level_name[last],
+            print_message("  %-40s %-4s %-8s %10.3f ms %8.1f GFLOP/s %8.1f GB/s\n", c->name, mode_name[mode], op_level_name[last],
                           1e3 * best, s->flops / (double)s->calls / best * 1e-9, s->bytes / (double)s->calls / best * 1e-9);
         test_bench_close(&t);
     }
 }
 
-/* Everything above, for one case. Returns nothing: a difference fails the test. */
-static inline void op_check(const OpCase *c)
+/* bf16 on plain C: what f32 gives of the same numbers, rounded once */
+static inline void op_check_definition(const OpCase *c, Mode mode, const void *plain)
 {
-    const size_t size = (size_t)op_numel(c) * avt_dtype_size(c->dtype);
     CpuLevel used;
     float tol;
-    void *plain;
+    void *wide = op_once_of(c, CPU_PLAIN, 1, MODE_F32, mode, &used, &tol);
 
-    if (op_bench_mode) {
-        if (c->bench)
-            op_time(c);
-        return;
+    if (c->dtype != DT_F32)
+        assert_memory_equal(plain, wide, (size_t)op_numel(c) * avt_dtype_size(c->dtype));
+    for (int64_t i = 0; i < op_numel(c) && c->dtype == DT_F32; i++) {
+        if (op_dtype(c, mode) == DT_BF16)
+            assert_int_equal(((const uint16_t *)plain)[i], avt_f32_bf16(((const float *)wide)[i]));
+        else
+            assert_memory_equal((const float *)plain + i, (const float *)wide + i, sizeof(float));
     }
-    plain = op_once(c, CPU_PLAIN, 1, &used, &tol);
+    free(wide);
+}
+
+static inline void *op_check_mode(const OpCase *c, Mode mode)
+{
+    const size_t size = (size_t)op_numel(c) * avt_dtype_size(op_dtype(c, mode));
+    CpuLevel used;
+    float tol;
+    void *plain = op_once(c, CPU_PLAIN, 1, mode, &used, &tol);
+
     assert_int_equal(used, CPU_PLAIN);
-    if (c->ref)
+    if (c->ref && !mode)
         op_compare(c->name, CPU_PLAIN, plain, c->ref, op_numel(c), c->tol);
+    if (mode)
+        op_check_definition(c, mode, plain);
     for (int threads = 2; threads <= 3; threads++) {
-        void *again = op_once(c, CPU_PLAIN, threads, &used, &tol);
+        void *again = op_once(c, CPU_PLAIN, threads, mode, &used, &tol);
 
         assert_memory_equal(again, plain, size);
         free(again);
     }
     for (CpuLevel level = CPU_ONEDNN; level <= CPU_AVX512; level++)
-        op_compare_level(c, level, plain);
+        op_compare_level(c, level, mode, plain);
+    return plain;
+}
+
+/* Everything above, for one case. Returns nothing: a difference fails the test. */
+static inline void op_check(const OpCase *c)
+{
+    void *plain;
+
+    if (op_bench_mode) {
+        if (c->bench)
+            op_time(c, MODE_F32);
+        if (c->bench && !(c->modes >> MODE_BF16 & 1))
+            op_time(c, MODE_BF16);
+        return;
+    }
+    plain = op_check_mode(c, MODE_F32);
     if (c->plain)
-        memcpy(c->plain, plain, size);
+        memcpy(c->plain, plain, (size_t)op_numel(c) * avt_dtype_size(c->dtype));
     free(plain);
+    for (Mode mode = MODE_BF16; mode < MODE_NB; mode++)
+        if (!(c->modes >> mode & 1) && (c->dtype == DT_F32 || mode == MODE_BF16))
+            free(op_check_mode(c, mode));
 }
 
 /* ---- caller's mistakes ---------------------------------------------------------------------------------------- */

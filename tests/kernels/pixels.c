@@ -12,7 +12,7 @@ static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
 
-    avt_pixels(t->be, out, TEST_TENSOR(t, a->x, a->t, a->h, a->w, 3), a->format);
+    avt_pixels(t->be, out, TEST_ACT(t, a->x, a->t, a->h, a->w, 3), a->format);
 }
 
 static double unit(double v)
@@ -150,7 +150,7 @@ static void run_count(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
 
-    avt_count_nonfinite(t->be, out, TEST_TENSOR(t, a->x, a->t, a->w));
+    avt_count_nonfinite(t->be, out, TEST_ACT(t, a->x, a->t, a->w));
 }
 
 static void nonfinite(void **state)

@@ -21,10 +21,10 @@ static void run_rope(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
     const Tensor table = TEST_TENSOR(t, a->table, a->n, a->hd / 2, 2);
-    Tensor x = a->in_place ? out : TEST_TENSOR(t, a->x, a->n, a->heads, a->hd);
+    Tensor x = a->in_place ? out : TEST_ACT(t, a->x, a->n, a->heads, a->hd);
 
     if (a->in_place)
-        avt_upload(t->be, out, a->x);
+        test_put_out(t, out, a->x);
     avt_rope(t->be, out, x, table);
 }
 
@@ -69,7 +69,7 @@ static void check_table(const char *name, RopeGrid grid, int64_t pairs)
                 for (int y = 0; y < grid.group[g].h_cnt; y++)
                     for (int x = 0; x < grid.group[g].w_cnt; x++, p += 2 * pairs)
                         reference_token(p, &grid.group[g], pairs, f, y, x, grid.half);
-        op_check(&(OpCase){ .name = name, .op = OP_ROPE_TABLE, .nd = 3, .dim = { n, pairs, 2 },
+        op_check(&(OpCase){ .name = name, .op = OP_ROPE_TABLE, .nd = 3, .dim = { n, pairs, 2 }, .modes = F32_ALONE,
                             .run = run_table, .arg = &a, .ref = ref, .tol = 1e-7 });
         free(ref);
     }
@@ -153,7 +153,7 @@ static void speed(void **state)
     a.table = op_values(a.n * a.hd, RANDOM, 2);
     op_check(&(OpCase){ .name = "rope 2048x8x128", .op = OP_ROPE, .nd = 3, .dim = { a.n, a.heads, a.hd },
                         .run = run_rope, .arg = &a, .bench = 1 });
-    op_check(&(OpCase){ .name = "rope_table of a block", .op = OP_ROPE_TABLE, .nd = 3, .dim = { 3168, 64, 2 },
+    op_check(&(OpCase){ .name = "rope_table of a block", .op = OP_ROPE_TABLE, .nd = 3, .dim = { 3168, 64, 2 }, .modes = F32_ALONE,
                         .run = run_table, .arg = &a, .bench = 1 });
     free(a.x);
     free(a.table);

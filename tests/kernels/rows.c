@@ -15,15 +15,15 @@ static void run(TestBench *t, Tensor out, const void *opaque)
     Tensor index = AVT_NONE;
 
     if (a->op == OP_LAYER_MIX) {
-        avt_layer_mix(t->be, out, TEST_TENSOR(t, a->x, a->n, a->t, a->width), TEST_TENSOR(t, a->w, a->t));
+        avt_layer_mix(t->be, out, TEST_ACT(t, a->x, a->n, a->t, a->width), TEST_TENSOR(t, a->w, a->t));
         return;
     }
     index = avt_new(t->arena, DT_I32, a->n);
     avt_upload(t->be, index, a->index);
     if (a->op == OP_GATHER)
-        avt_gather(t->be, out, TEST_TENSOR(t, a->x, a->t, a->width), index);
+        avt_gather(t->be, out, TEST_ACT(t, a->x, a->t, a->width), index);
     else
-        avt_lerp_rows(t->be, out, TEST_TENSOR(t, a->x, a->t, a->width), index, TEST_TENSOR(t, a->w, a->n));
+        avt_lerp_rows(t->be, out, TEST_ACT(t, a->x, a->t, a->width), index, TEST_TENSOR(t, a->w, a->n));
 }
 
 static double silu(double x)

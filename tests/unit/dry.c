@@ -59,7 +59,7 @@ static void counts_and_shapes(void **state)
 
     (void)state;
     REQUIRE_OK(avt_arena_open(&a, be, "scratch", ARENA_UNLIMITED));
-    l.w = avt_weight_put(a, WEIGHT_LINEAR, DT_BF16, 2, (int64_t[]){ 3, 5 }, NULL);
+    l.w = avt_weight_put(a, WEIGHT_LINEAR, DT_F32, DT_BF16, 2, (int64_t[]){ 3, 5 }, NULL);
     x = avt_new(a, DT_F32, 2, 5);
     y = avt_new(a, DT_F32, 2, 3);
     z = avt_new(a, DT_F32, 4, 3);
@@ -122,10 +122,10 @@ static void weights_keep_the_files_dtype(void **state)
     Backend *be = open_dry(NULL, CPU_AUTO);
 
     (void)state;
-    REQUIRE(avt_weight_bytes(be, WEIGHT_LINEAR, DT_BF16, 2, dim) == 6 * 10 * 2);
-    REQUIRE(avt_weight_bytes(be, WEIGHT_LINEAR, DT_F8_E4M3, 2, dim) == 6 * 10);
-    REQUIRE(avt_weight_bytes(be, WEIGHT_CONV3D, DT_F32, 5, dim) == 6 * 10 * 27 * 4);
-    REQUIRE(avt_weight_bytes(be, WEIGHT_PLAIN, DT_BF16, 2, dim) == 6 * 10 * 4);
+    REQUIRE(avt_weight_bytes(be, WEIGHT_LINEAR, DT_F32, DT_BF16, 2, dim) == 6 * 10 * 2);
+    REQUIRE(avt_weight_bytes(be, WEIGHT_LINEAR, DT_F32, DT_F8_E4M3, 2, dim) == 6 * 10);
+    REQUIRE(avt_weight_bytes(be, WEIGHT_CONV3D, DT_F32, DT_F32, 5, dim) == 6 * 10 * 27 * 4);
+    REQUIRE(avt_weight_bytes(be, WEIGHT_PLAIN, DT_F32, DT_BF16, 2, dim) == 6 * 10 * 4);
     avt_backend_close(&be);
 }
 
@@ -150,8 +150,8 @@ static size_t put_weights(Backend *be, size_t capacity, int with_data)
 
     REQUIRE_OK(avt_arena_open(&a, be, "weights", capacity));
     for (size_t i = 0; i < sizeof(w) / sizeof(w[0]); i++) {
-        const size_t want = avt_weight_bytes(be, w[i].use, w[i].dtype, w[i].nd, w[i].dim), before = avt_arena_used(a);
-        const Tensor t = avt_weight_put(a, w[i].use, w[i].dtype, w[i].nd, w[i].dim, with_data ? zeros : NULL);
+        const size_t want = avt_weight_bytes(be, w[i].use, DT_F32, w[i].dtype, w[i].nd, w[i].dim), before = avt_arena_used(a);
+        const Tensor t = avt_weight_put(a, w[i].use, DT_F32, w[i].dtype, w[i].nd, w[i].dim, with_data ? zeros : NULL);
 
         REQUIRE(t.data && avt_arena_used(a) - before == (want + 63) / 64 * 64);
     }

@@ -39,7 +39,7 @@ static void touched_byte_faults(void **state)
     test_random(v, 1024, 1);
     test_bench_open(&t, "guard", CPU_AUTO, 1);
     x = TEST_TENSOR(&t, v, 4, 256);
-    w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ 32, 32 }, v);
+    w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (int64_t[]){ 32, 32 }, v);
     REQUIRE(signal_of_touch(x.data, 0) == SIGSEGV);                     // before anything ran,
     REQUIRE(signal_of_touch(w.data, 0) == SIGSEGV);
     avt_act(t.be, x, x, ACT_SILU);
@@ -101,9 +101,9 @@ static float *chain(const char *device, int threads)
     test_random(v, ROWS * WIDTH, 3);
     for (int i = 0; i < WIDTH * WIDTH; i++)
         half[i] = (uint16_t)(0x3c00 + 37 * i % 256 + (i % 3 ? 0 : 0x8000));     // +- 2^-7 .. 2^-5
-    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_BF16, 2, wd, half);
-    c.w = avt_weight_put(t.arena, WEIGHT_CONV3D, DT_F32, 5, cd, v);
-    l.b = avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F32, 1, wd, v);
+    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, DT_BF16, 2, wd, half);
+    c.w = avt_weight_put(t.arena, WEIGHT_CONV3D, DT_F32, DT_F32, 5, cd, v);
+    l.b = avt_weight_put(t.arena, WEIGHT_PLAIN, DT_F32, DT_F32, 1, wd, v);
     x = TEST_TENSOR(&t, v, ROWS, WIDTH);
     h = TEST_TENSOR(&t, NULL, ROWS, WIDTH);
     a = TEST_TENSOR(&t, NULL, ROWS, WIDTH);
@@ -112,7 +112,7 @@ static float *chain(const char *device, int threads)
     for (int i = 0; i < 1000; i++) {
         if (i % 100 == 0) {
             const Tensor q = avt_view(h, ROWS, 4, WIDTH / 4), o = avt_view(a, ROWS, 4, WIDTH / 4);
-            avt_rms_norm(t.be, h, x, l.b, 1e-6f);
+            avt_norm_rope(t.be, h, x, l.b, AVT_NONE, 1e-6f);
             avt_attention(t.be, o, q, q, q, AVT_NONE, AVT_NONE, AVT_NONE, 0.2f);
             avt_linear_add(t.be, x, x, a, &l, l.b);
             avt_conv3d(t.be, avt_rows(avt_view(b, ROWS, 4, 6, 4), 0, ROWS - 2), avt_view(x, ROWS, 4, 6, 4), AVT_NONE, &c,
@@ -187,7 +187,7 @@ static void threads_share_weights(void **state)
     (void)state;
     test_random(v, WIDTH * WIDTH, 4);
     test_bench_open(&t, "guard", CPU_AUTO, 1);
-    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ WIDTH, WIDTH }, v);
+    l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (int64_t[]){ WIDTH, WIDTH }, v);
     for (int i = 0; i < 3; i++) {
         job[i].l = &l;
         REQUIRE_OK(pthread_create(&thread[i], NULL, use_shared_weights, &job[i]));

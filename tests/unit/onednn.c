@@ -30,7 +30,7 @@ static Conv random_conv(TestBench *t, int64_t cout, int64_t cin, int64_t k)
     Conv c = { 0 };
 
     test_random(v, nb, 17);
-    c.w = avt_weight_put(t->arena, WEIGHT_CONV3D, DT_F32, 5, dim, v);
+    c.w = avt_weight_put(t->arena, WEIGHT_CONV3D, DT_F32, DT_F32, 5, dim, v);
     c.b = TEST_TENSOR(t, v, cout);
     free(v);
     return c;
@@ -187,7 +187,7 @@ static void threads_of_another_backend(void **state)
             Linear l = { 0 };
 
             test_random(v, n * k, 3);
-            l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ n, k }, v);
+            l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (int64_t[]){ n, k }, v);
             avt_linear(t.be, TEST_TENSOR(&t, NULL, m, n), random_tensor(&t, 1, 1, m, k), &l, ACT_NONE);
             free(v);
         }
@@ -211,9 +211,9 @@ static int forward(Backend *be, Arena *a)
     Conv c = { 0 }, d = { 0 };
 
     test_random(v, 16 * 8 * 27, 3);
-    l.w = avt_weight_put(a, WEIGHT_LINEAR, DT_F32, 2, wd, v);
-    c.w = avt_weight_put(a, WEIGHT_CONV3D, DT_F32, 5, cd, v);
-    d.w = avt_weight_put(a, WEIGHT_CONV1D, DT_F32, 3, td, v);
+    l.w = avt_weight_put(a, WEIGHT_LINEAR, DT_F32, DT_F32, 2, wd, v);
+    c.w = avt_weight_put(a, WEIGHT_CONV3D, DT_F32, DT_F32, 5, cd, v);
+    d.w = avt_weight_put(a, WEIGHT_CONV1D, DT_F32, DT_F32, 3, td, v);
     for (int64_t m = 1; m <= 4; m++) {
         const Tensor x = avt_new(a, DT_F32, m, 32), y = avt_new(a, DT_F32, m, 48), q = avt_view(y, m, 3, 16);
         const Tensor f = avt_new(a, DT_F32, m, 4, 6, 8), g = avt_new(a, DT_F32, m, 4, 6, 16), o = avt_new(a, DT_F32, m, 3, 16);
@@ -296,7 +296,7 @@ static int gated_product(void)
 
         test_bench_open(&t, "cpu", i ? CPU_ONEDNN : CPU_PLAIN, 1);
         t.be->profile = 1;
-        l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, 2, (int64_t[]){ N, K }, v);
+        l.w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (int64_t[]){ N, K }, v);
         l.b = TEST_TENSOR(&t, v + 7, N);
         gate = TEST_TENSOR(&t, v + 9, N);
         x = TEST_TENSOR(&t, v, M, K);

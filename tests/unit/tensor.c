@@ -93,6 +93,21 @@ static void views(void **state)
     assert_false(avt_same_shape(t, make(DT_F32, 4, 3, 6)));
 }
 
+/* Scales of rows go along with them. */
+static void scales(void **state)
+{
+    static float scale[12];
+    Tensor t = make(DT_BF16, 4, 3, 5);
+
+    (void)state;
+    t.scale = scale;
+    assert_ptr_equal(avt_rows(t, 2, 1).scale, scale + 6);
+    assert_ptr_equal(avt_at(avt_at(t, 2), 1).scale, scale + 7);
+    assert_ptr_equal(avt_view(t, 12, 5).scale, scale);
+    assert_null(avt_view(t, 60).be);                                // a row is torn apart
+    assert_null(avt_at(avt_at(avt_at(t, 2), 1), 0).be);
+}
+
 static void text(void **state)
 {
     char buf[64], little[8];
@@ -110,7 +125,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes), cmocka_unit_test(types), cmocka_unit_test(rows), cmocka_unit_test(at), cmocka_unit_test(views),
-        cmocka_unit_test(text),
+        cmocka_unit_test(scales), cmocka_unit_test(text),
     };
 
     return test_main("tensor", tests);

@@ -710,7 +710,7 @@ static void encoding_leaves_a_decoder_alone(void **state)
         REQUIRE_OK(avt_vae_state_open(&enc, n.state, &n.vae, VAE_ENCODER, LH, LW));
         REQUIRE(avt_arena_used(n.state) > mark);
         REQUIRE_OK(avt_vae_encode(n.be, n.scratch, &n.vae, &enc, zt, clip_frames(&n, 0, 5), NULL));
-        z = test_read(&(TestBench){ n.be, n.scratch }, zt);
+        z = test_read(&(TestBench){ .be = n.be, .arena = n.scratch }, zt);
         REQUIRE(rms(z, VAE_LATENT * 2 * LH * LW) > 0.01);
     }
     decode_piece(&n, &st, got + FRAME, clip_latents(&n, 2, 1, 1));
@@ -755,7 +755,7 @@ static void zeros_stay_finite(void **state)
     avt_fill(n.be, x, 0);
     avt_fill(n.be, w, 2);
     avt_channel_norm(n.be, x, x, w, ACT_SILU);
-    v = test_read(&(TestBench){ n.be, n.scratch }, x);
+    v = test_read(&(TestBench){ .be = n.be, .arena = n.scratch }, x);
     for (int i = 0; i < 20; i++)
         REQUIRE(v[i] == 0);
     free(v);
@@ -764,7 +764,7 @@ static void zeros_stay_finite(void **state)
     avt_fill(n.be, px, 0);
     x = avt_new(n.scratch, DT_F32, VAE_LATENT, 1, LH, LW);
     REQUIRE_OK(avt_vae_encode(n.be, n.scratch, &n.vae, &st, x, px, NULL));
-    v = test_read(&(TestBench){ n.be, n.scratch }, x);
+    v = test_read(&(TestBench){ .be = n.be, .arena = n.scratch }, x);
     for (int i = 0; i < VAE_LATENT * LH * LW; i++)
         REQUIRE(isfinite(v[i]));
     free(v);

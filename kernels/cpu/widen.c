@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * bf16 defined by f32: what is bf16 is widened into a buffer, the table's f32 op runs, the result is rounded once, to nearest, ties
+ * to even. Every op at every level has this; a level that reads and writes bf16 itself overwrites its entry of op16.
+ *
+ * Trap: an operand that is the result itself (in place) is widened into a place of its own, and the op no longer works in place;
+ * its numbers are the same. Weights (packed) stay as they are: they were put for bf16 activations.
+ */
+#include "base/half.h"
+#include "cpu/plain.h"
+
+static size_t room_of(Tensor t)
+{
+    return t.be && !t.packed && t.dtype == DT_BF16 ? ((size_t)avt_numel(t) * sizeof(float) + 63) / 64 * 64 : 0;
+}
+
+static void widen(Backend *be, float *restrict dst, const uint16_t *restrict src, int64_t nb)
+{
+#pragma omp parallel for simd num_threads(be->threads) if (parallel : nb > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i++)
+        dst[i] = avt_bf16_f32(src[i]);
+}
+
+static void narrow(Backend *be, uint16_t *restrict dst, const float *restrict src, int64_t nb)
+{
+#pragma omp parallel for simd num_threads(be->threads) if (parallel : nb > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i++)
+        dst[i] = avt_f32_bf16(src[i]);
+}
+
+static Tensor as_f32(Tensor t, char **room)
+{
+    t.data = *room;
+    *room += room_of(t);
+    t.dtype = DT_F32;
+    return t;
+}
+
+int avt_cpu_widened(Backend *be, const OpCall *c)
+{
+    const Cpu *cpu = be->priv;
+    size_t size = room_of(c->out);
+    OpCall wide = *c;
+    char *room;
+    int ret;
+
+    for (int i = 0; i < OP_MAX_IN; i++)
+        size += room_of(c->in[i]);
+    room = avt_cpu_wide(be, size + 64);
+    if (!room)
+        return AVT_ERR(ENOMEM);
+    for (int i = 0; i < OP_MAX_IN; i++)
+        if (room_of(c->in[i])) {
+            wide.in[i] = as_f32(c->in[i], &room);
+            widen(be, wide.in[i].data, c->in[i].data, avt_numel(c->in[i]));
+        }
+    if (room_of(c->out))
+        wide.out = as_f32(c->out, &room);
+    ret = cpu->op[c->op](be, &wide);
+    if (ret >= 0 && c->out.dtype == DT_BF16)
+        narrow(be, c->out.data, wide.out.data, avt_numel(c->out));
+    return ret;
+}
