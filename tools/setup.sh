@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # setup.sh build|demo|check: install what is missing for that (Debian, as root), or print the one line that does.
 set -eu
-build="build-essential pkg-config libdnnl-dev libsentencepiece-dev libjson-c-dev libutf8proc-dev
+build="build-essential pkg-config libdnnl-dev libsentencepiece-dev libutf8proc-dev
 libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev"
 ffmpeg="nasm zlib1g-dev libx264-dev xz-utils patch"
 case ${1:-} in

@@ -5,14 +5,16 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/text.h"
 
 static void write_line(const Log *log, int level, const char *fmt, va_list ap)
 {
-    char text[1024];
+    char raw[1024], text[1024];
 
     if (!log || !log->write || level > log->level)
         return;
-    vsnprintf(text, sizeof(text), fmt, ap);
+    vsnprintf(raw, sizeof(raw), fmt, ap);
+    avt_printable(text, sizeof(text), raw);                         // names and values come out of files
     log->write(log->opaque, level, text);
 }
 

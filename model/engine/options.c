@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Options: defaults, checks that need no model, and the words for error codes. */
-#include <locale.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/text.h"
 #include "config.h"
 #include "engine/engine.h"
 #include "nets/picture.h"
@@ -58,20 +57,6 @@ const char *avt_options_model(const AvatarOptions *opt)
     return opt->model && *opt->model && strcmp(opt->model, "nano") ? opt->model : default_model();
 }
 
-/* strtod() with a decimal point, whatever the host's locale says. */
-static double parse_decimal(const char *text, char **end)
-{
-    const locale_t c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-    double x = 0;
-
-    *end = (char *)text;
-    if (c) {
-        x = strtod_l(text, end, c);
-        freelocale(c);
-    }
-    return x;
-}
-
 /* "key=value:key=value" */
 static int parse_expert(Expert *x, const char *text, const Log *log)
 {
@@ -81,9 +66,10 @@ static int parse_expert(Expert *x, const char *text, const Log *log)
         char *end = NULL;
 
         if (key == strlen("lora_alpha") && !strncmp(text, "lora_alpha", key) && text[key] == '=') {
-            x->lora_alpha = parse_decimal(text + key + 1, &end);
-            if (end != text + len || !(x->lora_alpha > 0) || isinf(x->lora_alpha))
-                return avt_fail(log, AVT_ERR(EINVAL), "opts: lora_alpha wants a finite number above 0, not '%.*s'", (int)(len - key - 1), text + key + 1);
+            x->lora_alpha = avt_number(text + key + 1, &end);
+            if (end != text + len || !(x->lora_alpha > 0 && x->lora_alpha <= 1e6))
+                return avt_fail(log, AVT_ERR(EINVAL), "opts: lora_alpha wants a finite number above 0, at most 1e6, not '%.*s'",
+                                (int)(len - key - 1), text + key + 1);
         } else {
             return avt_fail(log, AVT_ERR(EINVAL), "opts: '%.*s' is not known; there is lora_alpha=NUMBER", (int)key, text);
         }

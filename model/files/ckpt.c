@@ -10,7 +10,6 @@
  * from snapshots/<revision>/ into blobs/ beside it: that one way out is known and allowed.
  */
 #include <fcntl.h>
-#include <json-c/json.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,16 +17,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/half.h"
 #include "files/ckpt.h"
 #include "files/json.h"
 
 #define MAX_SHARDS  1000
 #define MAX_TENSORS 200000
-
-typedef struct Meta {
-    char *key, *value;
-} Meta;
 
 struct Ckpt {
     char *path;
@@ -35,8 +29,6 @@ struct Ckpt {
     int nb_files;
     CkptTensor *tensor;                 // names are owned
     int64_t nb, max;
-    Meta *meta;
-    int nb_meta;
 };
 
 /* ---- files --------------------------------------------------------------------------------------------------------- */
@@ -117,21 +109,6 @@ int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log)
     c->tensor[c->nb] = *t;
     c->tensor[c->nb].name = avt_strdup(MEM_CKPT, t->name);
     return c->tensor[c->nb].name ? (c->nb++, 0) : AVT_ERR(ENOMEM);
-}
-
-int avt_ckpt_add_metadata(Ckpt *c, const char *key, const char *value)
-{
-    Meta *m;
-
-    if (avt_ckpt_metadata(c, key))                                  // of the first shard
-        return 0;
-    m = avt_realloc(MEM_CKPT, c->meta, (size_t)(c->nb_meta + 1) * sizeof(*m));
-    if (!m)
-        return AVT_ERR(ENOMEM);
-    c->meta = m;
-    m[c->nb_meta] = (Meta){ avt_strdup(MEM_CKPT, key), avt_strdup(MEM_CKPT, value) };
-    c->nb_meta++;
-    return m[c->nb_meta - 1].key && m[c->nb_meta - 1].value ? 0 : AVT_ERR(ENOMEM);
 }
 
 static int compare_tensors(const void *a, const void *b)
@@ -259,68 +236,78 @@ static int add_shard(Ckpt *c, const char *dir, const char *name, const Log *log)
     return ret;
 }
 
-static int check_shard_name(const Ckpt *c, const char *tensor, struct json_object *value, const Log *log)
+static int check_shard_name(const Ckpt *c, const Json *shard, const Log *log)
 {
-    const char *name = json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+    const char *name = shard->type == JSON_TEXT ? shard->text : "no text";
 
-    if (!name || strlen(name) != (size_t)json_object_get_string_len(value) || strpbrk(name, "/\\") || strstr(name, "..") ||
-        !ends_with(name, ".safetensors"))
+    if (strpbrk(name, "/\\") || strstr(name, "..") || !ends_with(name, ".safetensors"))
         return avt_fail(log, AVT_INVALID, "%s: tensor %s: its shard must be the bare name of a .safetensors file, but is %.100s",
-                        c->path, tensor, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+                        c->path, shard->key, name);
     return 0;
 }
 
-/* The map and the shards must agree in both directions. */
-static int check_map(Ckpt *c, struct json_object *map, const Log *log)
+/* A tensor that the map does not name. */
+static int left_out(const Ckpt *c, const Json *map, const Log *log)
 {
-    json_object_object_foreach(map, name, shard) {
-        const CkptTensor *t = avt_ckpt_find(c, name);
+    uint8_t *named = avt_calloc(MEM_CKPT, (size_t)c->nb, 1);
+    int64_t i = 0;
+
+    if (!named)
+        return AVT_ERR(ENOMEM);
+    for (const Json *m = map->first; m; m = m->next)
+        named[avt_ckpt_find(c, m->key) - c->tensor] = 1;
+    while (named[i])
+        i++;
+    avt_free(named);
+    return avt_fail(log, AVT_INVALID, "%s: tensor %s of shard %s is not in the index", c->path, c->tensor[i].name,
+                    c->tensor[i].file);
+}
+
+/* The map and the shards must agree in both directions; names are there once in both, so counting does for the second. */
+static int check_map(const Ckpt *c, const Json *map, const Log *log)
+{
+    for (const Json *m = map->first; m; m = m->next) {
+        const CkptTensor *t = avt_ckpt_find(c, m->key);
 
         if (!t)
-            return avt_fail(log, AVT_INVALID, "%s: tensor %s is not in its shard %s", c->path, name,
-                            json_object_get_string(shard));
-        if (strcmp(t->file, json_object_get_string(shard)))
-            return avt_fail(log, AVT_INVALID, "%s: tensor %s should be in shard %s, but is in %s", c->path, name,
-                            json_object_get_string(shard), t->file);
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s is not in its shard %s", c->path, m->key, m->text);
+        if (strcmp(t->file, m->text))
+            return avt_fail(log, AVT_INVALID, "%s: tensor %s should be in shard %s, but is in %s", c->path, m->key, m->text,
+                            t->file);
     }
-    for (int64_t i = 0; i < c->nb; i++)
-        if (!json_object_object_get_ex(map, c->tensor[i].name, NULL))
-            return avt_fail(log, AVT_INVALID, "%s: tensor %s of shard %s is not in the index", c->path, c->tensor[i].name,
-                            c->tensor[i].file);
-    return 0;
+    return map->nb < c->nb ? left_out(c, map, log) : 0;
 }
 
-static void check_total(const Ckpt *c, struct json_object *root, const Log *log)
+static void check_total(const Ckpt *c, const Json *root, const Log *log)
 {
-    struct json_object *meta, *total;
+    const Json *total = avt_json_get(avt_json_get(root, "metadata"), "total_size");
     int64_t sum = 0;
 
     for (int64_t i = 0; i < c->nb; i++)
         sum += (int64_t)c->tensor[i].size;
-    if (json_object_object_get_ex(root, "metadata", &meta) && json_object_object_get_ex(meta, "total_size", &total) &&
-        json_object_get_int64(total) != sum)
-        avt_log(log, LOG_WARNING, "%s: total_size says %s bytes, the shards hold %lld", c->path,
-                json_object_to_json_string(total), (long long)sum);
+    if (total && total->type == JSON_INT && total->i != sum)
+        avt_log(log, LOG_WARNING, "%s: total_size says %lld bytes, the shards hold %lld", c->path, (long long)total->i,
+                (long long)sum);
 }
 
-static int read_shards(Ckpt *c, struct json_object *root, const Log *log)
+static int read_shards(Ckpt *c, const Json *root, const Log *log)
 {
-    struct json_object *map;
-    char *dir = avt_strdup(MEM_CKPT, c->path), *slash = dir ? strrchr(dir, '/') : NULL;
-    int ret = dir ? 0 : AVT_ERR(ENOMEM);
+    const Json *map = avt_json_get(root, "weight_map"), *m = avt_json_first(map);
+    char *dir, *slash;
+    int ret = 0;
 
+    if (!m || map->type != JSON_OBJECT)
+        return avt_fail(log, AVT_INVALID, "%s: has no \"weight_map\"; an index of shards was wanted", c->path);
+    dir = avt_strdup(MEM_CKPT, c->path);
+    if (!dir)
+        return AVT_ERR(ENOMEM);
+    slash = strrchr(dir, '/');
     if (slash)
         *slash = 0;
-    if (ret >= 0 && (!json_object_object_get_ex(root, "weight_map", &map) || !json_object_is_type(map, json_type_object) ||
-                     !json_object_object_length(map)))
-        ret = avt_fail(log, AVT_INVALID, "%s: has no \"weight_map\"; an index of shards was wanted", c->path);
-    if (ret >= 0) {
-        json_object_object_foreach(map, name, shard) {
-            if (ret >= 0)
-                ret = check_shard_name(c, name, shard, log);
-            if (ret >= 0)
-                ret = add_shard(c, slash ? dir : ".", json_object_get_string(shard), log);
-        }
+    for (; m && ret >= 0; m = m->next) {
+        ret = check_shard_name(c, m, log);
+        if (ret >= 0)
+            ret = add_shard(c, slash ? dir : ".", m->text, log);
     }
     avt_free(dir);
     if (ret >= 0)
@@ -339,7 +326,7 @@ static int read_index(Ckpt *c, const Log *log)
 
     if (ret < 0)
         return ret;
-    ret = read_shards(c, avt_json_root(j), log);
+    ret = read_shards(c, j, log);
     avt_json_close(&j);
     return ret;
 }
@@ -402,13 +389,8 @@ void avt_ckpt_close(Ckpt **pc)
         unmap_file(c->file[i]);
     for (int64_t i = 0; i < c->nb; i++)
         avt_free((void *)c->tensor[i].name);
-    for (int i = 0; i < c->nb_meta; i++) {
-        avt_free(c->meta[i].key);
-        avt_free(c->meta[i].value);
-    }
     avt_free(c->file);
     avt_free(c->tensor);
-    avt_free(c->meta);
     avt_free(c->path);
     avt_freep(pc);
 }
@@ -433,14 +415,6 @@ const CkptTensor *avt_ckpt_find(const Ckpt *c, const char *name)
 const char *avt_ckpt_path(const Ckpt *c)
 {
     return c->path;
-}
-
-const char *avt_ckpt_metadata(const Ckpt *c, const char *key)
-{
-    for (int i = 0; i < c->nb_meta; i++)
-        if (!strcmp(c->meta[i].key, key))
-            return c->meta[i].value;
-    return NULL;
 }
 
 int avt_ckpt_unchanged(const Ckpt *c, const Log *log)

@@ -41,8 +41,6 @@ int64_t avt_ckpt_nb(const Ckpt *c);
 const CkptTensor *avt_ckpt_get(const Ckpt *c, int64_t i);               // i-th in name order
 const CkptTensor *avt_ckpt_find(const Ckpt *c, const char *name);       // NULL: no such tensor
 const char *avt_ckpt_path(const Ckpt *c);
-/** Value of a key of __metadata__, or NULL. */
-const char *avt_ckpt_metadata(const Ckpt *c, const char *key);
 
 /**
  * Has a file changed since it was opened (size or modification time)? Asked after the weights were placed.
@@ -65,8 +63,7 @@ typedef struct MappedFile {
 
 int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log);
 int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log);
-/** Copies name and metadata strings. A name that is given twice is found when all are there. */
+/** Copies the name. One that is given twice is found when all are there. */
 int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log);
-int avt_ckpt_add_metadata(Ckpt *c, const char *key, const char *value);
 
 #endif

@@ -7,7 +7,6 @@
  * Sorted by offset the tensors must tile the buffer: no hole, no overlap, nothing behind. N and every number come from the
  * file, so they are compared by subtraction, never by a sum that may wrap. Source: huggingface/safetensors, README.
  */
-#include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,14 +46,14 @@ static int bad(const Reader *r, const char *name, const char *what)
     return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: %s", r->f->path, name, what);
 }
 
-static int read_dtype(const Reader *r, CkptTensor *t, struct json_object *o)
+static int read_dtype(const Reader *r, CkptTensor *t, const Json *o)
 {
-    struct json_object *v;
+    const Json *v = avt_json_get(o, "dtype");
     const char *s;
 
-    if (!json_object_object_get_ex(o, "dtype", &v) || !json_object_is_type(v, json_type_string))
+    if (!v || v->type != JSON_TEXT)
         return bad(r, t->name, "has no \"dtype\"");
-    s = json_object_get_string(v);
+    s = v->text;
     for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
         if (!strcmp(s, dtypes[i].name) && dtypes[i].dtype != DT_NB) {
             t->dtype = dtypes[i].dtype;
@@ -66,46 +65,36 @@ static int read_dtype(const Reader *r, CkptTensor *t, struct json_object *o)
     return avt_fail(r->log, AVT_INVALID, "%s: tensor %s: unknown type %.40s", r->f->path, t->name, s);
 }
 
-/* @return the i-th whole number of a list, or -1 */
-static int64_t number_at(struct json_object *list, size_t i)
+static int read_shape(const Reader *r, CkptTensor *t, const Json *o)
 {
-    struct json_object *v = json_object_array_get_idx(list, i);
-
-    return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : -1;
-}
-
-static int read_shape(const Reader *r, CkptTensor *t, struct json_object *o)
-{
-    struct json_object *v;
+    const Json *v = avt_json_get(o, "shape");
     int64_t size = (int64_t)avt_dtype_size(t->dtype);
 
-    if (!json_object_object_get_ex(o, "shape", &v) || !json_object_is_type(v, json_type_array))
+    if (!v || v->type != JSON_LIST)
         return bad(r, t->name, "has no \"shape\"");
-    if (json_object_array_length(v) > CKPT_MAX_DIM)
+    if (v->nb > CKPT_MAX_DIM)
         return bad(r, t->name, "has more than 8 dimensions");
-    t->nd = (int)json_object_array_length(v);
-    for (int i = 0; i < t->nd; i++) {
-        t->dim[i] = number_at(v, (size_t)i);
-        if (t->dim[i] < 0)
+    for (const Json *d = v->first; d; d = d->next) {
+        if (d->type != JSON_INT)
             return bad(r, t->name, "its shape is not a list of whole numbers");
-        if (__builtin_mul_overflow(size, t->dim[i], &size))
+        if (__builtin_mul_overflow(size, d->i, &size))
             return bad(r, t->name, "its shape is too large for any file");
+        t->dim[t->nd++] = d->i;
     }
     t->size = (size_t)size;
     return 0;
 }
 
-static int read_offsets(Reader *r, CkptTensor *t, struct json_object *o)
+static int read_offsets(Reader *r, CkptTensor *t, const Json *o)
 {
-    struct json_object *v;
+    const Json *first = avt_json_first(avt_json_get(o, "data_offsets")), *second = first ? first->next : NULL;
     int64_t begin, end;
 
-    if (!json_object_object_get_ex(o, "data_offsets", &v) || !json_object_is_type(v, json_type_array) ||
-        json_object_array_length(v) != 2)
+    if (!second || second->next || first->type != JSON_INT || second->type != JSON_INT)
         return bad(r, t->name, "has no \"data_offsets\" [begin, end]");
-    begin = number_at(v, 0);
-    end = number_at(v, 1);
-    if (begin < 0 || end < begin)
+    begin = first->i;
+    end = second->i;
+    if (end < begin)
         return bad(r, t->name, "its data ends before it begins");
     if (end > r->size)
         return avt_fail(r->log, AVT_INVALID,
@@ -123,29 +112,23 @@ static int read_offsets(Reader *r, CkptTensor *t, struct json_object *o)
     return 0;
 }
 
-static int read_metadata(Reader *r, struct json_object *o)
+/* Nothing of it is used; it must be what the format says. */
+static int check_metadata(const Reader *r, const Json *o)
 {
-    int ret = 0;
+    const Json *m = avt_json_first(o);
 
-    if (!json_object_is_type(o, json_type_object))
-        return bad(r, "__metadata__", "is not an object of texts");
-    json_object_object_foreach(o, key, value) {
-        if (!json_object_is_type(value, json_type_string))
-            return bad(r, "__metadata__", "is not an object of texts");
-        ret = avt_ckpt_add_metadata(r->c, key, json_object_get_string(value));
-        if (ret < 0)
-            return ret;
-    }
-    return ret;
+    while (m && m->type == JSON_TEXT)
+        m = m->next;
+    return m || o->type != JSON_OBJECT ? bad(r, "__metadata__", "is not an object of texts") : 0;
 }
 
-static int read_tensor(Reader *r, const char *name, struct json_object *o)
+static int read_tensor(Reader *r, const Json *o)
 {
-    CkptTensor t = { .name = name, .file = r->f->name };
+    CkptTensor t = { .name = o->key, .file = r->f->name };
     int ret;
 
-    if (!json_object_is_type(o, json_type_object))
-        return bad(r, name, "is not described by an object");
+    if (o->type != JSON_OBJECT)
+        return bad(r, t.name, "is not described by an object");
     ret = read_dtype(r, &t, o);
     if (ret >= 0)
         ret = read_shape(r, &t, o);
@@ -180,22 +163,18 @@ static int check_tiling(const Reader *r)
     return 0;
 }
 
-static int read_all(Reader *r, struct json_object *root)
+static int read_all(Reader *r, const Json *root)
 {
-    const int nb = json_object_object_length(root);
-    int ret;
+    int ret = 0;
 
-    if (nb > MAX_TENSORS)
-        return avt_fail(r->log, AVT_INVALID, "%s: %d tensors, at most %d are allowed", r->f->path, nb, MAX_TENSORS);
-    r->part = avt_calloc(MEM_CKPT, (size_t)nb + 1, sizeof(*r->part));
+    if (root->nb > MAX_TENSORS)
+        return avt_fail(r->log, AVT_INVALID, "%s: %d tensors, at most %d are allowed", r->f->path, root->nb, MAX_TENSORS);
+    r->part = avt_calloc(MEM_CKPT, (size_t)root->nb + 1, sizeof(*r->part));
     if (!r->part)
         return AVT_ERR(ENOMEM);
-    json_object_object_foreach(root, name, o) {
-        ret = strcmp(name, "__metadata__") ? read_tensor(r, name, o) : read_metadata(r, o);
-        if (ret < 0)
-            return ret;
-    }
-    return check_tiling(r);
+    for (const Json *m = root->first; m && ret >= 0; m = m->next)
+        ret = strcmp(m->key, "__metadata__") ? read_tensor(r, m) : check_metadata(r, m);
+    return ret < 0 ? ret : check_tiling(r);
 }
 
 int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
@@ -221,7 +200,7 @@ int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
         return ret;
     r.data = f->data + 8 + n;
     r.size = (int64_t)(f->size - 8 - n);
-    ret = read_all(&r, avt_json_root(j));
+    ret = read_all(&r, j);
     avt_free(r.part);
     avt_json_close(&j);
     return ret;

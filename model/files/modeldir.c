@@ -4,7 +4,6 @@
  * (Quark-Vision/Live-Avatar) in it or in lora/, and our own optional avatar.json.
  */
 #include <dirent.h>
-#include <json-c/json.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "files/json.h"
 #include "files/modeldir.h"
 
+#define SHOWN 5                         // unknown keys that are logged
 #define WAV2VEC2 "wav2vec2-large-xlsr-53-english/"
 
 typedef struct Part {
@@ -50,6 +50,14 @@ static int exists(const char *dir, const char *name, const char *end)
     return snprintf(path, sizeof(path), "%s/%s%s", dir, name, end) < PATH_MAX && !stat(path, &st) && !S_ISDIR(st.st_mode);
 }
 
+/* Is anything there under this name, a link to nothing included? */
+static int there(const char *path)
+{
+    struct stat st;
+
+    return !lstat(path, &st) || (errno != ENOENT && errno != ENOTDIR);
+}
+
 static char **slot_of(ModelDir *m, const Part *p)
 {
     return (char **)((char *)m + p->slot);
@@ -59,7 +67,15 @@ static char **slot_of(ModelDir *m, const Part *p)
 static int missing(const char *dir, const Part *p, const Log *log)
 {
     const int part = exists(dir, p->path[0], ".incomplete") || exists(dir, p->path[0], ".part");
+    char path[PATH_MAX];
+    struct stat st = { 0 };
 
+    snprintf(path, sizeof(path), "%s/%s", dir, p->path[0]);
+    if (stat(path, &st) ? errno != ENOENT && errno != ENOTDIR : S_ISDIR(st.st_mode))
+        return avt_fail(log, AVT_ERR(S_ISDIR(st.st_mode) ? EISDIR : errno), "%s (%s): %s", path, p->what,
+                        S_ISDIR(st.st_mode) ? "is a folder; a file was wanted" : strerror(errno));
+    if (there(path))
+        return avt_fail(log, AVT_ERR(ENOENT), "%s (%s): is a link that leads nowhere", path, p->what);
     if (exists(dir, "model_index.json", ""))
         return avt_fail(log, AVT_ERR(ENOENT), "%s: is a folder in diffusers' layout, which is not supported; the files of "
                         "Wan-AI/Wan2.2-S2V-14B as published are wanted", dir);
@@ -126,7 +142,7 @@ static int read_values(ModelDir *m, const Json *j, const char *path, const Log *
     if (ret >= 0)
         ret = read_text(&m->prompt, j, "prompt");
     if (ret >= 0)
-        ret = avt_json_int(j, "steps", &steps, 1, 1000, 0);
+        ret = avt_json_int(j, "steps", &steps, 1, MODELDIR_MAX_STEPS, 0);
     m->steps = (int)steps;
     if (ret >= 0)
         ret = avt_json_int(j, "area", &m->area, 256, 8192 * 8192, 0);
@@ -147,15 +163,18 @@ static void warn_unknown(const Json *j, const char *path, const Log *log)
 {
     static const char *const known[] = { "name", "prompt", "steps", "area", "size", "lora", "lora_alpha" };
 
-    json_object_object_foreach((struct json_object *)avt_json_root(j), key, value) {
+    int nb = 0;
+
+    for (const Json *m = j->first; m; m = m->next) {
         size_t i = 0;
 
-        (void)value;
-        while (i < sizeof(known) / sizeof(known[0]) && strcmp(key, known[i]))
+        while (i < sizeof(known) / sizeof(known[0]) && strcmp(m->key, known[i]))
             i++;
-        if (i == sizeof(known) / sizeof(known[0]))
-            avt_log(log, LOG_WARNING, "%s: \"%.100s\" is not known and has no effect", path, key);
+        if (i == sizeof(known) / sizeof(known[0]) && nb++ < SHOWN)
+            avt_log(log, LOG_WARNING, "%s: \"%.100s\" is not known and has no effect", path, m->key);
     }
+    if (nb > SHOWN)
+        avt_log(log, LOG_WARNING, "%s: %d keys are not known, the first %d are above", path, nb, SHOWN);
 }
 
 static int read_avatar_json(ModelDir *m, const Log *log)
@@ -164,9 +183,11 @@ static int read_avatar_json(ModelDir *m, const Log *log)
     Json *j = NULL;
     int ret;
 
-    if (!exists(m->dir, "avatar.json", ""))
-        return 0;
     path = avt_sprintf(MEM_MISC, "%s/avatar.json", m->dir);
+    if (path && !there(path)) {
+        avt_free(path);
+        return 0;
+    }
     ret = path ? avt_json_read(&j, path, log) : AVT_ERR(ENOMEM);
     if (ret >= 0)
         ret = read_values(m, j, path, log);
@@ -185,11 +206,12 @@ static int find_all(ModelDir *m, const Log *log)
 
     for (size_t i = 0; i < NB_PARTS && ret >= 0; i++)
         ret = find_part(m, &parts[i]);
-    for (size_t i = 0; i < 2 && ret >= 0 && !m->lora; i++)
-        if (exists(m->dir, lora_paths[i], "")) {
-            m->lora = avt_sprintf(MEM_MISC, "%s/%s", m->dir, lora_paths[i]);
-            ret = m->lora ? 0 : AVT_ERR(ENOMEM);
-        }
+    for (size_t i = 0; i < 2 && ret >= 0 && !m->lora; i++) {
+        m->lora = avt_sprintf(MEM_MISC, "%s/%s", m->dir, lora_paths[i]);
+        ret = m->lora ? 0 : AVT_ERR(ENOMEM);
+        if (m->lora && !there(m->lora))
+            avt_freep(&m->lora);
+    }
     return ret < 0 ? ret : read_avatar_json(m, log);
 }
 

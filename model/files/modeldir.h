@@ -10,6 +10,8 @@
 
 #include "base/log.h"
 
+#define MODELDIR_MAX_STEPS 100          // as many as the sampler takes (nets/sampler.h)
+
 typedef struct ModelDir {
     char *dir;
     char *config;                       // config.json

@@ -14,6 +14,7 @@
 
 #define MAX_WIDTH  (1 << 16)
 #define MAX_LAYERS 1024
+#define SHOWN      5                    // unknown keys that are logged
 #define NB(a)      (sizeof(a) / sizeof((a)[0]))
 
 static const struct {
@@ -65,11 +66,13 @@ static int is_known(const char *key)
 
 static void report_unknown(const Json *j, const char *path, const Log *log)
 {
-    const char *key;
+    int nb = 0;
 
-    for (int i = 0; (key = avt_json_key(j, i)); i++)
-        if (!is_known(key))
-            avt_log(log, LOG_INFO, "dit: %s: \"%s\" is not known and ignored", path, key);
+    for (const Json *m = j->first; m; m = m->next)
+        if (!is_known(m->key) && nb++ < SHOWN)
+            avt_log(log, LOG_INFO, "dit: %s: \"%.100s\" is not known and ignored", path, m->key);
+    if (nb > SHOWN)
+        avt_log(log, LOG_INFO, "dit: %s: %d keys are not known and ignored, the first %d are above", path, nb, SHOWN);
 }
 
 static int check_switches(const Json *j, const char *path, const Log *log)

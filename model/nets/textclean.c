@@ -19,17 +19,18 @@
 
 #define MAX_PASSES 32                   // of the loop: each undoes one level of "&amp;amp;"
 #define MAX_NAME   32                   // of a character reference
+#define MAX_MARKS  256                  // that combine with one letter; Unicode's stream-safe text has 30
 #define REPLACEMENT 0xFFFD
 
 typedef struct Runes {                  // code points
     int32_t *v;
     int64_t nb, cap;
-    int failed;                         // out of memory: later puts do nothing
+    int error;                          // out of memory, too many marks: later puts do nothing
 } Runes;
 
 static void put(Runes *r, int32_t c)
 {
-    if (r->nb == r->cap && !r->failed) {
+    if (r->nb == r->cap && !r->error) {
         const int64_t cap = r->cap ? 2 * r->cap : 256;
         int32_t *v = avt_realloc(MEM_NET, r->v, (size_t)cap * sizeof(*v));
 
@@ -37,9 +38,9 @@ static void put(Runes *r, int32_t c)
             r->v = v;
             r->cap = cap;
         } else
-            r->failed = 1;
+            r->error = AVT_ERR(ENOMEM);
     }
-    if (!r->failed)
+    if (!r->error)
         r->v[r->nb++] = c;
 }
 
@@ -287,12 +288,23 @@ static char *encode(const Runes *r)
     return (char *)text;
 }
 
+/* Marks that combine with one letter, at most: to put them into order takes time by the square of their number. */
+static int too_many_marks(const Runes *r)
+{
+    int nb = 0;
+
+    for (int64_t i = 0; i < r->nb && nb <= MAX_MARKS; i++)
+        nb = utf8proc_get_property(r->v[i])->combining_class ? nb + 1 : 0;
+    return nb > MAX_MARKS;
+}
+
 /* NFC of `in` -> `out`. */
 static void compose(Runes *out, const Runes *in)
 {
     utf8proc_uint8_t *text = (utf8proc_uint8_t *)encode(in);
     const utf8proc_option_t opt = UTF8PROC_NULLTERM | UTF8PROC_STABLE;
-    utf8proc_ssize_t nb = text ? utf8proc_decompose(text, 0, NULL, 0, opt | UTF8PROC_DECOMPOSE) : -1;
+    const int refused = too_many_marks(in);
+    utf8proc_ssize_t nb = text && !refused ? utf8proc_decompose(text, 0, NULL, 0, opt | UTF8PROC_DECOMPOSE) : -1;
     utf8proc_int32_t *v = nb >= 0 ? avt_malloc(MEM_NET, ((size_t)nb + 1) * sizeof(*v)) : NULL;
 
     if (v) {
@@ -301,7 +313,7 @@ static void compose(Runes *out, const Runes *in)
         for (utf8proc_ssize_t i = 0; i < nb; i++)
             put(out, v[i]);
     } else
-        out->failed = 1;
+        out->error = refused ? AVT_ERR(EINVAL) : AVT_ERR(ENOMEM);
     avt_free(v);
     avt_free(text);
 }
@@ -346,7 +358,7 @@ static void fix_line(Runes *out, Work *w, const int32_t *v, int64_t nb, int enti
         clear(&w->a);
         drop_controls(&w->a, &w->b);
         compose(&w->next, &w->a);
-        if (same(&w->next, &w->now))
+        if (w->next.error || same(&w->next, &w->now))
             break;
         const Runes t = w->now;
         w->now = w->next;
@@ -387,6 +399,14 @@ static void collapse_spaces(Runes *out, const Runes *in)
     }
 }
 
+static int first_error(const Runes *const *r, int nb)
+{
+    for (int i = 0; i < nb; i++)
+        if (r[i]->error)
+            return r[i]->error;
+    return 0;
+}
+
 int avt_text_clean(char **out, const char *text, const Log *log)
 {
     Runes in = { 0 }, fixed = { 0 };
@@ -402,10 +422,12 @@ int avt_text_clean(char **out, const char *text, const Log *log)
         unescape(&w.b, w.a.v, w.a.nb, 0);
         clear(&w.now);
         collapse_spaces(&w.now, &w.b);
-        if (!(in.failed | fixed.failed | w.now.failed | w.next.failed | w.a.failed | w.b.failed))
+        ret = first_error((const Runes *[]){ &in, &fixed, &w.now, &w.next, &w.a, &w.b }, 6);
+        if (ret >= 0) {
             *out = encode(&w.now);
-        if (!*out)
-            ret = AVT_ERR(ENOMEM);
+            ret = *out ? 0 : AVT_ERR(ENOMEM);
+        } else if (ret == AVT_ERR(EINVAL))
+            avt_log(log, LOG_ERROR, "prompt: more than %d combining marks follow one another; shorten that", MAX_MARKS);
     }
     avt_free(in.v);
     avt_free(fixed.v);

@@ -7,11 +7,10 @@
  * refuses what is truncated or something else.
  * Source: text-encoder.md 6; sentencepiece_model.proto (pieces = 1 { piece = 1, score = 2, type = 3 }).
  */
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/mem.h"
+#include "files/file.h"
 #include "nets/tokenizer.h"
 #include "nets/tokenizer_spm.h"
 
@@ -167,29 +166,6 @@ static int retype_specials(uint8_t *dst, size_t *size, const uint8_t *model, siz
     return ret < 0 || !nb_pieces ? -1 : 0;
 }
 
-static int read_file(uint8_t **data, size_t *size, const char *path, const Log *log)
-{
-    struct stat st;
-    FILE *f = fopen(path, "rb");
-    int ret = 0;
-
-    *data = NULL;
-    if (!f)
-        return avt_fail(log, AVT_ERR(errno), "tokenizer: %s: %s", path, strerror(errno));
-    if (fstat(fileno(f), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size < 1 || st.st_size > MAX_MODEL_BYTES)
-        ret = avt_fail(log, AVT_INVALID, "tokenizer: %s: not a file of 1 byte to 256 MiB", path);
-    if (!ret) {
-        *size = (size_t)st.st_size;
-        *data = avt_malloc(MEM_NET, *size);
-        if (!*data)
-            ret = AVT_ERR(ENOMEM);
-        else if (fread(*data, 1, *size, f) != *size)
-            ret = avt_fail(log, AVT_ERR(EIO), "tokenizer: %s: cannot be read", path);
-    }
-    fclose(f);
-    return ret;
-}
-
 /* ---- the tokenizer ------------------------------------------------------------------------------------------- */
 
 static int open_model(Tokenizer *t, const uint8_t *file, size_t file_size, const char *path, const Log *log)
@@ -216,14 +192,14 @@ static int open_model(Tokenizer *t, const uint8_t *file, size_t file_size, const
 int avt_tokenizer_open(Tokenizer **out, const char *path, const Log *log)
 {
     Tokenizer *t = avt_calloc(MEM_NET, 1, sizeof(*t));
-    uint8_t *file = NULL;
+    void *file = NULL;
     size_t size = 0;
     int ret;
 
     *out = NULL;
     if (!t)
         return AVT_ERR(ENOMEM);
-    ret = read_file(&file, &size, path, log);
+    ret = avt_file_read_all(&file, &size, path, MAX_MODEL_BYTES, log);
     if (ret >= 0)
         ret = open_model(t, file, size, path, log);
     avt_free(file);

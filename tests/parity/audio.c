@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* wav2vec2 and the picking of feature rows against the reference. */
-#include <json-c/json.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -162,18 +161,18 @@ void case_audio_features(Golden *g)
 
 /* ---- the functions alone ---------------------------------------------------------------------------------------- */
 
-static int64_t int_of(struct json_object *o, const char *key)
+static int64_t int_of(const Json *o, const char *key)
 {
-    struct json_object *v = NULL;
+    const Json *v = avt_json_get(o, key);
 
-    return json_object_object_get_ex(o, key, &v) ? json_object_get_int64(v) : -1;
+    return v ? json_int(v) : -1;
 }
 
-static struct json_object *list_of(struct json_object *o, const char *key)
+static const Json *list_of(const Json *o, const char *key)
 {
-    struct json_object *v = NULL;
+    const Json *v = avt_json_get(o, key);
 
-    return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_array) ? v : NULL;
+    return json_is(v, JSON_LIST) ? v : NULL;
 }
 
 /* Video frame i takes row index[i] of the interpolation, through the pick itself: a ramp tells the rows apart. */
@@ -205,11 +204,11 @@ static void check_pick(Golden *g, const int64_t *index, int64_t nb, int64_t len)
         }
 }
 
-static void check_bucket(Golden *g, struct json_object *o)
+static void check_bucket(Golden *g, const Json *o)
 {
     const int64_t len = int_of(o, "feature_frames"), clip = int_of(o, "batch_frames"), fps = int_of(o, "fps");
-    struct json_object *index = list_of(o, "index");
-    const int64_t nb = index ? (int64_t)json_object_array_length(index) : 0;
+    const Json *index = list_of(o, "index");
+    const int64_t nb = json_nb(index);
     int64_t *want = golden_alloc(g, sizeof(*want) * (size_t)(nb + 1)), clips;
 
     if (len < 1 || clip < 1 || fps < 1 || int_of(o, "m") != 0 || nb < 1) {
@@ -227,7 +226,7 @@ static void check_bucket(Golden *g, struct json_object *o)
     for (int64_t i = 0; i < nb; i++) {
         const int64_t row = avt_features_row(i, nb, (int)fps);
 
-        want[i] = json_object_get_int64(json_object_array_get_idx(index, (size_t)i));
+        want[i] = json_int(json_at(index, i));
         if (want[i] != (row < len ? row : -1)) {
             golden_fail(g, "%lld rows at %lld fps: frame %lld takes %lld, wanted %lld", (long long)len, (long long)fps,
                         (long long)i, (long long)row, (long long)want[i]);
@@ -238,26 +237,26 @@ static void check_bucket(Golden *g, struct json_object *o)
         check_pick(g, want, nb, len);
 }
 
-static double number_at(struct json_object *row, int64_t i)
+static double number_at(const Json *row, int64_t i)
 {
-    return json_object_get_double(json_object_array_get_idx(row, (size_t)i));
+    return json_number(json_at(row, i));
 }
 
-static float *matrix(Golden *g, struct json_object *rows, int64_t *nb, int64_t *width)
+static float *matrix(Golden *g, const Json *rows, int64_t *nb, int64_t *width)
 {
-    struct json_object *first = rows && json_object_array_length(rows) ? json_object_array_get_idx(rows, 0) : NULL;
+    const Json *first = avt_json_first(rows);
     float *v;
 
-    *nb = first ? (int64_t)json_object_array_length(rows) : 0;
-    *width = first ? (int64_t)json_object_array_length(first) : 0;
+    *nb = json_nb(rows);
+    *width = json_nb(first);
     v = golden_alloc(g, sizeof(*v) * (size_t)(*nb * *width + 1));
     for (int64_t i = 0; i < *nb; i++)
         for (int64_t d = 0; d < *width; d++)
-            v[i * *width + d] = (float)number_at(json_object_array_get_idx(rows, (size_t)i), d);
+            v[i * *width + d] = (float)number_at(json_at(rows, i), d);
     return v;
 }
 
-static void check_interpolation(Golden *g, struct json_object *o)
+static void check_interpolation(Golden *g, const Json *o)
 {
     int64_t T, D, len, width;
     const float *in = matrix(g, list_of(o, "input"), &T, &D), *want = matrix(g, list_of(o, "output"), &len, &width);
@@ -285,10 +284,10 @@ static void check_interpolation(Golden *g, struct json_object *o)
     }
 }
 
-static void check_length(Golden *g, struct json_object *pair)
+static void check_length(Golden *g, const Json *pair)
 {
-    const int64_t in = json_object_get_int64(json_object_array_get_idx(pair, 0));
-    const int64_t out = json_object_get_int64(json_object_array_get_idx(pair, 1));
+    const int64_t in = json_int(json_at(pair, 0));
+    const int64_t out = json_int(json_at(pair, 1));
 
     g->nb_compared++;
     if (avt_features_len30(in) != out)
@@ -298,7 +297,7 @@ static void check_length(Golden *g, struct json_object *pair)
 
 void case_audio_functions(Golden *g)
 {
-    static const struct { const char *key; void (*check)(Golden *g, struct json_object *o); } lists[] = {
+    static const struct { const char *key; void (*check)(Golden *g, const Json *o); } lists[] = {
         { "bucket", check_bucket }, { "interp_length_50_to_30", check_length }, { "linear_interpolation", check_interpolation },
     };
     Json *j = NULL;
@@ -309,17 +308,17 @@ void case_audio_functions(Golden *g)
         golden_fail(g, "%s cannot be read", path);
         return;
     }
-    json_object_object_foreach(avt_json_root(j), key, value) {
-        int known = !strcmp(key, "video_rate") && json_object_get_int(value) == 30;
+    for (const Json *m = j->first; m; m = m->next) {
+        int known = !strcmp(m->key, "video_rate") && json_int(m) == 30;
 
         for (size_t k = 0; k < sizeof(lists) / sizeof(lists[0]); k++)
-            if (!strcmp(key, lists[k].key) && json_object_is_type(value, json_type_array)) {
+            if (!strcmp(m->key, lists[k].key) && json_is(m, JSON_LIST)) {
                 known = 1;
-                for (size_t i = 0; i < json_object_array_length(value) && !g->failed; i++)
-                    lists[k].check(g, json_object_array_get_idx(value, i));
+                for (const Json *v = m->first; v && !g->failed; v = v->next)
+                    lists[k].check(g, v);
             }
         if (!known)
-            golden_fail(g, "%s: no case knows %s", path, key);
+            golden_fail(g, "%s: no case knows %s", path, m->key);
     }
     avt_json_close(&j);
 }

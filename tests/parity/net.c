@@ -4,17 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <json-c/json.h>
-
 #include "net.h"
 
 double net_lora_alpha(Golden *g)
 {
-    struct json_object *lora = NULL, *alpha = NULL;
-
-    if (json_object_object_get_ex(avt_json_root(g->config), "lora", &lora))
-        json_object_object_get_ex(lora, "alpha", &alpha);
-    return alpha ? json_object_get_double(alpha) : 0;
+    return json_number(avt_json_get(avt_json_get(g->config, "lora"), "alpha"));
 }
 
 int net_open(Golden *g, GoldenNet *n, const char *sub, const char *lora, int l0, int l1)

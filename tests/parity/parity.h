@@ -69,6 +69,36 @@ void golden_note(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 /** A PNG of the set, [h][w][3] RGB in g's memory; NULL after a failure. */
 uint8_t *golden_png(Golden *g, const char *name, int *w, int *h);
 
+/* Values of the cases in JSON: what is not there, or of another type, is 0. */
+static inline int json_is(const Json *v, JsonType type)
+{
+    return v && v->type == type;
+}
+
+static inline int64_t json_int(const Json *v)
+{
+    return json_is(v, JSON_INT) ? v->i : 0;
+}
+
+static inline double json_number(const Json *v)
+{
+    return json_is(v, JSON_REAL) ? v->f : (double)json_int(v);
+}
+
+static inline int json_nb(const Json *list)
+{
+    return json_is(list, JSON_LIST) ? list->nb : 0;
+}
+
+static inline const Json *json_at(const Json *list, int64_t i)
+{
+    const Json *v = avt_json_first(list);
+
+    while (v && i--)
+        v = v->next;
+    return v;
+}
+
 typedef void (*GoldenCase)(Golden *g);
 /* Cases live beside the network that they test: text.c audio.c vae.c picture.c dit.c sampling.c e2e.c; main.c has the table. */
 void case_t5(Golden *g);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The original's way with the reference picture: target sizes, resampling, crop, padding; all of it exact. */
-#include <json-c/json.h>
 #include <png.h>
 #include <stdio.h>
 #include <string.h>
@@ -79,26 +78,27 @@ void case_image_preprocess(Golden *g)
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------- */
 
-static int number(struct json_object *o, const char *key)
+static int number(const Json *o, const char *key)
 {
-    return json_object_get_int(json_object_object_get(o, key));
+    return (int)json_int(avt_json_get(o, key));
 }
 
-static int element(struct json_object *o, const char *key, size_t i)
+static int element(const Json *o, const char *key, int i)
 {
-    return json_object_get_int(json_object_array_get_idx(json_object_object_get(o, key), i));
+    return (int)json_int(json_at(avt_json_get(o, key), i));
 }
 
-static void check_size(Golden *g, struct json_object *o)
+static void check_size(Golden *g, const Json *o)
 {
     int w, h;
 
     avt_picture_size_upstream(&w, &h, number(o, "width"), number(o, "height"), number(o, "target_area"));
     if (h != element(o, "result", 0) || w != element(o, "result", 1))
-        golden_fail(g, "%s: we choose %d x %d (h x w)", json_object_to_json_string(o), h, w);
+        golden_fail(g, "%d x %d, area %d: we choose %d x %d (h x w)", number(o, "height"), number(o, "width"),
+                    number(o, "target_area"), h, w);
 }
 
-static void check_fit(Golden *g, struct json_object *o)
+static void check_fit(Golden *g, const Json *o)
 {
     const int ih = element(o, "image", 0), iw = element(o, "image", 1), h = element(o, "target", 0), w = element(o, "target", 1);
     const UpstreamFit f = avt_picture_fit_upstream(w, h, iw, ih);
@@ -110,7 +110,7 @@ static void check_fit(Golden *g, struct json_object *o)
     if (f.resized_h != element(o, "resized", 0) || f.resized_w != element(o, "resized", 1) || left != element(o, pad, 0) ||
         top != element(o, pad, 1) || right != element(o, pad, 2) || bottom != element(o, pad, 3) ||
         (f.left > 0 ? f.left : 0) != number(o, "crop_left") || (f.top > 0 ? f.top : 0) != number(o, "crop_top"))
-        golden_fail(g, "%s: we resize to %d x %d (h x w), offset %d, %d", json_object_to_json_string(o), f.resized_h,
+        golden_fail(g, "%d x %d into %d x %d: we resize to %d x %d (h x w), offset %d, %d", ih, iw, h, w, f.resized_h,
                     f.resized_w, f.left, f.top);
 }
 
@@ -118,7 +118,7 @@ void case_resolution(Golden *g)
 {
     static const struct {
         const char *section;
-        void (*check)(Golden *g, struct json_object *o);
+        void (*check)(Golden *g, const Json *o);
     } sections[] = { { "get_size_less_than_area", check_size }, { "resize_center_crop", check_fit } };
     char path[1024];
     Json *json = NULL;
@@ -129,13 +129,12 @@ void case_resolution(Golden *g)
         return;
     }
     for (int i = 0; i < 2; i++) {
-        struct json_object *list = json_object_object_get(avt_json_root(json), sections[i].section);
-        const size_t nb = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+        const Json *list = avt_json_get(json, sections[i].section);
 
-        if (!nb)
+        if (!json_nb(list))
             golden_fail(g, "no section %s", sections[i].section);
-        for (size_t k = 0; k < nb; k++, g->nb_compared++)
-            sections[i].check(g, json_object_array_get_idx(list, k));
+        for (const Json *o = avt_json_first(list); o; o = o->next, g->nb_compared++)
+            sections[i].check(g, o);
     }
     avt_json_close(&json);
 }

@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <json-c/json.h>
-
 #include "net.h"
 #include "nets/sampler.h"
 
@@ -20,31 +18,29 @@
 
 /* ---- schedule --------------------------------------------------------------------------------------------------- */
 
-static void compare_list(Golden *g, const char *name, struct json_object *entry, const char *key, const float *v, int nb)
+static void compare_list(Golden *g, const char *name, const Json *entry, const char *key, const float *v, int nb)
 {
-    struct json_object *list = NULL;
+    const Json *list = avt_json_get(entry, key);
     double *ref = golden_alloc(g, sizeof(*ref) * (size_t)nb);
 
-    json_object_object_get_ex(entry, key, &list);
-    if (!list || (int)json_object_array_length(list) != nb) {
+    if (json_nb(list) != nb) {
         golden_fail(g, "%s: %s has not %d values", name, key, nb);
         return;
     }
     for (int i = 0; i < nb; i++)
-        ref[i] = json_object_get_double(json_object_array_get_idx(list, (size_t)i));
+        ref[i] = json_number(json_at(list, i));
     golden_compare(g, name, v, ref, nb);
 }
 
-static void check_schedule(Golden *g, struct json_object *entry)
+static void check_schedule(Golden *g, const Json *entry)
 {
-    struct json_object *steps = NULL, *shift = NULL;
+    const int steps = (int)json_int(avt_json_get(entry, "steps"));
+    const double shift = json_number(avt_json_get(entry, "shift"));
     char name[64];
     Schedule s;
 
-    json_object_object_get_ex(entry, "steps", &steps);
-    json_object_object_get_ex(entry, "shift", &shift);
-    snprintf(name, sizeof(name), "%d steps, shift %g", json_object_get_int(steps), json_object_get_double(shift));
-    if (avt_schedule(&s, json_object_get_int(steps), json_object_get_double(shift)) < 0) {
+    snprintf(name, sizeof(name), "%d steps, shift %g", steps, shift);
+    if (avt_schedule(&s, steps, shift) < 0) {
         golden_fail(g, "%s: refused", name);
         return;
     }
@@ -62,12 +58,12 @@ void case_schedule(Golden *g)
         golden_fail(g, "cannot be read");
         return;
     }
-    json_object_object_foreach(avt_json_root(j), key, list) {
-        if (strcmp(key, "flow_match_euler"))
-            golden_fail(g, "no case knows the scheduler %s", key);
+    for (const Json *m = j->first; m; m = m->next) {
+        if (strcmp(m->key, "flow_match_euler"))
+            golden_fail(g, "no case knows the scheduler %s", m->key);
         else
-            for (size_t i = 0; i < json_object_array_length(list); i++)
-                check_schedule(g, json_object_array_get_idx(list, i));
+            for (const Json *entry = avt_json_first(m); entry; entry = entry->next)
+                check_schedule(g, entry);
     }
     avt_json_close(&j);
 }

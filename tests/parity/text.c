@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* umT5 and the tokenizer against the reference: every "in.<case>.ids" of t5.safetensors, every prompt of tokenizer/cases.json. */
-#include <json-c/json.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -96,52 +95,52 @@ void case_t5(Golden *g)
 
 /* ---- tokenizer -------------------------------------------------------------------------------------------------- */
 
-static const char *text_of(struct json_object *o, const char *key)
+static const char *text_of(const Json *o, const char *key)
 {
-    struct json_object *v = NULL;
+    const Json *v = avt_json_get(o, key);
 
-    return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string) ? json_object_get_string(v) : NULL;
+    return json_is(v, JSON_TEXT) ? v->text : NULL;
 }
 
-static void check_ids(Golden *g, const Tokenizer *t, const char *cleaned, struct json_object *wanted, const char *key, size_t index)
+static void check_ids(Golden *g, const Tokenizer *t, const char *cleaned, const Json *wanted, const char *key, int index)
 {
     int32_t ids[MAX_TOKENS];
     const int nb = avt_tokenizer_encode(t, ids, MAX_TOKENS, cleaned, NULL);
 
     g->nb_compared++;
-    if (nb != (int)json_object_array_length(wanted)) {
-        golden_fail(g, "%s, prompt %zu: %d ids, wanted %zu", key, index, nb, json_object_array_length(wanted));
+    if (nb != json_nb(wanted)) {
+        golden_fail(g, "%s, prompt %d: %d ids, wanted %d", key, index, nb, json_nb(wanted));
         return;
     }
     for (int i = 0; i < nb; i++)
-        if (ids[i] != json_object_get_int(json_object_array_get_idx(wanted, (size_t)i))) {
-            golden_fail(g, "%s, prompt %zu: id %d is %d, wanted %d", key, index, i, ids[i],
-                        json_object_get_int(json_object_array_get_idx(wanted, (size_t)i)));
+        if (ids[i] != (int)json_int(json_at(wanted, i))) {
+            golden_fail(g, "%s, prompt %d: id %d is %d, wanted %d", key, index, i, ids[i],
+                        (int)json_int(json_at(wanted, i)));
             return;
         }
 }
 
-static void check_cleaning(Golden *g, struct json_object *prompt, size_t index)
+static void check_cleaning(Golden *g, const Json *prompt, int index)
 {
     const char *text = text_of(prompt, "prompt"), *wanted = text_of(prompt, "cleaned");
     char *cleaned = NULL;
 
     if (!text || !wanted) {
-        golden_fail(g, "prompt %zu has no text", index);
+        golden_fail(g, "prompt %d has no text", index);
         return;
     }
     if (avt_text_clean(&cleaned, text, g->log) < 0) {
-        golden_fail(g, "prompt %zu was refused", index);
+        golden_fail(g, "prompt %d was refused", index);
         return;
     }
     g->nb_compared++;
     if (strcmp(cleaned, wanted))
-        golden_fail(g, "prompt %zu: cleaned \"%.60s\", wanted \"%.60s\"", index, cleaned, wanted);
+        golden_fail(g, "prompt %d: cleaned \"%.60s\", wanted \"%.60s\"", index, cleaned, wanted);
     avt_free(cleaned);
 }
 
 /* The model of ids named `key`: "small" is the checkpoint's own, others lie beside the cases. */
-static void check_model(Golden *g, struct json_object *prompts, const char *key)
+static void check_model(Golden *g, const Json *prompts, const char *key)
 {
     Tokenizer *t = NULL;
     char path[4096];
@@ -154,11 +153,11 @@ static void check_model(Golden *g, struct json_object *prompts, const char *key)
         golden_fail(g, "%s cannot be used", path);
         return;
     }
-    for (size_t i = 0; i < json_object_array_length(prompts); i++) {
-        struct json_object *prompt = json_object_array_get_idx(prompts, i), *ids = NULL;
+    for (int i = 0; i < json_nb(prompts); i++) {
+        const Json *prompt = json_at(prompts, i), *ids = avt_json_get(prompt, key);
 
-        if (!json_object_object_get_ex(prompt, key, &ids) || !json_object_is_type(ids, json_type_array))
-            golden_fail(g, "prompt %zu has no ids of %s", i, key);
+        if (!json_is(ids, JSON_LIST))
+            golden_fail(g, "prompt %d has no ids of %s", i, key);
         else if (text_of(prompt, "cleaned"))
             check_ids(g, t, text_of(prompt, "cleaned"), ids, key, i);
     }
@@ -167,7 +166,7 @@ static void check_model(Golden *g, struct json_object *prompts, const char *key)
 
 void case_tokenizer(Golden *g)
 {
-    struct json_object *prompts = NULL;
+    const Json *prompts;
     Json *j = NULL;
     char path[4096];
 
@@ -176,16 +175,15 @@ void case_tokenizer(Golden *g)
         golden_fail(g, "%s cannot be read", path);
         return;
     }
-    if (!json_object_object_get_ex(avt_json_root(j), "cases", &prompts) || !json_object_is_type(prompts, json_type_array) ||
-        !json_object_array_length(prompts))
+    prompts = avt_json_get(j, "cases");
+    if (!json_nb(prompts))
         golden_fail(g, "%s has no cases", path);
     else {
-        for (size_t i = 0; i < json_object_array_length(prompts); i++)
-            check_cleaning(g, json_object_array_get_idx(prompts, i), i);
-        json_object_object_foreach(json_object_array_get_idx(prompts, 0), key, value) {
-            if (json_object_is_type(value, json_type_array))
-                check_model(g, prompts, key);
-        }
+        for (int i = 0; i < json_nb(prompts); i++)
+            check_cleaning(g, json_at(prompts, i), i);
+        for (const Json *m = avt_json_first(prompts->first); m; m = m->next)
+            if (json_is(m, JSON_LIST))
+                check_model(g, prompts, m->key);
     }
     avt_json_close(&j);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The JSON reader: what it reads, and what it refuses that a library would let pass. */
-#include <json-c/json.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "files.h"
@@ -14,7 +14,7 @@ static int parse(Json **j, const char *text)
 static void test_values(void **state)
 {
     static const char text[] = " {\"dim\": 5120, \"eps\": 1e-06, \"neg\": -1.5, \"on\": true, \"name\": \"a\\u00e9\\n\\\"b\", "
-                               "\"list\": [0, -4, 8], \"sub\": {\"dim\": 3}, \"none\": null, \"whole\": 7}\n";
+                               "\"list\": [0, -4, 8], \"sub\": {\"dim\": 3}, \"none\": null, \"whole\": 7, \"long\": 12345678901234567890123}\n";
     int64_t v = -1, list[4];
     double f;
     const char *s;
@@ -29,6 +29,8 @@ static void test_values(void **state)
     REQUIRE(v == 5120);
     REQUIRE_OK(avt_json_float(j, "eps", &f, 1));
     REQUIRE(f == 1e-6);
+    REQUIRE_OK(avt_json_float(j, "long", &f, 1));
+    REQUIRE(f == 12345678901234567890123.0);
     REQUIRE_OK(avt_json_float(j, "whole", &f, 1));
     REQUIRE(f == 7);
     REQUIRE_OK(avt_json_bool(j, "on", &on, 1));
@@ -37,8 +39,9 @@ static void test_values(void **state)
     REQUIRE(!strcmp(s, "a\xc3\xa9\n\"b"));
     REQUIRE_OK(avt_json_ints(j, "list", list, &nb, 4, 1));
     REQUIRE(nb == 3 && list[0] == 0 && list[1] == -4 && list[2] == 8);
-    REQUIRE(avt_json_has(j, "none") && !avt_json_has(j, "absent"));
-    REQUIRE(json_object_object_length(avt_json_root(j)) == 9);
+    REQUIRE(avt_json_get(j, "none")->type == JSON_NULL && !avt_json_get(j, "absent"));
+    REQUIRE(j->nb == 10 && !strcmp(j->first->key, "dim") && !strcmp(j->first->next->key, "eps"));
+    REQUIRE(avt_json_first(avt_json_get(j, "list"))->next->i == -4 && !avt_json_first(avt_json_get(j, "dim")));
     avt_json_close(&j);
     REQUIRE(j == NULL && avt_mem_bytes(MEM_CKPT) == 0);
 }
@@ -103,6 +106,14 @@ static const struct {
     { "{\"a\": 1]", "bracket", 0 },
     { "{\"a\": \"\xff\"}", "damaged", 0 },
     { "{\"a\": [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}", "nested too deep", 0 },
+    { "\xef\xbb\xbf{\"a\": 1}", "byte order mark", 0 },
+    { "\xff\xfe{", "UTF-16", 0 },
+    { "{\"a\" 1}", "a colon", 0 },
+    { "{\"a\": 1 \"b\": 2}", "a comma", 0 },
+    { "{\"a\": \"\\u0000\"}", "control byte", 0 },
+    { "{\"a\": \"\xed\xa0\x80\"}", "not UTF-8", 0 },              // a surrogate
+    { "{\"a\": \"\xc0\x80\"}", "not UTF-8", 0 },                  // a NUL in two bytes
+    { "{\"a\": \"\xf4\x90\x80\x80\"}", "not UTF-8", 0 },          // beyond U+10FFFF
     { "{\"a\": -1}", "between 0 and 2^63 - 1", 1 },
     { "{\"a\": 9223372036854775808}", "between 0 and 2^63 - 1", 1 },
     { "{\"a\": 1.5}", "whole", 1 },
@@ -178,6 +189,39 @@ static void test_damage(void **state)
     REQUIRE(avt_mem_bytes(MEM_CKPT) == 0);
 }
 
+/* A list of nb times `text`, with commas. */
+static char *repeat(const char *begin, const char *text, int nb, const char *end)
+{
+    char *all = malloc(strlen(begin) + (strlen(text) + 16) * (size_t)nb + strlen(end) + 1), *p = stpcpy(all, begin);
+
+    for (int i = 0; i < nb; i++) {
+        if (i)
+            *p++ = ',';
+        p += sprintf(p, text, i);
+    }
+    strcpy(p, end);
+    return all;
+}
+
+/* Time grows as the text does; what would take more memory than 100 MB is refused. */
+static void test_many_values(void **state)
+{
+    const clock_t start = clock();
+    char *keys = repeat("{", "\"key%d\": 1", 500000, "}"), *values = repeat("{\"a\": [", "0", 2100000, "]}");
+    Json *j;
+
+    (void)state;
+    REQUIRE_OK(parse(&j, keys));
+    REQUIRE(j->nb == 500000 && avt_json_get(j, "key499999")->i == 1);
+    avt_json_close(&j);
+    REQUIRE(parse(&j, values) == AVT_INVALID);
+    require_said("a.json", "more than 2000000 values");
+    REQUIRE(clock() - start < 20 * CLOCKS_PER_SEC);
+    REQUIRE(avt_mem_bytes(MEM_CKPT) == 0);
+    free(keys);
+    free(values);
+}
+
 static void test_files(void **state)
 {
     Json *j;
@@ -190,6 +234,9 @@ static void test_files(void **state)
     require_said("none.json", "cannot be opened");
     REQUIRE(avt_json_read(&j, tmp_dir, test_log()) < 0);
     require_said(tmp_dir, "regular file");
+    REQUIRE_OK(mkfifo(tmp_path("pipe.json"), 0600));                // nobody writes: reading would wait for ever
+    REQUIRE(avt_json_read(&j, tmp_path("pipe.json"), test_log()) == AVT_ERR(EINVAL));
+    require_said("pipe.json", "not a regular file");
     REQUIRE(avt_json_read(&j, tmp_text("empty.json", ""), test_log()) == AVT_INVALID);
     require_said("empty.json", "object was wanted");
     REQUIRE(avt_json_read(&j, tmp_text("lfs.json", "version https://git-lfs.github.com/spec/v1\n"), test_log()) == AVT_INVALID);
@@ -222,7 +269,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),    cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_refused),
         cmocka_unit_test(test_long_name), cmocka_unit_test(test_damage),       cmocka_unit_test(test_files),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_many_values),
     };
 
     return test_main("json", tests);

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The log handle: levels, NULL, codes handed through, a caller's mistake. */
+#include <locale.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "test.h"
 
 typedef struct Kept {
@@ -71,6 +74,46 @@ static void long_line(void **state)
     assert_in_range(strlen(k.text), 500, 1500);                     // cut, not spilled
 }
 
+/* Names and values of files must neither end a line nor command the terminal. */
+static void texts_of_others(void **state)
+{
+    static const char *const cases[][2] = {
+        { "a\nb\tc\rd", "a\\nb\\tc\\rd" }, { "\x1b[31mred\x1b[0m\x07", "\\x1b[31mred\\x1b[0m\\x07" },
+        { "f\xc3\xbcr \xe2\x82\xac \xf0\x9f\x98\x80", "f\xc3\xbcr \xe2\x82\xac \xf0\x9f\x98\x80" },
+        { "\xc2\x9b" "31m \x7f", "\\x9b31m \\x7f" }, { "latin \xe9", "latin \\xe9" }, { "", "" },
+    };
+    Kept k = { 0 };
+    const Log log = { .write = keep, .opaque = &k, .level = LOG_ERROR };
+    char cut[8];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        avt_log(&log, LOG_ERROR, "%s", cases[i][0]);
+        assert_string_equal(k.text, cases[i][1]);
+    }
+    avt_printable(cut, sizeof(cut), "12345\xe2\x82\xac");           // no half character at the end
+    assert_string_equal(cut, "12345");
+}
+
+/* Numbers have a point, whatever the user's locale writes. */
+static void numbers(void **state)
+{
+    static const char *const commas[] = { "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE.ISO-8859-1", "it_IT.UTF-8", "nl_NL.UTF-8" };
+    int found = 0;
+    char *end;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(commas) / sizeof(commas[0]) && !found; i++)
+        found = setlocale(LC_ALL, commas[i]) != NULL;
+    assert_true(!found || strtod("0,5", NULL) == 0.5);
+    assert_true(avt_number("0.5:x", &end) == 0.5 && *end == ':');
+    assert_true(avt_number("1,5", &end) == 1 && *end == ',');
+    assert_true(avt_number("-2.5e-1", NULL) == -0.25);
+    setlocale(LC_ALL, "C");
+    if (!found)
+        SKIP("this machine has no locale with a decimal comma");
+}
+
 static int careful(const Log *log, int n)
 {
     AVT_REQUIRE(log, n > 2);
@@ -96,7 +139,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels), cmocka_unit_test(silence), cmocka_unit_test(failure),
-        cmocka_unit_test(long_line), cmocka_unit_test(mistakes),
+        cmocka_unit_test(long_line), cmocka_unit_test(mistakes), cmocka_unit_test(texts_of_others), cmocka_unit_test(numbers),
     };
 
     return test_main("log", tests);

@@ -6,6 +6,7 @@
 #include "files.h"
 #include "files/inspect.h"
 #include "files/modeldir.h"
+#include "nets/sampler.h"
 
 static const char *const files[] = {
     "config.json",
@@ -149,6 +150,9 @@ static void test_bad_avatar_json(void **state)
         { "{\"size\": \"99999x16\"}", "\"size\" must be" },
         { "{\"lora\": \"maybe\"}", "\"lora\" must be" },
         { "{\"lora\": true}", "\"lora\" must be a text" },
+        { "{\"steps\": 101}", "\"steps\" must be between 1 and 100" },
+        { "\xef\xbb\xbf{}", "byte order mark" },
+        { "{\"lora_alpha\": 1e999}", "finite" },
         { "{\"lora_alpha\": -4}", "\"lora_alpha\" must be" },
         { "{\"lora_alpha\": \"x\"}", "\"lora_alpha\" must be a number" },
         { "{\"area\": 65536, \"size\": \"256x256\"}", "exclude each other" },
@@ -167,6 +171,41 @@ static void test_bad_avatar_json(void **state)
     tmp_text("avatar.json", "{\"colour\": 5}");
     REQUIRE_OK(open_dir(&m));
     require_said("avatar.json", "\"colour\" is not known");
+    avt_modeldir_close(&m);
+    tmp_close();
+}
+
+/* Links that lead nowhere and folders in a file's place are named, never passed over. */
+static void test_places(void **state)
+{
+    static const struct {
+        const char *name, *link, *said;
+        int code;
+    } cases[] = {
+        { "avatar.json", "gone.json", "cannot be opened", ENOENT },
+        { "avatar.json", NULL, "is a folder", EISDIR },
+        { "Wan2.1_VAE.pth", "gone.pth", "leads nowhere", ENOENT },
+        { "Wan2.1_VAE.pth", "Wan2.1_VAE.pth", "Too many levels of symbolic links", ELOOP },
+        { "Wan2.1_VAE.pth", NULL, "is a folder", EISDIR },
+    };
+    ModelDir m;
+
+    (void)state;
+    REQUIRE(MODELDIR_MAX_STEPS == SAMPLER_MAX_STEPS);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        tmp_open();
+        write_model();
+        remove(tmp_path(cases[i].name));
+        REQUIRE_OK(cases[i].link ? symlink(cases[i].link, tmp_path(cases[i].name)) : mkdir(tmp_path(cases[i].name), 0700));
+        REQUIRE(open_dir(&m) == AVT_ERR(cases[i].code));
+        require_said(cases[i].name, cases[i].said);
+        tmp_close();
+    }
+    tmp_open();                                                     // a LoRA that is a link to nothing is not "none"
+    write_model();
+    REQUIRE_OK(symlink("gone", tmp_path("liveavatar.safetensors")));
+    REQUIRE_OK(open_dir(&m));
+    REQUIRE(m.lora && !strcmp(m.lora, tmp_path("liveavatar.safetensors")));
     avt_modeldir_close(&m);
     tmp_close();
 }
@@ -308,7 +347,7 @@ int main(void)
         cmocka_unit_test(test_found), cmocka_unit_test(test_alternatives), cmocka_unit_test(test_missing),
         cmocka_unit_test(test_avatar_json), cmocka_unit_test(test_bad_avatar_json), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_golden),
-        cmocka_unit_test(test_stamp),
+        cmocka_unit_test(test_stamp), cmocka_unit_test(test_places),
     };
 
     return test_main("modeldir", tests);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "nets/tokenizer.h"
@@ -226,6 +227,34 @@ static void truncation(void **state)
     avt_tokenizer_close(&t);
 }
 
+/* Putting marks into order takes the square of their number: 59 s for 90000 of them. */
+static void combining_marks(void **state)
+{
+    const struct {
+        const char *mark[2];            // by turns: in an order that must be changed
+        int nb, ret;
+    } cases[] = { { { "\xcc\x81", "\xcc\xa7" }, 200, 0 }, { { "\xcc\x81", "\xcc\xa7" }, 90000, AVT_ERR(EINVAL) },
+                  { { "&#x301;", "&#x327;" }, 90000, AVT_ERR(EINVAL) } };
+    const int64_t before = avt_mem_bytes(MEM_NB);
+    char *text = malloc(90000 * 8), *out;
+
+    (void)state;
+    for (size_t k = 0; k < 3; k++) {
+        const clock_t start = clock();
+        char *p = text;
+
+        *p++ = 'a';
+        for (int i = 0; i < cases[k].nb; i++)
+            p = stpcpy(p, cases[k].mark[i & 1]);
+        REQUIRE(avt_text_clean(&out, text, test_log()) == cases[k].ret);
+        REQUIRE(cases[k].ret ? !out && strstr(test_log_text(), "combining marks") != NULL : out != NULL);
+        REQUIRE(clock() - start < 5 * CLOCKS_PER_SEC);
+        avt_free(out);
+    }
+    REQUIRE(avt_mem_bytes(MEM_NB) == before);
+    free(text);
+}
+
 static void refused_files(void **state)
 {
     uint8_t model[1024];
@@ -235,7 +264,8 @@ static void refused_files(void **state)
     (void)state;
     REQUIRE(avt_tokenizer_open(&t, "/nonexistent/spiece.model", test_log()) == AVT_ERR(ENOENT) && !t);
     REQUIRE(strstr(test_log_text(), "/nonexistent/spiece.model") != NULL);
-    REQUIRE(avt_tokenizer_open(&t, "/tmp", test_log()) == AVT_INVALID);
+    REQUIRE(avt_tokenizer_open(&t, "/tmp", test_log()) == AVT_ERR(EISDIR) && strstr(test_log_text(), "is a folder"));
+    REQUIRE(avt_tokenizer_open(&t, "/dev/zero", test_log()) == AVT_ERR(EINVAL) && strstr(test_log_text(), "not a regular file"));
     REQUIRE(open_bytes(&t, model, 0) == AVT_INVALID);
     REQUIRE(open_bytes(&t, (const uint8_t *)"{ \"model\": 1 }", 14) == AVT_INVALID);
     REQUIRE(open_bytes(&t, (const uint8_t *)"\x0a\x06\x2a\x02ok\x08\x01", 8) == AVT_INVALID);     // a piece whose text is a number
@@ -277,7 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_text_stays), cmocka_unit_test(white_space), cmocka_unit_test(entities), cmocka_unit_test(characters),
         cmocka_unit_test(not_utf8), cmocka_unit_test(cleaning_without_memory), cmocka_unit_test(ids),
-        cmocka_unit_test(special_names_are_text), cmocka_unit_test(truncation), cmocka_unit_test(refused_files),
+        cmocka_unit_test(special_names_are_text), cmocka_unit_test(truncation), cmocka_unit_test(combining_marks), cmocka_unit_test(refused_files),
         cmocka_unit_test(damaged_files),
     };
 

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Files of a model are regular files, read by copying: one that shrinks meanwhile gives an error, where touching a mapping
+ * would end the process (SIGBUS).
+ */
+#ifndef AVT_FILE_H
+#define AVT_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+
+/** Open a regular file for reading. A folder, a FIFO, a device is refused, none is waited for.
+ *  @return 0; *fd is the caller's to close. Or the error of open(), EISDIR, EINVAL (logged), *fd -1 */
+int avt_file_open(int *fd, struct stat *st, const char *path, const Log *log);
+
+/** Copy bytes offset .. offset + size - 1; large pieces over the cores. `path` is for messages.
+ *  @return 0; ESTALE: the file has become shorter; EIO and the like (logged) */
+int avt_file_read(int fd, void *dst, uint64_t offset, size_t size, const char *path, const Log *log);
+
+/** A whole small file, and a zero byte behind it.
+ *  @param data  the bytes, freed by the caller with avt_free(); NULL after an error
+ *  @return 0, AVT_INVALID for more than `max` bytes, ENOMEM, or as the two above */
+int avt_file_read_all(void **data, size_t *size, const char *path, size_t max, const Log *log);
+
+#endif
