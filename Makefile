@@ -29,6 +29,9 @@ endif
 ifneq ($(HAVE_AVX512),1)
 LIB_C := $(filter-out %_avx512.c,$(LIB_C))
 endif
+ifneq ($(HAVE_AMX),1)
+LIB_C := $(filter-out %_amx.c,$(LIB_C))
+endif
 object = $(patsubst $(SRC)/%,$(BUILD)/obj/%.o,$(basename $(1)))
 LIB_O := $(call object,$(LIB_C) $(wildcard $(SRC)/model/nets/*.cc))
 TOOL_O := $(call object,$(wildcard $(SRC)/tools/*.c))
@@ -51,7 +54,9 @@ all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/a
 # Strict IEEE arithmetic: faster, but the same bits for any number of threads and any order of files.
 $(BUILD)/obj/kernels/cpu/%.o $(BUILD)/obj/kernels/convert.o: FLAGS += -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math
 $(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c
-$(BUILD)/obj/%_avx512.o: FLAGS += -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+AVX512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+$(BUILD)/obj/%_avx512.o: FLAGS += $(AVX512)
+$(BUILD)/obj/%_amx.o: FLAGS += $(AVX512) -mavx512bf16 -mamx-tile -mamx-bf16
 $(BUILD)/obj/tools/%.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
 $(BUILD)/obj/tests/%.o: FLAGS += -I$(SRC)/tests
 $(BUILD)/obj/%.o: $(SRC)/%.c config.h

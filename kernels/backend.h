@@ -140,7 +140,7 @@ typedef struct BackendClass {
 } BackendClass;
 
 /* Highest CPU level to use; AUTO asks the CPU. Plain C is the definition of every op. */
-typedef enum CpuLevel { CPU_PLAIN, CPU_ONEDNN, CPU_AVX2, CPU_AVX512, CPU_AUTO } CpuLevel;
+typedef enum CpuLevel { CPU_PLAIN, CPU_ONEDNN, CPU_AVX2, CPU_AVX512, CPU_AMX, CPU_AUTO } CpuLevel;
 
 struct Backend {
     const BackendClass *cls;

@@ -67,7 +67,7 @@ typedef struct AvatarOptions {
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
     int steps;                          /* denoising steps; -1: the model's (4) */
     int cpu_threads;                    /* 0: all cores of the affinity mask */
-    int cpu_level;                      /* -1: the best; 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512: a cap, for tests */
+    int cpu_level;                      /* -1: the best; 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX: a cap, for tests */
     int compat;                         /* enum AvatarCompat */
     AvatarLogCallback log;              /* NULL: silence */
     void *log_opaque;

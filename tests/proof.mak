@@ -15,7 +15,7 @@ $(CORPUS_TESTS): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(RUN_CORPUS
 	$(link_test)
 corpus_of = "$(BUILD)/tests/fuzz/$(1) $(SRC)/tests/fuzz/corpus/$(1)"
 
-LEVELS = plain onednn avx2 avx512
+LEVELS = plain onednn avx2 avx512 amx
 parity_at = "$(BUILD)/tests/parity $(SRC)/tests/gold/parity --level $(1)"
 
 # ---- sanitizers -----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ static const Option options[] = {
     { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer", NULL },
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
     { "cpu_threads", INT,   AT(engine.cpu_threads), "threads of the CPU backend (default: all cores)", NULL },
-    { "cpu_level",   INT,   AT(engine.cpu_level),   "highest level to use: 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512 (default: the best)", NULL },
+    { "cpu_level",   INT,   AT(engine.cpu_level),   "highest level to use: 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX (default: the best)", NULL },
     { "format",      CONST, AT(look.format),        "yuv420p, yuv444p, nv12, rgb24, gbrp", "yuv420p|yuv444p|nv12|rgb24|gbrp" },
     { "tail",        CONST, AT(look.tail),          "ceil, floor, block: frames at the end", "ceil|floor|block" },
     { "mode",        CONST, AT(look.mode),          "offline (encode the sound whole), or live (as it comes)", "offline|live" },

@@ -19,6 +19,50 @@
 #ifndef HAVE_AVX512
 #define HAVE_AVX512 0
 #endif
+#ifndef HAVE_AMX
+#define HAVE_AMX 0
+#endif
+
+#if HAVE_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The kernel gives a process the 8 KB of its threads' tiles when it asks for them (Linux 5.16); old kernels and some sandboxes never. */
+static int has_amx(void)
+{
+    enum { BF16 = 1 << 22, TILE = 1 << 24, REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    unsigned a, b, c, d = 0;
+
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILE) && __builtin_cpu_supports("avx512bf16") &&
+           !syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA);
+}
+#endif
+
+int avt_cpu_has(CpuLevel level)
+{
+    switch (level) {
+    case CPU_PLAIN:
+        return 1;
+    case CPU_ONEDNN:
+        return HAVE_ONEDNN;
+#if HAVE_AVX2
+    case CPU_AVX2:
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+#if HAVE_AVX512
+    case CPU_AVX512:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq");
+#endif
+#if HAVE_AMX
+    case CPU_AMX:
+        return avt_cpu_has(CPU_AVX512) && has_amx();
+#endif
+    default:
+        return 0;
+    }
+}
 
 /* Is a number of the call bf16? A weight that is not counts by its activations, which are there, too. */
 static int is_narrow(const OpCall *c)
@@ -94,13 +138,16 @@ static int open_levels(Backend *be, Cpu *cpu)
         ret = avt_cpu_onednn(be, cpu);
 #endif
 #if HAVE_AVX2
-    if (be->level >= CPU_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (be->level >= CPU_AVX2 && avt_cpu_has(CPU_AVX2))
         avt_cpu_avx2(cpu);
 #endif
 #if HAVE_AVX512
-    if (be->level >= CPU_AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    if (be->level >= CPU_AVX512 && avt_cpu_has(CPU_AVX512))
         avt_cpu_avx512(cpu);
+#endif
+#if HAVE_AMX
+    if (be->level >= CPU_AMX && avt_cpu_has(CPU_AMX))
+        avt_cpu_amx(cpu);
 #endif
     return ret;
 }

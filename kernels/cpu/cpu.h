@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Inside the CPU backend: the table of implementations. Plain C fills it (the definition of every op), each faster level
- * then overwrites the entries that it does better: <op>_plain < onednn < avx2 < avx512. One file an op.
+ * then overwrites the entries that it does better: <op>_plain < onednn < avx2 < avx512 < amx. One file an op.
  *
  * Threads: `#pragma omp parallel for num_threads(be->threads)` over rows of the result, each computed by one thread in one
  * order, so that plain C gives the same bits for any number of threads.
@@ -54,6 +54,10 @@ int  avt_cpu_onednn(Backend *be, Cpu *cpu);         // also the packed weights; 
 void avt_cpu_onednn_close(Cpu *cpu);
 void avt_cpu_avx2(Cpu *cpu);
 void avt_cpu_avx512(Cpu *cpu);
+void avt_cpu_amx(Cpu *cpu);
+
+/** Does this machine run the code of a level? For CPU_AMX the kernel is asked for tile data, for the whole process. */
+int avt_cpu_has(CpuLevel level);
 
 /** Workspace of the op that runs now, 64-byte aligned, contents undefined; NULL when there is no memory. It grows to the largest
  *  size ever asked for and stays, so later calls allocate nothing. */

@@ -87,7 +87,7 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
     if (opt->cpu_threads < 0 || opt->cpu_threads > 1024)
         return avt_fail(log, AVT_ERR(EINVAL), "cpu_threads=%d: 0 (all cores) to 1024", opt->cpu_threads);
     if (opt->cpu_level < -1 || opt->cpu_level >= CPU_AUTO)
-        return avt_fail(log, AVT_ERR(EINVAL), "cpu_level=%d: -1 (best), 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512", opt->cpu_level);
+        return avt_fail(log, AVT_ERR(EINVAL), "cpu_level=%d: -1 (best), 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX", opt->cpu_level);
     if (opt->compat < 0 || opt->compat > AVATAR_COMPAT_UPSTREAM)
         return avt_fail(log, AVT_ERR(EINVAL), "compat=%d: none or upstream", opt->compat);
     if (parse_expert(x, opt->opts, log) < 0)

@@ -74,7 +74,7 @@ static void check(Arg a, float sharpness, Values kind, int bench)
         for (int64_t h = 0; h < a.heads; h++)
             reference_row(&a, ref + (i * a.heads + h) * a.hd, p, i, h);
     op_check(&(OpCase){ .name = name, .op = OP_ATTENTION, .nd = 3, .dim = { a.n, a.heads, a.hd }, .run = run, .arg = &a, .ref = ref,
-                        .tol = 1e-6 + 1e-7 * sharpness, .bench = bench });
+                        .tol = 1e-6 + 1e-7 * fabsf(sharpness), .bench = bench });
     free(a.q);
     free(a.k1);
     free(a.v1);
@@ -90,7 +90,7 @@ static void sizes(void **state)
     static const int64_t s[][5] = { { 1, 1, 0, 1, 1 }, { 1, 1, 1, 1, 2 }, { 3, 5, 0, 2, 7 },
                                     { 5, 64, 1, 3, 16 }, { 64, 63, 65, 2, 32 },
                                     { 65, 129, 0, 1, 40 }, { 130, 17, 200, 2, 33 }, { 2, 300, 3, 1, 129 },
-                                    { 4, 9, 4, 1, 384 }, { 7, 3, 90, 4, 128 } };
+                                    { 4, 9, 4, 1, 384 }, { 7, 3, 90, 4, 128 }, { 70, 530, 289, 2, 64 } };
     (void)state;
     for (size_t i = 0; i < sizeof(s) / sizeof(s[0]); i++)
         check((Arg){ .n = s[i][0], .m1 = s[i][1], .m2 = s[i][2], .heads = s[i][3], .hd = s[i][4] }, 1, RANDOM, 0);
@@ -99,6 +99,7 @@ static void sizes(void **state)
 static void values(void **state)
 {
     (void)state;
+    check((Arg){ .n = 19, .m1 = 70, .m2 = 13, .heads = 2, .hd = 24 }, -3, RANDOM, 0);
     for (Values kind = ZERO; kind < NB_VALUES; kind++)
         for (float sharpness = 0; sharpness < 200; sharpness = sharpness * 6 + 1)
             check((Arg){ .n = 19, .m1 = 70, .m2 = 13, .heads = 2, .hd = 24 }, sharpness, kind, 0);
@@ -110,13 +111,14 @@ static void relative(void **state)
     check((Arg){ .n = 1, .m1 = 1, .heads = 1, .hd = 4, .with_rel = 1 }, 1, RANDOM, 0);
     check((Arg){ .n = 70, .m1 = 70, .heads = 3, .hd = 16, .with_rel = 1 }, 1, RANDOM, 0);
     check((Arg){ .n = 5, .m1 = 133, .heads = 2, .hd = 9, .with_rel = 1 }, 4, RANDOM, 0);
+    check((Arg){ .n = 70, .m1 = 300, .heads = 2, .hd = 16, .with_rel = 1 }, 4, RANDOM, 0);
     check((Arg){ .n = 133, .m1 = 5, .heads = 2, .hd = 9, .with_rel = 1 }, 4, RANDOM, 0);
 }
 
-/* The running maximum rises with every key: each tile rescales what came before. */
+/* The running maximum rises with every key, steeply or so that what came before still counts: each tile rescales it. */
 static void rising(void **state)
 {
-    enum { N = 3, M = 200, HD = 8 };
+    enum { N = 3, M = 700, HD = 8 };
     Arg a = { .n = N, .m1 = M, .heads = 1, .hd = HD, .scale = 1 };
     double ref[N * HD], p[M];
 
@@ -126,12 +128,14 @@ static void rising(void **state)
     a.v1 = op_values(M * HD, RANDOM, 3);
     for (int i = 0; i < N; i++)
         a.q[i * HD] = (float)(i - 1);                               // falls, flat, rises
-    for (int j = 0; j < M; j++)
-        a.k1[j * HD] = 2 * (float)j;
-    for (int i = 0; i < N; i++)
-        reference_row(&a, ref + i * HD, p, i, 0);
-    op_check(&(OpCase){ .name = "rising scores", .op = OP_ATTENTION, .nd = 3, .dim = { N, 1, HD }, .run = run,
-                        .arg = &a, .ref = ref, .tol = 1e-6 });
+    for (float slope = 0.03125f; slope <= 2; slope *= 64) {
+        for (int j = 0; j < M; j++)
+            a.k1[j * HD] = slope * (float)j;
+        for (int i = 0; i < N; i++)
+            reference_row(&a, ref + i * HD, p, i, 0);
+        op_check(&(OpCase){ .name = slope < 1 ? "rising scores" : "steep scores", .op = OP_ATTENTION, .nd = 3, .dim = { N, 1, HD },
+                            .run = run, .arg = &a, .ref = ref, .tol = 1e-6 });
+    }
     free(a.q);
     free(a.k1);
     free(a.v1);

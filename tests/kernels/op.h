@@ -50,13 +50,13 @@ static const char *const mode_name[MODE_NB] = { "f32", "bf16", "to bf16", "from 
 static int op_bench_mode;
 
 /* What the run has seen of each level; printed at the end. */
-static const char *const op_level_name[] = { "plain", "onednn", "avx2", "avx512" };
+static const char *const op_level_name[] = { "plain", "onednn", "avx2", "avx512", "amx" };
 static struct {
     int nb;                                     // cases that this level computed with code of its own
     int nb_differ;                              // of these, cases whose bits depend on the number of threads
     double max_abs, rel_l2, share;              // the worst: share of what is allowed
     char name[160];                             // and its case
-} op_seen[4];
+} op_seen[CPU_AUTO];
 
 /* ---- the spy -------------------------------------------------------------------------------------------------- */
 
@@ -136,7 +136,7 @@ static inline CpuLevel op_level(TestBench *t, OpId op, Mode mode)
     const Cpu *cpu = t->be->priv;
     const char *name = mode && cpu->level16[op] ? cpu->level16[op] : cpu->level[op];
 
-    for (CpuLevel i = CPU_PLAIN; i <= CPU_AVX512; i++)
+    for (CpuLevel i = CPU_PLAIN; i < CPU_AUTO; i++)
         if (!strcmp(name, op_level_name[i]))
             return i;
     fail_msg("%s has the unknown level '%s'", avt_op_name(op), name);
@@ -296,7 +296,7 @@ static inline void op_time(const OpCase *c, Mode mode)
 {
     CpuLevel last = CPU_AUTO;
 
-    for (CpuLevel level = CPU_PLAIN; level <= CPU_AVX512; level++) {
+    for (CpuLevel level = CPU_PLAIN; level < CPU_AUTO; level++) {
         const int64_t dim[1] = { op_numel(c) };
         double best = 1e9, spent = 0;
         const OpStat *s;
@@ -363,7 +363,7 @@ static inline void *op_check_mode(const OpCase *c, Mode mode)
         assert_memory_equal(again, plain, size);
         free(again);
     }
-    for (CpuLevel level = CPU_ONEDNN; level <= CPU_AVX512; level++)
+    for (CpuLevel level = CPU_ONEDNN; level < CPU_AUTO; level++)
         op_compare_level(c, level, mode, plain);
     return plain;
 }
@@ -415,7 +415,10 @@ static inline int op_main_group(int argc, char **argv, const char *name, const s
 
     op_bench_mode = argc > 1 && !strcmp(argv[1], "--bench");
     ret = test_main_group(name, tests, nb);
-    for (int i = 0; i < 4 && !op_bench_mode; i++)
+    for (int i = 0; i < CPU_AUTO; i++)
+        if (!avt_cpu_has((CpuLevel)i))
+            print_message("%s, %s: skipped, this CPU or build has no such level\n", name, op_level_name[i]);
+    for (int i = 0; i < CPU_AUTO && !op_bench_mode; i++)
         if (op_seen[i].nb)
             print_message("%s, %s: %d cases, %d whose bits depend on the threads; worst: max-abs %.2e, relative L2 %.2e, "
                           "%.0f%% of what is allowed (%s)\n", name, op_level_name[i], op_seen[i].nb, op_seen[i].nb_differ,
