@@ -5,7 +5,9 @@ SRC ?= .
 BUILD = build
 
 # `make demo` and `make check` first see that everything they need is installed, then start again with a configuration.
-BOOT = demo check help setup distclean
+BOOT = demo check help setup clean distclean
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN))
+AGAIN = $(MAKE) -s --no-print-directory
 ifneq ($(filter $(BOOT),$(MAKECMDGOALS)),)
 else
 include config.mak
@@ -47,7 +49,9 @@ INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
 FLAGS = $(CFLAGS) $(WARN) -std=c11 -D_GNU_SOURCE -fPIC $(OPENMP) $(INC)
 V_CC = @echo "CC      $<";
 
-all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
+all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar,no-tool)
+no-tool:
+	@echo "SKIPPED the tool: configure did not find libavformat and its kin"
 
 # ---- how it is built ----------------------------------------------------------------------------------------------------
 
@@ -71,7 +75,7 @@ $(BUILD)/libavatar.a: $(LIB_O)
 	@rm -f $@ && ar rcs $@ $^
 $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 	@echo "LD      $@"
-	@$(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
+	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 
 $(BUILD)/avatar.1: $(SRC)/tools/man.sh $(SRC)/doc/avatar.1.in $(SRC)/doc/avatar.texi $(SRC)/tools/options.c $(SRC)/model/avatar.h
 	@echo "MAN     $@"
@@ -104,7 +108,12 @@ include $(SRC)/tools/ffmpeg.mak
 
 RUN = $(SRC)/tests/run.sh
 include $(SRC)/tests/proof.mak
+ifeq ($(TESTS_CAN),yes)
 build-tests: $(TESTS) $(CORPUS_TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
+else
+build-tests:
+	@echo "tests cannot be built: $(TESTS_CAN)" >&2; false
+endif
 one = $(if $(T),$(filter %/$(T),$(1)),$(1))
 check-unit check-kernels check-e2e: check-%: build-tests
 	@$(RUN) $(call one,$(filter $(BUILD)/tests/$*/%,$(TESTS)))
@@ -118,15 +127,18 @@ check-tree: $(BUILD)/libavatar.a $(BUILD)/libavatar.so
 
 check:
 	@$(SRC)/tools/setup.sh check
-	@$(MAKE) -s --no-print-directory run-check
+	@$(SRC)/tools/fresh.sh $(SRC)
+	@$(AGAIN) $(JOBS) to-check
+	@$(AGAIN) run-check
+to-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
 # the parity program sees ../shared/golden too where that stands beside the tree
-run-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
+run-check: to-check
 	@$(RUN) $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
-		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/install.sh $(SRC)"
+		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
 # the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
@@ -157,8 +169,12 @@ bench-live: all ffmpeg $(BUILD)/tests/live_error
 
 demo:
 	@$(SRC)/tools/setup.sh demo
-	@$(MAKE) -s --no-print-directory all ffmpeg
-	@$(SRC)/tools/demo.sh $(SRC) $(BUILD)
+	@$(SRC)/tools/fresh.sh $(SRC)
+	@echo "building the library and the tool"
+	@$(AGAIN) $(JOBS) all >/dev/null
+	@$(SRC)/tools/demo.sh film $(SRC) $(BUILD)
+	@$(AGAIN) ffmpeg >/dev/null
+	@$(SRC)/tools/demo.sh filter $(SRC) $(BUILD)
 setup:
 	@$(SRC)/tools/setup.sh check
 
@@ -167,23 +183,31 @@ nano nano-report: $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
 $(NANO):
 	@$(MAKE) -C $(SRC)/tools/nano $@
 
-INSTALL_DIR = mkdir -p
+# What is compiled in and written into libavatar.pc are the folders of ./configure, so no others are installed into.
+moved = $(strip $(foreach v,prefix libdir includedir datadir mandir,$(if $(filter command environment,$(firstword $(origin $v))),$v)))
+to = '$(subst ','\'',$(DESTDIR)$(1))'
+# tree FROM TO: every file of a folder, readable for all, scripts for all to run
+tree = cd $(1) && find . -type f -exec sh -c 'for f; do install -D -m $$([ -x "$$f" ] && echo 755 || echo 644) "$$f" "$$0/$$f"; done' $(2) {} +
 install: all $(BUILD)/installed/libavatar.pc
-	$(INSTALL_DIR) $(DESTDIR)$(libdir)/pkgconfig $(DESTDIR)$(includedir) $(DESTDIR)$(prefix)/bin $(DESTDIR)$(datadir)/avatar $(DESTDIR)$(mandir)/man1
-	install -m 644 $(BUILD)/libavatar.a $(DESTDIR)$(libdir)
-	install -m 755 $(BUILD)/libavatar.so $(DESTDIR)$(libdir)/libavatar.so.$(LIB_VERSION)
-	ln -sf libavatar.so.$(LIB_VERSION) $(DESTDIR)$(libdir)/libavatar.so.0
-	ln -sf libavatar.so.0 $(DESTDIR)$(libdir)/libavatar.so
-	install -m 644 $(SRC)/model/avatar.h $(DESTDIR)$(includedir)
-	install -m 644 $(BUILD)/installed/libavatar.pc $(DESTDIR)$(libdir)/pkgconfig
-	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(DESTDIR)$(prefix)/bin
-	install -m 644 $(BUILD)/avatar.1 $(DESTDIR)$(mandir)/man1
-	cp -r $(SRC)/patches $(DESTDIR)$(datadir)/avatar/
-	[ ! -e $(SRC)/model/nano/config.json ] || cp -r $(SRC)/model/nano $(DESTDIR)$(datadir)/avatar/
+	@[ -z "$(moved)" ] || { echo "make install: give $(moved) to configure, not to make: ./configure --prefix=DIR" >&2; false; }
+	install -d -m 755 $(call to,$(libdir)/pkgconfig) $(call to,$(includedir)) $(call to,$(prefix)/bin) $(call to,$(mandir)/man1)
+	install -m 644 $(BUILD)/libavatar.a $(call to,$(libdir))
+	install -m 755 $(BUILD)/libavatar.so $(call to,$(libdir)/libavatar.so.$(LIB_VERSION))
+	ln -sf libavatar.so.$(LIB_VERSION) $(call to,$(libdir)/libavatar.so.0)
+	ln -sf libavatar.so.0 $(call to,$(libdir)/libavatar.so)
+	install -m 644 $(SRC)/model/avatar.h $(call to,$(includedir))
+	install -m 644 $(BUILD)/installed/libavatar.pc $(call to,$(libdir)/pkgconfig)
+	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(call to,$(prefix)/bin)
+	install -m 644 $(BUILD)/avatar.1 $(call to,$(mandir)/man1)
+	install -D -m 644 $(SRC)/libavfilter/avf_avatar.c $(call to,$(datadir)/avatar/libavfilter/avf_avatar.c)
+	install -D -m 644 $(SRC)/doc/avatar.texi $(call to,$(datadir)/avatar/doc/avatar.texi)
+	$(call tree,$(SRC)/patches,$(call to,$(datadir)/avatar/patches))
+	[ ! -e $(SRC)/model/nano/config.json ] || { $(call tree,$(SRC)/model/nano,$(call to,$(datadir)/avatar/nano)); }
+	@[ -n $(call to,) ] || $(SRC)/tools/ldconfig.sh $(libdir)
 uninstall:
-	rm -f $(DESTDIR)$(libdir)/libavatar.a $(DESTDIR)$(libdir)/libavatar.so* $(DESTDIR)$(includedir)/avatar.h
-	rm -f $(DESTDIR)$(libdir)/pkgconfig/libavatar.pc $(DESTDIR)$(prefix)/bin/avatar $(DESTDIR)$(mandir)/man1/avatar.1
-	rm -rf $(DESTDIR)$(datadir)/avatar
+	rm -f $(call to,$(libdir))/libavatar.a $(call to,$(libdir))/libavatar.so* $(call to,$(includedir)/avatar.h)
+	rm -f $(call to,$(libdir)/pkgconfig/libavatar.pc) $(call to,$(prefix)/bin/avatar) $(call to,$(mandir)/man1/avatar.1)
+	rm -rf $(call to,$(datadir)/avatar)
 
 # Debian packages, in build/deb; DEBFULLNAME and DEBEMAIL name their maintainer
 deb:
@@ -200,7 +224,7 @@ distclean:
 	rm -rf $(BUILD) config.h config.mak config.log
 
 help:
-	@echo "make demo            install what is missing, build, make a picture speak: demo.mp4, demo.png"
+	@echo "make demo            install what is missing, build, make a picture speak: demo.mp4; then FFmpeg, and the same by the filter"
 	@echo "make check           install what is missing, build, run every test"
 	@echo "make                 library (build/libavatar.so, .a), tool (build/avatar)"
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
@@ -222,6 +246,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
+.PHONY: all no-tool to-check build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
 -include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

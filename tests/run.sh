@@ -8,7 +8,9 @@ limit=600
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 
-count() { sed -n "s/^\[  $1 \] \([0-9]*\) test(s).*/\1/p" "$out" | head -n 1; }
+# cmocka's own sums; from 1.1.6 on the name of the group stands before the number of those that passed
+passes() { sed -n 's/^\[  PASSED  \] \(.*: \)\{0,1\}\([0-9][0-9]*\) test(s).*/\2/p' "$out" | head -n 1; }
+count() { sed -n "s/^ *\([0-9][0-9]*\) $1 TEST(S).*/\1/p" "$out" | head -n 1; }
 
 for prog; do
     start=$(date +%s)
@@ -20,8 +22,7 @@ for prog; do
         f=$(echo "$line" | sed 's/.*passed, \([0-9]*\) failed.*/\1/')
         s=$(echo "$line" | sed -n 's/.*failed, \([0-9]*\) skipped.*/\1/p')
     else
-        p=$(count 'PASSED ') s=$(count 'SKIPPED')
-        f=$(sed -n 's/^ *\([0-9]*\) FAILED TEST(S).*/\1/p' "$out" | head -n 1)
+        p=$(passes) s=$(count SKIPPED) f=$(count FAILED)
     fi
     p=${p:-0} f=${f:-0} s=${s:-0}
     [ "$ret" = 0 ] || [ "$f" -gt 0 ] || f=1                         # a crash or a time-out is a failure
@@ -30,7 +31,7 @@ for prog; do
     name=$(echo "$prog" | sed 's|^.*/tests/||; s|^.*--no-print-directory ||')
     printf '%s %-44s %4d passed%s%s  %3d s\n' "$([ "$f" = 0 ] && echo 'ok  ' || echo 'FAIL')" "$name" "$p" \
         "$([ "$f" = 0 ] || echo ", $f failed")" "$([ "$s" = 0 ] || echo ", $s skipped")" $(($(date +%s) - start))
-    grep -E '^(SKIP|\[  SKIPPED \] [^0-9])|SKIPPED:' "$out" | sort -u | sed 's/^/     /'
+    grep -E '^(SKIP|\[  SKIPPED \] [^0-9])|SKIPPED:' "$out" | grep -v 'test(s), listed below' | sort -u | sed 's/^/     /'
     [ "$f" = 0 ] || { [ "$ret" = 124 ] && echo "     no end within $limit s"; tail -n 40 "$out" | sed 's/^/     /'; }
 done
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -91,11 +91,13 @@ from_upstream()
 {
     v=$want
     [ "$want" != "$series" ] || v=$(listed 2)
-    if [ "$v" != "$(listed 2)" ] || ! command -v curl >/dev/null; then
+    url=https://ffmpeg.org/releases/ffmpeg-$v.tar.xz
+    if [ "$v" != "$(listed 2)" ]; then
         return 0
     fi
-    curl -fsL --max-time 600 -o "$cache/get.tmp" "https://ffmpeg.org/releases/ffmpeg-$v.tar.xz" 2>/dev/null ||
-        { note "ffmpeg.org cannot be reached"; return 0; }
+    command -v curl >/dev/null || { note "$url was not tried: curl is not installed"; return 0; }
+    curl -fsSL --max-time 600 -o "$cache/get.tmp" "$url" 2>"$cache/curl.log" ||
+        { note "$url: $(tail -n 1 "$cache/curl.log")"; return 0; }
     keep "$v" "$cache/get.tmp"
 }
 

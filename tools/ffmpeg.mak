@@ -12,7 +12,7 @@ LIB_VERSION := $(shell awk '/define AVATAR_VERSION_(MAJOR|MINOR|MICRO)/ { printf
 # soname libavatar.so.0; only avatar_* is visible, whatever the headers of the libraries behind it say
 $(BUILD)/libavatar.so: $(LIB_O) $(SRC)/model/avatar.map
 	@echo "LD      $@"
-	@$(CC) -shared -Wl,-soname,libavatar.so.0 -Wl,--version-script=$(SRC)/model/avatar.map -Wl,--no-undefined \
+	@$(CC) $(CFLAGS) -shared -Wl,-soname,libavatar.so.0 -Wl,--version-script=$(SRC)/model/avatar.map -Wl,--no-undefined \
 		-o $@ $(LIB_O) $(OPENMP) $(LDFLAGS) $(LIBS)
 	@ln -sf libavatar.so $(BUILD)/libavatar.so.0
 

@@ -4,7 +4,9 @@
 set -eu
 build="build-essential pkg-config libdnnl-dev libsentencepiece-dev libutf8proc-dev
 libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev"
-ffmpeg="nasm zlib1g-dev libx264-dev xz-utils patch"
+ffmpeg="nasm zlib1g-dev libx264-dev libvpx-dev libopus-dev xz-utils patch"
+top=$(cd "$(dirname "$0")/.." && pwd)
+sh "$top/tools/path.sh" "$top" "$(pwd)"
 case ${1:-} in
     build) want=$build ;;
     demo) want="$build $ffmpeg espeak-ng" ;;
@@ -18,12 +20,14 @@ for p in $want; do
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ]; then
-    echo "As root: apt-get install$missing" >&2
+    echo "As root: apt-get update && apt-get install -y --no-install-recommends$missing" >&2
     exit 1
 fi
 echo "installing$missing"
 log=$(mktemp)
-if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } >"$log" 2>&1; then
+export DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a    # nothing asks; a configuration that was changed here stays
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-confdef \
+    -o Dpkg::Options::=--force-confold $missing; } </dev/null >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     echo "setup.sh: apt-get failed, its last words are above" >&2
     rm -f "$log"
