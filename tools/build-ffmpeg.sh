@@ -45,16 +45,20 @@ minimal="--disable-autodetect --disable-everything --disable-doc --disable-debug
 --enable-gpl --enable-libx264 --enable-zlib --enable-libavatar --enable-indev=lavfi
 --enable-protocol=file,pipe,fd,data,tcp,udp,rtp,http,rtmp,unix,concat,crypto
 --enable-demuxer=wav,mp3,aac,mov,matroska,flv,mpegts,hls,rtsp,ogg,flac,image2,image2pipe,image_png_pipe,image_jpeg_pipe
---enable-demuxer=pcm_s16le,pcm_f32le,rawvideo,yuv4mpegpipe,nut,concat,gif,image_webp_pipe
+--enable-demuxer=pcm_s16le,pcm_f32le,rawvideo,yuv4mpegpipe,nut,concat,gif,image_webp_pipe,image_bmp_pipe,image_tiff_pipe
+--enable-demuxer=aiff,amr,au,avi,caf,w64
 --enable-muxer=mp4,ipod,mov,mp3,adts,flac,matroska,webm,flv,mpegts,hls,segment,tee,wav,pcm_s16le,pcm_f32le,rawvideo
---enable-muxer=yuv4mpegpipe,nut,null,framecrc,framemd5,md5,crc,image2,image2pipe,rtsp
+--enable-muxer=yuv4mpegpipe,nut,null,framecrc,framemd5,md5,crc,image2,image2pipe,rtsp,avi,gif,ogg,opus,aiff
 --enable-decoder=pcm_s16le,pcm_s24le,pcm_s32le,pcm_f32le,pcm_f64le,pcm_u8,pcm_mulaw,pcm_alaw,mp3float,aac,flac,opus,vorbis
 --enable-decoder=png,mjpeg,gif,webp,h264,hevc,ffv1,rawvideo,wrapped_avframe
 --enable-encoder=libx264,aac,flac,pcm_s16le,pcm_f32le,rawvideo,wrapped_avframe,png,mjpeg,ffv1
 --enable-parser=aac,mpegaudio,h264,hevc,png,mjpeg,gif,webp,flac,opus,vorbis --enable-bsf=aac_adtstoasc,h264_mp4toannexb,extract_extradata
 --enable-filter=avatar,aresample,aformat,anull,scale,format,null,amovie,movie,sine,aevalsrc,anullsrc,color,testsrc,testsrc2
 --enable-filter=asplit,split,aselect,select,concat,hstack,overlay,trim,atrim,setpts,asetpts,fps,loop,realtime,arealtime
---enable-filter=sendcmd,asendcmd,asetnsamples,volume,apad,adelay,showinfo,metadata,ametadata,amix,pad,crop,setparams,transpose,tile"
+--enable-filter=sendcmd,asendcmd,asetnsamples,volume,apad,adelay,showinfo,metadata,ametadata,amix,pad,crop,setparams,transpose,tile,psnr
+--enable-filter=fade,afade,hflip,vflip,drawbox,palettegen,paletteuse,xfade,atempo,pan"
+# WebM's codecs, where their libraries are
+webm="libvpx:vpx:libvpx_vp8,libvpx_vp9 libopus:opus:libopus"
 object="--disable-autodetect --disable-everything --disable-doc --disable-programs --enable-libavatar --enable-filter=avatar"
 full="--disable-doc --disable-debug --disable-ffplay --enable-gpl --enable-libx264 --enable-libavatar"
 
@@ -69,10 +73,11 @@ need_packages()
     [ $set = object ] || pkg-config --exists x264 2>/dev/null || want="$want libx264-dev"
     [ -n "$want" ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        die "needs packages; as root: apt-get install -y --no-install-recommends$want"
+        die "needs packages; as root: apt-get update && apt-get install -y --no-install-recommends$want"
     fi
     note "installing$want"
-    { apt-get update && apt-get install -y --no-install-recommends $want; } >"$work/apt.log" 2>&1 ||
+    { apt-get update && DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get install -y --no-install-recommends \
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold $want; } </dev/null >"$work/apt.log" 2>&1 ||
         die "apt-get failed, see $work/apt.log"
 }
 
@@ -104,6 +109,11 @@ unpack()
 run_configure()
 {
     eval "flags=\$$set"
+    for lib in $([ $set = object ] || echo "$webm"); do
+        name_pc=${lib#*:}
+        pkg-config --exists "${name_pc%%:*}" 2>/dev/null || continue
+        flags="$flags --enable-${lib%%:*} --enable-encoder=${lib##*:}"
+    done
     cc=cc
     if command -v ccache >/dev/null; then
         cc="ccache cc"
