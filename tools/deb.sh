@@ -76,3 +76,4 @@ dpkg-gensymbols -q "-plibavatar$nb" "-v$version" "-e$out/all/$so" "-O$out/libava
 package avatar-nano "" usr/share/avatar/nano
 package "libavatar$nb" "$so" "$so" "$lib/$soname"
 package libavatar-dev "" usr/include "$lib" usr/share/avatar
+echo "as root: apt-get install -y $(echo "$out"/*.deb)"

@@ -66,7 +66,7 @@ ok $? "a program against the development package opens the model"
 ok $? "the tool says its version"
 nano=$root/usr/share/avatar/nano
 head -c 16000 /dev/zero > "$tmp/silence"
-"$root/usr/bin/avatar" speak - "$nano/faces/anna.png" --model "$nano" --quiet -o "$tmp/o.nut" < "$tmp/silence" &&
+"$root/usr/bin/avatar" speak - "$nano/faces/anna.png" --input_format s16le --model "$nano" --quiet -o "$tmp/o.nut" < "$tmp/silence" &&
     [ "$(stat -c %s "$tmp/o.nut")" -gt 300000 ]
 ok $? "the tool speaks with the packaged model"
 man=$(gzip -dc "$root/usr/share/man/man1/avatar.1.gz")
