@@ -50,9 +50,11 @@ minimal="--disable-autodetect --disable-everything --disable-doc --disable-debug
 --enable-muxer=mp4,ipod,mov,mp3,adts,flac,matroska,webm,flv,mpegts,hls,segment,tee,wav,pcm_s16le,pcm_f32le,rawvideo
 --enable-muxer=yuv4mpegpipe,nut,null,framecrc,framemd5,md5,crc,image2,image2pipe,rtsp,avi,gif,ogg,opus,aiff
 --enable-decoder=pcm_s16le,pcm_s24le,pcm_s32le,pcm_f32le,pcm_f64le,pcm_u8,pcm_mulaw,pcm_alaw,mp3float,aac,flac,opus,vorbis
---enable-decoder=png,mjpeg,gif,webp,h264,hevc,ffv1,rawvideo,wrapped_avframe
---enable-encoder=libx264,aac,flac,pcm_s16le,pcm_f32le,rawvideo,wrapped_avframe,png,mjpeg,ffv1
---enable-parser=aac,mpegaudio,h264,hevc,png,mjpeg,gif,webp,flac,opus,vorbis --enable-bsf=aac_adtstoasc,h264_mp4toannexb,extract_extradata
+--enable-decoder=png,mjpeg,gif,webp,bmp,tiff,h264,hevc,mpeg4,ffv1,rawvideo,wrapped_avframe
+--enable-decoder=alac,amrnb,amrwb,ac3,adpcm_ms,adpcm_ima_wav,pcm_s16be,pcm_s24be
+--enable-encoder=libx264,aac,flac,pcm_s16le,pcm_f32le,rawvideo,wrapped_avframe,png,mjpeg,ffv1,ac3,mpeg4,gif,bmp,pcm_s16be
+--enable-parser=aac,ac3,bmp,mpegaudio,mpeg4video,h264,hevc,png,mjpeg,gif,webp,flac,opus,vorbis
+--enable-bsf=aac_adtstoasc,h264_mp4toannexb,extract_extradata
 --enable-filter=avatar,aresample,aformat,anull,scale,format,null,amovie,movie,sine,aevalsrc,anullsrc,color,testsrc,testsrc2
 --enable-filter=asplit,split,aselect,select,concat,hstack,overlay,trim,atrim,setpts,asetpts,fps,loop,realtime,arealtime
 --enable-filter=sendcmd,asendcmd,asetnsamples,volume,apad,adelay,showinfo,metadata,ametadata,amix,pad,crop,setparams,transpose,tile,psnr
