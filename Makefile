@@ -163,6 +163,7 @@ soak: $(BUILD)/tests/soak
 SPEECH = $(wildcard /usr/share/pocketsphinx/test/data/librivox/*.wav)
 bench-live: all ffmpeg $(BUILD)/tests/live_error
 	@$(BUILD)/tests/live_error --svg $(BUILD)/live_error.svg $(or $(MODEL),$(SRC)/model/nano) $(SPEECH)
+	@$(BUILD)/tests/live_error --windows $(or $(MODEL),$(SRC)/model/nano) $(SPEECH) $(SPEECH) $(SPEECH) $(SPEECH) $(SPEECH)
 	@$(SRC)/tests/e2e/live.py --bin $(BUILD)/ffmpeg/bin --tool $(BUILD)/avatar $(if $(MODEL),--model $(MODEL))
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@
  *         while (ret >= 0 && (ret = avatar_session_receive(s, &frame, AVATAR_WAIT)) >= 0)
  *             show(&frame);                                   // valid until the next receive
  *     } while (ret == AVATAR_EAGAIN);                         // more speech is needed; AVATAR_EOF: every frame was given
+ *
+ * This loop takes all frames that there can be before it sends again, so send always has room; one that polls may be told to wait.
  *     avatar_session_close(&s);  avatar_engine_close(&e);     // both accept a pointer to NULL, both set NULL
  *
  * Thread-safety: an engine may be shared by sessions of several threads. A session is used by one thread at a time, but for
@@ -91,7 +93,7 @@ typedef struct AvatarLook {
     int max_late_ms;                    /* live: how far ahead before `late` acts; -1: 2000 */
 } AvatarLook;
 
-enum AvatarMode { AVATAR_OFFLINE, AVATAR_LIVE };        /* encode the sound whole at its end; block by block as it comes */
+enum AvatarMode { AVATAR_OFFLINE, AVATAR_LIVE };        /* hear up to 60 s at once, with what follows; block by block as it comes */
 enum AvatarLate { AVATAR_LATE_WAIT, AVATAR_LATE_REPEAT, AVATAR_LATE_DROP };     /* nothing is lost; repeat a frame; leave a hole */
 
 enum AvatarTail { AVATAR_TAIL_CEIL, AVATAR_TAIL_FLOOR, AVATAR_TAIL_BLOCK };     /* cover all sound; whole frames; whole block */
@@ -162,9 +164,11 @@ AVATAR_API void avatar_session_close(AvatarSession **s);
 AVATAR_API void avatar_session_info(const AvatarSession *s, AvatarInfo *info);
 
 /**
- * Give speech: nb_samples of 16 kHz mono f32 in [-1, 1], copied. NULL closes the stream; 0 samples with a pointer do nothing.
- * NaN and infinite samples are refused.
- * @return 0; EINVAL, AVATAR_EOF when the stream is closed already, ENOMEM, or the session's failure
+ * Give speech: nb_samples of 16 kHz mono f32 in [-1, 1], copied. NULL closes the stream, always; 0 samples with a pointer only ask
+ * whether there is room. NaN and infinite samples are refused. What one call gives is taken whole, however much it is; nothing is
+ * taken while 2 minutes of sound wait (never with compat=upstream, which needs all of it).
+ * @return 0; AVATAR_EAGAIN (nothing was taken: receive frames, which are there or are being made, then send again), EINVAL, AVATAR_EOF
+ *         when the stream is closed already, ENOMEM, or the session's failure
  */
 AVATAR_API int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * live_error [--level] [--svg FILE] MODEL WAV...: how far live features are from those of the whole sound, over the look-ahead.
+ * live_error --windows MODEL WAV...: how far those of a long sound, which is the files one after another, are from one pass over it.
  * WAV: 16 kHz mono s16. FILE: the curve of the mix's error.
  *
  * Three columns of relative L2 in %: the hidden state that is furthest off, the mean over all, and the mix that the transformer
@@ -13,12 +14,10 @@
 #include <string.h>
 
 #include "draw.h"
-#include "engine/engine.h"
-#include "engine/front.h"
+#include "engine/sound.h"
 #include "kernels.h"
 
 #define ROW_SAMPLES 320
-#define BLOCK 7680
 #define MAX_STATES 64
 
 static const int lookahead_ms[] = { 0, 40, 80, 160, 320, 640, 1280 };
@@ -56,17 +55,46 @@ static float *read_wav(const char *path, int64_t *n)
 }
 
 /* Features of block `g` as a live session gets them: `left` bounded, silence behind the end. */
-static int live_rows(const Measure *m, Window *w, Loudness *l, int64_t *heard, float *rows, const float *pcm, int64_t n, int64_t g, int64_t la)
+static int live_rows(const Measure *m, Front *f, Loudness *l, int64_t *heard, float *rows, const float *pcm, int64_t n, int64_t g, int64_t la)
 {
-    const int64_t want = g * BLOCK - LIVE_LEFT, row0 = want > 0 ? want / ROW_SAMPLES : 0, begin = row0 * ROW_SAMPLES;
-    const int64_t size = (g + 1) * BLOCK + (la > 80 ? la : 80) - begin, end = (g + 1) * BLOCK + la < n ? (g + 1) * BLOCK + la : n;
+    const int64_t want = g * BLOCK_SAMPLES - LIVE_LEFT, begin = want > 0 ? want / ROW_SAMPLES * ROW_SAMPLES : 0;
+    const int64_t hears = (g + 1) * BLOCK_SAMPLES + la, end = hears < n ? hears : n;
+    const Piece p = { .begin = begin, .n = (g + 1) * BLOCK_SAMPLES + (la > 80 ? la : 80) - begin, .first = g * BLOCK_FRAMES, .nb = BLOCK_FRAMES };
+    float *piece = calloc((size_t)p.n, sizeof(*piece));
+    int ret = piece ? 0 : AVATAR_ERR(ENOMEM);
 
-    memset(w->pcm, 0, (size_t)size * sizeof(float));
-    memcpy(w->pcm, pcm + begin, (size_t)(end - begin) * sizeof(float));
     for (; !m->use_level && *heard + ROW_SAMPLES <= end; *heard += ROW_SAMPLES)
         avt_loudness_add(l, pcm + *heard);
-    avt_loudness_normalize(l, w->pcm, size);
-    return avt_window_rows(w, m->e->core, rows, g, row0, size);
+    if (ret >= 0) {
+        memcpy(piece, pcm + begin, (size_t)(end - begin) * sizeof(float));
+        avt_loudness_normalize(l, piece, p.n);
+        ret = avt_front_rows(f, &p, piece, rows, BLOCK_FRAMES);
+    }
+    free(piece);
+    return ret;
+}
+
+/* One pass over the whole sound, as if it were short: rows of whole blocks. */
+static int whole_rows(const Measure *m, float **rows, const float *pcm, int64_t n)
+{
+    const int64_t blocks = (n + BLOCK_SAMPLES - 1) / BLOCK_SAMPLES, padded = blocks * BLOCK_SAMPLES + FRONT_SILENCE;
+    const Piece p = { .n = padded, .nb = blocks * BLOCK_FRAMES };
+    const Core *c = m->e->core;
+    float *piece = calloc((size_t)padded, sizeof(*piece));
+    Front f = { 0 };
+    int ret = piece ? avt_front_measure(c, &f.bytes, padded, &m->e->log) : AVATAR_ERR(ENOMEM);
+
+    *rows = malloc(sizeof(float) * (size_t)(p.nb * m->states * m->dim));
+    if (ret >= 0 && *rows)
+        ret = avt_front_open(&f, c, f.bytes, NULL, &m->e->log);
+    if (ret >= 0) {
+        memcpy(piece, pcm, (size_t)n * sizeof(*piece));
+        avt_wav2vec2_normalize(piece, piece, padded, n);
+        ret = *rows ? avt_front_rows(&f, &p, piece, *rows, p.nb) : AVATAR_ERR(ENOMEM);
+    }
+    avt_front_close(&f);
+    free(piece);
+    return ret;
 }
 
 static void compare(Measure *m, Sums *s, const float *live, const float *whole)
@@ -99,11 +127,11 @@ static void compare(Measure *m, Sums *s, const float *live, const float *whole)
 static int measure_file(Measure *m, Sums *s, const char *path, int64_t la)
 {
     const Core *c = m->e->core;
-    Window w = { 0 };
+    Front f = { 0 };
     Loudness l;
-    int64_t n = 0, nb_rows, heard = 0;
+    int64_t n = 0, heard = 0;
     float *pcm = read_wav(path, &n), *whole = NULL, *rows = malloc(sizeof(float) * (size_t)(BLOCK_FRAMES * m->states * m->dim));
-    int ret = pcm && rows ? avt_front_sound(c, &whole, &nb_rows, pcm, n, NULL, &m->e->log) : AVATAR_ERR(EIO);
+    int ret = pcm && rows ? whole_rows(m, &whole, pcm, n) : AVATAR_ERR(EIO);
 
     avt_loudness_init(&l);
     if (m->use_level && ret >= 0) {
@@ -114,14 +142,16 @@ static int measure_file(Measure *m, Sums *s, const char *path, int64_t la)
             l.var += (pcm[i] - l.mean) * (pcm[i] - l.mean) / (double)n;
     }
     if (ret >= 0)
-        ret = avt_window_open(&w, c, la, NULL, &m->e->log);
-    for (int64_t g = 0; g * BLOCK < n && ret >= 0; g++) {
-        ret = live_rows(m, &w, &l, &heard, rows, pcm, n, g, la);
+        ret = avt_front_measure(c, &f.bytes, avt_sound_piece(1, la), &m->e->log);
+    if (ret >= 0)
+        ret = avt_front_open(&f, c, f.bytes, NULL, &m->e->log);
+    for (int64_t g = 0; g * BLOCK_SAMPLES < n && ret >= 0; g++) {
+        ret = live_rows(m, &f, &l, &heard, rows, pcm, n, g, la);
         if (ret >= 0)
             compare(m, s, rows, whole + g * BLOCK_FRAMES * m->states * m->dim);
     }
-    avt_window_close(&w);
-    avt_free(whole);
+    avt_front_close(&f);
+    free(whole);
     free(rows);
     free(pcm);
     return ret;
@@ -200,22 +230,143 @@ static int measure_all(Measure *m, char **files, int nb_files, const char *svg)
     return ret;
 }
 
+/* ---- windows ------------------------------------------------------------------------------------------------------------------ */
+
+static float *join_files(char **files, int nb, int64_t *n)
+{
+    float *all = NULL;
+
+    *n = 0;
+    for (int i = 0; i < nb; i++) {
+        int64_t len = 0;
+        float *pcm = read_wav(files[i], &len), *more = pcm ? realloc(all, sizeof(float) * (size_t)(*n + len)) : NULL;
+
+        if (more) {
+            memcpy(more + *n, pcm, sizeof(float) * (size_t)len);
+            all = more;
+            *n += len;
+        }
+        free(pcm);
+    }
+    return all;
+}
+
+/* What is measured of a window: frames `from` .. `to` - 1. */
+static void print_window(const Measure *m, const Sums *s, int64_t from, int64_t to)
+{
+    double worst = 0, error = 0, norm = 0, mix_error = 0, mix_norm = 0;
+
+    for (int k = 0; k < m->states; k++) {
+        const double e = sqrt(s->state_error[k] / s->state_norm[k]);
+
+        worst = e > worst ? e : worst;
+        error += s->state_error[k];
+        norm += s->state_norm[k];
+    }
+    for (int i = 0; i < 3; i++) {
+        mix_error += s->error[i];
+        mix_norm += s->norm[i];
+    }
+    printf("| %6.2f - %6.2f | %6.2f | %6.2f | %6.2f |\n", (double)from / 25, (double)to / 25, 100 * sqrt(error / norm), 100 * worst,
+           100 * sqrt(mix_error / mix_norm));
+}
+
+static void add_sums(Sums *all, const Sums *s)
+{
+    for (int k = 0; k < MAX_STATES; k++) {
+        all->state_error[k] += s->state_error[k];
+        all->state_norm[k] += s->state_norm[k];
+    }
+    for (int i = 0; i < 3; i++) {
+        all->error[i] += s->error[i];
+        all->norm[i] += s->norm[i];
+    }
+}
+
+/* Take the blocks of a sound that was sent whole, and compare. A window's last block may be half the next one's. */
+static int compare_windows(Measure *m, Sound *o, const float *whole, int64_t n)
+{
+    const int64_t nb = (n + BLOCK_SAMPLES - 1) / BLOCK_SAMPLES, step = SOUND_STEP / 640, first = (SOUND_WINDOW - SOUND_RIGHT) / 640;
+    Sums s = { 0 }, after = { 0 };
+    int64_t from = 0;
+    int ret = 0;
+
+    printf("| seconds | all states, %% | worst state, %% | mix, %% |\n|---|---|---|---|\n");
+    for (int64_t g = 0; g < nb && ret >= 0; g++) {
+        const float *rows;
+
+        ret = avt_sound_rows(o, &rows);
+        if (ret >= 0)
+            compare(m, &s, rows, whole + g * BLOCK_FRAMES * o->row_size);
+        const int64_t to = (g + 1) * BLOCK_FRAMES, last = from ? from + step : first;
+        if (to + BLOCK_FRAMES > last || g + 1 == nb) {
+            print_window(m, &s, from, to);
+            if (from)
+                add_sums(&after, &s);
+            s = (Sums){ 0 };
+            from = to;
+        }
+    }
+    if (ret >= 0) {
+        printf("after the first window:\n");
+        print_window(m, &after, first, nb * BLOCK_FRAMES);
+    }
+    return ret;
+}
+
+static int measure_windows(Measure *m, char **files, int nb_files)
+{
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t change = PTHREAD_COND_INITIALIZER;
+    const int cancel = 0;
+    Front f = { 0 };
+    Sound o = { .lock = &lock, .change = &change, .cancel = &cancel, .log = &m->e->log, .front = &f, .row_size = (int64_t)m->states * m->dim };
+    float *whole = NULL, *pcm;
+    int64_t n;
+    int ret;
+
+    pcm = join_files(files, nb_files, &n);
+    ret = pcm && n > SOUND_WINDOW ? whole_rows(m, &whole, pcm, n) : AVATAR_ERR(EINVAL);
+    if (ret >= 0)
+        ret = avt_front_measure(m->e->core, &f.bytes, avt_sound_piece(0, 0), &m->e->log);
+    if (ret >= 0)
+        ret = avt_front_open(&f, m->e->core, f.bytes, &cancel, &m->e->log);
+    if (ret >= 0)
+        ret = avt_sound_open(&o);
+    if (ret >= 0) {
+        pthread_mutex_lock(&lock);
+        ret = avt_sound_append(&o, pcm, n);
+        o.closed = 1;
+        pthread_cond_broadcast(&change);
+        pthread_mutex_unlock(&lock);
+    }
+    if (ret >= 0)
+        ret = compare_windows(m, &o, whole, n);
+    avt_sound_close(&o);
+    avt_front_close(&f);
+    free(whole);
+    free(pcm);
+    return ret;
+}
+
 int main(int argc, char **argv)
 {
     Measure m = { 0 };
     AvatarOptions opt;
     const char *svg = NULL;
-    int ret, i = 1;
+    int ret, windows = 0, i = 1;
 
     for (; i < argc && argv[i][0] == '-'; i++)
         if (!strcmp(argv[i], "--level"))
             m.use_level = 1;
+        else if (!strcmp(argv[i], "--windows"))
+            windows = 1;
         else if (!strcmp(argv[i], "--svg") && i + 1 < argc)
             svg = argv[++i];
         else
             break;
     if (argc < i + 2 || argv[i][0] == '-')
-        return fprintf(stderr, "usage: live_error [--level] [--svg FILE] MODEL WAV...\n"), 2;
+        return fprintf(stderr, "usage: live_error [--level] [--svg FILE] | --windows MODEL WAV...\n"), 2;
     avatar_options_default(&opt);
     opt.model = argv[i];
     opt.log = say;
@@ -228,7 +379,7 @@ int main(int argc, char **argv)
     m.mixed[1] = malloc(sizeof(float) * (size_t)m.dim);
     ret = m.mixed[0] && m.mixed[1] && m.states <= MAX_STATES ? read_weights(&m) : AVATAR_ERR(ENOMEM);
     if (ret >= 0)
-        ret = measure_all(&m, argv + i + 1, argc - i - 1, svg);
+        ret = windows ? measure_windows(&m, argv + i + 1, argc - i - 1) : measure_all(&m, argv + i + 1, argc - i - 1, svg);
     if (ret < 0)
         fprintf(stderr, "live_error: %s\n", avatar_error_text(ret));
     free(m.mixed[0]);

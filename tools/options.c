@@ -35,7 +35,7 @@ static const Option options[] = {
     { "cpu_level",   INT,   AT(engine.cpu_level),   "highest level to use: 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX (default: the best)", NULL },
     { "format",      CONST, AT(look.format),        "yuv420p, yuv444p, nv12, rgb24, gbrp", "yuv420p|yuv444p|nv12|rgb24|gbrp" },
     { "tail",        CONST, AT(look.tail),          "ceil, floor, block: frames at the end", "ceil|floor|block" },
-    { "mode",        CONST, AT(look.mode),          "offline (encode the sound whole), or live (as it comes)", "offline|live" },
+    { "mode",        CONST, AT(look.mode),          "offline (hear up to 60 s at once), or live (block by block, as it comes)", "offline|live" },
     { "latency",     TIME,  AT(look.latency_ms),    "live: sound after a block that is waited for, seconds or ms (default: 160ms)", NULL },
     { "late",        CONST, AT(look.late),          "live, sound ahead of the frames: wait, repeat, drop", "wait|repeat|drop" },
     { "max_late",    TIME,  AT(look.max_late_ms),   "live: how far ahead before late acts, seconds or ms (default: 2)", NULL },

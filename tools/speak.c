@@ -50,26 +50,46 @@ static void show_progress(Talk *t, const AvatarFrame *f)
                 t->block_ms);
 }
 
+static int write_frame(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb, int wait)
+{
+    AvatarFrame f;
+    int ret = avatar_session_receive(s, &f, wait);
+
+    if (ret >= 0)
+        ret = media_write_frame(out, f.data, f.linesize, f.index);
+    if (ret < 0)
+        return ret;
+    *nb = f.index + 1;
+    show_progress(talk, &f);
+    return 0;
+}
+
 /* Frames that can be made of what was sent, or are ready; 0 when more sound is needed or every frame was given. */
 static int write_frames(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb, int wait)
 {
-    AvatarFrame f;
-    int ret;
+    int ret = 0;
 
-    while ((ret = avatar_session_receive(s, &f, wait)) >= 0) {
-        ret = media_write_frame(out, f.data, f.linesize, f.index);
-        if (ret < 0)
-            return ret;
-        *nb = f.index + 1;
-        show_progress(talk, &f);
-    }
+    while (ret >= 0)
+        ret = write_frame(s, out, talk, nb, wait);
     return ret == AVATAR_EOF || ret == AVATAR_EAGAIN ? 0 : ret;
 }
 
-/* With late=repeat|drop nothing waits before the end: sound must come in for the session to see that it is behind. */
-static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb, int late)
+/* Send, and as long as the session has no room, write a frame and try again. */
+static int send_sound(AvatarSession *s, MediaOut *out, Talk *talk, int64_t *nb, const float *pcm, int n)
 {
-    const int wait = late == AVATAR_LATE_WAIT ? AVATAR_WAIT : AVATAR_POLL;
+    int ret;
+
+    while ((ret = avatar_session_send(s, pcm, n)) == AVATAR_EAGAIN)
+        if ((ret = write_frame(s, out, talk, nb, AVATAR_WAIT)) < 0)
+            break;
+    return ret;
+}
+
+/* Live, frames are written as soon as they can be made. With late=repeat|drop nothing waits before the end: sound must come in for
+ * the session to see that it is behind. Offline the sound is read ahead as far as there is room. */
+static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, int64_t *nb, const AvatarLook *look)
+{
+    const int wait = look->mode == AVATAR_LIVE && look->late == AVATAR_LATE_WAIT ? AVATAR_WAIT : AVATAR_POLL;
     const AVFrame *sound;
     const float *pcm;
     int n, more, ret = 0;
@@ -77,11 +97,11 @@ static int speak_all(AvatarSession *s, MediaOut *out, SoundIn *in, Talk *talk, i
     while (!ret && (more = media_read_sound(in, &pcm, &n, &sound)) != 0) {
         if (more < 0)
             return more;
-        ret = n ? avatar_session_send(s, pcm, n) : 0;
+        ret = n ? send_sound(s, out, talk, nb, pcm, n) : 0;
         if (!ret)
             ret = media_write_sound(out, sound);
         if (!ret)
-            ret = write_frames(s, out, talk, nb, wait);             // live: as soon as a block is ready
+            ret = write_frames(s, out, talk, nb, wait);
     }
     if (!ret)
         ret = avatar_session_send(s, NULL, 0);
@@ -182,7 +202,7 @@ static int speak(ToolOptions *o)
     if (ret >= 0)
         ret = open_all(&e, &s, o, in, out);
     if (ret >= 0)
-        ret = speak_all(s, out, in, &talk, &nb, o->look.late);
+        ret = speak_all(s, out, in, &talk, &nb, &o->look);
     closed = media_close_out(&out, ret >= 0);
     ret = ret < 0 ? ret : closed;
     close_all(&e, &s, &in);

@@ -171,7 +171,7 @@ static int send_text(AvatarSession *s, const char *prompt)
         ret = tell_all(s, &cmd);
         return ret < 0 ? ret : send_to_layers(s, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
     }
-    ret = avt_front_text(c, &context, &cmd.rows, prompt, &s->cancel, &s->e->log);
+    ret = avt_front_text(&s->front, &context, &cmd.rows, prompt);
     if (ret >= 0)
         ret = tell_all(s, &cmd);
     if (ret >= 0)
@@ -314,7 +314,7 @@ static int send_wave(AvatarSession *s, int with_new)
     }
     ret = tell_all(s, &c);
     if (ret >= 0 && with_new)
-        ret = avt_sound_rows(s, &rows);
+        ret = avt_sound_rows(&s->sound, &rows);
     if (ret >= 0 && with_new)
         ret = send_to_layers(s, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
     for (int i = 0; i < s->nb_flight; i++)
@@ -336,7 +336,7 @@ static int admit_next(AvatarSession *s)
 
     if (admit > 0) {
         int repeat;
-        const int64_t skipped = avt_sound_skip(s, &repeat);
+        const int64_t skipped = avt_sound_skip(&s->sound, &repeat);
 
         if (skipped)
             avt_log(&s->e->log, LOG_WARNING, "the frames are behind the sound: %.2f s of sound are left out; see late",
@@ -349,7 +349,7 @@ static int admit_next(AvatarSession *s)
 static int play(AvatarSession *s)
 {
     for (;;) {
-        const int state = avt_sound_state(s, !s->nb_flight && !s->nb_done);
+        const int state = avt_sound_state(&s->sound, !s->nb_flight && !s->nb_done);
         int ret = state == SOUND_READY ? admit_next(s) : state < 0 ? state : 0;
 
         if (ret < 0 || (state == SOUND_OVER && !s->nb_flight))

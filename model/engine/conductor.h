@@ -53,11 +53,12 @@ struct AvatarSession {
     AvatarEngine *e;
     SessionHooks hooks;
     AvatarInfo info;
-    int format, tail;
+    int format;
     RankSetup set;
     PlanMemory planned[PLAN_MAX_RANKS];
     Rank rank[PLAN_MAX_RANKS];
     int nb_open;
+    Front front;
     Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
     pthread_t thread[PLAN_MAX_RANKS + 1];
     int nb_threads, conducting;         // rank threads started; the conductor's thread started

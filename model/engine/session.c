@@ -114,17 +114,24 @@ static int64_t draw_seed(void)
     return (int64_t)(x >> 32);
 }
 
-/* Find each rank's memory on `dry`; refuse what the host has not left. */
+/* Find the memory of each rank and of the front on `dry`; refuse what the host has not left. */
 static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
     const int64_t left = avt_host_memory_left();
-    int64_t host = FRAME_QUEUE * (int64_t)s->block_size;
+    int64_t host = FRAME_QUEUE * (int64_t)s->block_size + avt_sound_bytes(&s->sound);
     char text[160];
+    int ret = avt_front_measure(c, &s->front.bytes, avt_sound_piece(s->sound.live, s->sound.lookahead), &s->e->log);
+
+    if (ret < 0)
+        return ret;
+    s->info.scratch_bytes += (int64_t)s->front.bytes;
+    host += (int64_t)s->front.bytes;
 
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         const BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
-        int ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, NULL);
+
+        ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, NULL);
 
         if (ret < 0)
             return ret;
@@ -166,6 +173,25 @@ static int open_frames(AvatarSession *s)
     return 0;
 }
 
+static void set_sound(AvatarSession *s, const AvatarLook *look)
+{
+    const Core *c = s->e->core;
+    Sound *o = &s->sound;
+
+    o->lock = &s->lock;
+    o->change = &s->change;
+    o->cancel = &s->cancel;
+    o->log = &s->e->log;
+    o->front = &s->front;
+    o->live = look->mode == AVATAR_LIVE;
+    o->compat = c->compat;
+    o->tail = look->tail;
+    o->lookahead = (look->latency_ms < 0 ? LIVE_LATENCY_MS : look->latency_ms) * (AVATAR_SAMPLE_RATE / 1000);
+    o->given = s->hooks.features;
+    o->nb_given = s->hooks.nb_rows;
+    o->row_size = (int64_t)c->sizes.dit.nb_audio_layers * c->sizes.dit.audio_dim;
+}
+
 static void set_late(AvatarSession *s, int late, int max_late_ms)
 {
     s->sound.late = late;
@@ -184,9 +210,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
         return ret;
     s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
     s->format = look->format;
-    s->tail = look->tail;
-    s->sound.live = look->mode == AVATAR_LIVE;
-    s->sound.lookahead = (look->latency_ms < 0 ? LIVE_LATENCY_MS : look->latency_ms) * (AVATAR_SAMPLE_RATE / 1000);
+    set_sound(s, look);
     set_late(s, look->late, look->max_late_ms);
     s->info.seed = s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
     s->info.steps = c->plan.steps;
@@ -222,7 +246,9 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = open_frames(s);
     if (ret >= 0)
-        ret = avt_sound_open(s);
+        ret = avt_front_open(&s->front, e->core, s->front.bytes, &s->cancel, &e->log);
+    if (ret >= 0)
+        ret = avt_sound_open(&s->sound);
     if (ret >= 0)
         ret = open_ranks(s);
     if (ret >= 0)
@@ -268,7 +294,8 @@ void avatar_session_close(AvatarSession **ps)
         avt_comm_threads_close(s->comm, s->e->core->plan.nb_ranks + 1);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
-    avt_sound_close(s);
+    avt_sound_close(&s->sound);
+    avt_front_close(&s->front);
     avt_changes_free(s);
     pthread_cond_destroy(&s->change);
     pthread_mutex_destroy(&s->lock);
@@ -331,7 +358,7 @@ int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
     pthread_mutex_lock(&s->lock);
     ret = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : check_sound(s, pcm, nb_samples);
     if (!ret && pcm && nb_samples)
-        ret = avt_sound_append(s, pcm, nb_samples);
+        ret = avt_sound_append(&s->sound, pcm, nb_samples);
     else if (!ret && !pcm)
         s->sound.closed = 1;
     pthread_cond_broadcast(&s->change);
@@ -397,7 +424,7 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
             ret = s->status;
         } else if (s->finished) {
             ret = AVATAR_EOF;
-        } else if (!wait || (avt_sound_starved(s) && s->status >= 0)) {
+        } else if (!wait || (avt_sound_starved(&s->sound) && s->status >= 0)) {
             ret = AVATAR_EAGAIN;
         } else {
             pthread_cond_wait(&s->change, &s->lock);

@@ -1,61 +1,103 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Sound of a session: what was sent, whether the next block can be made of it, and its feature rows.
+ * Sound of a session: what was sent, and the feature rows that a thread of its own, the listener, makes of it while it comes.
  *
- *   offline  the whole sound is encoded once, when the stream is closed
- *   live     a block can start when its 7680 samples and the look-ahead are there; its rows come out of a window that ends
- *            exactly there, so pictures do not depend on when sound arrived. Sound older than the window is forgotten.
+ *   send --samples--> pcm --a piece at a time--> front --rows--> ring --a block at a time--> conductor
+ *
+ *   whole    up to 60 s, and compat: one piece, when the stream is closed
+ *   windows  longer: 60 s, the next 30 s later, each when the sound behind it has begun or the stream is closed. A window gives
+ *            the rows up to 5 s before its end, the last one, which is the stream's last 60 s, all that are left
+ *   live     8 s, a block and the look-ahead: a window a block, which ends exactly there
+ *
+ * What a piece hears, and is normalized by, depends on the stream alone, never on when sound arrived. Sound that no later piece needs
+ * is forgotten; the ring holds the rows of two windows, and the listener waits for room. So memory does not grow with the stream.
  */
 #ifndef AVT_SOUND_H
 #define AVT_SOUND_H
 
 #include "engine/front.h"
+#include "engine/loudness.h"
 
 #define BLOCK_SAMPLES 7680              // of 12 frames
-
-struct AvatarSession;
+#define LIVE_LEFT 128000                // samples of left context: 8 s
+#define LIVE_LATENCY_MS 160             // default look-ahead
+#define SOUND_WINDOW 960000             // samples of a window, and most that are taken whole: 60 s
+#define SOUND_STEP 480000               // from window to window: 30 s
+#define SOUND_RIGHT 80000               // a window's context behind its rows: 5 s
+#define SOUND_ROOM 1920000              // samples that wait before avt_sound_full(): 2 min, more than any piece needs
 
 typedef enum SoundState { SOUND_MISSING, SOUND_READY, SOUND_OVER } SoundState;
 
 typedef struct Sound {
-    /* under the session's lock */
+    /* set before avt_sound_open() */
+    pthread_mutex_t *lock;              // the session's
+    pthread_cond_t *change;             // told of everything
+    const int *cancel;
+    const Log *log;
+    Front *front;                       // open; NULL with `given`
+    int live, compat, tail;
+    int64_t lookahead;                  // live: samples
+    const float *given;                 // [nb_given, layers, dim]: rows in place of the front's, or NULL; nb_given a multiple of 12
+    int64_t nb_given;
+    int64_t row_size;                   // values of a row: layers * dim
+
+    /* under the lock */
     float *pcm;                         // samples start .. start + nb - 1 of the stream
     int64_t start, nb, room;
     int closed;                         // no more will come
-    int64_t wanted;                     // live: samples of the stream that the next block needs; offline: never enough
     int working;                        // blocks are in flight: frames will come without more sound
+    int hearing;                        // the listener is at work on a piece
+    int over;                           // the listener may go
+    int status;                         // its failure
     int late;                           // enum AvatarLate
     int64_t max_late;                   // samples
+    int64_t made;                       // frames whose rows were made
+    int64_t next;                       // sound block that comes next; blocks left out count too
+
+    /* the listener's */
+    pthread_t thread;
+    int listening;
+    float *piece;                       // the piece's samples
+    int64_t piece_room;
+    float *rows;                        // ring [rows_room, layers, dim]: frame i's row is number i % rows_room
+    int64_t rows_room;                  // frames, a multiple of 12
+    Loudness loudness;                  // live
+    Level level;                        // windows
+    int64_t heard;                      // samples that they have taken
 
     /* the conductor's */
-    int live;
-    int64_t lookahead;                  // samples
-    int64_t next;                       // sound block that comes next; blocks left out count too
     int64_t nb_frames;                  // frames to give in all; INT64_MAX: not known yet
-    float *rows;                        // offline [nb_rows, layers, dim]; live [12, layers, dim]
-    int64_t nb_rows;                    // offline
-    int encoded;                        // offline: rows are there
-    Window window;
-    Loudness loudness;
-    int64_t heard;                      // samples that loudness has taken
 } Sound;
 
-int  avt_sound_open(struct AvatarSession *s);
-void avt_sound_close(struct AvatarSession *s);
-/** Append samples (lock held by the caller). */
-int  avt_sound_append(struct AvatarSession *s, const float *pcm, int64_t nb);
-/** Is more sound needed before any frame can come? Lock held. */
-int  avt_sound_starved(const struct AvatarSession *s);
+/** Samples of the largest piece that a stream of this kind may have (compat: of those that are not longer than 60 s). */
+int64_t avt_sound_piece(int live, int64_t lookahead);
+/** Host bytes that a sound holds at most, while the sender heeds avt_sound_full() (compat: of those up to 60 s). */
+int64_t avt_sound_bytes(const Sound *o);
+/** Start listening. @return 0, ENOMEM (logged) */
+int  avt_sound_open(Sound *o);
+/** Stop the listener, which `*cancel` has told, and free all. */
+void avt_sound_close(Sound *o);
+
+/* ---- the sender's; lock held ---- */
+
+/** Append samples. @return 0, ENOMEM (logged) */
+int  avt_sound_append(Sound *o, const float *pcm, int64_t nb);
+/** Enough waits: send no more until frames were taken. */
+int  avt_sound_full(const Sound *o);
+/** Is more sound needed before any frame can come? */
+int  avt_sound_starved(const Sound *o);
+
+/* ---- the conductor's ---- */
 
 /** May the next block start? With `wait`: waits while it is SOUND_MISSING. @return a SoundState, or an error */
-int avt_sound_state(struct AvatarSession *s, int wait);
+int avt_sound_state(Sound *o, int wait);
 /**
  * Blocks to leave out now, because sound is further ahead than max_late allows (late=repeat, drop); 0 mostly. They are left out.
  * Never before the first block: a stream begins where its sound does.
  * @param repeat  set to 1 when a frame is to be repeated for their time
  */
-int64_t avt_sound_skip(struct AvatarSession *s, int *repeat);
-/** Rows of the next block, valid until the next call; moves on to the one after it. */
-int avt_sound_rows(struct AvatarSession *s, const float **rows);
+int64_t avt_sound_skip(Sound *o, int *repeat);
+/** Rows of the next block, which may be waited for after a skip; valid until the next call. Moves on to the block after it. */
+int avt_sound_rows(Sound *o, const float **rows);
 
 #endif

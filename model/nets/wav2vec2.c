@@ -23,7 +23,7 @@
 #define PIECE 250                       // rows of a convolution piece (5 s): 64 MB of scratch at the published width
 #define FFN_ROWS 1500                   // rows of a feed-forward piece
 #define MAX_TAPS 128                    // of the position conv
-#define HOP 320
+#define HOP WAV2VEC2_HOP
 #define WINDOW 400
 #define PREFIX "wav2vec2."
 #define POSCONV "encoder.pos_conv_embed.conv."

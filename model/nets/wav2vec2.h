@@ -10,6 +10,8 @@
 
 #include "files/bind.h"
 
+#define WAV2VEC2_HOP 320                // samples from row to row
+
 typedef struct Wav2Vec2Config {
     int dim, nb_layers, nb_heads, ffn_dim;
     int conv_dim[7];

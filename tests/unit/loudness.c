@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "engine/front.h"
+#include "engine/loudness.h"
 #include "test.h"
 
 #define PIECE 320
@@ -129,5 +129,5 @@ int main(void)
         cmocka_unit_test(offset_is_removed), cmocka_unit_test(recovers_and_is_bounded),
     };
 
-    return test_main("front", tests);
+    return test_main("loudness", tests);
 }
