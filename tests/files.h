@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "files/ckpt.h"
 #include "test.h"
 
 /* ---- buffer -------------------------------------------------------------------------------------------------------- */
@@ -369,6 +370,26 @@ static inline Buf pth_make(const FileTensor *t, const int *elem, int nb, ZipStyl
     b = zip_make(f, nb + 2, style);
     buf_free(&pkl);
     return b;
+}
+
+/* All bytes of a tensor; the caller frees them. */
+static inline void *ckpt_bytes(const CkptTensor *t)
+{
+    void *p = malloc(t->size + 1);
+
+    REQUIRE_OK(avt_ckpt_read(t, p, 0, t->size, test_log()));
+    return p;
+}
+
+static inline void require_bytes(const Ckpt *c, const char *name, const void *want, size_t size)
+{
+    const CkptTensor *t = avt_ckpt_find(c, name);
+    void *have;
+
+    REQUIRE(t && t->size == size);
+    have = ckpt_bytes(t);
+    REQUIRE(!memcmp(have, want, size));
+    free(have);
 }
 
 /* ---- reading back -------------------------------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
 /*
  * Binder: from names in a checkpoint to weights on a backend.
  *
- *   find name -> type -> shape -> values finite -> (LoRA) -> avt_weight_put
+ *   find name -> type -> shape -> copy -> values finite -> (LoRA) -> avt_weight_put
  *
  * A problem does not stop the network that binds: it is counted, the first five are logged, and avt_binder_finish() refuses.
  */
@@ -82,7 +82,7 @@ static int is_float(DType t)
 static void warn_zero(Binder *b, const CkptTensor *t)
 {
     const size_t n = strlen(t->name);
-    const uint8_t *p = t->data;
+    const uint8_t *p = b->raw;
 
     if (n < 8 || strcmp(t->name + n - 7, ".weight") || t->size < 2 || p[0] || memcmp(p, p + 1, t->size - 1))
         return;
@@ -102,8 +102,8 @@ static const char *place(char buf[128], const Binder *b, const CkptTensor *t)
     const char *path = avt_ckpt_path(b->ckpt), *slash = strrchr(path, '/');
 
     buf[0] = 0;
-    if (strcmp(slash ? slash + 1 : path, t->file))
-        snprintf(buf, 128, " in %s", t->file);
+    if (strcmp(slash ? slash + 1 : path, t->file->name))
+        snprintf(buf, 128, " in %s", t->file->name);
     return buf;
 }
 
@@ -112,7 +112,6 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
 {
     const CkptTensor *t = find(b, name);
     char want[160], have[160], in[128];
-    int64_t i;
 
     avt_shape_text(want, sizeof(want), nd, dim);
     if (!t) {
@@ -129,14 +128,49 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
                  avt_dtype_name(t->dtype));
     } else if (!is_float(t->dtype)) {
         complain(b, "tensor %s%s: wanted f32, bf16 or f16, the file has %s", name, in, avt_dtype_name(t->dtype));
-    } else if (!planning(b) && (i = avt_ckpt_nonfinite(t)) >= 0) {
-        complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", name, in, (long long)i, have);
     } else {
-        if (!planning(b))
-            warn_zero(b, t);
         return t;
     }
     return NULL;
+}
+
+static void *grow(Binder *b, void **p, size_t *have, size_t size)
+{
+    if (*have >= size)
+        return *p;
+    avt_freep(p);
+    *have = 0;
+    *p = avt_malloc(MEM_CKPT, size);
+    if (*p)
+        *have = size;
+    else
+        fail(b, AVT_ERR(ENOMEM));
+    return *p;
+}
+
+/* The bytes of a tensor, copied to the binder and found finite; NULL after a problem. Valid until the next one. */
+static const void *load(Binder *b, const CkptTensor *t)
+{
+    const int64_t nb = (int64_t)(t->size / avt_dtype_size(t->dtype));
+    char have[160], in[128];
+    int64_t i;
+    int ret;
+
+    if (!grow(b, &b->raw, &b->raw_size, t->size + 1))
+        return NULL;
+    ret = avt_ckpt_read(t, b->raw, 0, t->size, b->log);
+    if (ret < 0) {
+        fail(b, ret);
+        return NULL;
+    }
+    i = avt_nonfinite(t->dtype, b->raw, nb);
+    if (i >= 0) {
+        complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", t->name, place(in, b, t), (long long)i,
+                 avt_shape_text(have, sizeof(have), t->nd, t->dim));
+        return NULL;
+    }
+    warn_zero(b, t);
+    return b->raw;
 }
 
 /* ---- placing ------------------------------------------------------------------------------------------------------- */
@@ -158,22 +192,12 @@ static Tensor put(Binder *b, WeightUse use, DType dtype, int nd, const int64_t *
     return t;
 }
 
-/* f32 copy in the binder's scratch, with room for a bf16 copy behind it; NULL: no memory */
+/* f32 copy of b->raw in the binder's scratch, with room for a bf16 copy behind it; NULL: no memory */
 static float *to_scratch(Binder *b, const CkptTensor *t, int64_t nb)
 {
-    const size_t size = (size_t)nb * (sizeof(float) + sizeof(uint16_t));
-
-    if (b->scratch_size < size) {
-        avt_freep(&b->scratch);
-        b->scratch_size = 0;
-        b->scratch = avt_malloc(MEM_CKPT, size);
-        if (!b->scratch) {
-            fail(b, AVT_ERR(ENOMEM));
-            return NULL;
-        }
-        b->scratch_size = size;
-    }
-    avt_to_f32(b->scratch, t->dtype, t->data, 0, nb);
+    if (!grow(b, (void **)&b->scratch, &b->scratch_size, (size_t)nb * (sizeof(float) + sizeof(uint16_t))))
+        return NULL;
+    avt_to_f32(b->scratch, t->dtype, b->raw, 0, nb);
     return b->scratch;
 }
 
@@ -212,13 +236,19 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
     return ret;
 }
 
+/* Nothing more can be read: no memory, or a file that changes. What is wrong *in* a file does not end the search for more. */
+static int stopped(const Binder *b)
+{
+    return b->status < 0 && b->status != AVT_INVALID;
+}
+
 static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name)
 {
     const CkptTensor *t;
     int merged = 0;
     int64_t nb = 1;
 
-    if (b->status == AVT_ERR(ENOMEM))
+    if (stopped(b))
         return harmless(b, nd, dim);
     if (!b->ckpt && b->record)
         b->record(b->record_opaque, name, nd, dim);
@@ -229,6 +259,8 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
         return harmless(b, nd, dim);
     if (planning(b))
         return put(b, use, t->dtype == DT_BF16 && use != WEIGHT_PLAIN ? DT_BF16 : DT_F32, nd, dim, NULL);
+    if (!load(b, t))
+        return harmless(b, nd, dim);
     for (int i = 0; i < nd; i++)
         nb *= dim[i];
     if (b->lora && use == WEIGHT_LINEAR && nd == 2)
@@ -239,7 +271,7 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
         return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb))
                                    : put(b, use, DT_F32, nd, dim, b->scratch);
     if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
-        return put(b, use, t->dtype, nd, dim, t->data);
+        return put(b, use, t->dtype, nd, dim, b->raw);
     return to_scratch(b, t, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
 }
 
@@ -260,8 +292,9 @@ int avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, con
 void avt_binder_close(Binder *b)
 {
     avt_freep(&b->used);
+    avt_freep(&b->raw);
     avt_freep(&b->scratch);
-    b->scratch_size = 0;
+    b->raw_size = b->scratch_size = 0;
 }
 
 Tensor avt_bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *fmt, ...)
@@ -328,13 +361,13 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     va_end(ap);
     if (!b->ckpt && b->record)
         b->record(b->record_opaque, name, nd, dim);
-    t = b->ckpt ? take(b, nd, dim, name) : NULL;
-    if (!t)
+    t = b->ckpt && !stopped(b) ? take(b, nd, dim, name) : NULL;
+    if (!t || !load(b, t))
         return NULL;
     v = avt_malloc(MEM_CKPT, t->size / avt_dtype_size(t->dtype) * sizeof(*v) + 1);
     if (!v)
         return fail(b, AVT_ERR(ENOMEM)), NULL;
-    avt_to_f32(v, t->dtype, t->data, 0, (int64_t)(t->size / avt_dtype_size(t->dtype)));
+    avt_to_f32(v, t->dtype, b->raw, 0, (int64_t)(t->size / avt_dtype_size(t->dtype)));
     return v;
 }
 
@@ -391,7 +424,7 @@ int avt_binder_finish(Binder *b, int partial)
 {
     const int shown = b->nb_problems < SHOWN ? b->nb_problems : SHOWN, found = b->nb_problems;
 
-    if (b->ckpt && b->status != AVT_ERR(ENOMEM)) {
+    if (b->ckpt && !stopped(b)) {
         if (found > shown)
             avt_log(b->log, LOG_ERROR, "%s: %s: %d problems, the first %d are above", b->what, avt_ckpt_path(b->ckpt), found,
                     shown);

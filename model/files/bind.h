@@ -27,6 +27,8 @@ typedef struct Binder {
     int nb_problems;                    // logged so far (the first five are)
     int nb_zero;                        // weights that are zero all over (a warning)
     uint8_t *used;                      // per tensor of ckpt; allocated by avt_binder_open
+    void *raw;                          // one weight as the file has it
+    size_t raw_size;
     float *scratch;                     // f32 copy of one weight: LoRA, conversion
     size_t scratch_size;
     /* plan only: sees each tensor that is asked for, so that tests can write a file that fits; or NULL */

@@ -1,23 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checkpoints: maps files, chooses the reader by their first bytes, keeps the tensors sorted by name.
+ * Checkpoints: opens files, chooses the reader by their first bytes, keeps the tensors sorted by name.
  *
  *   name.safetensors.index.json --> shards ---+
- *   name.safetensors -------------------------+--> CkptTensor[] sorted by name, data inside the mappings
+ *   name.safetensors -------------------------+--> CkptTensor[] sorted by name, each a place in a file
  *   name.pth ---------------------------------+
  *
  * Trap: a shard's name comes out of a file, so it must stay in the index's folder. A hub cache keeps its files as links
  * from snapshots/<revision>/ into blobs/ beside it: that one way out is known and allowed.
  */
-#include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "files/ckpt.h"
+#include "files/file.h"
 #include "files/json.h"
 
 #define MAX_SHARDS  1000
@@ -25,7 +23,7 @@
 
 struct Ckpt {
     char *path;
-    MappedFile **file;
+    CkptFile **file;
     int nb_files;
     CkptTensor *tensor;                 // names are owned
     int64_t nb, max;
@@ -40,12 +38,12 @@ static int ends_with(const char *s, const char *end)
     return n >= m && !strcmp(s + n - m, end);
 }
 
-static void unmap_file(MappedFile *f)
+static void close_file(CkptFile *f)
 {
     if (!f)
         return;
-    if (f->mapped)
-        munmap((void *)f->data, f->size);
+    if (f->fd >= 0)
+        close(f->fd);
     avt_free(f->path);
     avt_free(f);
 }
@@ -55,40 +53,31 @@ static int64_t mtime_ns(const struct stat *st)
     return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
 }
 
-static int map_descriptor(MappedFile *f, int fd, const Log *log)
+static int open_file(CkptFile *f, const Log *log)
 {
     struct stat st;
-    void *p;
+    const int ret = avt_file_open(&f->fd, &st, f->path, log);
 
-    if (fstat(fd, &st) < 0)
-        return avt_fail(log, AVT_ERR(errno), "%s: %s", f->path, strerror(errno));
-    if (S_ISDIR(st.st_mode))
-        return avt_fail(log, AVT_ERR(EISDIR), "%s: is a folder; a file of weights was wanted", f->path);
-    if (!S_ISREG(st.st_mode))
-        return avt_fail(log, AVT_ERR(EINVAL), "%s: is not a regular file", f->path);
-    if (!st.st_size)
-        return avt_fail(log, AVT_INVALID, "%s: is empty (0 bytes); download it again", f->path);
-    p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED)
-        return avt_fail(log, AVT_ERR(errno), "%s: %lld bytes cannot be mapped: %s", f->path, (long long)st.st_size,
-                        strerror(errno));
-    f->mapped = 1;
-    f->data = p;
+    if (ret < 0)
+        return ret;
     f->size = (size_t)st.st_size;
     f->mtime_ns = mtime_ns(&st);
+    return f->size ? 0 : avt_fail(log, AVT_INVALID, "%s: is empty (0 bytes); download it again", f->path);
+}
+
+int avt_ckpt_bytes(const CkptFile *f, void *dst, uint64_t offset, size_t size, const Log *log)
+{
+    if (f->fd >= 0)
+        return avt_file_read(f->fd, dst, offset, size, f->path, log);
+    if (size)
+        memcpy(dst, f->memory + offset, size);
     return 0;
 }
 
-static int map_path(MappedFile *f, const Log *log)
+int avt_ckpt_read(const CkptTensor *t, void *dst, size_t first, size_t size, const Log *log)
 {
-    const int fd = open(f->path, O_RDONLY | O_CLOEXEC);
-    int ret;
-
-    if (fd < 0)
-        return avt_fail(log, AVT_ERR(errno), "%s: cannot be opened: %s", f->path, strerror(errno));
-    ret = map_descriptor(f, fd, log);
-    close(fd);
-    return ret;
+    AVT_REQUIRE(log, first <= t->size && size <= t->size - first);
+    return avt_ckpt_bytes(t->file, dst, t->offset + first, size, log);
 }
 
 /* ---- what the readers fill ----------------------------------------------------------------------------------------- */
@@ -123,43 +112,44 @@ static int sort_tensors(Ckpt *c, const Log *log)
     for (int64_t i = 1; i < c->nb; i++)
         if (!compare_tensors(&c->tensor[i - 1], &c->tensor[i]))
             return avt_fail(log, AVT_INVALID, "%s: tensor %s is there twice, in %s and in %s", c->path, c->tensor[i].name,
-                            c->tensor[i - 1].file, c->tensor[i].file);
+                            c->tensor[i - 1].file->name, c->tensor[i].file->name);
     return 0;
 }
 
 /* ---- one file ------------------------------------------------------------------------------------------------------ */
 
-static int starts_with(const MappedFile *f, const char *magic, size_t n)
-{
-    return f->size >= n && !memcmp(f->data, magic, n);
-}
+#define HEAD 64                         // bytes that tell what a file is
 
-static int looks_like_text(const MappedFile *f)
+static int looks_like_text(const uint8_t *head, size_t n)
 {
-    const size_t n = f->size < 64 ? f->size : 64;
-
     for (size_t i = 0; i < n; i++)
-        if ((f->data[i] < 0x20 && !strchr("\t\r\n", f->data[i])) || f->data[i] >= 0x7f || !f->data[i])
+        if ((head[i] < 0x20 && !strchr("\t\r\n", head[i])) || head[i] >= 0x7f || !head[i])
             return 0;
     return 1;
 }
 
-static int read_file(Ckpt *c, const MappedFile *f, const Log *log)
+static int read_file(Ckpt *c, const CkptFile *f, const Log *log)
 {
+    const size_t n = f->size < HEAD ? f->size : HEAD;
+    uint8_t head[HEAD] = { 0 };
+    const int ret = avt_ckpt_bytes(f, head, 0, n, log);
+
+    if (ret < 0)
+        return ret;
     if (ends_with(f->name, ".incomplete") || ends_with(f->name, ".part"))
         return avt_fail(log, AVT_INVALID, "%s: is a download that did not finish (%lld bytes so far); download it again", f->path,
                         (long long)f->size);
-    if (starts_with(f, "version https://git-lfs", 23))
+    if (!memcmp(head, "version https://git-lfs", 23))
         return avt_fail(log, AVT_INVALID, "%s: is a Git LFS pointer, not the weights; fetch them with 'git lfs pull'", f->path);
-    if (starts_with(f, "PK\3\4", 4))
+    if (!memcmp(head, "PK\3\4", 4))
         return avt_ckpt_read_pth(c, f, log);
-    if (starts_with(f, "\x80\2", 2) && (f->size < 9 || f->data[8] != '{'))
+    if (!memcmp(head, "\x80\2", 2) && head[8] != '{')
         return avt_fail(log, AVT_INVALID,
                         "%s: is a PyTorch file of the old format (before 1.6); save it again with a newer torch.save",
                         f->path);
-    if (starts_with(f, "GGUF", 4))
+    if (!memcmp(head, "GGUF", 4))
         return avt_fail(log, AVT_INVALID, "%s: is a GGUF file, which is not supported; use the published .safetensors", f->path);
-    if (looks_like_text(f))
+    if (looks_like_text(head, n))
         return avt_fail(log, AVT_INVALID,
                         "%s: looks like text, not like weights (an error page under this name?); download it again",
                         f->path);
@@ -167,9 +157,9 @@ static int read_file(Ckpt *c, const MappedFile *f, const Log *log)
 }
 
 /* An empty file in c's list, or NULL. */
-static MappedFile *new_file(Ckpt *c, const char *path)
+static CkptFile *new_file(Ckpt *c, const char *path)
 {
-    MappedFile *f, **list = avt_realloc(MEM_CKPT, c->file, (size_t)(c->nb_files + 1) * sizeof(*list));
+    CkptFile *f, **list = avt_realloc(MEM_CKPT, c->file, (size_t)(c->nb_files + 1) * sizeof(*list));
 
     if (!list)
         return NULL;
@@ -178,6 +168,7 @@ static MappedFile *new_file(Ckpt *c, const char *path)
     if (!f)
         return NULL;
     c->file[c->nb_files++] = f;
+    f->fd = -1;
     f->path = avt_strdup(MEM_CKPT, path);
     if (!f->path)
         return NULL;
@@ -187,8 +178,8 @@ static MappedFile *new_file(Ckpt *c, const char *path)
 
 static int add_file(Ckpt *c, const char *path, const Log *log)
 {
-    MappedFile *f = new_file(c, path);
-    const int ret = f ? map_path(f, log) : AVT_ERR(ENOMEM);
+    CkptFile *f = new_file(c, path);
+    const int ret = f ? open_file(f, log) : AVT_ERR(ENOMEM);
 
     return ret < 0 ? ret : read_file(c, f, log);
 }
@@ -260,7 +251,7 @@ static int left_out(const Ckpt *c, const Json *map, const Log *log)
         i++;
     avt_free(named);
     return avt_fail(log, AVT_INVALID, "%s: tensor %s of shard %s is not in the index", c->path, c->tensor[i].name,
-                    c->tensor[i].file);
+                    c->tensor[i].file->name);
 }
 
 /* The map and the shards must agree in both directions; names are there once in both, so counting does for the second. */
@@ -271,9 +262,9 @@ static int check_map(const Ckpt *c, const Json *map, const Log *log)
 
         if (!t)
             return avt_fail(log, AVT_INVALID, "%s: tensor %s is not in its shard %s", c->path, m->key, m->text);
-        if (strcmp(t->file, m->text))
+        if (strcmp(t->file->name, m->text))
             return avt_fail(log, AVT_INVALID, "%s: tensor %s should be in shard %s, but is in %s", c->path, m->key, m->text,
-                            t->file);
+                            t->file->name);
     }
     return map->nb < c->nb ? left_out(c, map, log) : 0;
 }
@@ -363,10 +354,10 @@ int avt_ckpt_open(Ckpt **out, const char *path, const Log *log)
 int avt_ckpt_open_memory(Ckpt **out, const char *name, const void *data, size_t size, const Log *log)
 {
     int ret = new_ckpt(out, name);
-    MappedFile *f = ret < 0 ? NULL : new_file(*out, name);
+    CkptFile *f = ret < 0 ? NULL : new_file(*out, name);
 
     if (f) {
-        f->data = data;
+        f->memory = data;
         f->size = size;
         ret = read_file(*out, f, log);
         if (ret >= 0)
@@ -386,7 +377,7 @@ void avt_ckpt_close(Ckpt **pc)
     if (!c)
         return;
     for (int i = 0; i < c->nb_files; i++)
-        unmap_file(c->file[i]);
+        close_file(c->file[i]);
     for (int64_t i = 0; i < c->nb; i++)
         avt_free((void *)c->tensor[i].name);
     avt_free(c->file);
@@ -422,9 +413,9 @@ int avt_ckpt_unchanged(const Ckpt *c, const Log *log)
     struct stat st;
 
     for (int i = 0; i < c->nb_files; i++) {
-        const MappedFile *f = c->file[i];
+        const CkptFile *f = c->file[i];
 
-        if (!f->mapped)
+        if (f->fd < 0)
             continue;
         if (stat(f->path, &st) < 0)
             return avt_fail(log, AVT_ERR(ESTALE), "%s: went away while it was read: %s", f->path, strerror(errno));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checkpoint: named tensors out of files, mapped, bounds checked, nothing read before it is asked for.
+ * Checkpoint: named tensors out of files, bounds checked, nothing read before it is asked for. All reading is copying: a file
+ * that somebody shortens meanwhile is an error, where a mapping would end the process (SIGBUS).
  *
  * One reader per container (ckpt_safetensors.c, ckpt_pth.c), chosen by the file's first bytes and name. Everything in a
  * header is checked before the first tensor is handed out (spec: checkpoints.md 3, 4, 7.1, 7.2); every refusal is one
@@ -19,16 +20,16 @@ typedef struct CkptTensor {
     DType dtype;
     int nd;
     int64_t dim[CKPT_MAX_DIM];
-    const void *data;                   // in the mapping, any alignment; valid until avt_ckpt_close()
     size_t size;                        // bytes
-    const char *file;                   // base name of the file (shard) that holds it
+    uint64_t offset;                    // of its first byte in the file
+    const struct CkptFile *file;        // the file (shard) that holds it
 } CkptTensor;
 
 typedef struct Ckpt Ckpt;
 
 /**
  * Open a checkpoint: a .safetensors file, an index (*.safetensors.index.json) with its shards, or a PyTorch .pth.
- * Maps the files and checks all headers; takes milliseconds at any size.
+ * Opens the files and checks all headers; takes milliseconds at any size.
  *
  * @return 0; ENOENT (no such file), AVT_INVALID (damaged or hostile; logged), ENOMEM. *out is NULL after an error
  */
@@ -48,21 +49,29 @@ const char *avt_ckpt_path(const Ckpt *c);
  */
 int avt_ckpt_unchanged(const Ckpt *c, const Log *log);
 
-/** Index of the first NaN or infinity, or -1. */
-int64_t avt_ckpt_nonfinite(const CkptTensor *t);
+/**
+ * Copy bytes first .. first + size - 1 of a tensor, which must be there; large pieces over the cores.
+ * @return 0; ESTALE: its file has become shorter since it was opened; EIO and the like (logged)
+ */
+int avt_ckpt_read(const CkptTensor *t, void *dst, size_t first, size_t size, const Log *log);
 
-/* Container readers, used by ckpt.c alone: they append to `c` through avt_ckpt_add(). */
-typedef struct MappedFile {
+/** Index of the first NaN or infinity among nb values of any alignment, or -1. */
+int64_t avt_nonfinite(DType dtype, const void *values, int64_t nb);
+
+typedef struct CkptFile {
     char *path;
     const char *name;                   // base name, inside path
-    const uint8_t *data;
     size_t size;
     int64_t mtime_ns;
-    int mapped;                         // 0: the caller's memory
-} MappedFile;
+    int fd;                             // -1: the caller's memory
+    const uint8_t *memory;
+} CkptFile;
 
-int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log);
-int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log);
+/* Container readers, used by ckpt.c alone: they read through avt_ckpt_bytes() and append to `c` through avt_ckpt_add(). */
+int avt_ckpt_read_safetensors(Ckpt *c, const CkptFile *f, const Log *log);
+int avt_ckpt_read_pth(Ckpt *c, const CkptFile *f, const Log *log);
+/** Copy bytes offset .. offset + size - 1 of a file; the caller has compared both with its size. As avt_ckpt_read(). */
+int avt_ckpt_bytes(const CkptFile *f, void *dst, uint64_t offset, size_t size, const Log *log);
 /** Copies the name. One that is given twice is found when all are there. */
 int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log);
 

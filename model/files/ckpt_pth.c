@@ -45,7 +45,7 @@ static const struct {
 
 typedef struct Storage {
     DType dtype;
-    const uint8_t *data;
+    uint64_t start;                     // in the file
     int64_t nb;                         // elements
 } Storage;
 
@@ -57,12 +57,13 @@ typedef struct View {                   // a tensor
 } View;
 
 typedef struct Reader {
-    const MappedFile *f;
+    const CkptFile *f;
     const Log *log;
     Zip zip;
     const char *folder;                 // R
     size_t folder_size;
     Pickle pickle;
+    uint8_t *code;                      // data.pkl
     PicklePool storages, views;
 } Reader;
 
@@ -137,7 +138,7 @@ static int make_storage(Pickle *m, const PickleValue *id, PickleValue *out)
         return avt_fail(r->log, AVT_INVALID,
                         "%s: storage data/%.*s: %lld elements of %s were declared, but it has %lld bytes", r->f->path,
                         (int)key->nb, key->u.text, (long long)s.nb, avt_dtype_name(s.dtype), (long long)e->size);
-    s.data = e->data;
+    s.start = e->start;
     p = avt_pickle_more(m, &r->storages, 1, sizeof(*p));
     if (!p)
         return m->error;
@@ -248,7 +249,7 @@ static int read_name(const Reader *r, char name[NAME], const PickleValue *key)
 static int add_tensor(const Reader *r, Ckpt *c, const PickleValue *key, const PickleValue *value)
 {
     char name[NAME];
-    CkptTensor t = { .name = name, .file = r->f->name };
+    CkptTensor t = { .name = name, .file = r->f };
     const Storage *s;
     const View *w;
     const int ret = read_name(r, name, key);
@@ -265,7 +266,7 @@ static int add_tensor(const Reader *r, Ckpt *c, const PickleValue *key, const Pi
     t.nd = w->nd;
     memcpy(t.dim, w->dim, sizeof(t.dim));
     t.size = (size_t)w->nb * avt_dtype_size(s->dtype);
-    t.data = s->data + (size_t)w->offset * avt_dtype_size(s->dtype);
+    t.offset = s->start + (uint64_t)w->offset * avt_dtype_size(s->dtype);
     return avt_ckpt_add(c, &t, r->log);
 }
 
@@ -295,8 +296,12 @@ static int starts_with(const Reader *r, const ZipEntry *e, const char *rest)
 static int check_kind(const Reader *r)
 {
     const ZipEntry *e = avt_zip_find(&r->zip, r->folder, r->folder_size, "byteorder", 9);
+    char order[6] = "little";
+    const int ret = e ? avt_ckpt_bytes(r->f, order, e->start, e->size < 6 ? e->size : 6, r->log) : 0;
 
-    if (e && (e->size < 6 || memcmp(e->data, "little", 6)))
+    if (ret < 0)
+        return ret;
+    if (e && (e->size < 6 || memcmp(order, "little", 6)))
         return avt_fail(r->log, AVT_INVALID, "%s: was written on a big-endian machine, which is not supported", r->f->path);
     for (size_t i = 0; i < r->zip.nb; i++)
         if (starts_with(r, &r->zip.entry[i], "/code/") || starts_with(r, &r->zip.entry[i], "/constants.pkl"))
@@ -309,6 +314,7 @@ static int find_pickle(Reader *r)
 {
     static const char tail[] = "/data.pkl";
     const ZipEntry *found = NULL, *e;
+    int ret;
 
     for (size_t i = 0; i < r->zip.nb; i++) {
         e = &r->zip.entry[i];
@@ -325,12 +331,14 @@ static int find_pickle(Reader *r)
                         (long long)found->size);
     r->folder = found->name;
     r->folder_size = found->name_size - 9;
-    r->pickle.code = r->pickle.p = found->data;
-    r->pickle.end = found->data + found->size;
-    return check_kind(r);
+    r->code = avt_malloc(MEM_CKPT, found->size + 1);
+    ret = r->code ? avt_ckpt_bytes(r->f, r->code, found->start, found->size, r->log) : AVT_ERR(ENOMEM);
+    r->pickle.code = r->pickle.p = r->code;
+    r->pickle.end = r->code + found->size;
+    return ret < 0 ? ret : check_kind(r);
 }
 
-int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log)
+int avt_ckpt_read_pth(Ckpt *c, const CkptFile *f, const Log *log)
 {
     Reader r = { .f = f, .log = log };
     PickleValue dict = { 0 };
@@ -346,6 +354,7 @@ int avt_ckpt_read_pth(Ckpt *c, const MappedFile *f, const Log *log)
     if (ret >= 0)
         ret = add_all(&r, c, &dict);
     avt_pickle_close(&r.pickle);
+    avt_free(r.code);
     avt_free(r.storages.p);
     avt_free(r.views.p);
     avt_zip_close(&r.zip);

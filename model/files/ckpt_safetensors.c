@@ -33,9 +33,9 @@ typedef struct Part {                   // of the buffer, in tensor order
 
 typedef struct Reader {
     Ckpt *c;
-    const MappedFile *f;
+    const CkptFile *f;
     const Log *log;
-    const uint8_t *data;                // the buffer
+    uint64_t start;                     // of the buffer in the file
     int64_t size;                       // its bytes
     Part *part;
     int64_t nb_parts;
@@ -107,7 +107,7 @@ static int read_offsets(Reader *r, CkptTensor *t, const Json *o)
                         avt_dtype_name(t->dtype), avt_shape_text(shape, sizeof(shape), t->nd, t->dim), (long long)t->size,
                         (long long)(end - begin));
     }
-    t->data = r->data + begin;
+    t->offset = r->start + (uint64_t)begin;
     r->part[r->nb_parts++] = (Part){ begin, end, t->name };
     return 0;
 }
@@ -124,7 +124,7 @@ static int check_metadata(const Reader *r, const Json *o)
 
 static int read_tensor(Reader *r, const Json *o)
 {
-    CkptTensor t = { .name = o->key, .file = r->f->name };
+    CkptTensor t = { .name = o->key, .file = r->f };
     int ret;
 
     if (o->type != JSON_OBJECT)
@@ -177,16 +177,18 @@ static int read_all(Reader *r, const Json *root)
     return ret < 0 ? ret : check_tiling(r);
 }
 
-int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
+/* The header's length, or a complaint: what comes from the file is compared by subtraction. */
+static int64_t header_size(const CkptFile *f, const Log *log)
 {
-    Reader r = { .c = c, .f = f, .log = log };
-    Json *j;
+    uint8_t head[9] = { 0 };
     uint64_t n = 0;
-    int ret;
+    const int ret = avt_ckpt_bytes(f, head, 0, f->size < 9 ? f->size : 9, log);
 
+    if (ret < 0)
+        return ret;
     for (int i = 7; i >= 0; i--)
-        n = n << 8 | (f->size < 8 ? 0 : f->data[i]);
-    if (f->size < 9 || !n || f->data[8] != '{')
+        n = n << 8 | head[i];
+    if (!n || head[8] != '{')
         return avt_fail(log, AVT_INVALID, "%s: is neither a .safetensors nor a PyTorch .pth file", f->path);
     if (n > MAX_HEADER)
         return avt_fail(log, AVT_INVALID, "%s: claims a header of %llu bytes, no .safetensors file has one; download it again",
@@ -195,12 +197,28 @@ int avt_ckpt_read_safetensors(Ckpt *c, const MappedFile *f, const Log *log)
         return avt_fail(log, AVT_INVALID,
                         "%s: its header has %llu bytes, but the whole file only %lld (is the download complete?)", f->path,
                         (unsigned long long)n, (long long)f->size);
-    ret = avt_json_parse_header(&j, (const char *)f->data + 8, (size_t)n, f->path, log);
-    if (ret < 0)
-        return ret;
-    r.data = f->data + 8 + n;
-    r.size = (int64_t)(f->size - 8 - n);
-    ret = read_all(&r, j);
+    return (int64_t)n;
+}
+
+int avt_ckpt_read_safetensors(Ckpt *c, const CkptFile *f, const Log *log)
+{
+    const int64_t n = header_size(f, log);
+    Reader r = { .c = c, .f = f, .log = log };
+    Json *j = NULL;
+    char *text;
+    int ret;
+
+    if (n < 0)
+        return (int)n;
+    text = avt_malloc(MEM_CKPT, (size_t)n);
+    ret = text ? avt_ckpt_bytes(f, text, 8, (size_t)n, log) : AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        ret = avt_json_parse_header(&j, text, (size_t)n, f->path, log);
+    avt_free(text);
+    r.start = 8 + (uint64_t)n;
+    r.size = (int64_t)(f->size - r.start);
+    if (ret >= 0)
+        ret = read_all(&r, j);
     avt_free(r.part);
     avt_json_close(&j);
     return ret;

@@ -63,17 +63,17 @@ static int any_bad(const uint8_t *p, DType dtype, int64_t nb)
     return bad;
 }
 
-int64_t avt_ckpt_nonfinite(const CkptTensor *t)
+int64_t avt_nonfinite(DType dtype, const void *values, int64_t nb)
 {
-    const size_t size = avt_dtype_size(t->dtype);
-    const int64_t nb = (int64_t)(t->size / size);
+    const size_t size = avt_dtype_size(dtype);
+    const uint8_t *p = values;
     int64_t first = nb;
 
 #pragma omp parallel for reduction(min : first) if (nb > 4 * PIECE)
     for (int64_t i = 0; i < nb; i += PIECE)
-        if (any_bad((const uint8_t *)t->data + (size_t)i * size, t->dtype, nb - i < PIECE ? nb - i : PIECE) && i < first)
+        if (any_bad(p + (size_t)i * size, dtype, nb - i < PIECE ? nb - i : PIECE) && i < first)
             first = i;
-    while (first < nb && !any_bad((const uint8_t *)t->data + (size_t)first * size, t->dtype, 1))
+    while (first < nb && !any_bad(p + (size_t)first * size, dtype, 1))
         first++;
     return first < nb ? first : -1;
 }

@@ -11,6 +11,7 @@
  * Trap: the published file does not hold its scale. alpha / rank is 64 / 128 there; the usual default elsewhere (alpha = rank)
  * would double the adapter.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -232,21 +233,32 @@ static int check_pair(const Lora *l, const Pair *p, const Log *log)
                         avt_shape_text(sb, sizeof(sb), p->b->nd, p->b->dim));
     if (!p->alpha != !l->pair[0].alpha)
         return avt_fail(log, AVT_INVALID, "%s: some pairs have an alpha, %s has not", path, (p->alpha ? l->pair : p)->module);
-    if (p->alpha && (avt_ckpt_nonfinite(p->alpha) >= 0 || p->alpha->size != avt_dtype_size(p->alpha->dtype)))
-        return avt_fail(log, AVT_INVALID, "%s: %s must be one finite number", path, p->alpha->name);
     return 0;
 }
 
-static void set_scale(Lora *l, Pair *p, double alpha)
+static int read_alpha(const Lora *l, const CkptTensor *t, float *alpha, const Log *log)
+{
+    uint64_t raw = 0;
+    int ret;
+
+    if (t->size != avt_dtype_size(t->dtype))
+        return avt_fail(log, AVT_INVALID, "%s: %s must be one finite number", avt_ckpt_path(l->ckpt), t->name);
+    ret = avt_ckpt_read(t, &raw, 0, t->size, log);
+    avt_to_f32(alpha, t->dtype, &raw, 0, 1);
+    return ret < 0 || isfinite(*alpha) ? ret : avt_fail(log, AVT_INVALID, "%s: %s must be one finite number",
+                                                        avt_ckpt_path(l->ckpt), t->name);
+}
+
+static int set_scale(Lora *l, Pair *p, double alpha, const Log *log)
 {
     const double r = (double)p->a->dim[0];
     float own = 0;
+    const int ret = p->alpha ? read_alpha(l, p->alpha, &own, log) : 0;
 
-    if (alpha <= 0 && p->alpha)
-        avt_to_f32(&own, p->alpha->dtype, p->alpha->data, 0, 1);
     p->scale = alpha > 0 ? alpha / r : p->alpha ? own / r : 0.5;
     if (l->rank < (int)r)
         l->rank = (int)r;
+    return ret;
 }
 
 static int is_lora(const Ckpt *c)
@@ -272,7 +284,7 @@ static int read_pairs(Lora *l, double alpha, const Log *log)
     for (int64_t i = 0; i < l->nb && ret >= 0; i++) {
         ret = check_pair(l, &l->pair[i], log);
         if (ret >= 0)
-            set_scale(l, &l->pair[i], alpha);
+            ret = set_scale(l, &l->pair[i], alpha, log);
     }
     if (ret < 0)
         return ret;
@@ -416,13 +428,22 @@ static void merge(float *w, const float *b, const float *a, float *packed, int64
         add_rows(w + i * in, b + i * r, a, packed, out - i < TASK ? out - i : TASK, in, r, scale);
 }
 
-static int check_values(const Lora *l, const CkptTensor *t, const Log *log)
+/* All values of a half as f32, found finite. */
+static int read_values(const Lora *l, float *dst, const CkptTensor *t, const Log *log)
 {
-    const int64_t i = avt_ckpt_nonfinite(t);
+    const int64_t nb = (int64_t)(t->size / avt_dtype_size(t->dtype));
+    void *raw = avt_malloc(MEM_CKPT, t->size);
+    int64_t bad;
+    int ret = raw ? avt_ckpt_read(t, raw, 0, t->size, log) : AVT_ERR(ENOMEM);
 
-    return i < 0 ? 0
-                 : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite", avt_ckpt_path(l->ckpt), t->name,
-                            (long long)i);
+    if (ret >= 0) {
+        bad = avt_nonfinite(t->dtype, raw, nb);
+        avt_to_f32(dst, t->dtype, raw, 0, nb);
+        if (bad >= 0)
+            ret = avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite", avt_ckpt_path(l->ckpt), t->name, (long long)bad);
+    }
+    avt_free(raw);
+    return ret;
 }
 
 static int any_nonzero(const float *v, int64_t nb)
@@ -460,21 +481,19 @@ int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t i
         return avt_fail(log, AVT_INVALID, "%s: pair %s: A is %s and B is %s, but the weight is [%lld, %lld]",
                         avt_ckpt_path(l->ckpt), p->module, avt_shape_text(sa, sizeof(sa), 2, p->a->dim),
                         avt_shape_text(sb, sizeof(sb), 2, p->b->dim), (long long)out, (long long)in);
-    ret = check_values(l, p->a, log);
-    if (ret >= 0)
-        ret = check_values(l, p->b, log);
-    if (ret < 0)
-        return ret;
     a = avt_malloc(MEM_CKPT, (size_t)(r * (2 * in + out)) * sizeof(*a));            // a, b, a packed
     if (!a)
         return AVT_ERR(ENOMEM);
-    avt_to_f32(a, p->a->dtype, p->a->data, 0, r * in);
-    avt_to_f32(a + r * in, p->b->dtype, p->b->data, 0, r * out);
-    l->nonzero |= any_nonzero(a + r * in, r * out);
-    merge(w, a + r * in, a, a + r * (in + out), out, in, r, (float)p->scale);
+    ret = read_values(l, a, p->a, log);
+    if (ret >= 0)
+        ret = read_values(l, a + r * in, p->b, log);
+    if (ret >= 0) {
+        l->nonzero |= any_nonzero(a + r * in, r * out);
+        merge(w, a + r * in, a, a + r * (in + out), out, in, r, (float)p->scale);
+        p->used = 1;
+    }
     avt_free(a);
-    p->used = 1;
-    return 1;
+    return ret < 0 ? ret : 1;
 }
 
 int avt_lora_finish(const Lora *l, const Log *log)

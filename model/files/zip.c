@@ -20,6 +20,9 @@
 #define END64_SIZE  56
 #define CENTRAL     46
 #define LOCAL       30
+#define MAX_NAME    0xffff
+#define MAX_SIZE    (64 << 20)          // of the directory
+#define TAIL        (END_SIZE + 0xffff + LOC_SIZE)
 
 typedef struct Directory {
     uint64_t nb, size, offset;
@@ -40,40 +43,46 @@ static uint64_t get64(const uint8_t *p)
     return get32(p) | (uint64_t)get32(p + 4) << 32;
 }
 
-static int bad(const MappedFile *f, const Log *log, const char *what)
+static int bad(const CkptFile *f, const Log *log, const char *what)
 {
     return avt_fail(log, AVT_INVALID, "%s: damaged zip archive: %s", f->path, what);
 }
 
-static int bad_entry(const MappedFile *f, const ZipEntry *e, const Log *log, const char *what)
+static int bad_entry(const CkptFile *f, const ZipEntry *e, const Log *log, const char *what)
 {
     return avt_fail(log, AVT_INVALID, "%s: damaged zip archive: entry %.*s: %s", f->path,
                     (int)(e->name_size < 200 ? e->name_size : 200), e->name, what);
 }
 
-/* The end record: the last one whose comment reaches exactly to the end of the file. NULL: none */
-static const uint8_t *find_end(const MappedFile *f)
+/* The end record, offset in `tail` (n bytes): the last one whose comment reaches exactly to the end. -1: none */
+static int64_t find_end(const uint8_t *tail, size_t n)
 {
-    for (size_t back = END_SIZE; back <= f->size && back <= END_SIZE + 0xffff; back++) {
-        const uint8_t *p = f->data + f->size - back;
+    for (size_t back = END_SIZE; back <= n && back <= END_SIZE + 0xffff; back++) {
+        const uint8_t *p = tail + n - back;
 
         if (get32(p) == 0x06054b50 && get16(p + 20) == back - END_SIZE)
-            return p;
+            return p - tail;
     }
-    return NULL;
+    return -1;
 }
 
-static int read_end64(Directory *d, const MappedFile *f, const uint8_t *loc, const Log *log)
+/* limit: where the locator lies in the file */
+static int read_end64(Directory *d, const CkptFile *f, const uint8_t *loc, uint64_t limit, const Log *log)
 {
-    const uint64_t at = get64(loc + 8), limit = (uint64_t)(loc - f->data);
+    const uint64_t at = get64(loc + 8);
     const Directory small = *d;
-    const uint8_t *p;
+    uint8_t p[END64_SIZE];
+    int ret;
 
     if (get32(loc + 4) || get32(loc + 16) > 1)
         return bad(f, log, "it spans several disks");
-    if (limit < END64_SIZE || at > limit - END64_SIZE || get32(f->data + at) != 0x06064b50)
+    if (limit < END64_SIZE || at > limit - END64_SIZE)
         return bad(f, log, "its zip64 end record is not where it should be");
-    p = f->data + at;
+    ret = avt_ckpt_bytes(f, p, at, sizeof(p), log);
+    if (ret < 0)
+        return ret;
+    if (get32(p) != 0x06064b50)
+        return bad(f, log, "its zip64 end record is not where it should be");
     if (get32(p + 16) || get32(p + 20) || get64(p + 24) != get64(p + 32))
         return bad(f, log, "it spans several disks");
     *d = (Directory){ .nb = get64(p + 32), .size = get64(p + 40), .offset = get64(p + 48) };
@@ -83,28 +92,42 @@ static int read_end64(Directory *d, const MappedFile *f, const uint8_t *loc, con
     return 0;
 }
 
-static int read_end(Directory *d, const MappedFile *f, const Log *log)
+/* The directory, by the end record in the file's last n bytes. */
+static int parse_end(Directory *d, const CkptFile *f, const uint8_t *tail, size_t n, const Log *log)
 {
-    const uint8_t *end = find_end(f), *loc;
+    const int64_t at = find_end(tail, n);
+    const uint8_t *end = tail + at;
+    const uint64_t place = f->size - n + (uint64_t)at;              // of the end record in the file
     int ret = 0;
 
-    if (!end)
+    if (at < 0)
         return avt_fail(log, AVT_INVALID,
                         "%s: damaged zip archive: it has no end record after %lld bytes (is the download complete?)",
                         f->path, (long long)f->size);
     if (get16(end + 4) || get16(end + 6) || get16(end + 8) != get16(end + 10))
         return bad(f, log, "it spans several disks");
     *d = (Directory){ .nb = get16(end + 10), .size = get32(end + 12), .offset = get32(end + 16) };
-    loc = end - f->data >= LOC_SIZE && get32(end - LOC_SIZE) == 0x07064b50 ? end - LOC_SIZE : NULL;
-    if (loc)
-        ret = read_end64(d, f, loc, log);
+    if (at >= LOC_SIZE && get32(end - LOC_SIZE) == 0x07064b50)
+        ret = read_end64(d, f, end - LOC_SIZE, place - LOC_SIZE, log);
     else if (d->nb == 0xffff || d->size == 0xffffffff || d->offset == 0xffffffff)
         ret = bad(f, log, "it needs a zip64 end record and has none");
     if (ret < 0)
         return ret;
-    if (d->offset > (uint64_t)(end - f->data) || d->size > (uint64_t)(end - f->data) - d->offset)
+    if (d->offset > place || d->size > place - d->offset)
         return bad(f, log, "its directory lies outside the file (is the download complete?)");
-    return d->nb > MAX_ENTRIES || d->nb > d->size / CENTRAL ? bad(f, log, "it counts too many entries") : 0;
+    return d->nb > MAX_ENTRIES || d->nb > d->size / CENTRAL || d->size > MAX_SIZE ? bad(f, log, "it counts too many entries") : 0;
+}
+
+static int read_end(Directory *d, const CkptFile *f, const Log *log)
+{
+    const size_t n = f->size < TAIL ? f->size : TAIL;
+    uint8_t *tail = avt_malloc(MEM_CKPT, n);
+    int ret = tail ? avt_ckpt_bytes(f, tail, f->size - n, n, log) : AVT_ERR(ENOMEM);
+
+    if (ret >= 0)
+        ret = parse_end(d, f, tail, n, log);
+    avt_free(tail);
+    return ret;
 }
 
 /* 64-bit values stand in the extra field 0x0001 in a fixed order, only for those fields that say 0xFFFFFFFF. */
@@ -134,14 +157,19 @@ static int read_extra64(uint64_t *value[3], const uint8_t *p, size_t size)
     return 0;
 }
 
-static int find_data(ZipEntry *e, const MappedFile *f, uint64_t offset, uint64_t size, uint64_t limit, const Log *log)
+static int find_data(ZipEntry *e, const Zip *z, const CkptFile *f, uint64_t offset, uint64_t size, uint64_t limit,
+                     const Log *log)
 {
-    const uint8_t *p;
+    const uint64_t head = LOCAL + e->name_size;
+    const uint8_t *p = z->local;
     uint64_t start;
+    int ret;
 
-    if (limit < LOCAL || offset > limit - LOCAL)
+    if (limit < head || offset > limit - head)
         return bad_entry(f, e, log, "lies outside the file");
-    p = f->data + offset;
+    ret = avt_ckpt_bytes(f, z->local, offset, head, log);
+    if (ret < 0)
+        return ret;
     if (get32(p) != 0x04034b50)
         return bad_entry(f, e, log, "has no local header");
     if (get16(p + 6) & 1 || get16(p + 8) != 0)
@@ -153,14 +181,15 @@ static int find_data(ZipEntry *e, const MappedFile *f, uint64_t offset, uint64_t
         return bad_entry(f, e, log, "has another name in its local header");
     if ((get32(p + 22) && get32(p + 22) != 0xffffffff && get32(p + 22) != size))
         return bad_entry(f, e, log, "has another size in its local header");
-    e->begin = (size_t)offset;
-    e->data = f->data + start;
+    e->begin = offset;
+    e->start = start;
     e->size = (size_t)size;
     return 0;
 }
 
 /* One central header at p, `left` bytes to the directory's end. @return its length or an error */
-static int64_t read_central(ZipEntry *e, const MappedFile *f, const uint8_t *p, uint64_t left, uint64_t limit, const Log *log)
+static int64_t read_central(ZipEntry *e, const Zip *z, const CkptFile *f, const uint8_t *p, uint64_t left, uint64_t limit,
+                            const Log *log)
 {
     uint64_t packed, size, offset;
     uint64_t *const wide[3] = { &size, &packed, &offset };
@@ -191,7 +220,7 @@ static int64_t read_central(ZipEntry *e, const MappedFile *f, const uint8_t *p, 
         return bad_entry(f, e, log, "is stored, but has two sizes");
     if (get16(p + 34) && get16(p + 34) != 0xffff)
         return bad_entry(f, e, log, "is on another disk");
-    ret = find_data(e, f, offset, size, limit, log);
+    ret = find_data(e, z, f, offset, size, limit, log);
     return ret < 0 ? ret : (int64_t)total;
 }
 
@@ -210,12 +239,12 @@ static int by_name(const void *a, const void *b)
     return c ? c : (x->name_size > y->name_size) - (x->name_size < y->name_size);
 }
 
-static int check_entries(Zip *z, const MappedFile *f, const Log *log)
+static int check_entries(Zip *z, const CkptFile *f, const Log *log)
 {
     if (z->nb)
         qsort(z->entry, z->nb, sizeof(*z->entry), by_place);
     for (size_t i = 1; i < z->nb; i++)
-        if (z->entry[i].begin < (size_t)(z->entry[i - 1].data + z->entry[i - 1].size - f->data))
+        if (z->entry[i].begin < z->entry[i - 1].start + z->entry[i - 1].size)
             return bad_entry(f, &z->entry[i], log, "overlaps another entry");
     if (z->nb)
         qsort(z->entry, z->nb, sizeof(*z->entry), by_name);
@@ -225,13 +254,13 @@ static int check_entries(Zip *z, const MappedFile *f, const Log *log)
     return 0;
 }
 
-static int read_directory(Zip *z, const Directory *d, const MappedFile *f, const Log *log)
+static int read_directory(Zip *z, const Directory *d, const CkptFile *f, const Log *log)
 {
-    const uint8_t *p = f->data + d->offset;
+    const uint8_t *p = z->directory;
     uint64_t left = d->size;
 
     for (uint64_t i = 0; i < d->nb; i++) {
-        const int64_t n = read_central(&z->entry[i], f, p, left, d->offset, log);
+        const int64_t n = read_central(&z->entry[i], z, f, p, left, d->offset, log);
 
         if (n < 0)
             return (int)n;
@@ -242,7 +271,7 @@ static int read_directory(Zip *z, const Directory *d, const MappedFile *f, const
     return left ? bad(f, log, "its directory is longer than its entries") : check_entries(z, f, log);
 }
 
-int avt_zip_open(Zip *z, const MappedFile *f, const Log *log)
+int avt_zip_open(Zip *z, const CkptFile *f, const Log *log)
 {
     Directory d = { 0 };
     int ret = read_end(&d, f, log);
@@ -251,7 +280,11 @@ int avt_zip_open(Zip *z, const MappedFile *f, const Log *log)
     if (ret < 0)
         return ret;
     z->entry = avt_calloc(MEM_CKPT, (size_t)d.nb + 1, sizeof(*z->entry));
-    ret = z->entry ? read_directory(z, &d, f, log) : AVT_ERR(ENOMEM);
+    z->directory = avt_malloc(MEM_CKPT, (size_t)d.size + 1);
+    z->local = avt_malloc(MEM_CKPT, LOCAL + MAX_NAME);
+    ret = z->entry && z->directory && z->local ? avt_ckpt_bytes(f, z->directory, d.offset, (size_t)d.size, log) : AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        ret = read_directory(z, &d, f, log);
     if (ret < 0)
         avt_zip_close(z);
     return ret;
@@ -260,6 +293,8 @@ int avt_zip_open(Zip *z, const MappedFile *f, const Log *log)
 void avt_zip_close(Zip *z)
 {
     avt_free(z->entry);
+    avt_free(z->directory);
+    avt_free(z->local);
     *z = (Zip){ 0 };
 }
 

@@ -31,7 +31,7 @@ static int matrix_size(const Ckpt *ckpt, const char *name, int64_t *rows, int64_
     if (!t)
         return avt_fail(log, AVT_INVALID, "umt5: %s: has no %s, so it is not a umT5 encoder", avt_ckpt_path(ckpt), name);
     if (t->nd != 2 || t->dim[0] < 1 || t->dim[0] > 1 << 24 || t->dim[1] < 1 || t->dim[1] > 1 << 24)
-        return avt_fail(log, AVT_INVALID, "umt5: %s: wanted a matrix, %s has something else", name, t->file);
+        return avt_fail(log, AVT_INVALID, "umt5: %s: wanted a matrix, %s has something else", name, t->file->name);
     *rows = t->dim[0];
     *cols = t->dim[1];
     return 0;
@@ -93,10 +93,10 @@ static int check_tensors(const Umt5Config *c, const Ckpt *ckpt, const Log *log)
         char want[64], have[64];
 
         if (!wanted_shape(c, t->name, dim))
-            return avt_fail(log, AVT_INVALID, "umt5: %s: %s is no tensor of a umT5 encoder", t->file, t->name);
+            return avt_fail(log, AVT_INVALID, "umt5: %s: %s is no tensor of a umT5 encoder", t->file->name, t->name);
         if (t->nd != (dim[1] ? 2 : 1) || t->dim[0] != dim[0] || (dim[1] && t->dim[1] != dim[1]))
             return avt_fail(log, AVT_INVALID, "umt5: %s: wanted %s, %s has %s", t->name,
-                            avt_shape_text(want, sizeof(want), dim[1] ? 2 : 1, dim), t->file,
+                            avt_shape_text(want, sizeof(want), dim[1] ? 2 : 1, dim), t->file->name,
                             avt_shape_text(have, sizeof(have), t->nd, t->dim));
     }
     if (avt_ckpt_nb(ckpt) != wanted)
@@ -234,12 +234,14 @@ static int run_layer(Backend *be, const Pass *p, int l)
     return ret;
 }
 
-/* x[i] = E[ids[i]]: the rows of the prompt straight out of the mapping. */
+/* x[i] = E[ids[i]]: the rows of the prompt straight out of the file. */
 static int embed(Backend *be, const Pass *p, const int32_t *ids)
 {
     const CkptTensor *e = avt_ckpt_find(p->ckpt, "token_embedding.weight");
     const int64_t D = p->cfg->dim;
-    float *row = avt_malloc(MEM_NET, (size_t)D * sizeof(*row));
+    const size_t bytes = e ? (size_t)D * avt_dtype_size(e->dtype) : 0;
+    float *row = avt_malloc(MEM_NET, (size_t)D * sizeof(*row) + bytes);
+    void *raw = row + D;
     int ret = row ? 0 : AVT_ERR(ENOMEM);
 
     if (row && (!e || e->nd != 2 || e->dim[0] != p->cfg->vocab || e->dim[1] != D ||
@@ -252,10 +254,13 @@ static int embed(Backend *be, const Pass *p, const int32_t *ids)
                            "encoder are not of one model", ids[i], (long long)p->cfg->vocab);
             break;
         }
-        avt_to_f32(row, e->dtype, e->data, ids[i] * D, D);
+        ret = avt_ckpt_read(e, raw, (size_t)ids[i] * bytes, bytes, be->log);
+        if (ret < 0)
+            break;
+        avt_to_f32(row, e->dtype, raw, 0, D);
         for (int64_t d = 0; d < D && ret >= 0; d++)
             if (!isfinite(row[d]))
-                ret = avt_fail(be->log, AVT_INVALID, "umt5: token_embedding.weight: row %d is not finite in %s", ids[i], e->file);
+                ret = avt_fail(be->log, AVT_INVALID, "umt5: token_embedding.weight: row %d is not finite in %s", ids[i], e->file->name);
         avt_upload(be, avt_rows(p->x, i, 1), row);
     }
     avt_free(row);

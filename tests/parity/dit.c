@@ -378,8 +378,7 @@ static void check_merge(Golden *g, const Ckpt *base, const char *group, const ch
             golden_fail(g, "%s is not a matrix of the checkpoint", name + 5 + len);
             continue;
         }
-        v = golden_alloc(g, sizeof(*v) * (size_t)(w->dim[0] * w->dim[1]));
-        avt_to_f32(v, w->dtype, w->data, 0, w->dim[0] * w->dim[1]);
+        v = golden_floats(g, w);
         snprintf(module, sizeof(module), "%.*s", (int)(strlen(name) - 5 - len - strlen(".weight")), name + 5 + len);
         if (avt_lora_merge(lora, module, v, w->dim[0], w->dim[1], g->log) != 1)
             golden_fail(g, "lora/%s has no pair for %s", file, module);

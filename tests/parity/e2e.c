@@ -89,8 +89,7 @@ static float *make_features(Golden *g, int64_t rows)
     if (t) {
         const int64_t layers = t->dim[0], dim = t->dim[2];
 
-        host = golden_alloc(g, (size_t)(layers * t->dim[1] * dim) * sizeof(*host));
-        avt_to_f32(host, t->dtype, t->data, 0, layers * t->dim[1] * dim);
+        host = golden_floats(g, t);
         hidden = avt_new(g->work, DT_F32, layers, t->dim[1], dim);
         out = avt_new(g->work, DT_F32, rows, layers, dim);
         avt_upload(g->be, hidden, host);
@@ -117,14 +116,14 @@ static float *make_context(Golden *g, const Core *core, int64_t *rows)
 
     *rows = 0;
     if (ids && mask && ids->dim[1] <= 1024) {
-        const int64_t dim = core->sizes.umt5.dim;
+        const int64_t dim = core->sizes.umt5.dim, *kept = golden_bytes(g, mask), *all = golden_bytes(g, ids);
         int64_t v;
         Tensor out;
 
         for (int64_t i = 0; i < mask->dim[1]; i++) {
-            memcpy(&v, (const int64_t *)mask->data + i, sizeof(v));
+            memcpy(&v, kept + i, sizeof(v));
             *rows += v;
-            memcpy(&v, (const int64_t *)ids->data + i, sizeof(v));
+            memcpy(&v, all + i, sizeof(v));
             token[i] = (int32_t)v;
         }
         out = avt_new(g->work, DT_F32, *rows, dim);

@@ -136,12 +136,21 @@ static int64_t count(const CkptTensor *t)
     return n;
 }
 
-static float *to_host(Golden *g, const CkptTensor *t)
+void *golden_bytes(Golden *g, const CkptTensor *t)
+{
+    void *p = golden_alloc(g, t->size + 1);
+
+    if (avt_ckpt_read(t, p, 0, t->size, g->log) < 0)
+        golden_fail(g, "%s cannot be read", t->name);
+    return p;
+}
+
+float *golden_floats(Golden *g, const CkptTensor *t)
 {
     const int64_t nb = count(t);
     float *v = golden_alloc(g, sizeof(*v) * (size_t)nb);
 
-    avt_to_f32(v, t->dtype, t->data, 0, nb);
+    avt_to_f32(v, t->dtype, golden_bytes(g, t), 0, nb);
     return v;
 }
 
@@ -157,7 +166,7 @@ static Tensor to_tensor(Golden *g, const CkptTensor *t)
     for (int i = 0; i < extra; i++)
         dim[0] *= t->dim[i];
     x = avt_new_dims(g->work, DT_F32, nd, dim);
-    avt_upload(g->be, x, to_host(g, t));
+    avt_upload(g->be, x, golden_floats(g, t));
     return x;
 }
 
@@ -187,7 +196,7 @@ static float *host_values(Golden *g, const Ckpt *c, int64_t *nb, const char *nam
 
     if (nb)
         *nb = t ? count(t) : 0;
-    return t ? to_host(g, t) : NULL;
+    return t ? golden_floats(g, t) : NULL;
 }
 
 float *golden_in_host(Golden *g, int64_t *nb, const char *fmt, ...)
@@ -206,24 +215,25 @@ float *golden_input_host(Golden *g, int64_t *nb, const char *fmt, ...)
     return host_values(g, g->inputs, nb, n.text);
 }
 
-static int64_t int_at(const CkptTensor *t, int64_t i)
+static int64_t int_at(DType dtype, const char *p, int64_t i)
 {
     int64_t v64;
     int32_t v32;
 
-    if (t->dtype == DT_U8)
-        return ((const uint8_t *)t->data)[i];
-    if (t->dtype == DT_I32) {
-        memcpy(&v32, (const char *)t->data + 4 * i, 4);
+    if (dtype == DT_U8)
+        return (uint8_t)p[i];
+    if (dtype == DT_I32) {
+        memcpy(&v32, p + 4 * i, 4);
         return v32;
     }
-    memcpy(&v64, (const char *)t->data + 8 * i, 8);
+    memcpy(&v64, p + 8 * i, 8);
     return v64;
 }
 
 static int64_t *int_values(Golden *g, const Ckpt *c, int64_t *nb, const char *name)
 {
     const CkptTensor *t = look_up(g, c, name);
+    const char *raw;
     int64_t *v;
 
     if (nb)
@@ -233,8 +243,9 @@ static int64_t *int_values(Golden *g, const Ckpt *c, int64_t *nb, const char *na
         t = NULL;
     }
     v = t ? golden_alloc(g, sizeof(*v) * (size_t)count(t)) : NULL;
+    raw = t ? golden_bytes(g, t) : NULL;
     for (int64_t i = 0; t && i < count(t); i++)
-        v[i] = int_at(t, i);
+        v[i] = int_at(t->dtype, raw, i);
     return v;
 }
 
@@ -278,16 +289,16 @@ int golden_dims(const Golden *g, int64_t *dim, const char *fmt, ...)
 
 /* ---- comparing -------------------------------------------------------------------------------------------------- */
 
-static double value_at(const CkptTensor *t, int64_t i)
+static double value_at(DType dtype, const char *p, int64_t i)
 {
     double d;
     float f;
 
-    if (t->dtype == DT_F64) {                                       // tables are stored in double
-        memcpy(&d, (const char *)t->data + 8 * i, 8);
+    if (dtype == DT_F64) {                                          // tables are stored in double
+        memcpy(&d, p + 8 * i, 8);
         return d;
     }
-    avt_to_f32(&f, t->dtype, t->data, i, 1);
+    avt_to_f32(&f, dtype, p, i, 1);
     return f;
 }
 
@@ -327,6 +338,7 @@ void golden_compare(Golden *g, const char *name, const float *v, const double *r
 static void expect(Golden *g, const float *v, int64_t nb, const char *name)
 {
     const CkptTensor *t = look_up(g, g->file, name);
+    const char *raw;
     double *ref;
 
     if (!t)
@@ -335,9 +347,10 @@ static void expect(Golden *g, const float *v, int64_t nb, const char *name)
         golden_fail(g, "%s has %lld values, we have %lld", name, (long long)count(t), (long long)nb);
         return;
     }
+    raw = golden_bytes(g, t);
     ref = golden_alloc(g, sizeof(*ref) * (size_t)nb);
     for (int64_t i = 0; i < nb; i++)
-        ref[i] = value_at(t, i);
+        ref[i] = value_at(t->dtype, raw, i);
     golden_compare(g, name, v, ref, nb);
 }
 

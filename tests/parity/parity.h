@@ -66,6 +66,10 @@ void golden_fail(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 /** A result that the case names but which another case's run covers or which is only a record: mark it seen. */
 void golden_note(Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 
+/** All bytes of a tensor; all its values as f32. In g's memory. */
+void *golden_bytes(Golden *g, const CkptTensor *t);
+float *golden_floats(Golden *g, const CkptTensor *t);
+
 /** A PNG of the set, [h][w][3] RGB in g's memory; NULL after a failure. */
 uint8_t *golden_png(Golden *g, const char *name, int *w, int *h);
 

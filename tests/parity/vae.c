@@ -64,14 +64,16 @@ static Clip video(Golden *g, const Set *s, int64_t first, int64_t nb, int still)
 {
     const int64_t *dim = s->video->dim, size = dim[1] * dim[2] * 3;
     Clip c = { .dim = { nb, dim[1], dim[2], 3 } };
+    const uint8_t *u8;
 
     if (nb < 1 || first + (still ? 1 : nb) > dim[0]) {
         golden_fail(g, "in.video_u8 has only %lld frames", (long long)dim[0]);
         return c;
     }
+    u8 = golden_bytes(g, s->video);
     c.v = golden_alloc(g, sizeof(*c.v) * (size_t)(nb * size));
     for (int64_t i = 0; i < nb; i++)
-        avt_picture_to_float(c.v + i * size, (const uint8_t *)s->video->data + (first + (still ? 0 : i)) * size, size);
+        avt_picture_to_float(c.v + i * size, u8 + (first + (still ? 0 : i)) * size, size);
     return c;
 }
 
@@ -80,14 +82,16 @@ static Clip latents(Golden *g, const Set *s, int64_t first, int64_t nb)
     const int64_t *dim = s->latents->dim, hw = dim[2] * dim[3];
     const size_t size = sizeof(float) * (size_t)hw;
     Clip c = { .dim = { dim[0], nb, dim[2], dim[3] } };
+    const char *all;
 
     if (nb < 1 || first + nb > dim[1]) {
         golden_fail(g, "%s has too few frames", s->latents->name);
         return c;
     }
+    all = golden_bytes(g, s->latents);
     c.v = golden_alloc(g, size * (size_t)(dim[0] * nb));
     for (int64_t i = 0; i < dim[0]; i++)
-        memcpy(c.v + i * nb * hw, (const char *)s->latents->data + (size_t)(i * dim[1] + first) * size, size * (size_t)nb);
+        memcpy(c.v + i * nb * hw, all + (size_t)(i * dim[1] + first) * size, size * (size_t)nb);
     return c;
 }
 

@@ -339,9 +339,42 @@ static void test_full_arena(void **state)
     bench_close(&x);
 }
 
+/* The file is shortened before its weights are placed: an error of one sentence, and no more is read. */
+static void test_shortened(void **state)
+{
+    enum { N = 64 };
+    static float v[N * N];
+    const FileTensor t[] = { { "a.weight", "F32", 2, { N, N }, v, sizeof(v) }, { "b.weight", "F32", 2, { N, N }, v, sizeof(v) } };
+    const char *path;
+    TestBench bench;
+    Ckpt *c;
+    Binder b;
+
+    (void)state;
+    for (int i = 0; i < N * N; i++)
+        v[i] = 1;
+    tmp_open();
+    test_bench_open(&bench, "cpu", CPU_PLAIN, 1);
+    path = st_write("w.safetensors", t, 2);
+    REQUIRE_OK(avt_ckpt_open(&c, path, test_log()));
+    REQUIRE_OK(avt_binder_open(&b, c, NULL, bench.arena, "net", DT_F32, test_log()));
+    REQUIRE_OK(truncate(path, 4096));
+    avt_bind_linear(&b, N, N, 0, "a");
+    require_said("w.safetensors", "became shorter");
+    test_log();
+    avt_bind_linear(&b, N, N, 0, "b");
+    REQUIRE(avt_binder_finish(&b, 0) == AVT_ERR(ESTALE));
+    REQUIRE(!test_log_text()[0]);
+    avt_binder_close(&b);
+    avt_ckpt_close(&c);
+    test_bench_close(&bench);
+    tmp_close();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shortened),
         cmocka_unit_test(test_placed),      cmocka_unit_test(test_conv),   cmocka_unit_test(test_refused),
         cmocka_unit_test(test_other_users), cmocka_unit_test(test_counts), cmocka_unit_test(test_shard),
         cmocka_unit_test(test_zero_weight), cmocka_unit_test(test_plan),   cmocka_unit_test(test_no_memory),

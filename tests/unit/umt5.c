@@ -222,9 +222,33 @@ static void refused_files(void **state)
     refuse("blocks.0.pos_embedding.embedding.weight", "blocks.0.pos_embedding.embedding.weight", 32, 7, "7");
 }
 
+/* Shortened while prompts are encoded, long after it was opened: an error, where a mapping would end the process. */
+static void shortened(void **state)
+{
+    Umt5Config cfg;
+    TestBench b;
+    Arena *scratch;
+    Weights w;
+    Ckpt *c = open_encoder(&w, &cfg);
+
+    (void)state;
+    test_bench_open(&b, "cpu", CPU_PLAIN, 1);
+    REQUIRE_OK(avt_arena_open(&scratch, b.be, "scratch", 1 << 24));
+    const Tensor out = avt_new(b.arena, DT_F32, 2, cfg.dim);
+    REQUIRE_OK(avt_umt5_encode(b.be, scratch, &cfg, c, out, prompt, 2, 2));
+    b.be->log = test_log();
+    REQUIRE_OK(truncate(w.path, 4096));
+    REQUIRE(avt_umt5_encode(b.be, scratch, &cfg, c, out, prompt, 2, 2) == AVT_ERR(ESTALE));
+    REQUIRE(strstr(test_log_text(), "became shorter") != NULL);
+    avt_arena_close(&scratch);
+    test_bench_close(&b);
+    close_encoder(&w, c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shortened),
         cmocka_unit_test(buckets), cmocka_unit_test(sizes), cmocka_unit_test(padding), cmocka_unit_test(same_bits),
         cmocka_unit_test(planned_peak), cmocka_unit_test(refused_tokens), cmocka_unit_test(refused_files),
     };

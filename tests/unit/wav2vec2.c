@@ -260,7 +260,7 @@ static void folded_norm(void **state)
             free(y);
         }
         float want;
-        memcpy(&want, (const char *)g->data + 4 * k, 4);
+        REQUIRE_OK(avt_ckpt_read(g, &want, 4 * (size_t)k, 4, test_log()));
         REQUIRE(fabs(sqrt(square) - want) < 1e-5);
     }
     net_close(&n);
