@@ -406,7 +406,7 @@ static const struct {
     uint8_t rows[16];
 } shape = { 1, 0, { 0 }, { 64, 64, 64, 64, 64, 64, 64, 64 }, { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
-static int attention(Backend *be, const OpCall *c)
+int avt_amx_attention(Backend *be, const OpCall *c)
 {
     const int64_t blocks = (c->out.dim[0] + BLOCK - 1) / BLOCK, heads = c->out.dim[1];
     const int64_t nb = blocks_of_task(blocks, heads, be->threads), tasks = (blocks + nb - 1) / nb;
@@ -431,10 +431,4 @@ static int attention(Backend *be, const OpCall *c)
         _tile_release();
     }
     return 0;
-}
-
-void avt_cpu_amx(Cpu *cpu)
-{
-    cpu->op16[OP_ATTENTION] = attention;  // x 5 to 8 over the f32 one: 620 to 1000 GFLOP/s of a core
-    cpu->level16[OP_ATTENTION] = "amx";
 }

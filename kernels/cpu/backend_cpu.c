@@ -178,6 +178,20 @@ void avt_cpu_table_close(Backend *be)
     avt_freep(&be->priv);
 }
 
+size_t avt_cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
+{
+    const Cpu *cpu = be->priv;
+
+    return (act == DT_BF16 && cpu->weight_bytes16 ? cpu->weight_bytes16 : cpu->weight_bytes)(be, use, act, dtype, nd, dim);
+}
+
+int avt_cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
+{
+    const Cpu *cpu = be->priv;
+
+    return (dst->act == DT_BF16 && cpu->weight_put16 ? cpu->weight_put16 : cpu->weight_put)(be, dst, use, dtype, src);
+}
+
 static void *cpu_alloc(Backend *be, size_t size)
 {
     (void)be;
@@ -209,20 +223,6 @@ static int cpu_sync(Backend *be)                                    // nothing i
     return 0;
 }
 
-static size_t cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
-{
-    const Cpu *cpu = be->priv;
-
-    return cpu->weight_bytes(be, use, act, dtype, nd, dim);
-}
-
-static int cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
-{
-    const Cpu *cpu = be->priv;
-
-    return cpu->weight_put(be, dst, use, dtype, src);
-}
-
 int avt_backend_cpu_open(Backend *be)
 {
     static const BackendClass cls = {
@@ -236,8 +236,8 @@ int avt_backend_cpu_open(Backend *be)
         .fetch = cpu_upload,
         .host_alloc = cpu_alloc,
         .host_free = cpu_free,
-        .weight_bytes = cpu_weight_bytes,
-        .weight_put = cpu_weight_put,
+        .weight_bytes = avt_cpu_weight_bytes,
+        .weight_put = avt_cpu_weight_put,
         .close = avt_cpu_table_close,
     };
 

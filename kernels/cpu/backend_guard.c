@@ -62,7 +62,7 @@ static size_t bytes_of(Guard *g, const OpCall *c, Tensor t)
 {
     const WeightUse use = c->op == OP_CONV3D ? WEIGHT_CONV3D : c->op == OP_CONV1D ? WEIGHT_CONV1D : WEIGHT_LINEAR;
 
-    return t.packed ? ((Cpu *)g->cpu.priv)->weight_bytes(&g->cpu, use, t.act, t.dtype, t.nd, t.dim) : avt_nbytes(t);
+    return t.packed ? avt_cpu_weight_bytes(&g->cpu, use, t.act, t.dtype, t.nd, t.dim) : avt_nbytes(t);
 }
 
 static int protect_operands(Guard *g, const OpCall *c, int in, int out)
@@ -283,7 +283,7 @@ static size_t guard_weight_bytes(Backend *be, WeightUse use, DType act, DType dt
 {
     Guard *g = be->priv;
 
-    return ((Cpu *)g->cpu.priv)->weight_bytes(&g->cpu, use, act, dtype, nd, dim);
+    return avt_cpu_weight_bytes(&g->cpu, use, act, dtype, nd, dim);
 }
 
 static int guard_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
@@ -295,11 +295,11 @@ static int guard_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype
     if (ret < 0)
         return ret;
     if (!src)                           // planning: nothing is read or written, dst->data may be no memory of ours
-        return ((Cpu *)g->cpu.priv)->weight_put(&g->cpu, dst, use, dtype, NULL);
+        return avt_cpu_weight_put(&g->cpu, dst, use, dtype, NULL);
     pthread_mutex_lock(&queues);
     ret = protect(dst->data, size, PROT_READ | PROT_WRITE);
     if (ret >= 0)
-        ret = ((Cpu *)g->cpu.priv)->weight_put(&g->cpu, dst, use, dtype, src);
+        ret = avt_cpu_weight_put(&g->cpu, dst, use, dtype, src);
     closed = protect(dst->data, size, PROT_NONE);
     pthread_mutex_unlock(&queues);
     return ret < 0 ? ret : closed;

@@ -28,6 +28,8 @@ typedef struct Cpu {                    // Backend.priv
     const char *level[OP_NB], *level16[OP_NB];  // "plain", "onednn", ... of each entry: tests prove that the fast version ran
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
+    size_t (*weight_bytes16)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
+    int    (*weight_put16)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // what meets bf16; NULL: the same
     CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
     void *work, *wide;                  // avt_cpu_work(); operands and result of avt_cpu_widened()
@@ -67,6 +69,10 @@ void *avt_cpu_wide(Backend *be, size_t size);
 
 /** What an op is for bf16: operands widened to f32, the table's f32 op, the result rounded once. */
 int avt_cpu_widened(Backend *be, const OpCall *c);
+
+/** Weights as the table wants them. */
+size_t avt_cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
+int    avt_cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
 
 /** Run one call on the table (the guard backend uses it too). */
 int avt_cpu_run(Backend *be, const OpCall *c);

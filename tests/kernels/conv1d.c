@@ -79,6 +79,7 @@ static void sizes(void **state)
         { .t = 17, .cin = 64, .cout = 64, .k = 16, .spec = { 1, 4, 8, 8, 0 }, .with_bias = 1 },
         { .t = 6, .cin = 300, .cout = 21, .k = 3, .spec = { 1, 1, 1, 1, 0 } },
         { .t = 5, .cin = 8, .cout = 8, .k = 2, .spec = { 1, 8, 0, 1, 0 } },
+        { .t = 400, .cin = 900, .cout = 4, .k = 3, .spec = { 1, 2, 2, 0, 1 }, .act = ACT_SILU },
     };
     (void)state;
     for (size_t i = 0; i < sizeof(args) / sizeof(args[0]); i++)

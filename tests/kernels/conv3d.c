@@ -149,6 +149,7 @@ static void sizes(void **state)
         { .t = 1, .h = 3, .w = 50, .cin = 16, .cout = 16, .k = CAUSAL3, .nb_prev = 1, .with_bias = 1,
           .spec = { 1, 1, 1, 1, 1, 0 } },
         { .t = 1, .h = 9, .w = 67, .cin = 8, .cout = 13, .k = { 1, 3, 3 }, .spec = { 1, 2, 0, 0, 1, 0 }, .with_bias = 1 },
+        { .t = 3, .h = 7, .w = 400, .cin = 100, .cout = 2, .k = CAUSAL3, .nb_prev = 1, .spec = { 2, 1, 1, 1, 1, 0 }, .with_bias = 1 },
     };
     (void)state;
     for (size_t i = 0; i < sizeof(args) / sizeof(args[0]); i++)

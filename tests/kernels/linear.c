@@ -94,7 +94,8 @@ static void check(Arg a, Values kind, int bench)
 static void sizes(void **state)
 {
     static const int64_t size[][3] = { { 1, 1, 1 }, { 1, 9, 300 }, { 3, 7, 5 }, { 4, 8, 16 }, { 5, 33, 257 },
-                                       { 130, 31, 64 }, { 129, 70, 515 }, { 17, 1, 33 }, { 2, 96, 1024 } };
+                                       { 130, 31, 64 }, { 129, 70, 515 }, { 17, 1, 33 }, { 2, 96, 1024 },
+                                       { 37, 50, 3300 }, { 300, 40, 1700 } };
     (void)state;
     for (size_t i = 0; i < sizeof(size) / sizeof(size[0]); i++)
         for (int storage = DT_F32; storage <= DT_BF16; storage++)
@@ -125,6 +126,7 @@ static void residual(void **state)
     for (int i = 0; i < 16; i++)
         check((Arg){ .m = 13, .n = 37, .k = 50, .with_res = 1, .in_place = i & 1, .with_gate = i >> 1 & 1, .with_bias = i >> 2 & 1,
                      .storage = i >> 3 ? DT_BF16 : DT_F32 }, RANDOM, 0);
+    check((Arg){ .m = 65, .n = 81, .k = 2048, .with_res = 1, .with_gate = 1, .with_bias = 1 }, RANDOM, 0);
 }
 
 static void speed(void **state)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the oneDNN level promises beyond right numbers (those are tests/kernels): a stream that is cut differently has the same
+ * What the levels from oneDNN on promise beyond right numbers (those are tests/kernels): a stream that is cut differently has the same
  * bits, every shape works with the one packed order, later calls allocate nothing, and a failed allocation is an error, not a leak.
  */
 #include <math.h>
@@ -30,7 +30,7 @@ static Conv random_conv(TestBench *t, int64_t cout, int64_t cin, int64_t k)
     Conv c = { 0 };
 
     test_random(v, nb, 17);
-    c.w = avt_weight_put(t->arena, WEIGHT_CONV3D, DT_F32, DT_F32, 5, dim, v);
+    c.w = test_weight(t, WEIGHT_CONV3D, v, 5, dim);
     c.b = TEST_TENSOR(t, v, cout);
     free(v);
     return c;
@@ -42,13 +42,13 @@ static Tensor random_tensor(TestBench *t, int64_t frames, int64_t h, int64_t w, 
     Tensor x;
 
     test_random(v, frames * h * w * c, 29);
-    x = TEST_TENSOR(t, v, frames, h, w, c);
+    x = TEST_ACT(t, v, frames, h, w, c);
     free(v);
     return x;
 }
 
 /* Four frames at once, one by one, two and two, three and one: the same bits, also where frames are computed in pairs. */
-static void cut_a_stream(CpuLevel level, int64_t cout, int64_t cin, int64_t h, int64_t k, int second)
+static void cut_a_stream(CpuLevel level, DType act, int64_t cout, int64_t cin, int64_t h, int64_t k, int second)
 {
     ConvSpec spec = { .stride_t = 1, .stride = 1, .pad0 = (int)k / 2, .pad1 = (int)k / 2, .second = second };
     float *whole, *cut;
@@ -56,10 +56,10 @@ static void cut_a_stream(CpuLevel level, int64_t cout, int64_t cin, int64_t h, i
     Tensor x, out;
     Conv c;
 
-    test_bench_open(&t, "cpu", level, 2);
+    test_bench_open_act(&t, "cpu", level, 2, act);
     c = random_conv(&t, cout, cin, k);
     x = random_tensor(&t, 6, h, h, cin);
-    out = TEST_TENSOR(&t, NULL, 4, h, h, cout);
+    out = TEST_ACT(&t, NULL, 4, h, h, cout);
     avt_conv3d(t.be, out, avt_rows(x, 2, 4), avt_rows(x, 0, 2), &c, AVT_NONE, spec);
     whole = test_read(&t, out);
     for (int64_t step = 1; step <= 3; step++) {
@@ -88,8 +88,8 @@ static void a_stream_may_be_cut_anywhere(void **state)
     for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++)
         for (int level = CPU_PLAIN; level < CPU_AUTO; level++)
             if (level > CPU_PLAIN || shape[i][0] < 64)              // plain C is slow, and held to it by tests/kernels
-                for (int second = 0; second < 2; second++)
-                    cut_a_stream(level, shape[i][0], shape[i][1], shape[i][2], shape[i][3], second);
+                for (int j = 0; j < (level >= CPU_AVX512 ? 4 : 2); j++)
+                    cut_a_stream(level, j / 2 ? DT_BF16 : DT_F32, shape[i][0], shape[i][1], shape[i][2], shape[i][3], j % 2);
 }
 
 /* A frame's bits depend neither on the threads nor, in a stream of equal frames, on its place in a pair: the VAE's stills want
@@ -202,7 +202,7 @@ static void threads_of_another_backend(void **state)
 }
 
 /* One network's worth of shapes; the number of times it runs must not matter to the allocator. */
-static int forward(Backend *be, Arena *a)
+static int forward(Backend *be, Arena *a, DType act)
 {
     const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
     const int64_t wd[2] = { 48, 32 }, cd[5] = { 16, 8, 3, 3, 3 }, td[3] = { 12, 6, 3 };
@@ -211,13 +211,13 @@ static int forward(Backend *be, Arena *a)
     Conv c = { 0 }, d = { 0 };
 
     test_random(v, 16 * 8 * 27, 3);
-    l.w = avt_weight_put(a, WEIGHT_LINEAR, DT_F32, DT_F32, 2, wd, v);
-    c.w = avt_weight_put(a, WEIGHT_CONV3D, DT_F32, DT_F32, 5, cd, v);
-    d.w = avt_weight_put(a, WEIGHT_CONV1D, DT_F32, DT_F32, 3, td, v);
+    l.w = avt_weight_put(a, WEIGHT_LINEAR, act, DT_F32, 2, wd, v);
+    c.w = avt_weight_put(a, WEIGHT_CONV3D, act, DT_F32, 5, cd, v);
+    d.w = avt_weight_put(a, WEIGHT_CONV1D, act, DT_F32, 3, td, v);
     for (int64_t m = 1; m <= 4; m++) {
-        const Tensor x = avt_new(a, DT_F32, m, 32), y = avt_new(a, DT_F32, m, 48), q = avt_view(y, m, 3, 16);
-        const Tensor f = avt_new(a, DT_F32, m, 4, 6, 8), g = avt_new(a, DT_F32, m, 4, 6, 16), o = avt_new(a, DT_F32, m, 3, 16);
-        const Tensor s = avt_new(a, DT_F32, m, 6), u = avt_new(a, DT_F32, m, 12);
+        const Tensor x = avt_new(a, act, m, 32), y = avt_new(a, act, m, 48), q = avt_view(y, m, 3, 16);
+        const Tensor f = avt_new(a, act, m, 4, 6, 8), g = avt_new(a, act, m, 4, 6, 16), o = avt_new(a, act, m, 3, 16);
+        const Tensor s = avt_new(a, act, m, 6), u = avt_new(a, act, m, 12);
 
         avt_fill(be, x, 0.25f);
         avt_fill(be, f, 0.5f);
@@ -232,50 +232,57 @@ static int forward(Backend *be, Arena *a)
 
 static void later_calls_allocate_nothing(void **state)
 {
-    TestBench t;
-
     (void)state;
-    test_bench_open(&t, "cpu", CPU_AUTO, 2);
-    for (int round = 0; round < 3; round++) {
-        const int64_t before = avt_mem_calls();
-        const size_t mark = avt_arena_mark(t.arena);
+    for (DType act = DT_F32; act <= DT_BF16; act++) {
+        TestBench t;
 
-        REQUIRE_OK(forward(t.be, t.arena));
-        avt_arena_release(t.arena, mark);
-        REQUIRE(round == 0 || avt_mem_calls() == before);
+        test_bench_open_act(&t, "cpu", CPU_AUTO, 2, act);
+        for (int round = 0; round < 3; round++) {
+            const int64_t before = avt_mem_calls();
+            const size_t mark = avt_arena_mark(t.arena);
+
+            REQUIRE_OK(forward(t.be, t.arena, act));
+            avt_arena_release(t.arena, mark);
+            REQUIRE(round == 0 || avt_mem_calls() == before);
+        }
+        test_bench_close(&t);
     }
-    test_bench_close(&t);
 }
 
 /* Let the n-th allocation fail, n = 1, 2, 3 ..., until the whole succeeds: an error each time, and everything given back. */
+static void let_allocations_fail(const char *device, DType act)
+{
+    const int64_t before = avt_mem_bytes(MEM_NB);
+    int ret = -1, n = 0;
+
+    while (ret < 0) {
+        Backend *be = NULL;
+        Arena *a = NULL;
+
+        REQUIRE(++n < 1000);
+        avt_mem_fail_at(n);
+        ret = avt_backend_open(&be, device, &(BackendOptions){ .threads = 2, .level = CPU_AUTO, .act = act, .plan_for = "cpu" });
+        if (ret >= 0)
+            ret = avt_arena_open(&a, be, "test", 1 << 20);
+        if (ret >= 0)
+            ret = forward(be, a, act);
+        REQUIRE(ret == 0 || ret == AVT_ERR(ENOMEM));
+        avt_mem_fail_at(0);
+        avt_arena_close(&a);
+        avt_backend_close(&be);
+        REQUIRE(avt_mem_bytes(MEM_NB) == before);
+    }
+    REQUIRE(n > 3);
+}
+
 static void every_allocation_may_fail(void **state)
 {
     static const char *const device[] = { "cpu", "guard", "dry" };
-    const int64_t before = avt_mem_bytes(MEM_NB);
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
-        int ret = -1, n = 0;
-
-        while (ret < 0) {
-            Backend *be = NULL;
-            Arena *a = NULL;
-
-            REQUIRE(++n < 1000);
-            avt_mem_fail_at(n);
-            ret = avt_backend_open(&be, device[i], &(BackendOptions){ .threads = 2, .level = CPU_AUTO, .plan_for = "cpu" });
-            if (ret >= 0)
-                ret = avt_arena_open(&a, be, "test", 1 << 20);
-            if (ret >= 0)
-                ret = forward(be, a);
-            REQUIRE(ret == 0 || ret == AVT_ERR(ENOMEM));
-            avt_mem_fail_at(0);
-            avt_arena_close(&a);
-            avt_backend_close(&be);
-            REQUIRE(avt_mem_bytes(MEM_NB) == before);
-        }
-        REQUIRE(n > 3);
-    }
+    for (int i = 0; i < 3; i++)
+        for (DType act = DT_F32; act <= DT_BF16; act++)
+            let_allocations_fail(device[i], act);
 }
 
 static const char *self;
