@@ -77,9 +77,9 @@ $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 	@echo "LD      $@"
 	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 
-$(BUILD)/avatar.1: $(SRC)/tools/man.sh $(SRC)/doc/avatar.1.in $(SRC)/doc/avatar.texi $(SRC)/tools/options.c $(SRC)/model/avatar.h
+$(BUILD)/avatar.1: $(SRC)/tools/man.sh $(SRC)/doc/avatar.1.in $(SRC)/doc/avatar.texi $(SRC)/tools/options.c $(SRC)/model/avatar.h config.mak
 	@echo "MAN     $@"
-	@mkdir -p $(@D) && $(SRC)/tools/man.sh $(SRC) > $@.new && mv $@.new $@
+	@mkdir -p $(@D) && $(SRC)/tools/man.sh $(SRC) $(datadir) > $@.new && mv $@.new $@
 
 link_test = @mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $(filter %.o %.a,$^) $(LIBS) -lcmocka -lpng
 $(BUILD)/tests/parity: $(PARITY_O) $(TEST_O) $(BUILD)/libavatar.a
@@ -118,6 +118,9 @@ one = $(if $(T),$(filter %/$(T),$(1)),$(1))
 check-unit check-kernels check-e2e: check-%: build-tests
 	@$(RUN) $(call one,$(filter $(BUILD)/tests/$*/%,$(TESTS)))
 TOOL_TESTS = $(if $(filter yes,$(TOOL)),"$(SRC)/tests/e2e/tool.py --tool $(BUILD)/avatar --media $(BUILD)/tests/media --model $(TINY_MODEL)")
+EXAMPLES = $(SRC)/tests/e2e/examples.py --src $(SRC) --tool $(BUILD)/avatar --model $(TINY_MODEL) --bin $(BUILD)/ffmpeg/bin
+check-examples: $(BUILD)/avatar $(TINY_MODEL)
+	@$(RUN) "$(EXAMPLES)"
 check-tool: $(BUILD)/avatar $(BUILD)/tests/media $(TINY_MODEL)
 	@$(RUN) $(TOOL_TESTS)
 check-parity: $(BUILD)/tests/parity
@@ -138,7 +141,7 @@ run-check: to-check
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
-		"$(MAKE) -s --no-print-directory check-filter" "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
+		"$(MAKE) -s --no-print-directory check-filter" $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
 # the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
@@ -233,7 +236,7 @@ help:
 	@echo "make deb             Debian packages of library, headers, tool, model: build/deb/*.deb; check-deb looks into them"
 	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
 	@echo "make bench-live      delays of live streams, error of live features: doc/live.md; MODEL=dir"
-	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool"
+	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool, check-examples"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
@@ -247,6 +250,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all no-tool to-check build-tests check check-unit check-kernels check-e2e check-tool check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
+.PHONY: all no-tool to-check build-tests check check-unit check-kernels check-e2e check-tool check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
 -include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(TEST_O:.o=.d)

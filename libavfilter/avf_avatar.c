@@ -178,6 +178,7 @@ static void get_options(AVFilterContext *ctx, AvatarOptions *opt)
 
     avatar_options_default(opt);
     opt->model       = s->model;
+    opt->models      = getenv("AVATAR_MODELS");
     opt->lora        = s->lora;
     opt->devices     = s->devices;
     opt->plan        = s->plan;

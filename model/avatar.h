@@ -62,7 +62,7 @@ enum AvatarCompat { AVATAR_COMPAT_NONE, AVATAR_COMPAT_UPSTREAM };
 
 /** How a model is loaded. Strings need to live only until avatar_engine_open() returns; NULL or -1 (or 0 where said): choose for me. */
 typedef struct AvatarOptions {
-    const char *model;                  /* model folder; NULL: the embedded one ("nano") */
+    const char *model;                  /* model folder, or a name without '/': see `models`; NULL: the embedded one, "nano" */
     const char *lora;                   /* "auto" (NULL), a path, or "none" */
     const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|'; one may be named twice */
     const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer" */
@@ -75,6 +75,7 @@ typedef struct AvatarOptions {
     void *log_opaque;
     int log_level;                      /* enum AvatarLogLevel, default AVATAR_LOG_INFO */
     const char *opts;                   /* expert settings "key=value:key=value" (doc/avatar.texi), or NULL; an unknown key is an error */
+    const char *models;                 /* folders joined by ':' in which a named model is looked for, before the installed ones; or NULL */
 } AvatarOptions;
 
 /** How one stream looks. Everything is copied by avatar_session_open(). */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* avatar inspect MODEL, on one screen. */
+#include <limits.h>
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "engine/engine.h"
 #include "files/inspect.h"
 #include "options.h"
 #include "speak.h"
@@ -18,7 +20,7 @@ int cmd_inspect(int argc, char **argv)
 {
     const Log log = { .write = log_line, .level = LOG_WARNING };
     ToolOptions o;
-    char *text = NULL;
+    char *text = NULL, folder[PATH_MAX];
     int ret = tool_options(&o, argc, argv);
 
     if (ret)
@@ -27,7 +29,9 @@ int cmd_inspect(int argc, char **argv)
         fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL\n");
         return o.help ? 0 : 2;
     }
-    ret = avt_inspect(&text, o.positional[0], &log);
+    o.engine.model = o.positional[0];
+    avt_options_folder(folder, &o.engine);
+    ret = avt_inspect(&text, folder, &log);
     if (text)
         fputs(text, stdout);
     avt_free(text);

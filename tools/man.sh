@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# man.sh SRC: the man page on stdout. The text around is doc/avatar.1.in; at @OPTIONS@ stand the options of tools/options.c, in
+# man.sh SRC DATADIR: the man page on stdout. The text around is doc/avatar.1.in; at @OPTIONS@ stand the options of tools/options.c, in
 # the words of the filter's manual (doc/avatar.texi), or in their own where the filter has no such option.
 set -eu
-src=$1
+src=$1 datadir=$2
 version=$(awk '/define AVATAR_VERSION_(MAJOR|MINOR|MICRO)/ { printf "%s%s", dot, $3; dot = "." }' "$src/model/avatar.h")
 
 # name<TAB>kind<TAB>help of each option of the tool
@@ -64,4 +64,4 @@ options() {
 [ -n "$(list_options)" ] || { echo "man.sh: tools/options.c has no options that can be read" >&2; exit 1; }
 sed -n '1,/^@OPTIONS@$/p' "$src/doc/avatar.1.in" | sed -e '/^@OPTIONS@$/d' -e "s/@VERSION@/$version/"
 options
-sed '1,/^@OPTIONS@$/d' "$src/doc/avatar.1.in"
+sed -e '1,/^@OPTIONS@$/d' -e "s|@DATADIR@|$datadir|" "$src/doc/avatar.1.in"

@@ -21,7 +21,7 @@ typedef struct Option {
 #define AT(field) offsetof(ToolOptions, field)
 
 static const Option options[] = {
-    { "model",       TEXT,  AT(engine.model),       "model folder (default: the embedded nano)", NULL },
+    { "model",       TEXT,  AT(engine.model),       "folder of a model, or a name in AVATAR_MODELS (default: the embedded nano)", NULL },
     { "lora",        TEXT,  AT(engine.lora),        "auto, a file, or none", NULL },
     { "prompt",      TEXT,  AT(look.prompt),        "text prompt (default: the model's)", NULL },
     { "size",        SIZE,  AT(look.out_width),     "WxH of the frames, multiples of 16 (default: the picture's ratio)", NULL },
@@ -162,6 +162,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
     memset(o, 0, sizeof(*o));
     avatar_options_default(&o->engine);
     avatar_look_default(&o->look);
+    o->engine.models = getenv("AVATAR_MODELS");
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *name = option_name(arg), *value;
         const size_t len = name ? strcspn(name, "=") : 0;

@@ -35,12 +35,12 @@ static void published(PlanSizes *s)
     s->dtype = s->t5_dtype = DT_BF16;
 }
 
-static int from_folder(PlanSizes *s, const char *dir)
+static int from_folder(PlanSizes *s, const AvatarOptions *opt)
 {
     ModelDir m;
     Ckpt *dit = NULL, *vae = NULL, *t5 = NULL;
     const CkptTensor *q;
-    int ret = avt_modeldir_open(&m, dir, &tool_log);
+    int ret = avt_options_model(&m, opt, &tool_log);
 
     memset(s, 0, sizeof(*s));
     if (ret >= 0)
@@ -77,11 +77,15 @@ static double sum_flops(const OpStat *stat)
     return f;
 }
 
+static void print_head(const char *what)
+{
+    printf("%-26s %9s %9s %9s %9s %10s\n", what, "weights", "state", "scratch", "sum", "TFLOP");
+}
+
 static void print_row(const char *what, const PlanMemory *m, double flops)
 {
-    printf("%-26s %9.3f %9.3f %9.3f %9.3f", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
-           (double)(m->weights + m->state + m->scratch) / GB);
-    printf(flops > 0 ? " %10.3f\n" : "\n", flops / 1e12);
+    printf("%-26s %9.3f %9.3f %9.3f %9.3f %10.3f\n", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
+           (double)(m->weights + m->state + m->scratch) / GB, flops / 1e12);
 }
 
 /* Text encoder on a full prompt, audio encoder on some seconds of sound: weights and scratch of one call. */
@@ -131,16 +135,17 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
     set.shape = avt_dit_shape(o->look.out_height / 8, o->look.out_width / 8);
     for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
         const PlanRank *p = &plan->rank[r];
+        OpStat stat[OP_NB];
         PlanMemory m;
         char name[96];
 
-        ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL);
+        ret = avt_rank_measure(&m, &set, r, sizes, opt, stat);
         if (p->pipe < 0)
             snprintf(name, sizeof(name), "%s: VAE", p->device);
         else
             snprintf(name, sizeof(name), "%s: layers %d-%d%s", p->device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
         if (ret >= 0)
-            print_row(name, &m, 0);
+            print_row(name, &m, sum_flops(stat));
     }
     return ret;
 }
@@ -149,14 +154,15 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
 static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int steps, const char *device, const BackendOptions *opt)
 {
     Plan plan;
-    char own[40];
+    char own[40], title[40];
     int ret;
 
+    snprintf(title, sizeof(title), "networks alone, one %s", device);
     snprintf(own, sizeof(own), "%s:own", device);
     ret = avt_plan_make(&plan, &(PlanOptions){ .plan = "sequential", .devices = device, .vae_device = own, .steps = steps,
                                                .nb_layers = sizes->dit.nb_layers }, &tool_log);
     if (ret >= 0) {
-        printf("networks alone, all layers on one %s\n", device);
+        print_head(title);
         ret = print_ranks(o, sizes, &plan, opt);
     }
     return ret < 0 ? ret : print_front(sizes, opt);
@@ -168,7 +174,7 @@ int cmd_plan(int argc, char **argv)
     PlanSizes sizes;
     Plan plan;
     BackendOptions opt = { .level = CPU_AUTO, .log = &tool_log };
-    const char *device = "cuda0";
+    const char *device = "cpu";
     char text[256];
     int ret = tool_options(&o, argc, argv), steps;
 
@@ -177,26 +183,28 @@ int cmd_plan(int argc, char **argv)
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
                 "[--vae-device D]\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda devices keep the "
-                "file's types.\n");
+                "file's types.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
     steps = o.engine.steps > 0 ? o.engine.steps : 4;
     if (!o.engine.model || !strcmp(o.engine.model, "published"))
         published(&sizes);
-    else if (from_folder(&sizes, o.engine.model) < 0)
+    else if (from_folder(&sizes, &o.engine) < 0)
         return 1;
     if (avt_settle_size(&o.look.out_width, &o.look.out_height, &(ModelDir){ .width = sizes.width, .height = sizes.height }, 0, &o.look,
                         &tool_log) < 0)
         return 2;
-    if (o.engine.devices && !strncmp(o.engine.devices, "cpu", 3))
-        device = opt.plan_for = "cpu";
+    if (o.engine.devices && !strncmp(o.engine.devices, "cuda", 4))
+        device = "cuda0";
+    else
+        opt.plan_for = "cpu";
     ret = avt_rank_plan(&plan, &(PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices ? o.engine.devices : device, .steps = steps,
                                                .vae_device = o.engine.vae_device, .nb_layers = sizes.dit.nb_layers,
                                                .cpu_threads = o.engine.cpu_threads }, &sizes, &opt);
     if (ret < 0)
         return 1;
     printf("%s, %dx%d, %d steps\n", avt_plan_text(&plan, text, sizeof(text)), o.look.out_width, o.look.out_height, steps);
-    printf("%-26s %9s %9s %9s %9s %10s\n", "GB", "weights", "state", "scratch", "sum", "TFLOP");
+    print_head("GB");
     ret = print_ranks(&o, &sizes, &plan, &opt);
     if (ret >= 0)
         ret = print_networks(&o, &sizes, steps, device, &opt);

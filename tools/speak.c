@@ -4,6 +4,7 @@
  *
  *   avatar speak hello.wav face.png -o talk.mp4
  */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include <libavutil/error.h>
 #include <libavutil/log.h>
 
+#include "engine/engine.h"
 #include "options.h"
 #include "speak.h"
 #include "stop.h"
@@ -187,6 +189,7 @@ static int speak(ToolOptions *o)
     AvatarSession *s = NULL;
     MediaOut *out = NULL;
     SoundIn *in = NULL;
+    char folder[PATH_MAX];
     int64_t nb = 0;
     int ret, closed;
 
@@ -194,7 +197,8 @@ static int speak(ToolOptions *o)
     o->engine.log_opaque = &talk;
     av_log_set_level(AV_LOG_ERROR);
     clock_gettime(CLOCK_MONOTONIC, &talk.start);
-    file_protect(o->engine.model);
+    avt_options_folder(folder, &o->engine);
+    file_protect(folder);
     file_protect(o->engine.lora);
     ret = media_plan_out(&out, &look);
     if (ret >= 0)

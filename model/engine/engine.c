@@ -60,7 +60,7 @@ int avatar_options_check(const AvatarOptions *opt)
         return AVT_ERR(ENOMEM);
     ret = avt_options_check(opt, &x, &e->log);
     if (ret >= 0)
-        ret = avt_modeldir_open(&dir, avt_options_model(opt), &e->log);
+        ret = avt_options_model(&dir, opt, &e->log);
     avt_modeldir_close(&dir);
     handle_free(e);
     return ret;
@@ -187,7 +187,7 @@ static Core *core_new(const AvatarOptions *opt)
 static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, const Log *log)
 {
     Core *c = core_new(opt), *found;
-    int ret = c ? avt_modeldir_open(&c->dir, avt_options_model(opt), log) : AVT_ERR(ENOMEM);
+    int ret = c ? avt_options_model(&c->dir, opt, log) : AVT_ERR(ENOMEM);
 
     *out = NULL;
     if (ret >= 0) {

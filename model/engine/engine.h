@@ -58,8 +58,10 @@ typedef struct Expert {                 // AvatarOptions.opts
 
 /** Check every option without looking at a file. @return 0, or EINVAL after one sentence that names option, value, remedy */
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
-/** The model folder that is asked for. */
-const char *avt_options_model(const AvatarOptions *opt);
+/** The folder of the model that is asked for into path, [PATH_MAX]. @return 1, or 0: it is found nowhere, path is the name as given */
+int avt_options_folder(char *path, const AvatarOptions *opt);
+/** Find and open the model that is asked for: a folder, or a name in opt->models or among the installed ones. @return as avt_modeldir_open() */
+int avt_options_model(ModelDir *m, const AvatarOptions *opt, const Log *log);
 /**
  * The frames' size: what `look` asks for, else the model's own (a size, or an area at the picture's ratio), else DEFAULT_AREA;
  * compat=upstream has the original's rule. *w and *h are set in any case.

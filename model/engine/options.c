@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Options: defaults, checks that need no model, and the words for error codes. */
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -45,16 +47,50 @@ void avatar_look_default(AvatarLook *look)
     *look = (AvatarLook){ .seed = -1, .latency_ms = -1, .max_late_ms = -1 };
 }
 
-static const char *default_model(void)
+/* dir/name, when a model is there; `dir` has `len` characters. */
+static int model_in(char path[PATH_MAX], const char *dir, size_t len, const char *name)
 {
+    char config[PATH_MAX];
     struct stat st;
 
-    return stat(AVT_DATADIR "/avatar/nano/config.json", &st) ? AVT_SRCDIR "/model/nano" : AVT_DATADIR "/avatar/nano";
+    return len && snprintf(path, PATH_MAX, "%.*s/%s", (int)len, dir, name) < PATH_MAX &&
+           snprintf(config, sizeof(config), "%.*s/%s/config.json", (int)len, dir, name) < (int)sizeof(config) && !stat(config, &st);
 }
 
-const char *avt_options_model(const AvatarOptions *opt)
+static const char *asked_model(const AvatarOptions *opt)
 {
-    return opt->model && *opt->model && strcmp(opt->model, "nano") ? opt->model : default_model();
+    return opt->model && *opt->model ? opt->model : "nano";
+}
+
+int avt_options_folder(char *path, const AvatarOptions *opt)
+{
+    const char *name = asked_model(opt);
+    struct stat st;
+    size_t len;
+
+    for (const char *p = strchr(name, '/') ? NULL : opt->models; p && *p; p += len + (p[len] == ':')) {
+        len = strcspn(p, ":");
+        if (model_in(path, p, len, name))
+            return 1;
+    }
+    if (!strchr(name, '/') && (model_in(path, AVT_DATADIR "/avatar", strlen(AVT_DATADIR "/avatar"), name) ||
+                               model_in(path, AVT_SRCDIR "/model", strlen(AVT_SRCDIR "/model"), name)))
+        return 1;
+    snprintf(path, PATH_MAX, "%s", name);
+    return !stat(name, &st);
+}
+
+int avt_options_model(ModelDir *m, const AvatarOptions *opt, const Log *log)
+{
+    const char *name = asked_model(opt);
+    char path[PATH_MAX];
+
+    if (avt_options_folder(path, opt) || strchr(name, '/'))
+        return avt_modeldir_open(m, path, log);
+    memset(m, 0, sizeof(*m));
+    return avt_fail(log, AVT_ERR(ENOENT), "model=%s: no model of that name in AVATAR_MODELS (%s) or %s, and no such folder here%s", name,
+                    opt->models && *opt->models ? opt->models : "not set", AVT_DATADIR "/avatar",
+                    strcmp(name, "nano") ? "" : "; Debian's package avatar-nano holds it");
 }
 
 /* "key=value:key=value" */

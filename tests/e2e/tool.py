@@ -241,6 +241,25 @@ def wrong_values(tmp):
 
 
 @case
+def models_by_name(tmp):
+    """A name without a slash: in AVATAR_MODELS, in its order, then installed, then here; what is nowhere is told with all of that."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    for folder, name in (('first', 'first'), ('second', 'second'), ('.', 'here')):
+        shutil.copytree(A.model, tmp / folder / ('here' if folder == '.' else 'mine'))
+        (tmp / folder / ('here' if folder == '.' else 'mine') / 'avatar.json').write_text('{"name": "the %s", "lora": "none", "size": "64x64"}' % name)
+    env = dict(os.environ, AVATAR_MODELS='%s::%s/second:%s/first' % (tmp / 'none', tmp, tmp))
+    for model, want in (('mine', 'the second'), ('here', 'the here'), ('./here', 'the here')):
+        p = subprocess.run([os.path.abspath(A.tool), 'speak', wav, png, '--lora', 'none', '--cpu_threads', '1', '--model', model, '-o', str(tmp / 'o.nut')], cwd=tmp, env=env,
+                           stderr=subprocess.PIPE, timeout=LIMIT)
+        require(p.returncode == 0 and want.encode() in p.stderr, model, p.stderr)
+        p = subprocess.run([os.path.abspath(A.tool), 'inspect', model], cwd=tmp, env=env, stdout=subprocess.PIPE, timeout=LIMIT)
+        require(p.returncode == 0 and want.encode() in p.stdout, model, p.stdout)
+    for env, word in ((env, str(tmp / 'first')), ({'PATH': ''}, 'not set')):
+        r = Run('speak', wav, png, '--model', 'mina', '-o', tmp / 'o.nut', env=env)
+        fails(r, 1, 'model=mina', 'AVATAR_MODELS', word)
+
+
+@case
 def missing_and_damaged_files(tmp):
     wav, png = media.wav(tmp / 'a.wav', 3000), face(tmp)
     whole = pathlib.Path(wav).read_bytes()
