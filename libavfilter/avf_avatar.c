@@ -113,8 +113,8 @@ typedef struct AvatarContext {
 #define CHOICE(name, help, value, group) { name, help, 0, AV_OPT_TYPE_CONST, { .i64 = value }, 0, 0, FLAGS, .unit = group }
 
 static const AVOption avatar_options[] = {
-    STRING("model",      "set the model folder (default: the embedded model)", model,      FLAGS),
-    STRING("m",          "set the model folder (default: the embedded model)", model,      FLAGS),
+    STRING("model",      "set the model, a folder or a name in AVATAR_MODELS (default: nano, for drawn faces at 128x128)", model,      FLAGS),
+    STRING("m",          "set the model, a folder or a name in AVATAR_MODELS (default: nano, for drawn faces at 128x128)", model,      FLAGS),
     STRING("image",      "set the reference picture file, instead of the second input", image, TFLAGS),
     STRING("lora",       "set the LoRA file, or auto, or none",                lora,       FLAGS),
     STRING("prompt",     "set the text prompt (default: the model's)",         prompt,     TFLAGS),

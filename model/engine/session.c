@@ -208,6 +208,9 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
         ret = avt_settle_size(&s->info.width, &s->info.height, &c->dir, c->compat, look, &s->e->log);
     if (ret < 0)
         return ret;
+    if (!c->compat && c->dir.width > 0 && (c->dir.width != s->info.width || c->dir.height != s->info.height))
+        avt_log(&s->e->log, LOG_WARNING, "size=%dx%d: %s is made for %dx%d; at another size its film may stand still or melt", s->info.width,
+                s->info.height, c->dir.name ? c->dir.name : "this model", c->dir.width, c->dir.height);
     s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
     s->format = look->format;
     set_sound(s, look);

@@ -75,7 +75,7 @@ def run(line, folder, env):
     """'' or what went wrong."""
     inputs = {p.name for p in folder.iterdir()}
     p = subprocess.run(['bash', '-eo', 'pipefail', '-c', line], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                       stderr=subprocess.PIPE, timeout=120)
+                       stderr=subprocess.PIPE, timeout=300)
     if p.returncode:
         return 'exit code %d: %s' % (p.returncode, p.stderr.decode(errors='replace')[-600:])
     for word in re.findall(r'\b[\w-]+\.(?:mp4|mkv|mov|webm|ts|nut|flv)\b', line):
@@ -97,7 +97,7 @@ def main():
     passed = failed = skipped = 0
     folder = pathlib.Path(tempfile.mkdtemp(prefix='avatar-examples-'))
     make_inputs(folder)
-    env = dict(os.environ, PATH='%s:%s:%s%s' % (folder / 'bin', a.tool.parent, '%s:' % a.bin if has_filter else '', os.environ['PATH']))
+    env = dict(os.environ, OMP_WAIT_POLICY='passive', PATH='%s:%s:%s%s' % (folder / 'bin', a.tool.parent, '%s:' % a.bin if has_filter else '', os.environ['PATH']))
     for name, blocks in (('doc/avatar.texi', texi), ('doc/avatar.1.in', man), ('README.md', markdown), ('doc/live.md', markdown)):
         for block in blocks((a.src / name).read_text()):
             for line in commands(block):

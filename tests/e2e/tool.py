@@ -241,6 +241,28 @@ def wrong_values(tmp):
 
 
 @case
+def useless_films_are_announced(tmp):
+    """nano with its own kind of picture says nothing; with another size or kind of picture, one line each before the first frame."""
+    nano = pathlib.Path(__file__).resolve().parents[2] / 'model' / 'nano'
+    wav = media.wav(tmp / 'a.wav', 640)
+    for name, size, lines in (('anna', '128x128', ()), ('ben', '128x128', ()), ('clara', '128x128', ()), ('anna', '192x192', ('size=192x192',))):
+        r = Run('speak', '--model', nano, wav, nano / 'faces' / (name + '.png'), '--size', size, '-o', tmp / 'o.nut')
+        require(r.ret == 0 and r.err.count('warning') == len(lines) and all(w in r.err for w in lines), name, r.what)
+    r = Run('speak', '--model', nano, wav, noise(tmp / 'noise.png'), '-o', tmp / 'o.nut')
+    require(r.ret == 0 and r.err.count('warning') == 1 and 'of a kind' in r.err, r.what)
+
+
+def noise(path):
+    """What no model knows: a picture of dots."""
+    rows = [bytes((x * y * 37 + c * 91 + (x ^ y) * 13) & 255 for x in range(96) for c in range(3)) for y in range(96)]
+    keep, media.face = media.face, lambda w, h, alpha: rows
+    try:
+        return media.png(path)
+    finally:
+        media.face = keep
+
+
+@case
 def models_by_name(tmp):
     """A name without a slash: in AVATAR_MODELS, in its order, then installed, then here; what is nowhere is told with all of that."""
     wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
