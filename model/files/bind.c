@@ -212,6 +212,16 @@ static const uint16_t *round_scratch(Binder *b, int64_t nb)
     return h;
 }
 
+static int merge_pair(Binder *b, const char *module, float *w, int64_t out, int64_t in)
+{
+    const Log *log = b->nb_problems < SHOWN ? b->log : NULL;
+    const int ret = avt_lora_merge(b->lora, module, avt_arena_backend(b->weights), w, out, in, log);
+    const int64_t bad = ret < 0 ? -1 : avt_nonfinite(DT_F32, w, out * in);
+
+    return bad < 0 ? ret : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite with the LoRA; its alpha is too large",
+                                    avt_lora_path(b->lora), module, (long long)bad);
+}
+
 /* W + s B A. @return 1: in scratch, f32; 0: this weight has no pair and needs none; or an error */
 static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, const char *name)
 {
@@ -230,7 +240,7 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
         return AVT_INVALID;
     }
     w = to_scratch(b, t, out * in);
-    ret = w ? avt_lora_merge(b->lora, module, w, out, in, b->nb_problems < SHOWN ? b->log : NULL) : AVT_ERR(ENOMEM);
+    ret = w ? merge_pair(b, module, w, out, in) : AVT_ERR(ENOMEM);
     if (ret < 0 && w)
         fail(b, ret);
     return ret;

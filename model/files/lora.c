@@ -20,9 +20,7 @@
 
 #define NAME      1024
 #define ROOM      16                    // that a translated name may grow by
-#define ROWS      4                     // of W, a tile whose sums stay in registers
-#define COLS      8
-#define TASK      32                    // rows that a thread takes at a time
+#define ROWS      512                   // of W that are merged at a time
 
 typedef struct Pair {
     char *module;                       // as normalized; kohya: still mangled
@@ -369,63 +367,41 @@ int avt_lora_is_target(const char *module)
     return 0;
 }
 
-typedef float Vec __attribute__((vector_size(16), aligned(4), may_alias));
-
-/* w[4, 8] += scale * b[4, r] a[r, 8], the sums in registers. Rows of w are `in` apart, those of b r; a is packed. */
-static void add_tile(float *w, const float *b, const float *a, int64_t r, int64_t in, float scale)
+/* w[out, in] += b[out, r] at[in, r]^T by the backend's product, a piece of rows at a time. */
+static int add_product(Backend *be, float *w, const float *b, const float *at, int64_t out, int64_t in, int64_t r)
 {
-    Vec s[ROWS][2] = { { { 0 } } };
+    const int64_t dim[2] = { in, r }, rows = out < ROWS ? out : ROWS;
+    const size_t size = avt_weight_bytes(be, WEIGHT_LINEAR, DT_F32, DT_F32, 2, dim) + (size_t)(rows * (in + r)) * sizeof(*w) + 256;
+    Linear pair = { .b = AVT_NONE };
+    Tensor x, y;
+    Arena *arena;
+    int ret = avt_arena_open(&arena, be, "LoRA", size);
 
-    for (int64_t k = 0; k < r; k++) {
-        const Vec lo = *(const Vec *)(a + k * COLS), hi = *(const Vec *)(a + k * COLS + 4);
+    if (ret < 0)
+        return ret;
+    pair.w = avt_weight_put(arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, dim, at);
+    x = avt_new(arena, DT_F32, rows, r);
+    y = avt_new(arena, DT_F32, rows, in);
+    for (int64_t i = 0; i < out && ret >= 0; i += rows) {
+        const int64_t nb = out - i < rows ? out - i : rows;
+        const Tensor part = avt_rows(y, 0, nb);
 
-#pragma GCC unroll 4
-        for (int h = 0; h < ROWS; h++) {
-            s[h][0] += b[h * r + k] * lo;
-            s[h][1] += b[h * r + k] * hi;
-        }
+        avt_upload(be, avt_rows(x, 0, nb), b + i * r);
+        avt_upload(be, part, w + i * in);
+        avt_linear_add(be, part, part, avt_rows(x, 0, nb), &pair, AVT_NONE);
+        ret = avt_download(be, w + i * in, part);
     }
-#pragma GCC unroll 4
-    for (int h = 0; h < ROWS; h++) {
-        *(Vec *)(w + h * in) += scale * s[h][0];
-        *(Vec *)(w + h * in + 4) += scale * s[h][1];
-    }
+    avt_arena_close(&arena);
+    return ret;
 }
 
-/* The same for what whole tiles do not cover: one value, a not packed. */
-static void add_value(float *w, const float *b, const float *a, int64_t r, int64_t in, float scale)
-{
-    float sum = 0;
-
-    for (int64_t k = 0; k < r; k++)
-        sum += b[k] * a[k * in];
-    *w += scale * sum;
-}
-
-static void add_rows(float *w, const float *b, const float *a, const float *packed, int64_t nb, int64_t in, int64_t r,
-                     float scale)
-{
-    const int64_t rows = nb / ROWS * ROWS, cols = in / COLS * COLS;
-
-    for (int64_t j = 0; j < cols; j += COLS)
-        for (int64_t i = 0; i < rows; i += ROWS)
-            add_tile(w + i * in + j, b + i * r, packed + j * r, r, in, scale);
-    for (int64_t i = 0; i < nb; i++)
-        for (int64_t j = i < rows ? cols : 0; j < in; j++)
-            add_value(w + i * in + j, b + i * r, a + j, r, in, scale);
-}
-
-/* w[out, in] += scale * b[out, r] a[r, in]; a sum runs over r in order, whatever the number of threads.
- * packed: room for a's whole tiles, [in / 8][r][8]. */
-static void merge(float *w, const float *b, const float *a, float *packed, int64_t out, int64_t in, int64_t r, float scale)
+/* to[in, r] = scale * from[r, in]^T */
+static void turn(float *to, const float *from, int64_t in, int64_t r, float scale)
 {
 #pragma omp parallel for
-    for (int64_t j = 0; j < in / COLS * COLS; j += COLS)
+    for (int64_t j = 0; j < in; j++)
         for (int64_t k = 0; k < r; k++)
-            memcpy(packed + j * r + k * COLS, a + k * in + j, COLS * sizeof(*a));
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < out; i += TASK)
-        add_rows(w + i * in, b + i * r, a, packed, out - i < TASK ? out - i : TASK, in, r, scale);
+            to[j * r + k] = scale * from[k * in + j];
 }
 
 /* All values of a half as f32, found finite. */
@@ -467,7 +443,7 @@ int avt_lora_has(const Lora *l, const char *module)
     return find_pair(l, module) != NULL;
 }
 
-int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t in, const Log *log)
+int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log)
 {
     Pair *p = find_pair(l, module);
     const int64_t r = p ? p->a->dim[0] : 0;
@@ -481,7 +457,7 @@ int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t i
         return avt_fail(log, AVT_INVALID, "%s: pair %s: A is %s and B is %s, but the weight is [%lld, %lld]",
                         avt_ckpt_path(l->ckpt), p->module, avt_shape_text(sa, sizeof(sa), 2, p->a->dim),
                         avt_shape_text(sb, sizeof(sb), 2, p->b->dim), (long long)out, (long long)in);
-    a = avt_malloc(MEM_CKPT, (size_t)(r * (2 * in + out)) * sizeof(*a));            // a, b, a packed
+    a = avt_malloc(MEM_CKPT, (size_t)(r * (2 * in + out)) * sizeof(*a));            // a, b, a turned
     if (!a)
         return AVT_ERR(ENOMEM);
     ret = read_values(l, a, p->a, log);
@@ -489,7 +465,8 @@ int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t i
         ret = read_values(l, a + r * in, p->b, log);
     if (ret >= 0) {
         l->nonzero |= any_nonzero(a + r * in, r * out);
-        merge(w, a + r * in, a, a + r * (in + out), out, in, r, (float)p->scale);
+        turn(a + r * (in + out), a, in, r, (float)p->scale);
+        ret = add_product(be, w, a + r * in, a + r * (in + out), out, in, r);
         p->used = 1;
     }
     avt_free(a);

@@ -7,6 +7,7 @@
 #define AVT_LORA_H
 
 #include "files/ckpt.h"
+#include "kernels.h"
 
 typedef struct Lora Lora;
 
@@ -29,9 +30,11 @@ int avt_lora_has(const Lora *l, const char *module);
 
 /**
  * Add the pair of `module` ("blocks.0.self_attn.q") to w [out, in] f32, in place, and mark it used.
- * @return 1 added, 0 no such pair, AVT_INVALID when shapes disagree or values are not finite (logged)
+ *
+ * @param be  computes the product in f32, in an arena of its own: some MB that are given back
+ * @return 1 added, 0 no such pair, AVT_INVALID when shapes disagree or values are not finite (logged), the backend's failure
  */
-int avt_lora_merge(Lora *l, const char *module, float *w, int64_t out, int64_t in, const Log *log);
+int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log);
 
 /** Must a LoRA of the published kind have a pair for `module`? Every linear named q, k, v, o, ffn.0, ffn.2 of a DiT. */
 int avt_lora_is_target(const char *module);

@@ -380,7 +380,7 @@ static void check_merge(Golden *g, const Ckpt *base, const char *group, const ch
         }
         v = golden_floats(g, w);
         snprintf(module, sizeof(module), "%.*s", (int)(strlen(name) - 5 - len - strlen(".weight")), name + 5 + len);
-        if (avt_lora_merge(lora, module, v, w->dim[0], w->dim[1], g->log) != 1)
+        if (avt_lora_merge(lora, module, g->be, v, w->dim[0], w->dim[1], g->log) != 1)
             golden_fail(g, "lora/%s has no pair for %s", file, module);
         golden_expect_host(g, v, w->dim[0] * w->dim[1], "%s", name + 4);
     }

@@ -11,6 +11,7 @@
 enum { OUT = 13, IN = 21, R = 3, NB = 4 };                          // not divisible by any tile
 
 static const char *const modules[NB] = { "blocks.0.self_attn.q", "blocks.0.cross_attn.o", "blocks.0.ffn.0", "blocks.11.ffn.2" };
+static TestBench bench;                                             // that merges
 static float w[OUT * IN], a[NB][R * IN], b[NB][OUT * R], zero[OUT * R], want[NB][OUT * IN];
 
 typedef struct Style {
@@ -66,7 +67,7 @@ static void require_merge(Lora *l, double scale)
 
         memcpy(v, w, sizeof(w));
         REQUIRE(avt_lora_has(l, modules[i]));
-        REQUIRE(avt_lora_merge(l, modules[i], v, OUT, IN, test_log()) == 1);
+        REQUIRE(avt_lora_merge(l, modules[i], bench.be, v, OUT, IN, test_log()) == 1);
         for (int k = 0; k < OUT * IN; k++)
             REQUIRE(fabs(v[k] - (w[k] + scale * want[i][k])) < 2e-6);
     }
@@ -100,7 +101,7 @@ static void test_names(void **state)
         REQUIRE(avt_lora_nb(l) == NB && avt_lora_rank(l) == R && avt_lora_scale(l) == 0.5);
         REQUIRE(!avt_lora_has(l, "blocks.0.self_attn.k") && !avt_lora_has(l, "blocks.0.self_attn.qq") &&
                 !avt_lora_has(l, "blocks.0"));
-        REQUIRE(avt_lora_merge(l, "blocks.1.ffn.0", zero, 1, 1, NULL) == 0);
+        REQUIRE(avt_lora_merge(l, "blocks.1.ffn.0", bench.be, zero, 1, 1, NULL) == 0);
         require_merge(l, 0.5);
         avt_lora_close(&l);
         buf_free(&f);
@@ -217,9 +218,9 @@ static void test_refused_merge(void **state)
     bad[5] = INFINITY;
     f = st_make(t, 4, NULL, 1);
     REQUIRE_OK(open_file(&l, &f, 0, LOG_ERROR));
-    REQUIRE(avt_lora_merge(l, "x.q", v, OUT, IN + 1, test_log()) == AVT_INVALID);
+    REQUIRE(avt_lora_merge(l, "x.q", bench.be, v, OUT, IN + 1, test_log()) == AVT_INVALID);
     require_said("pair x.q: A is [3, 21] and B is [13, 3]", "but the weight is [13, 22]");
-    REQUIRE(avt_lora_merge(l, "x.k", v, OUT, IN, test_log()) == AVT_INVALID);
+    REQUIRE(avt_lora_merge(l, "x.k", bench.be, v, OUT, IN, test_log()) == AVT_INVALID);
     require_said("x.k.lora_A.weight: value 5 is not finite", "some-lora.safetensors");
     REQUIRE(avt_lora_finish(l, test_log()) == AVT_INVALID);
     require_said("2 of 2 pairs match no weight", "the first is x.k");
@@ -238,7 +239,7 @@ static void test_zero(void **state)
     (void)state;
     tmp_open();
     REQUIRE_OK(open_file(&l, &f, 0, LOG_ERROR));
-    REQUIRE(avt_lora_merge(l, "x.q", v, OUT, IN, test_log()) == 1);
+    REQUIRE(avt_lora_merge(l, "x.q", bench.be, v, OUT, IN, test_log()) == 1);
     REQUIRE_OK(avt_lora_finish(l, test_log()));
     require_said("every B is zero", "some-lora.safetensors");
     avt_lora_close(&l);
@@ -317,7 +318,7 @@ static void test_bound(void **state)
             if (half)
                 avt_to_f32(base, DT_BF16, w16, 0, OUT * IN);
             memcpy(e, base, sizeof(e));
-            REQUIRE(avt_lora_merge(l, modules[i], e, OUT, IN, NULL) == 1);
+            REQUIRE(avt_lora_merge(l, modules[i], bench.be, e, OUT, IN, NULL) == 1);
             for (int k = 0; k < OUT * IN; k++) {
                 REQUIRE(fabs(e[k] - (base[k] + 0.5 * want[i][k])) < 2e-6);
                 e[k] = half ? avt_bf16_f32(avt_f32_bf16(e[k])) : e[k];
@@ -376,8 +377,9 @@ static void test_no_memory(void **state)
         avt_mem_fail_at(++n);
         ret = avt_lora_open(&l, path, 0, NULL);
         if (ret >= 0)
-            ret = avt_lora_merge(l, modules[0], v, OUT, IN, NULL);
+            ret = avt_lora_merge(l, modules[0], bench.be, v, OUT, IN, NULL);
         avt_mem_fail_at(0);
+        avt_reset(bench.be);
         REQUIRE(ret == 1 || ret == AVT_ERR(ENOMEM));
         avt_lora_close(&l);
         REQUIRE(avt_mem_bytes(MEM_CKPT) == 0);
@@ -411,7 +413,7 @@ static void require_golden(const char *file, const char *key)
         snprintf(module, sizeof(module), "%.*s", (int)strlen(t->name) - 7, t->name);
         REQUIRE_OK(avt_ckpt_read(t, v, 0, t->size, test_log()));
         REQUIRE_OK(avt_ckpt_read(g, want, 0, g->size, test_log()));
-        REQUIRE(avt_lora_merge(l, module, v, t->dim[0], t->dim[1], test_log()) == 1);
+        REQUIRE(avt_lora_merge(l, module, bench.be, v, t->dim[0], t->dim[1], test_log()) == 1);
         REQUIRE_CLOSE(v, want, (int64_t)(g->size / 4), 1e-6);
     }
     avt_lora_close(&l);
@@ -436,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_bound),      cmocka_unit_test(test_bound_sets),    cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_golden),
     };
+    int ret;
 
     test_random(w, OUT * IN, 1);
     for (int i = 0; i < NB; i++) {
@@ -448,5 +451,8 @@ int main(void)
     }
     for (int i = 0; i < OUT * IN; i++)
         w16[i] = avt_f32_bf16(w[i]);
-    return test_main("lora", tests);
+    test_bench_open(&bench, "cpu", CPU_PLAIN, 1);
+    ret = test_main("lora", tests);
+    test_bench_close(&bench);
+    return ret;
 }
