@@ -167,6 +167,17 @@ def resized(name, keep):
     return make
 
 
+def replaced(name, make):
+    """make(path) in the place of a file: a link, a pipe, a folder."""
+    def change(d):
+        path = folder(d) / name
+        if path.exists():
+            os.remove(path)
+        make(path)
+        return d / 'model'
+    return change
+
+
 def config(name, **keys):
     """Keys of a JSON file changed; None takes one away."""
     def make(d):

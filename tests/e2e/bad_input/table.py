@@ -15,7 +15,7 @@ import time
 from harness import Env, ffmpeg, filt
 from inputs import (DENORMAL, DIT, LOUD, OFFSET, OVER, Q, SILENT, SPIECE, T5, VAE, WAV2VEC2, alpha, beyond, bomb, config,
                     cut_sound, deep, drop, empty_file, face, file, flat, folder, grey, grey_as_rgb, holding, hostile, in_shards, lora,
-                    overlap, poison, reshape, resized, retype, sideways, speech, spoilt, swap, tensors, text_file, truncated, without)
+                    overlap, poison, replaced, reshape, resized, retype, sideways, speech, spoilt, swap, tensors, text_file, truncated, without)
 
 NAN, INF = float('nan'), float('inf')
 BOTH = ('filter', 'tool')
@@ -132,6 +132,17 @@ bad('model: a model of another kind', 't2v', 'Wan2.2-S2V', model=config('config.
 bad('model: config.json is not JSON', 'config.json', model=holding('config.json', b'{"dim": 48,'))
 bad('model: avatar.json with a value that is not allowed', 'avatar.json', 'size',
     model=holding('avatar.json', b'{"size": "65x64"}'))
+bad('model: avatar.json with more steps than there can be', 'avatar.json', '"steps" must be between 1 and 100',
+    model=config('avatar.json', steps=101))
+bad('model: avatar.json with a byte order mark', 'avatar.json', 'byte order mark', model=holding('avatar.json', b'\xef\xbb\xbf{}'))
+bad('model: avatar.json is a link that leads nowhere', 'avatar.json', 'cannot be opened',
+    model=replaced('avatar.json', lambda p: os.symlink('gone', p)))
+bad('model: names that would command the terminal', '\\x1b[31m', '\\n',
+    model=holding('avatar.json', b'{"lora": "\\u001b[31m\\nred"}'))
+odd('model: config.json with 50000 keys that nobody knows', 1, 'not known', by='tool',
+    model=config('config.json', **{f'key {i}': i for i in range(50000)}))
+for name in (DIT, VAE, T5, SPIECE, 'config.json', 'avatar.json'):
+    bad(f'model: {name} is a pipe that nobody writes', name, 'not a regular file', model=replaced(name, os.mkfifo))
 bad('model: a tensor of another shape', Q, '[24, 96]', model=tensors(DIT, reshape(Q, [24, 96])))
 bad('model: a tensor whose shape and bytes disagree', Q, model=tensors(DIT, reshape(Q, [48, 47])))
 bad('model: a shape whose product overflows', Q, model=tensors(DIT, reshape(Q, [2 ** 62, 8])))
