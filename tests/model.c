@@ -292,7 +292,7 @@ int test_network_write(const TestModel *m, const char *network, const char *path
     else if (!strcmp(network, "wav2vec2"))
         list_wav2vec2(&l, &m->sizes);
     else
-        list_umt5(&l, &m->sizes.umt5), type = m->sizes.t5_dtype;
+        list_umt5(&l, &m->sizes.umt5), type = m->t5_dtype;
     ret = write_safetensors(&l, path, type, m->seed, m->gain);
     free(l.item);
     return ret;
@@ -306,8 +306,9 @@ void test_model_default(TestModel *m)
                  .nb_audio_layers = 4, .nb_audio_tokens = 4, .nb_inject = 2, .inject = { 0, 2 }, .eps = 1e-6f },
         .wav2vec2 = { 32, 3, 4, 64, { 16, 16, 16, 16, 16, 16, 16 }, 4, 16 },
         .umt5 = { .dim = 24, .attn_dim = 32, .ffn_dim = 48, .nb_heads = 4, .nb_layers = 2, .nb_buckets = 32, .vocab = 512, .dtype = DT_F32 },
-        .vae_width = 4, .dtype = DT_F32, .t5_dtype = DT_F32,
+        .vae_width = 4, .dtype = DT_F32,
     };
+    m->t5_dtype = DT_F32;
     m->seed = 1;
     m->spiece = AVT_SRCDIR "/tests/gold/spiece.model";
 }
@@ -351,7 +352,7 @@ int test_model_write(const TestModel *m, const char *dir)
     list_wav2vec2(&l, &m->sizes);
     WRITE(&l, "wav2vec2-large-xlsr-53-english/model.safetensors", DT_F32);
     list_umt5(&l, &m->sizes.umt5);
-    WRITE(&l, "models_t5_umt5-xxl-enc-bf16.safetensors", m->sizes.t5_dtype);
+    WRITE(&l, "models_t5_umt5-xxl-enc-bf16.safetensors", m->t5_dtype);
 #undef WRITE
     write_configs(m, dir);
     free(l.item);

@@ -15,6 +15,7 @@ typedef struct TestGain {
 
 typedef struct TestModel {
     PlanSizes sizes;                    // sizes.dtype: storage of the transformer's matrices
+    DType t5_dtype;                     // storage of the text encoder's matrices
     uint64_t seed;
     const TestGain *gain;               // what is larger than drawn, ended by a NULL part; or NULL
     int lora_rank;                      // 0: no LoRA

@@ -32,7 +32,7 @@ static void published(PlanSizes *s)
     s->vae_width = 96;
     s->width = 704;
     s->height = 384;
-    s->dtype = s->t5_dtype = DT_BF16;
+    s->dtype = DT_BF16;
 }
 
 static int from_folder(PlanSizes *s, const AvatarOptions *opt)

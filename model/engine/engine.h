@@ -33,7 +33,7 @@ typedef struct Core {
     Arena *front_weights;
     Wav2Vec2 wav2vec2;
     int has_wav2vec2;
-    Ckpt *t5;                           // stays mapped: umT5 is read layer by layer for each prompt
+    Ckpt *t5;                           // stays open: umT5 is read layer by layer for each prompt
     Tokenizer *tokenizer;
 } Core;
 

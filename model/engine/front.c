@@ -173,7 +173,7 @@ int avt_front_text(Front *f, float **context, int64_t *rows, const char *prompt)
     int ret = ids ? avt_text_clean(&clean, prompt, f->log) : AVT_ERR(ENOMEM);
 
     if (ret >= 0)
-        ret = avt_ckpt_unchanged(c->t5, f->log);                    // it is mapped for as long as the engine lives
+        ret = avt_ckpt_unchanged(c->t5, f->log);                    // it is read for as long as the engine lives
     if (ret >= 0)
         ret = avt_tokenizer_encode(c->tokenizer, ids, max, clean, &left_out);
     if (ret >= 0 && left_out)

@@ -70,7 +70,6 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
         return ret;
     q = avt_ckpt_find(dit, "blocks.0.self_attn.q.weight");
     c->sizes.dtype = q ? q->dtype : DT_F32;
-    c->sizes.t5_dtype = DT_BF16;
     avt_settle_size(&c->sizes.width, &c->sizes.height, &c->dir, 0, &(AvatarLook){ 0 }, NULL);
     if (c->sizes.wav2vec2.dim != c->sizes.dit.audio_dim || c->sizes.wav2vec2.nb_layers + 1 != c->sizes.dit.nb_audio_layers)
         return avt_fail(log, AVT_INVALID, "%s: wav2vec2 gives %d states of width %d, the transformer wants %d of width %d", c->dir.dir,

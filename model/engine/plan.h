@@ -80,7 +80,6 @@ typedef struct PlanSizes {
     Umt5Config umt5;
     int vae_width;
     DType dtype;                        // storage of the DiT's matrices in the file
-    DType t5_dtype;
     int width, height;                  // of the frames when nobody says
 } PlanSizes;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * umT5 encoder: token ids -> context rows. It runs once a prompt, so its weights never stay: one layer at a time is placed
- * in scratch out of the mapped file, and of the embedding only the rows of the prompt. Spec: text-encoder.md.
+ * in scratch out of the file, and of the embedding only the rows of the prompt. Spec: text-encoder.md.
  */
 #ifndef AVT_UMT5_H
 #define AVT_UMT5_H

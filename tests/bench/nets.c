@@ -20,7 +20,7 @@ static void sizes(TestModel *m)
     m->sizes.umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 2, .nb_buckets = 32,
                                   .vocab = 512, .dtype = DT_BF16 };
     m->sizes.vae_width = 96;
-    m->sizes.dtype = m->sizes.t5_dtype = DT_BF16;
+    m->sizes.dtype = m->t5_dtype = DT_BF16;
 }
 
 static int open_file(const Bench *b, Ckpt **c, const char *network)

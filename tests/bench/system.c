@@ -70,7 +70,7 @@ int work_open(Bench *b)
     if (ret < 0)
         return ret;
     r->ms = bench_median(ms, reps);
-    snprintf(r->note, sizeof(r->note), "mapped; %lld kB of names and shapes, no weight is copied", (long long)(copied / 1000));
+    snprintf(r->note, sizeof(r->note), "%lld kB of names and shapes, no weight is copied", (long long)(copied / 1000));
     bench_say(b, r);
     return 0;
 }
