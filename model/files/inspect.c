@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "files/inspect.h"
 #include "files/json.h"
 #include "files/lora.h"
@@ -29,6 +30,15 @@ static void say(Text *t, const char *fmt, ...)
     n = vsnprintf(t->p + t->n, SIZE - t->n, fmt, ap);
     va_end(ap);
     t->n = n < 0 ? t->n : t->n + (size_t)n < SIZE ? t->n + (size_t)n : SIZE - 1;
+}
+
+/* A text of a file: fewer than `max` bytes of it, and nothing that would command a terminal. */
+static void say_text(Text *t, const char *text, size_t max)
+{
+    char safe[256];
+
+    avt_printable(safe, max < sizeof(safe) ? max : sizeof(safe), text);
+    say(t, "%s", safe);
 }
 
 /* "32.59 G", "7" */
@@ -111,15 +121,18 @@ static void say_plain(Text *t, const char *name, const char *path)
     say(t, "  %-55s %9sB\n", name, stat(path, &st) < 0 ? "?" : short_number(size, (double)st.st_size));
 }
 
-/* @return 1 when all is well with the file */
-static int say_part(Text *t, const char *name, const char *path)
+/* @return 1 when all is well with the i-th file */
+static int say_part(Text *t, const ModelDir *m, int i, const char *name, const char *path)
 {
     Reason why = { "" };
     const Log log = { keep_reason, &why, LOG_ERROR };
     Ckpt *c;
 
     if (!path) {
-        say(t, "  %-55s missing\n", name);
+        if (avt_modeldir_missing(m, i, &log) == AVT_ERR(ENOENT))
+            say(t, "  %-55s missing\n", name);
+        else
+            say_unreadable(t, name, &why);
         return 0;
     }
     if (!has_end(name, ".safetensors") && !has_end(name, ".pth") && !has_end(name, ".index.json")) {
@@ -168,7 +181,8 @@ static void say_config(Text *t, const ModelDir *m)
     if (!m->config || avt_json_read(&j, m->config, NULL) < 0)
         return;
     avt_json_string(j, "_class_name", &class_name, 0);
-    say(t, "network: %.60s", class_name);
+    say(t, "network: ");
+    say_text(t, class_name, 60);
     for (int i = 0; i < 5; i++) {
         int64_t v = -1;
 
@@ -183,7 +197,8 @@ static void say_settings(Text *t, const ModelDir *m)
 {
     static const char *const rules[] = { "unsaid", "required", "none" };
 
-    say(t, "settings: name %.40s", m->name ? m->name : "unsaid");
+    say(t, "settings: name ");
+    say_text(t, m->name ? m->name : "unsaid", 40);
     if (m->width)
         say(t, ", size %dx%d", m->width, m->height);
     if (m->area)
@@ -193,8 +208,10 @@ static void say_settings(Text *t, const ModelDir *m)
     say(t, ", LoRA %s", rules[m->lora_rule]);
     if (m->lora_alpha > 0)
         say(t, " with alpha %g", m->lora_alpha);
-    if (m->prompt)
-        say(t, "\nprompt: %.200s", m->prompt);
+    if (m->prompt) {
+        say(t, "\nprompt: ");
+        say_text(t, m->prompt, 200);
+    }
     say(t, "\n");
 }
 
@@ -205,7 +222,7 @@ static void say_all(Text *t, const ModelDir *m)
 
     say(t, "%s\n", m->dir);
     for (int i = 0; avt_modeldir_part(m, i, &name, &path); i++)
-        nb_bad += !say_part(t, name, path);
+        nb_bad += !say_part(t, m, i, name, path);
     nb_bad += !say_lora(t, m);
     say_config(t, m);
     say_settings(t, m);

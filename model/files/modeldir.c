@@ -63,9 +63,10 @@ static char **slot_of(ModelDir *m, const Part *p)
     return (char **)((char *)m + p->slot);
 }
 
-/* One sentence on what is not there, with the likely reason when the folder shows one. */
-static int missing(const char *dir, const Part *p, const Log *log)
+int avt_modeldir_missing(const ModelDir *m, int i, const Log *log)
 {
+    const Part *p = &parts[i];
+    const char *dir = m->dir;
     const int part = exists(dir, p->path[0], ".incomplete") || exists(dir, p->path[0], ".part");
     char path[PATH_MAX];
     struct stat st = { 0 };
@@ -238,7 +239,7 @@ int avt_modeldir_open(ModelDir *m, const char *dir, const Log *log)
 
     for (size_t i = 0; i < NB_PARTS && ret >= 0; i++)
         if (!*slot_of(m, &parts[i]))
-            ret = missing(m->dir, &parts[i], log);
+            ret = avt_modeldir_missing(m, (int)i, log);
     if (ret < 0)
         avt_modeldir_close(m);
     return ret;

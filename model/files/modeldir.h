@@ -46,6 +46,9 @@ int  avt_modeldir_part(const ModelDir *m, int i, const char **name, const char *
  * @param lora  a file outside of the folder, or NULL
  */
 uint64_t avt_modeldir_stamp(const ModelDir *m, const char *lora);
+/** One sentence on the i-th file, which is not there: the likely reason when the folder shows one.
+ *  @return ENOENT; EISDIR, or why it cannot be looked at (EACCES, ELOOP) */
+int  avt_modeldir_missing(const ModelDir *m, int i, const Log *log);
 void avt_modeldir_close(ModelDir *m);
 
 #endif

@@ -268,17 +268,21 @@ static void test_inspect(void **state)
     tmp_text(files[0], "{\"_class_name\":\"WanModel_S2V\",\"dim\":96,\"num_layers\":6,\"num_heads\":3,\"ffn_dim\":192}");
     st_write(files[5], t, 1);
     st_write("liveavatar.safetensors", lora, 2);
-    tmp_text("avatar.json", "{\"name\":\"tiny\",\"steps\":4,\"size\":\"64x48\",\"prompt\":\"A person.\",\"lora\":\"required\"}");
+    tmp_text("avatar.json", "{\"name\":\"tiny\",\"steps\":4,\"size\":\"64x48\",\"prompt\":\"A\\u001b[2J\\nperson.\",\"lora\":\"required\"}");
     REQUIRE_OK(remove(tmp_path(files[7])));
+    REQUIRE_OK(remove(tmp_path(files[6])) || mkdir(tmp_path(files[6]), 0700));
     REQUIRE_OK(avt_inspect(&text, tmp_dir, test_log()));
     require_line(text, files[1], "12 ");                            // parameters
     require_line(text, files[1], "f32 1, bf16 2");
     require_line(text, "WanModel_S2V", "96");
     require_line(text, files[2], "cannot be read");                 // "{}" is no .pth
     require_line(text, files[7], "missing");
+    require_line(text, files[6], "is a folder");
     require_line(text, "liveavatar.safetensors", "1 pair");
     require_line(text, "rank 2", "scale 0.5");
     require_line(text, "tiny", "64x48");
+    require_line(text, "prompt: ", "A\\x1b[2J\\nperson.");
+    REQUIRE(!strchr(text, 0x1b));
     REQUIRE(lines_of(text) <= 24);
     avt_free(text);
     REQUIRE(avt_inspect(&text, tmp_path("nowhere"), test_log()) == AVT_ERR(ENOENT));
