@@ -137,7 +137,7 @@ to-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(
 # the parity program sees ../shared/golden too where that stands beside the tree
 run-check: to-check
 	@$(RUN) $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
-		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden") \
+		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden" "$(BUILD)/tests/parity $(SRC)/../shared/golden --precision bf16") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \

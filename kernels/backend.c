@@ -28,6 +28,13 @@ DeviceKind avt_device_kind(const char *name, size_t len)
     return !strncmp(name, "cuda", 4) && digits > 0 && digits < 4 && 4 + digits == len ? DEVICE_CUDA : DEVICE_NONE;
 }
 
+DType avt_device_act(const char *device, CpuLevel level)
+{
+    if (avt_device_kind(device, strlen(device)) == DEVICE_CUDA)
+        return DT_BF16;
+    return !strcmp(device, "cpu") ? avt_cpu_act(level) : DT_F32;
+}
+
 int avt_backend_open(Backend **out, const char *device, const BackendOptions *opt)
 {
     static const struct {

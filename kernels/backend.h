@@ -172,6 +172,9 @@ typedef enum DeviceKind { DEVICE_NONE, DEVICE_HOST, DEVICE_CUDA } DeviceKind;   
 /** What the `len` characters at `name` name, whether this build has it or not: cpu, guard; cudaN, N of 1 to 3 digits; nothing. */
 DeviceKind avt_device_kind(const char *name, size_t len);
 
+/** Type of activations that a device computes with fastest at a CPU level: bf16 on CUDA and on a CPU with AMX, else f32. */
+DType avt_device_act(const char *device, CpuLevel level);
+
 /**
  * Open a backend by device name: "cpu", "guard" (the CPU backend with unreadable tensors and a late queue; for tests),
  * "dry" (computes nothing, counts everything), "cudaN".
@@ -192,6 +195,7 @@ const char *avt_op_name(OpId op);
 void avt_op_cost(const OpCall *c, double *flops, double *bytes);
 
 /* One file each. */
+DType avt_cpu_act(CpuLevel level);                                  // avt_device_act() of "cpu"
 int avt_backend_cpu_open(Backend *be);
 int avt_backend_guard_open(Backend *be);
 int avt_backend_dry_open(Backend *be);

@@ -77,7 +77,7 @@ static const struct {
 typedef struct AvatarContext {
     const AVClass *class;
 
-    char *model, *lora, *devices, *plan, *vae_device, *opts;
+    char *model, *lora, *devices, *plan, *vae_device, *precision, *opts;
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
@@ -131,6 +131,7 @@ static const AVOption avatar_options[] = {
     { "seed", "set the random seed, -1 to draw one", OFFSET(seed), AV_OPT_TYPE_INT64, { .i64 = -1 }, -1, UINT32_MAX, TFLAGS },
     STRING("devices",    "set the devices, joined by '|' (default: auto)",     devices,    FLAGS),
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
+    STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16", precision, FLAGS),
     STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),
     { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,
         { .i64 = 0 }, 0, 1024, FLAGS },
@@ -183,6 +184,7 @@ static void get_options(AVFilterContext *ctx, AvatarOptions *opt)
     opt->devices     = s->devices;
     opt->plan        = s->plan;
     opt->vae_device  = s->vae_device;
+    opt->precision   = s->precision;
     opt->steps       = s->steps;
     opt->cpu_threads = s->cpu_threads;
     opt->compat      = s->compat;

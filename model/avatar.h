@@ -67,6 +67,8 @@ typedef struct AvatarOptions {
     const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|'; one may be named twice */
     const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer" */
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
+    const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
+                                           of the attention's keys and values; the latents, sums and the picture's encoder stay f32 */
     int steps;                          /* denoising steps; -1: the model's (4) */
     int cpu_threads;                    /* 0: all cores of the affinity mask */
     int cpu_level;                      /* -1: the best; 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX: a cap, for tests */
@@ -121,6 +123,7 @@ typedef struct AvatarInfo {
     int64_t seed;
     int steps;
     int64_t weight_bytes, state_bytes, scratch_bytes;   /* planned, all ranks together */
+    char precision[8];                  /* "f32", "bf16" */
     char plan[64];                      /* devices in the order of the ranks: "layer on cpu|cpu|cpu+VAE" */
 } AvatarInfo;
 

@@ -16,7 +16,7 @@ $(CORPUS_TESTS): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(RUN_CORPUS
 corpus_of = "$(BUILD)/tests/fuzz/$(1) $(SRC)/tests/fuzz/corpus/$(1)"
 
 LEVELS = plain onednn avx2 avx512 amx
-parity_at = "$(BUILD)/tests/parity $(SRC)/tests/gold/parity --level $(1)"
+parity_at = "$(BUILD)/tests/parity $(SRC)/tests/gold/parity --level $(1)" "$(BUILD)/tests/parity $(SRC)/tests/gold/parity --level $(1) --precision bf16"
 
 # ---- sanitizers -----------------------------------------------------------------------------------------------------------
 

@@ -192,6 +192,11 @@ int avt_cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, con
     return (dst->act == DT_BF16 && cpu->weight_put16 ? cpu->weight_put16 : cpu->weight_put)(be, dst, use, dtype, src);
 }
 
+DType avt_cpu_act(CpuLevel level)
+{
+    return level >= CPU_AMX && avt_cpu_has(CPU_AMX) ? DT_BF16 : DT_F32;
+}
+
 static void *cpu_alloc(Backend *be, size_t size)
 {
     (void)be;

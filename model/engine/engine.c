@@ -96,8 +96,8 @@ static char *make_key(const ModelDir *d, const AvatarOptions *o)
 
     for (int i = 0; avt_modeldir_part(d, i, &name, &path); i++)
         h = stamp(h, path);
-    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%d %d %d %d\n%s", d->dir, (unsigned long long)h, o->lora ? o->lora : "auto",
-                       o->devices ? o->devices : "auto", o->plan ? o->plan : "auto", o->vae_device ? o->vae_device : "auto", o->steps,
+    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%d %d %d %d\n%s", d->dir, (unsigned long long)h, o->lora ? o->lora : "auto",
+                       o->devices ? o->devices : "auto", o->plan ? o->plan : "auto", o->vae_device ? o->vae_device : "auto", o->precision ? o->precision : "auto", o->steps,
                        o->cpu_threads, o->cpu_level, o->compat, o->opts ? o->opts : "");
 }
 

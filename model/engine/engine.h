@@ -21,6 +21,7 @@ typedef struct Core {
 
     ModelDir dir;
     int compat, level, cpu_threads;
+    DType act;                          // precision: the type of activations on every device
     Plan plan;
     PlanSizes sizes;
     Schedule schedule;
@@ -58,6 +59,8 @@ typedef struct Expert {                 // AvatarOptions.opts
 
 /** Check every option without looking at a file. @return 0, or EINVAL after one sentence that names option, value, remedy */
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
+/** `precision`: *act, and whether it was said (else *act is left alone). @return 1, 0, or EINVAL (logged) */
+int avt_options_precision(DType *act, const char *precision, const Log *log);
 /** The folder of the model that is asked for into path, [PATH_MAX]. @return 1, or 0: it is found nowhere, path is the name as given */
 int avt_options_folder(char *path, const AvatarOptions *opt);
 /** Find and open the model that is asked for: a folder, or a name in opt->models or among the installed ones. @return as avt_modeldir_open() */

@@ -12,7 +12,7 @@
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
 {
-    return (BackendOptions){ .threads = threads, .level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, .log = log };
+    return (BackendOptions){ .threads = threads, .level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, .act = c->act, .log = log };
 }
 
 void avt_core_free(Core *c)
@@ -234,6 +234,31 @@ static int sane_threads(int asked, const Log *log)
     return asked > most ? most : asked;
 }
 
+/* The precision asked for, or what all devices of the plan run fastest. A line says which, and why. */
+static int choose_precision(Core *c, const char *asked, const Log *log)
+{
+    const CpuLevel level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level;
+    const int said = avt_options_precision(&c->act, asked, log);
+    const char *slow = NULL;
+
+    for (int r = 0; r < c->plan.nb_ranks; r++)
+        if (avt_device_act(c->plan.rank[r].device, level) == DT_F32)
+            slow = c->plan.rank[r].device;
+    if (said < 0)
+        return said;
+    if (!said)
+        c->act = slow ? DT_F32 : DT_BF16;
+    if (said && c->act == DT_BF16 && slow)
+        avt_log(log, LOG_INFO, "precision bf16, as asked for: slower than f32 on %s, which has nothing for it", slow);
+    else if (said)
+        avt_log(log, LOG_INFO, "precision %s, as asked for", avt_dtype_name(c->act));
+    else if (slow)
+        avt_log(log, LOG_INFO, "precision f32, as %s has nothing that runs bf16 faster", slow);
+    else
+        avt_log(log, LOG_INFO, "precision bf16, which %s runs faster than f32", c->plan.rank[0].device);
+    return 0;
+}
+
 int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
 {
     const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
@@ -250,6 +275,8 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
         ret = avt_rank_plan(&c->plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
                                                       .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads },
                             &c->sizes, &dry);
+    if (ret >= 0)
+        ret = choose_precision(c, opt->precision, log);
     if (ret >= 0) {
         const int guard = !strcmp(c->plan.rank[0].device, "guard");
 

@@ -114,10 +114,23 @@ static int parse_expert(Expert *x, const char *text, const Log *log)
     return 0;
 }
 
+int avt_options_precision(DType *act, const char *precision, const Log *log)
+{
+    if (!precision || !*precision || !strcmp(precision, "auto"))
+        return 0;
+    if (strcmp(precision, "f32") && strcmp(precision, "bf16"))
+        return avt_fail(log, AVT_ERR(EINVAL), "precision=%s is not known: auto, f32 or bf16", precision);
+    *act = strcmp(precision, "f32") ? DT_BF16 : DT_F32;
+    return 1;
+}
+
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
 {
+    DType act;
     Plan plan;
 
+    if (avt_options_precision(&act, opt->precision, log) < 0)
+        return AVT_ERR(EINVAL);
     if (opt->steps != -1 && (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS))
         return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d, or -1 for the model's", opt->steps, SAMPLER_MAX_STEPS);
     if (opt->cpu_threads < 0 || opt->cpu_threads > 1024)

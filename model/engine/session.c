@@ -4,6 +4,7 @@
  * a thread of its own, and the ranks', in theirs.
  */
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -218,6 +219,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->info.seed = s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
     s->info.steps = c->plan.steps;
     s->info.weight_bytes = c->weight_bytes;
+    snprintf(s->info.precision, sizeof(s->info.precision), "%s", avt_dtype_name(c->act));
     avt_plan_text(&c->plan, s->info.plan, sizeof(s->info.plan));
     s->next.picture = fit_picture(c, look, s->info.width, s->info.height);
     s->next.prompt = avt_strdup(MEM_SESSION, prompt);

@@ -225,7 +225,8 @@ int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, in
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor m = avt_new(scratch, DT_F32, 2, d->cfg.dim), u = like(scratch, x), y = avt_new(scratch, DT_F32, x.dim[0], 64);
+    const Tensor m = avt_new(scratch, DT_F32, 2, d->cfg.dim), y = avt_new(scratch, DT_F32, x.dim[0], 64);
+    const Tensor u = avt_new_dims(scratch, DT_F32, 2, x.dim);
 
     avt_add(be, m, d->head_modulation, time->e);
     avt_norm_modulate(be, u, x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);

@@ -131,7 +131,7 @@ int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor
 static void embed(Backend *be, Arena *scratch, Tensor out, Tensor x, const Linear *l, int pt, int p)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor patches = avt_new(scratch, be->act, out.dim[0], x.dim[0] * pt * p * p);
+    const Tensor patches = avt_new(scratch, DT_F32, out.dim[0], x.dim[0] * pt * p * p);
 
     avt_patchify(be, patches, x, pt, p, p);
     avt_linear(be, out, patches, l, ACT_NONE);
@@ -144,7 +144,7 @@ int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Ten
 
     embed(be, scratch, x, latents, &d->patch, 1, 2);
     if (pose.be) {
-        const Tensor patches = avt_new(scratch, be->act, x.dim[0], 64);
+        const Tensor patches = avt_new(scratch, DT_F32, x.dim[0], 64);
 
         avt_patchify(be, patches, pose, 1, 2, 2);
         avt_linear_add(be, x, x, patches, &d->cond, AVT_NONE);

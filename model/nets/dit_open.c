@@ -86,21 +86,21 @@ static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
     const DType act = b->act;
     const int64_t D = c->dim;
 
+    b->act = DT_F32;                                                // from latents, and to them: in every precision
     d->patch = patch_linear(b, D, 1, 2, "patch_embedding");
     d->cond = patch_linear(b, D, 1, 2, "cond_encoder");
     d->pack1 = patch_linear(b, D, 1, 2, "frame_packer.proj");
     d->pack2 = patch_linear(b, D, 2, 4, "frame_packer.proj_2x");
     d->pack4 = patch_linear(b, D, 4, 8, "frame_packer.proj_4x");
-    d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
-    d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
-    d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
-    b->act = DT_F32;                                                // modulation is f32 in every precision
-    d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");
+    d->head = avt_bind_linear(b, 64, D, 1, "head.head");
+    d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");      // modulation is f32, too
     d->time2 = avt_bind_linear(b, D, D, 1, "time_embedding.2");
     d->time_proj = avt_bind_linear(b, 6 * D, D, 1, "time_projection.1");
     b->act = act;
+    d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
+    d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
+    d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
     d->head_modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(2, D), "head.modulation");
-    d->head = avt_bind_linear(b, 64, D, 1, "head.head");
 }
 
 int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)

@@ -234,7 +234,7 @@ static Tensor upload_random(Loop *l, Tensor t, uint64_t seed)
 
 static void loop_open(Loop *l)
 {
-    const BackendOptions opt = { .threads = 1, .level = CPU_AUTO };
+    const BackendOptions opt = { .threads = 1, .level = CPU_AUTO, .act = engine->core->act };
     const DitConfig *cfg = &engine->core->sizes.dit;
 
     memset(l, 0, sizeof(*l));

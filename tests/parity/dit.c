@@ -310,12 +310,23 @@ static void layer_sink(Golden *g, const Dit *d, const DitShape *s, const DitKeys
     avt_dit_keys_close(&sink);
 }
 
+/* A tensor of the file as the networks hand it on between ops. */
+static Tensor as_activation(Golden *g, Tensor t)
+{
+    const Tensor a = avt_new_dims(g->work, g->be->act, t.nd, t.dim);
+
+    if (t.be)
+        avt_copy(g->be, a, t);
+    return a;
+}
+
 static void layer_inject(Golden *g)
 {
     const int64_t *layer = golden_in_ints(g, NULL, "inject.layer_index");
     const Tensor x = squeeze(golden_in(g, "inject.x"));
     const Tensor local = golden_in(g, "inject.audio_local"), global = golden_in(g, "inject.audio_global");
-    const DitAudio audio = { .nb_actors = 1, .local = local, .global = avt_view(global, 1, global.dim[1], global.dim[3]) };
+    const DitAudio audio = { .nb_actors = 1, .local = as_activation(g, local),
+                             .global = as_activation(g, avt_view(global, 1, global.dim[1], global.dim[3])) };
     GoldenNet n;
 
     if (layer && net_open(g, &n, "ckpt", NULL, (int)layer[0], (int)layer[0] + 1) >= 0) {
@@ -345,7 +356,7 @@ void case_transformer_block(Golden *g)
         golden_fail(g, "original_seq_len is %lld, the latent size gives %lld", (long long)len[0], (long long)s.N);
     if (net_open(g, &n, "ckpt", NULL, (int)layer[0], (int)layer[0] + 1) >= 0) {
         avt_dit_keys_open(&text, g->work, &n.d, embedded.dim[0]);
-        avt_dit_text_keys(g->be, &n.d, &text, embedded);
+        avt_dit_text_keys(g->be, &n.d, &text, as_activation(g, embedded));
         layer_stream(g, &n.d, &s, &text);
         layer_sink(g, &n.d, &s, &text);
         layer_inject(g);

@@ -155,8 +155,8 @@ static void check_encoder(Golden *g, const Dit *d, const char *name, int len)
     if (!rows.be)
         return;
     T4 = ((T + 1) / 2 + 1) / 2;
-    local = avt_new(g->work, DT_F32, T4, d->cfg.nb_audio_tokens + 1, d->cfg.dim);
-    global = avt_new(g->work, DT_F32, T4, d->cfg.dim);
+    local = avt_new(g->work, g->be->act, T4, d->cfg.nb_audio_tokens + 1, d->cfg.dim);
+    global = avt_new(g->work, g->be->act, T4, d->cfg.dim);
     avt_dit_audio_encode(g->be, g->work, d, local, global, rows);
     golden_expect(g, local, "%.*s.local", len, name);
     golden_expect(g, global, "%.*s.global", len, name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|amx] [--threads N]
+ * parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16]
  *
  * Walks DIR (tests/README.md: one file a case), runs the case of each file, prints one line each. A file that has no case and a
  * result that no case compared are failures; files of the single-GPU original are the one thing that is skipped.
@@ -54,6 +54,7 @@ enum { TABLE_NB = sizeof(table) / sizeof(table[0]) };
 typedef struct Options {
     const char *dir, *only, *device;
     CpuLevel level;
+    DType act;
     int threads;
 } Options;
 
@@ -167,7 +168,7 @@ static void write_log(void *opaque, int level, const char *text)
 
 static int open_golden(Golden *g, const Options *opt, const Log *log)
 {
-    const BackendOptions bo = { .threads = opt->threads, .level = opt->level, .log = log };
+    const BackendOptions bo = { .threads = opt->threads, .level = opt->level, .act = opt->act, .log = log };
     char path[4096];
     int ret = avt_backend_open(&g->be, opt->device, &bo);
 
@@ -216,6 +217,8 @@ static int parse(Options *opt, int argc, char **argv)
             opt->device = value;
         else if (!strcmp(argv[i], "--threads"))
             opt->threads = atoi(value);
+        else if (!strcmp(argv[i], "--precision") && (!strcmp(value, "f32") || !strcmp(value, "bf16")))
+            opt->act = strcmp(value, "f32") ? DT_BF16 : DT_F32;
         else if (strcmp(argv[i], "--level") || !parse_level(value, &opt->level))
             return 0;
         i++;
@@ -233,7 +236,7 @@ int main(int argc, char **argv)
 
     if (!parse(&opt, argc, argv)) {
         fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|amx|auto]\n"
-                        "              [--threads N]\n");
+                        "              [--threads N] [--precision f32|bf16]\n");
         return 2;
     }
     if (opt.level < CPU_AUTO && !avt_cpu_has(opt.level)) {

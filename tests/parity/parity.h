@@ -53,7 +53,10 @@ int golden_dims(const Golden *g, int64_t *dim, const char *fmt, ...) AVT_PRINTF(
 /** Is there "in." or "out." + name ("out.t4.local")? */
 int golden_has(const Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 
-/** Compare with "out.<name>": relative L2 <= 1e-5 and max-abs <= 1e-4 * max(1, max|ref|); integers and u8 exactly. */
+/** Values of a tensor, f32 or bf16, in f32. @return 0, or EIO when there are none */
+int golden_read(Golden *g, float *v, Tensor t);
+/** Compare with "out.<name>": relative L2 <= 1e-5 and max-abs <= 1e-4 * max(1, max|ref|); integers and u8 exactly. In bf16: the
+ *  limits at the head of golden.c. */
 void golden_expect(Golden *g, Tensor t, const char *fmt, ...) AVT_PRINTF(3, 4);
 void golden_expect_host(Golden *g, const float *v, int64_t nb, const char *fmt, ...) AVT_PRINTF(4, 5);
 void golden_expect_ints(Golden *g, const int64_t *v, int64_t nb, const char *fmt, ...) AVT_PRINTF(4, 5);
