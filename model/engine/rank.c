@@ -83,12 +83,12 @@ static int open_layers(Rank *r)
             continue;
         ret = avt_dit_time_open(&r->time[i], r->state, d);
         if (ret >= 0)
-            ret = avt_dit_keys_open(&r->ring[i], r->state, d, s->ring);
+            ret = avt_dit_keys_open(&r->ring[i], r->state, d, s->ring, 0);
     }
     for (int v = 0; v < r->nb_versions && ret >= 0; v++) {
-        ret = avt_dit_keys_open(&r->text[v], r->state, d, d->cfg.text_len);
+        ret = avt_dit_keys_open(&r->text[v], r->state, d, d->cfg.text_len, 0);
         if (ret >= 0)
-            ret = avt_dit_keys_open(&r->sink[v], r->state, d, s->Lc);
+            ret = avt_dit_keys_open(&r->sink[v], r->state, d, s->Lc, s->n);
     }
     for (int k = 0; k < r->nb_slots && ret >= 0; k++)
         ret = avt_dit_audio_open(&r->audio[k], r->state, d, s, 1, 0);

@@ -7,8 +7,9 @@
  *   u = LN(x) (1 + m4) + m3          x += m5 * ffn2(gelu(ffn0(u)))                     then, after some layers, the audio
  *
  * x is f32; u, q, attention and the FFN's inside have the backend's type of activations, rings and sinks their own.
- * Keys in the ring are rotated once, at their absolute frame. Keys of the sink are kept as they come out of the norm and are
- * rotated at every use, because the reference moves along with the stream. A sink item attends to itself alone.
+ * Keys in the ring are rotated once, at their absolute frame, and so are the motion keys of the sink, which stand still. The reference
+ * moves along with the stream: its keys are also kept as they come out of the norm and are rotated anew for each block, into their
+ * place in front of the motion keys. A sink item attends to itself alone.
  * Scratch is marked and released around each step, so that the peak is the largest step of one item: the FFN, N (D + DF) values.
  */
 #include <math.h>
@@ -68,28 +69,28 @@ static void fill_ring(Backend *be, const Dit *d, const DitAttention *a, DitItem 
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
-static void attend_block(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
+static void attend_block(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q, Tensor own)
 {
     const int64_t n = it->shape->n, frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
-    const Tensor sink = avt_new_dims(scratch, it->sink->k[i].dtype, 3, it->sink->k[i].dim);
 
-    avt_rope(be, sink, it->sink->k[i], it->rope_sink);
-    avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n), sink,
-                  it->sink->v[i], AVT_NONE, scale_of(d));
+    (void)own;
+    avt_rope(be, avt_rows(it->sink->k[i], 0, n), it->sink->ref[i], it->rope_sink);
+    avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n),
+                  it->sink->k[i], it->sink->v[i], AVT_NONE, scale_of(d));
 }
 
-static void attend_sink(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
+/* own: the sink's keys as this pass itself sees them, AVT_NONE: as they are kept */
+static void attend_sink(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q, Tensor own)
 {
-    const Tensor k = avt_new_dims(scratch, it->sink->k[i].dtype, 3, it->sink->k[i].dim);
-
-    avt_rope(be, k, it->sink->k[i], it->rope);
-    avt_attention(be, heads(d, att), heads(d, q), k, it->sink->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
+    avt_attention(be, heads(d, att), heads(d, q), own.be ? heads(d, own) : it->sink->k[i], it->sink->v[i], AVT_NONE, AVT_NONE, AVT_NONE,
+                  scale_of(d));
 }
 
 /* The sink's keys and values of layer i; all that the last layer has to give. */
 static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor raw, Tensor u)
 {
-    project(be, d, flat(d, it->sink->k[i]), raw, u, &a->k, a->norm_k, AVT_NONE);
+    project(be, d, flat(d, it->sink->k[i]), raw, u, &a->k, a->norm_k, it->rope_sink);
+    avt_norm_rope(be, flat(d, it->sink->ref[i]), avt_rows(raw, 0, it->shape->n), a->norm_k, AVT_NONE, d->cfg.eps);
     avt_linear(be, flat(d, it->sink->v[i]), u, &a->v, ACT_NONE);
 }
 
@@ -103,12 +104,15 @@ static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const DitAttention *a = &d->layer[i].self;
     const size_t mark = avt_arena_mark(scratch);
     const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
+    Tensor own = AVT_NONE;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
     (it->sink_pass ? fill_sink : fill_ring)(be, d, a, it, i, q, u);
+    if (it->sink_pass && it->given_rope.be)                         // q holds the keys before their norm
+        avt_norm_rope(be, own = like(scratch, it->x), q, a->norm_k, it->rope, d->cfg.eps);
     if (!is_last_sink(d, it, i)) {
         project(be, d, q, q, u, &a->q, a->norm_q, it->rope);
-        (it->sink_pass ? attend_sink : attend_block)(be, scratch, d, it, i, u, q);
+        (it->sink_pass ? attend_sink : attend_block)(be, d, it, i, u, q, own);
         avt_linear_add(be, it->x, it->x, u, &a->o, avt_at(m, 2));
     }
     avt_arena_release(scratch, mark);
@@ -142,10 +146,8 @@ static void feed_forward(Backend *be, Arena *scratch, const Dit *d, DitItem *it,
 static void run_layer(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i)
 {
     const DitLayer *l = &d->layer[i];
-    const size_t mark = avt_arena_mark(scratch);
-    const Tensor m = avt_new(scratch, DT_F32, 6, d->cfg.dim);
+    const Tensor m = avt_at(it->time->layers, i);
 
-    avt_add(be, m, l->modulation, it->time->e0);
     self_attention(be, scratch, d, it, i, m);
     if (!is_last_sink(d, it, i)) {
         text_attention(be, scratch, d, it, i);
@@ -156,7 +158,6 @@ static void run_layer(Backend *be, Arena *scratch, const Dit *d, DitItem *it, in
         avt_dit_inject(be, scratch, d, l->inject, it->x, it->audio);
         see_layer(it, d->l0 + i, "after_audio", it->x);
     }
-    avt_arena_release(scratch, mark);
 }
 
 /* ---- positions -------------------------------------------------------------------------------------------------- */
@@ -172,30 +173,34 @@ static Tensor make_table(Backend *be, Arena *scratch, const Dit *d, const RopeGr
 /* The reference sits at frame max(30, f0 + relative_dist): rolled by what that is beyond 30. */
 static int64_t roll_of(const DitItem *it)
 {
-    const int64_t roll = it->sink_pass ? 0 : it->f0 + it->relative_dist - 30;
+    const int64_t roll = it->f0 + it->relative_dist - 30;
 
     return roll > 0 ? roll : 0;
 }
 
 static void make_tables(Backend *be, Arena *scratch, const Dit *d, DitItem *it)
 {
-    RopeGrid block, sink;
+    RopeGrid own, sink;
 
-    avt_dit_grid_block(&block, it->shape, it->f0, d->rope_half);
-    avt_dit_grid_sink(&sink, it->shape, roll_of(it), d->rope_half);
-    it->rope = it->given_rope;
-    it->rope_sink = it->given_rope_sink;
-    if (!it->rope.be)
-        it->rope = make_table(be, scratch, d, it->sink_pass ? &sink : &block);
-    if (!it->sink_pass && !it->rope_sink.be)
+    if (it->sink_pass)
+        avt_dit_grid_sink(&own, it->shape, 0, d->rope_half);
+    else
+        avt_dit_grid_block(&own, it->shape, it->f0, d->rope_half);
+    avt_dit_grid_reference(&sink, it->shape, roll_of(it), d->rope_half);
+    it->rope = it->given_rope.be ? it->given_rope : make_table(be, scratch, d, &own);
+    if (it->given_rope_sink.be)
+        it->rope_sink = it->given_rope_sink;
+    else if (!it->sink_pass)
         it->rope_sink = make_table(be, scratch, d, &sink);
+    else
+        it->rope_sink = it->given_rope.be ? make_table(be, scratch, d, &own) : it->rope;
 }
 
 static int item_is_sound(const Dit *d, const DitItem *it)
 {
     if (!it->shape || !it->time || !it->text || !it->sink || it->x.nd != 2 || it->x.dim[1] != d->cfg.dim)
         return 0;
-    if (it->sink->k[0].dim[0] != it->shape->Lc)
+    if (it->sink->k[0].dim[0] != it->shape->Lc || !it->sink->ref || it->sink->ref[0].dim[0] != it->shape->n)
         return 0;
     if (it->sink_pass)
         return it->x.dim[0] == it->shape->Lc;
@@ -225,10 +230,9 @@ int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, in
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor m = avt_new(scratch, DT_F32, 2, d->cfg.dim), y = avt_new(scratch, DT_F32, x.dim[0], 64);
+    const Tensor m = time->head, y = avt_new(scratch, DT_F32, x.dim[0], 64);
     const Tensor u = avt_new_dims(scratch, DT_F32, 2, x.dim);
 
-    avt_add(be, m, d->head_modulation, time->e);
     avt_norm_modulate(be, u, x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
     avt_linear(be, y, u, &d->head, ACT_NONE);
     avt_unpatchify(be, velocity, y, 2, 2);

@@ -48,6 +48,7 @@ typedef struct DitAttention {
 } DitAttention;
 
 typedef struct DitInject {              // audio injection after a layer
+    int index;                          // among those of the layers held
     DitAttention attn;
     Linear adain;                       // [2D, D]: shift first
 } DitInject;
@@ -75,6 +76,7 @@ typedef struct Dit {
     Linear audio_final;
     DitLayer *layer;                    // [l1 - l0], owned
     DitInject *injects;                 // owned
+    int nb_held;                        // injections after layers held
 } Dit;
 
 /** Bind stem and layers l0 .. l1-1. Leftovers are looked at when all layers are bound.
@@ -84,13 +86,16 @@ void avt_dit_close(Dit *d);
 
 /* ---- what an item needs, made once and reused; each lives in an arena of the caller ----------------------------- */
 
-typedef struct DitTime {                // of one timestep
+typedef struct DitTime {                // of one timestep, f32
     Tensor e;                           // [D] to the head
     Tensor e0;                          // [6, D] to the layers
+    Tensor layers;                      // [l1 - l0, 6, D]: a layer's own modulation + e0
+    Tensor head;                        // [2, D]: the head's + e
 } DitTime;
 
 typedef struct DitKeys {                // keys and values of the layers held: text, sink, or a ring
     Tensor *k, *v;                      // [l1 - l0] tensors [M, NH, hd]; the array is owned (avt_dit_keys_close)
+    Tensor *ref;                        // sink: [l1 - l0] tensors [n, NH, hd], the reference's keys before rotation; else NULL
     int64_t nb;                         // layers
 } DitKeys;
 
@@ -99,10 +104,13 @@ typedef struct DitAudio {               // of one block
     Tensor local;                       // [A, 3, tokens + 1, D]
     Tensor global;                      // [A, 3, D]
     Tensor mask;                        // [A, 3, n] f32, or AVT_NONE (then one actor)
+    Tensor k, v;                        // [nb_held, A, 3, tokens + 1, D]: what each injection makes of local
+    Tensor table;                       // [nb_held, A, 2, 3, D] f32: and of global; shift first
 } DitAudio;
 
 int  avt_dit_time_open(DitTime *t, Arena *a, const Dit *d);
-int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M);
+/** @param nb_ref  sink: tokens of the reference; else 0 */
+int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref);
 void avt_dit_keys_close(DitKeys *k);
 int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);
 
@@ -110,6 +118,8 @@ int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, 
 void avt_dit_sinusoid(float *out, int freq_dim, float t);
 /** t in 0 .. 1000; the sink's is 0. */
 int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t);
+/** The second half of it: `layers` and `head` out of e0 and e. */
+int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out);
 /** Text embedding of context [L, text_dim] (L <= text_len, padded here with zero rows) and its keys per layer [text_len, NH, hd].
  *  @param embedded  (opt) gets the embedded rows [text_len, D]; for parity */
 int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded);
@@ -117,6 +127,8 @@ int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor
 int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded);
 /** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front. mask of `out` is left alone. */
 int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tensor features);
+/** The second half of it: keys, values and tables of the injections out of local and global. */
+int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out);
 /** The encoder itself on any window: features [T, layers, audio_dim] -> local [T', tokens + 1, D], global [T', D], T' = ceil(ceil(T/2)/2). */
 int avt_dit_audio_encode(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor global, Tensor features);
 
@@ -138,12 +150,13 @@ typedef struct DitItem {
     const DitShape *shape;
     const DitTime *time;
     const DitKeys *text;
-    DitKeys *sink;                      // [Lc, NH, hd], keys not rotated
+    DitKeys *sink;                      // [Lc, NH, hd], keys rotated, those of the reference anew in each block
     DitKeys *ring;                      // block: [12 n, NH, hd], keys rotated, written at slot f0 mod 12
     const DitAudio *audio;              // block; NULL: none is injected
     const DitProbe *probe;              // or NULL; then the last layer of a sink is computed to its end, too
-    Tensor given_rope, given_rope_sink; // position tables of x and of the sink's keys, for tests; absent ones are computed
-    Tensor rope, rope_sink;             // the tables in use, set by each call
+    Tensor given_rope, given_rope_sink; // position tables, for tests; absent ones are computed
+    Tensor rope;                        // in use, set by each call: of x;
+    Tensor rope_sink;                   // of the keys that a sink pass keeps [Lc], of the reference in a block [n]
 } DitItem;
 
 /** x of a block: patch embedding + pose [16, 3, H, W] (opt; absent = zeros) + mask row 0. latents [16, 3, H, W]. */
@@ -161,5 +174,6 @@ int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Ten
 /** Position grids of dit.md 6.3, for tests and for the layers. roll: frames that the reference is moved by. */
 void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half);
 void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int half);
+void avt_dit_grid_reference(RopeGrid *g, const DitShape *s, int64_t roll, int half);      // its first group
 
 #endif

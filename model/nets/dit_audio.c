@@ -105,47 +105,50 @@ int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tens
         avt_copy(be, avt_at(out->global, a), avt_rows(global, 1, DIT_BLOCK));
     }
     avt_arena_release(scratch, mark);
+    return avt_dit_audio_keys(be, scratch, d, out);
+}
+
+int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
+{
+    const int64_t D = d->cfg.dim, A = out->nb_actors, rows = avt_rows_of(out->local);
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor g = avt_new(scratch, be->act, A * DIT_BLOCK, D), table = avt_new(scratch, DT_F32, A, DIT_BLOCK, 2, D);
+
+    avt_act(be, g, out->global, ACT_SILU);
+    for (int j = 0; j < d->cfg.nb_inject; j++) {
+        const DitInject *in = &d->injects[j];
+        Tensor k, v;
+
+        if (d->cfg.inject[j] < d->l0 || d->cfg.inject[j] >= d->l1)
+            continue;
+        k = avt_view(avt_at(out->k, in->index), rows, D);
+        v = avt_view(avt_at(out->v, in->index), rows, D);
+        avt_linear(be, k, avt_view(out->local, rows, D), &in->attn.k, ACT_NONE);
+        avt_norm_rope(be, k, k, in->attn.norm_k, AVT_NONE, d->cfg.eps);
+        avt_linear(be, v, avt_view(out->local, rows, D), &in->attn.v, ACT_NONE);
+        avt_linear(be, avt_view(table, A * DIT_BLOCK, 2 * D), g, &in->adain, ACT_NONE);
+        for (int64_t a = 0; a < A; a++)                             // shift and scale of a frame -> shifts, scales of the frames
+            avt_transpose(be, avt_at(avt_at(out->table, in->index), a), avt_at(table, a));
+    }
+    avt_arena_release(scratch, mark);
     return be->status;
 }
 
+
 /* ---- injection -------------------------------------------------------------------------------------------------- */
 
-/* u [3 n, D] = LN(x) (1 + scale) + shift, with (shift, scale) of each frame out of its global token. */
-static void adain(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor u, Tensor x, Tensor global)
+/* Actor a: att [3 n, D] = attention of x to the tokens of its frame, before the output projection. q: scratch of that size. */
+static void attend(Backend *be, const Dit *d, const DitInject *in, Tensor att, Tensor q, Tensor x, const DitAudio *audio, int a)
 {
-    const int64_t n = x.dim[0] / DIT_BLOCK, D = d->cfg.dim;
-    const size_t mark = avt_arena_mark(scratch);
-    const Tensor g = avt_new(scratch, be->act, DIT_BLOCK, D), table = avt_new(scratch, DT_F32, DIT_BLOCK, 2 * D);
+    const int64_t n = x.dim[0] / DIT_BLOCK, m = audio->local.dim[2], D = d->cfg.dim, NH = d->cfg.nb_heads, hd = D / NH;
+    const Tensor table = avt_at(avt_at(audio->table, in->index), a);
+    const Tensor k = avt_at(avt_at(audio->k, in->index), a), v = avt_at(avt_at(audio->v, in->index), a);
 
-    avt_act(be, g, global, ACT_SILU);
-    avt_linear(be, table, g, &in->adain, ACT_NONE);
-    for (int f = 0; f < DIT_BLOCK; f++) {
-        const Tensor t = avt_view(avt_at(table, f), 2, D);
-
-        avt_norm_modulate(be, avt_rows(u, f * n, n), avt_rows(x, f * n, n), avt_at(t, 1), avt_at(t, 0), ADAIN_EPS);
-    }
-    avt_arena_release(scratch, mark);
-}
-
-/* One actor: att [3 n, D] = attention of x to the tokens of its frame, before the output projection. q: scratch of that size. */
-static void attend(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor att, Tensor q, Tensor x, Tensor local, Tensor global)
-{
-    const int64_t n = x.dim[0] / DIT_BLOCK, m = local.dim[1], D = d->cfg.dim, NH = d->cfg.nb_heads, hd = D / NH;
-    const size_t mark = avt_arena_mark(scratch);
-    const Tensor k = avt_new(scratch, be->act, DIT_BLOCK * m, D), v = avt_new(scratch, be->act, DIT_BLOCK * m, D);
-    const Tensor tokens = avt_view(local, DIT_BLOCK * m, D);
-
-    adain(be, scratch, d, in, att, x, global);
+    avt_norm_modulate(be, att, x, avt_at(table, 1), avt_at(table, 0), ADAIN_EPS);
     avt_linear(be, q, att, &in->attn.q, ACT_NONE);
     avt_norm_rope(be, q, q, in->attn.norm_q, AVT_NONE, d->cfg.eps);
-    avt_linear(be, k, tokens, &in->attn.k, ACT_NONE);
-    avt_norm_rope(be, k, k, in->attn.norm_k, AVT_NONE, d->cfg.eps);
-    avt_linear(be, v, tokens, &in->attn.v, ACT_NONE);
-    for (int f = 0; f < DIT_BLOCK; f++)
-        avt_attention(be, avt_view(avt_rows(att, f * n, n), n, NH, hd), avt_view(avt_rows(q, f * n, n), n, NH, hd),
-                      avt_view(avt_rows(k, f * m, m), m, NH, hd), avt_view(avt_rows(v, f * m, m), m, NH, hd), AVT_NONE, AVT_NONE,
-                      AVT_NONE, 1 / sqrtf((float)hd));
-    avt_arena_release(scratch, mark);
+    avt_attention(be, avt_view(att, DIT_BLOCK, n, NH, hd), avt_view(q, DIT_BLOCK, n, NH, hd), avt_view(k, DIT_BLOCK, m, NH, hd),
+                  avt_view(v, DIT_BLOCK, m, NH, hd), AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)hd));
 }
 
 /* Several actors see the same x, so it is kept while their masked residuals are added. */
@@ -155,7 +158,7 @@ static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitIn
 
     avt_copy(be, before, x);
     for (int a = 0; a < audio->nb_actors; a++) {
-        attend(be, scratch, d, in, att, q, before, avt_at(audio->local, a), avt_at(audio->global, a));
+        attend(be, d, in, att, q, before, audio, a);
         avt_linear(be, q, att, &in->attn.o, ACT_NONE);
         avt_gate_add(be, x, x, q, avt_view(avt_at(audio->mask, a), x.dim[0]));
     }
@@ -172,7 +175,7 @@ int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *i
     if (audio->mask.be)
         inject_masked(be, scratch, d, in, x, audio, att, q);
     else {
-        attend(be, scratch, d, in, att, q, x, avt_at(audio->local, 0), avt_at(audio->global, 0));
+        attend(be, d, in, att, q, x, audio, 0);
         avt_linear_add(be, x, x, att, &in->attn.o, AVT_NONE);
     }
     avt_arena_release(scratch, mark);

@@ -51,6 +51,12 @@ void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int half)
         };
 }
 
+void avt_dit_grid_reference(RopeGrid *g, const DitShape *s, int64_t roll, int half)
+{
+    avt_dit_grid_sink(g, s, roll, half);
+    g->nb_groups = 1;
+}
+
 /* ---- time and text ---------------------------------------------------------------------------------------------- */
 
 void avt_dit_sinusoid(float *out, int freq_dim, float t)
@@ -84,6 +90,15 @@ int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float 
     avt_act(be, y, out->e, ACT_SILU);
     avt_linear(be, avt_view(out->e0, 1, 6 * D), y, &d->time_proj, ACT_NONE);
     avt_arena_release(scratch, mark);
+    return avt_dit_modulation(be, d, out);
+}
+
+int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out)
+{
+    for (int i = 0; i < d->l1 - d->l0; i++)
+        avt_add(be, avt_at(out->layers, i), d->layer[i].modulation, out->e0);
+    if (out->e.be)
+        avt_add(be, out->head, d->head_modulation, out->e);
     return be->status;
 }
 

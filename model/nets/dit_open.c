@@ -125,6 +125,7 @@ int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
     for (int j = 0; j < cfg->nb_inject; j++)
         if (cfg->inject[j] >= l0 && cfg->inject[j] < l1) {
             bind_inject(&d->injects[j], b, cfg->dim, j);
+            d->injects[j].index = d->nb_held++;
             d->layer[cfg->inject[j] - l0].inject = &d->injects[j];
         }
     ret = avt_binder_finish(b, l1 - l0 < cfg->nb_layers);
@@ -145,21 +146,27 @@ int avt_dit_time_open(DitTime *t, Arena *a, const Dit *d)
 {
     t->e = avt_new(a, DT_F32, d->cfg.dim);
     t->e0 = avt_new(a, DT_F32, 6, d->cfg.dim);
+    t->layers = avt_new(a, DT_F32, d->l1 - d->l0, 6, d->cfg.dim);
+    t->head = avt_new(a, DT_F32, 2, d->cfg.dim);
     return avt_arena_backend(a)->status;
 }
 
-int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
+int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref)
 {
     const int64_t NH = d->cfg.nb_heads, hd = d->cfg.dim / NH;
+    const DType type = avt_arena_backend(a)->act;
 
     *k = (DitKeys){ .nb = d->l1 - d->l0 };
-    k->k = avt_calloc(MEM_NET, (size_t)(2 * k->nb), sizeof(*k->k));
+    k->k = avt_calloc(MEM_NET, (size_t)(3 * k->nb), sizeof(*k->k));
     if (!k->k)
         return AVT_ERR(ENOMEM);
     k->v = k->k + k->nb;
+    k->ref = nb_ref ? k->v + k->nb : NULL;
     for (int64_t i = 0; i < k->nb; i++) {
-        k->k[i] = avt_new(a, avt_arena_backend(a)->act, M, NH, hd);
-        k->v[i] = avt_new(a, avt_arena_backend(a)->act, M, NH, hd);
+        k->k[i] = avt_new(a, type, M, NH, hd);
+        k->v[i] = avt_new(a, type, M, NH, hd);
+        if (nb_ref)
+            k->ref[i] = avt_new(a, type, nb_ref, NH, hd);
     }
     return avt_arena_backend(a)->status;
 }
@@ -167,15 +174,21 @@ int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
 void avt_dit_keys_close(DitKeys *k)
 {
     avt_freep(&k->k);
-    k->v = NULL;
+    k->v = k->ref = NULL;
 }
 
 int avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask)
 {
+    const int64_t A = nb_actors, m = d->cfg.nb_audio_tokens + 1, D = d->cfg.dim, I = d->nb_held;
+    const DType type = avt_arena_backend(a)->act;
+
     AVT_REQUIRE(avt_arena_backend(a)->log, nb_actors == 1 || (nb_actors > 1 && with_mask));
     o->nb_actors = nb_actors;
-    o->local = avt_new(a, avt_arena_backend(a)->act, nb_actors, DIT_BLOCK, d->cfg.nb_audio_tokens + 1, d->cfg.dim);
-    o->global = avt_new(a, avt_arena_backend(a)->act, nb_actors, DIT_BLOCK, d->cfg.dim);
+    o->local = avt_new(a, type, A, DIT_BLOCK, m, D);
+    o->global = avt_new(a, type, A, DIT_BLOCK, D);
+    o->k = avt_new(a, type, I, A, DIT_BLOCK, m, D);
+    o->v = avt_new(a, type, I, A, DIT_BLOCK, m, D);
+    o->table = avt_new(a, DT_F32, I, A, 2, DIT_BLOCK, D);
     o->mask = with_mask ? avt_new(a, DT_F32, nb_actors, DIT_BLOCK, s->n) : AVT_NONE;
     return avt_arena_backend(a)->status;
 }

@@ -123,12 +123,14 @@ static int dit_prepare(DitWork *w)
     int ret = 0;
 
     w->shape = avt_dit_shape(LATENT_SIZE, LATENT_SIZE);
-    if (avt_dit_time_open(&w->time, b->weights, &w->d) < 0 || avt_dit_keys_open(&w->text, b->weights, &w->d, w->d.cfg.text_len) < 0
-        || avt_dit_keys_open(&w->sink, b->weights, &w->d, w->shape.Lc) < 0 || avt_dit_keys_open(&w->ring, b->weights, &w->d, w->shape.ring) < 0)
+    if (avt_dit_time_open(&w->time, b->weights, &w->d) < 0 || avt_dit_keys_open(&w->text, b->weights, &w->d, w->d.cfg.text_len, 0) < 0
+        || avt_dit_keys_open(&w->sink, b->weights, &w->d, w->shape.Lc, w->shape.n) < 0 || avt_dit_keys_open(&w->ring, b->weights, &w->d, w->shape.ring, 0) < 0)
         return -1;
     w->x0 = input(b, "dit.x", 2, (const int64_t[]){ w->shape.N, D });
     w->x = avt_new(b->weights, DT_F32, w->shape.N, D);
     avt_copy(b->be, w->time.e0, input(b, "dit.e0", 2, (const int64_t[]){ 6, D }));
+    w->time.e = AVT_NONE;                                           // no head in a pass
+    avt_dit_modulation(b->be, &w->d, &w->time);
     fill_keys(b, &w->text, "text");
     fill_keys(b, &w->sink, "sink");
     fill_keys(b, &w->ring, "ring");
@@ -140,6 +142,10 @@ static int dit_prepare(DitWork *w)
     avt_dit_grid_sink(&g, &w->shape, 0, 0);
     table = avt_new(b->weights, DT_F32, w->shape.Lc, hd / 2, 2);
     avt_rope_table(b->be, table, &g);
+    for (int64_t i = 0; i < w->sink.nb; i++) {                      // motion keys stand still, the reference's are turned in each pass
+        avt_copy(b->be, w->sink.ref[i], avt_rows(w->sink.k[i], 0, w->shape.n));
+        avt_rope(b->be, w->sink.k[i], w->sink.k[i], table);
+    }
     return ret < 0 ? ret : give(b, "dit.rope_sink", table);
 }
 

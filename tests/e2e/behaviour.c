@@ -246,13 +246,13 @@ static void loop_open(Loop *l)
     for (int i = 0; i < STEPS; i++) {
         avt_dit_time_open(&l->time[i], l->arena, l->d);
         avt_dit_time(l->be, l->arena, l->d, &l->time[i], l->schedule.timestep[i]);
-        avt_dit_keys_open(&l->ring[i], l->arena, l->d, l->shape.ring);
+        avt_dit_keys_open(&l->ring[i], l->arena, l->d, l->shape.ring, 0);
     }
     avt_dit_time_open(&l->sink_time, l->arena, l->d);
     avt_dit_time(l->be, l->arena, l->d, &l->sink_time, 0);
-    avt_dit_keys_open(&l->text, l->arena, l->d, cfg->text_len);
+    avt_dit_keys_open(&l->text, l->arena, l->d, cfg->text_len, 0);
     for (int i = 0; i < 2; i++)
-        avt_dit_keys_open(&l->sink[i], l->arena, l->d, l->shape.Lc);
+        avt_dit_keys_open(&l->sink[i], l->arena, l->d, l->shape.Lc, l->shape.n);
     avt_dit_audio_open(&l->audio, l->arena, l->d, &l->shape, 1, 0);
     avt_dit_text(l->be, l->arena, l->d, &l->text, upload_random(l, avt_new(l->arena, DT_F32, 5, cfg->text_dim), 4), AVT_NONE);
     l->ref = avt_new(l->arena, DT_F32, 16, 1, SIZE / 8, SIZE / 8);

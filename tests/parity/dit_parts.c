@@ -240,10 +240,13 @@ void case_time_embedding(Golden *g)
         float *s = golden_alloc(g, sizeof(*s) * (size_t)(nb * half));
 
         for (int64_t i = 0; i < nb; i++) {
-            DitTime time = { .e = avt_at(e, i), .e0 = avt_at(e0, i) };
+            DitTime time;
 
             avt_dit_sinusoid(s + i * half, (int)half, t[i]);
+            avt_dit_time_open(&time, g->work, &n.d);
             avt_dit_time(g->be, g->work, &n.d, &time, t[i]);
+            avt_copy(g->be, avt_at(e, i), time.e);
+            avt_copy(g->be, avt_at(e0, i), time.e0);
         }
         golden_expect_host(g, s, nb * half, "sinusoid");
         golden_expect(g, e, "e");

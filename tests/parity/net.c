@@ -70,8 +70,8 @@ int stream_open(GoldenStream *st, Golden *g, const Dit *d, int nb_actors, int wi
     st->x_sink = avt_new(g->work, DT_F32, st->s.Lc, d->cfg.dim);
     st->velocity = avt_new(g->work, DT_F32, 16, DIT_BLOCK, st->s.H, st->s.W);
     avt_dit_time_open(&st->zero, g->work, d);
-    avt_dit_keys_open(&st->text, g->work, d, d->cfg.text_len);
-    avt_dit_keys_open(&st->sink, g->work, d, st->s.Lc);
+    avt_dit_keys_open(&st->text, g->work, d, d->cfg.text_len, 0);
+    avt_dit_keys_open(&st->sink, g->work, d, st->s.Lc, st->s.n);
     avt_dit_audio_open(&st->audio, g->work, d, &st->s, nb_actors, with_mask);
     avt_dit_time(g->be, g->work, d, &st->zero, 0);
     return avt_dit_text(g->be, g->work, d, &st->text, context, st->embedded);

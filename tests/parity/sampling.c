@@ -109,7 +109,7 @@ static int open_loop(Loop *l, Golden *g, const Dit *d)
     for (int i = 0; i < l->schedule.steps; i++) {
         avt_dit_time_open(&l->time[i], g->work, d);
         avt_dit_time(g->be, g->work, d, &l->time[i], l->schedule.timestep[i]);
-        avt_dit_keys_open(&l->ring[i], g->work, d, l->st.s.ring);
+        avt_dit_keys_open(&l->ring[i], g->work, d, l->st.s.ring, 0);
         l->x[i] = avt_new(g->work, DT_F32, l->st.s.N, d->cfg.dim);
     }
     for (int64_t b = 0; b < l->nb_blocks; b++) {
@@ -117,8 +117,9 @@ static int open_loop(Loop *l, Golden *g, const Dit *d)
         stream_audio(&l->st, features, dim[3], 12 * b);
         avt_copy(g->be, l->audio[b].local, l->st.audio.local);
         avt_copy(g->be, l->audio[b].global, l->st.audio.global);
+        avt_dit_audio_keys(g->be, g->work, d, &l->audio[b]);
     }
-    avt_dit_keys_open(&l->refreshed, g->work, d, l->st.s.Lc);
+    avt_dit_keys_open(&l->refreshed, g->work, d, l->st.s.Lc, l->st.s.n);
     stream_sink(&l->st, &l->st.sink, golden_input(g, "ref_latents"), golden_input(g, "motion_latents"), NULL);
     return g->be->status;
 }

@@ -27,11 +27,11 @@ static void open_state(Rank *r, int nb_actors)
 {
     r->s = avt_dit_shape(H, W);
     REQUIRE_OK(avt_dit_time_open(&r->zero, r->state, &r->d));
-    REQUIRE_OK(avt_dit_keys_open(&r->text, r->state, &r->d, r->d.cfg.text_len));
-    REQUIRE_OK(avt_dit_keys_open(&r->sink, r->state, &r->d, r->s.Lc));
+    REQUIRE_OK(avt_dit_keys_open(&r->text, r->state, &r->d, r->d.cfg.text_len, 0));
+    REQUIRE_OK(avt_dit_keys_open(&r->sink, r->state, &r->d, r->s.Lc, r->s.n));
     for (int i = 0; i < WAVE; i++) {
         REQUIRE_OK(avt_dit_time_open(&r->time[i], r->state, &r->d));
-        REQUIRE_OK(avt_dit_keys_open(&r->ring[i], r->state, &r->d, r->s.ring));
+        REQUIRE_OK(avt_dit_keys_open(&r->ring[i], r->state, &r->d, r->s.ring, 0));
         REQUIRE_OK(avt_dit_audio_open(&r->audio[i], r->state, &r->d, &r->s, nb_actors, nb_actors > 1));
         r->x[i] = avt_new(r->state, DT_F32, r->s.N, r->d.cfg.dim);
     }
@@ -431,7 +431,7 @@ static int open_and_close(const TinyFiles *f)
     if (ret >= 0)
         ret = avt_dit_open(&d, &c, &b, 0, c.nb_layers);
     if (ret >= 0)
-        ret = avt_dit_keys_open(&keys, weights, &d, 8);
+        ret = avt_dit_keys_open(&keys, weights, &d, 8, 0);
     avt_dit_keys_close(&keys);
     avt_dit_close(&d);
     avt_binder_close(&b);
@@ -487,9 +487,9 @@ static void published_costs(void **state)
     REQUIRE_OK(avt_binder_open(&b, NULL, NULL, weights, "dit", DT_BF16, NULL));
     REQUIRE_OK(avt_dit_open(&d, &c, &b, 0, c.nb_layers));
     REQUIRE_OK(avt_dit_time_open(&time, st, &d));
-    REQUIRE_OK(avt_dit_keys_open(&text, st, &d, c.text_len));
-    REQUIRE_OK(avt_dit_keys_open(&sink, st, &d, s.Lc));
-    REQUIRE_OK(avt_dit_keys_open(&ring, st, &d, s.ring));
+    REQUIRE_OK(avt_dit_keys_open(&text, st, &d, c.text_len, 0));
+    REQUIRE_OK(avt_dit_keys_open(&sink, st, &d, s.Lc, s.n));
+    REQUIRE_OK(avt_dit_keys_open(&ring, st, &d, s.ring, 0));
     REQUIRE_OK(avt_dit_audio_open(&audio, st, &d, &s, 1, 0));
     it.x = avt_new(st, DT_F32, s.N, c.dim);
     REQUIRE_OK(avt_dit_layers(be, scratch, &d, &it, 1));
