@@ -54,7 +54,11 @@ extern "C" {
 
 enum AvatarLogLevel { AVATAR_LOG_ERROR, AVATAR_LOG_WARNING, AVATAR_LOG_INFO, AVATAR_LOG_DEBUG, AVATAR_LOG_TRACE };
 
-/** One line of text without newline; called from any thread of the library, one at a time per engine. */
+/**
+ * One line of text without newline; called from any thread of the library, one at a time per engine. Inside of it
+ * avatar_session_abort(), avatar_session_info(), avatar_error_text() and what fills defaults may be called; everything else
+ * returns EDEADLK, or does nothing where it returns nothing.
+ */
 typedef void (*AvatarLogCallback)(void *opaque, int level, const char *text);
 
 enum AvatarFormat { AVATAR_YUV420P, AVATAR_YUV444P, AVATAR_NV12, AVATAR_RGB24, AVATAR_GBRP };
@@ -139,15 +143,18 @@ AVATAR_API void avatar_look_default(AvatarLook *look);
 AVATAR_API int avatar_options_check(const AvatarOptions *opt);
 
 /**
- * Load a model, or share one that this process has open with the same folder, LoRA, devices and plan (files unchanged).
- * The last user's engine stays for 10 s after its close, so that a rebuilt filter graph finds it.
+ * Load a model, or share one that this process has open with the same folder, LoRA, devices and plan, when none of the files
+ * was changed since. An open of a model that another thread is loading waits for that load; no other call does.
+ * The last user's engine stays, so that a rebuilt filter graph finds it. It goes with the first open, close or flush of any
+ * engine that comes 10 s later or after that: the library keeps no thread for it.
  *
- * @return 0; ENOENT, AVATAR_INVALID (files), EINVAL (options), ENOMEM, ENOSYS (a device this build has not); *e is NULL then
+ * @return 0; ENOENT, AVATAR_INVALID (files), EINVAL (options), ENOMEM (memory, threads), ENOSYS (a device this build has not),
+ *         ESTALE (a file was changed meanwhile); *e is NULL then
  */
 AVATAR_API int  avatar_engine_open(AvatarEngine **e, const AvatarOptions *opt);
 /** Give the engine back. Sessions must be closed first. */
 AVATAR_API void avatar_engine_close(AvatarEngine **e);
-/** Close engines that are kept without a user now, not after 10 s (a memory check at exit wants that). */
+/** Close the engines that have no user now. Before dlclose() of the library, and for a memory check at exit. */
 AVATAR_API void avatar_engine_flush(void);
 
 /**
@@ -157,10 +164,11 @@ AVATAR_API void avatar_engine_flush(void);
 AVATAR_API int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height);
 
 /**
- * Start a stream: the plan is checked against free memory before anything is allocated; then picture and prompt are encoded in
- * the session's own thread (errors of that come out of receive).
+ * Start a stream: the plan is checked against free memory before anything is allocated; all threads that it will need are made;
+ * then picture and prompt are encoded in the session's own thread (errors of that come out of receive). exit() aborts and joins
+ * sessions that still run; close them when you can.
  *
- * @return 0; EINVAL (size, look, no picture), ENOMEM with the numbers in the log; *s is NULL then
+ * @return 0; EINVAL (size, look, no picture), ENOMEM (memory, threads) with the numbers in the log; *s is NULL then
  */
 AVATAR_API int  avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look);
 /** Stop the session's threads and free it. A block in progress is abandoned at its next layer. */

@@ -9,10 +9,11 @@ FFMPEG_SRC ?= $(BUILD)/ffmpeg-src
 
 LIB_VERSION := $(shell awk '/define AVATAR_VERSION_(MAJOR|MINOR|MICRO)/ { printf "%s%s", dot, $$3; dot = "." }' $(SRC)/model/avatar.h)
 
-# soname libavatar.so.0; only avatar_* is visible, whatever the headers of the libraries behind it say
+# soname libavatar.so.0; only avatar_* is visible, whatever the headers of the libraries behind it say. nodelete: OpenMP's threads
+# end by themselves, a moment after ours, and dlclose() must not take their code from under them.
 $(BUILD)/libavatar.so: $(LIB_O) $(SRC)/model/avatar.map
 	@echo "LD      $@"
-	@$(CC) $(CFLAGS) -shared -Wl,-soname,libavatar.so.0 -Wl,--version-script=$(SRC)/model/avatar.map -Wl,--no-undefined \
+	@$(CC) $(CFLAGS) -shared -Wl,-soname,libavatar.so.0 -Wl,-z,nodelete -Wl,--version-script=$(SRC)/model/avatar.map -Wl,--no-undefined \
 		-o $@ $(LIB_O) $(OPENMP) $(LDFLAGS) $(LIBS)
 	@ln -sf libavatar.so $(BUILD)/libavatar.so.0
 

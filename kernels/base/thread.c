@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Cores and denormals. See thread.h. */
+/* Cores, denormals, and whether there is room for threads. See thread.h. */
+#include <errno.h>
 #include <fenv.h>
+#include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
+#include "base/mem.h"
 #include "base/thread.h"
 
 int avt_nb_cores(void)
@@ -21,4 +30,91 @@ void avt_thread_flush_denormals(void)
 #if defined(__SSE2__)
     _mm_setcsr(_mm_getcsr() | 0x8040);                              // FTZ and DAZ
 #endif
+}
+
+/* ---- room ------------------------------------------------------------------------------------------------------- */
+
+typedef struct Gate {                   // threads wait here until all of them exist, or one cannot be made
+    pthread_mutex_t lock;
+    pthread_cond_t change;
+    int open;
+} Gate;
+
+typedef struct Visitor {
+    Gate *gate;
+    pthread_t thread;
+    pid_t id;                           // the system's
+} Visitor;
+
+static void *wait_at_gate(void *arg)
+{
+    Visitor *v = arg;
+
+    v->id = gettid();
+    pthread_mutex_lock(&v->gate->lock);
+    while (!v->gate->open)
+        pthread_cond_wait(&v->gate->change, &v->gate->lock);
+    pthread_mutex_unlock(&v->gate->lock);
+    return NULL;
+}
+
+/* A joined thread counts until the kernel has forgotten it, a moment later; bounded, as its number may be given again. */
+static void wait_until_forgotten(pid_t id)
+{
+    const struct timespec nap = { .tv_nsec = 20000 };
+
+    for (int i = 0; i < 5000 && !tgkill(getpid(), id, 0); i++)
+        nanosleep(&nap, NULL);
+}
+
+/* Does the system give `nb` more threads at once? They are made, and gone again when this returns. */
+static int is_room(int nb)
+{
+    Gate gate = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 };
+    Visitor *v = avt_calloc(MEM_MISC, (size_t)nb, sizeof(*v));
+    int made = 0;
+
+    while (v && made < nb) {
+        v[made].gate = &gate;
+        if (pthread_create(&v[made].thread, NULL, wait_at_gate, &v[made]))
+            break;
+        made++;
+    }
+    pthread_mutex_lock(&gate.lock);
+    gate.open = 1;
+    pthread_cond_broadcast(&gate.change);
+    pthread_mutex_unlock(&gate.lock);
+    for (int i = 0; i < made; i++)
+        pthread_join(v[i].thread, NULL);
+    for (int i = 0; i < made; i++)
+        wait_until_forgotten(v[i].id);
+    avt_free(v);
+    return made == nb;
+}
+
+static void make_team(int nb)
+{
+#if defined(_OPENMP)
+    omp_set_num_threads(nb);
+#pragma omp parallel num_threads(nb)
+    {
+#pragma omp barrier
+    }
+#else
+    (void)nb;
+#endif
+}
+
+int avt_thread_team(int nb, const Log *log)
+{
+    static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;         // two at once would count the same room
+    int room;
+
+    pthread_mutex_lock(&one);
+    room = nb < 2 || is_room(nb - 1);
+    if (room)
+        make_team(nb);
+    pthread_mutex_unlock(&one);
+    return room ? 0 : avt_fail(log, AVT_ERR(ENOMEM), "the system does not give %d more threads; raise its limit (ulimit -u, pids.max), or say fewer "
+                                                     "cpu_threads", nb - 1);
 }

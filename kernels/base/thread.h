@@ -3,6 +3,8 @@
 #ifndef AVT_BASE_THREAD_H
 #define AVT_BASE_THREAD_H
 
+#include "base/log.h"
+
 /** Cores in the affinity mask of the process. */
 int avt_nb_cores(void);
 
@@ -11,5 +13,12 @@ int avt_nb_cores(void);
  * cost a hundred times an ordinary number and mean nothing here. Only on threads of our own; a caller's thread keeps its environment.
  */
 void avt_thread_flush_denormals(void);
+
+/**
+ * Let the calling thread run parallel regions on `nb` threads, itself included, and make these now: an OpenMP library that
+ * cannot make a thread ends the process, so the system is asked first. They go when the calling thread goes.
+ * @return 0, or ENOMEM (logged): a limit (RLIMIT_NPROC, a control group's), or too little memory for their stacks
+ */
+int avt_thread_team(int nb, const Log *log);
 
 #endif

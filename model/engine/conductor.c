@@ -14,7 +14,6 @@
 #include <time.h>
 
 #include "base/philox.h"
-#include "base/thread.h"
 #include "engine/conductor.h"
 #include "nets/picture.h"
 
@@ -366,45 +365,17 @@ static int play(AvatarSession *s)
     }
 }
 
-static void *rank_thread(void *arg)
+int avt_conductor_play(AvatarSession *s)
 {
-    avt_rank_run(arg);
-    return NULL;
-}
+    int ret = take_changes(s);
 
-static void join_ranks(AvatarSession *s)
-{
-    for (int r = 0; r < s->nb_threads; r++)
-        pthread_join(s->thread[r], NULL);
-    s->nb_threads = 0;
-}
-
-static int start_ranks(AvatarSession *s)
-{
-    for (int r = 0; r < s->set.plan->nb_ranks; r++) {
-        if (pthread_create(&s->thread[r], NULL, rank_thread, &s->rank[r]))
-            return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for rank %d of %d", r, s->set.plan->nb_ranks);
-        s->nb_threads++;
-    }
-    return 0;
-}
-
-static void *conduct(void *arg)
-{
-    AvatarSession *s = arg;
-    int ret;
-
-    avt_thread_flush_denormals();
-    ret = start_ranks(s);
-    if (ret >= 0)
-        ret = take_changes(s);
     if (ret >= 0)
         ret = play(s);
-    if (ret >= 0)
-        ret = tell_all(s, &(Cmd){ .kind = CMD_END });
-    if (ret < 0)
-        avt_comm_abort(comm_of(s), ret);
-    join_ranks(s);
+    return ret < 0 ? ret : tell_all(s, &(Cmd){ .kind = CMD_END });
+}
+
+void avt_conductor_finish(AvatarSession *s, int ret)
+{
     if (ret < 0 && avt_comm_status(comm_of(s)) < 0)
         ret = avt_comm_status(comm_of(s));
     if (ret < 0 && !avt_cancelled(s))                                      // what was finished before the failure is still given
@@ -415,20 +386,4 @@ static void *conduct(void *arg)
     s->finished = 1;
     pthread_cond_broadcast(&s->change);
     pthread_mutex_unlock(&s->lock);
-    return NULL;
-}
-
-int avt_conductor_start(AvatarSession *s)
-{
-    if (pthread_create(&s->thread[PLAN_MAX_RANKS], NULL, conduct, s))
-        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for a session");
-    s->conducting = 1;
-    return 0;
-}
-
-void avt_conductor_stop(AvatarSession *s)
-{
-    if (s->conducting)
-        pthread_join(s->thread[PLAN_MAX_RANKS], NULL);
-    s->conducting = 0;
 }

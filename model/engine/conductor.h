@@ -37,6 +37,11 @@ typedef struct Flight {                 // a block in flight
 
 #define KEEP_SEED (-2)
 
+typedef struct Seat {                   // of a rank's thread
+    AvatarSession *s;
+    int rank;
+} Seat;
+
 typedef struct Changes {                // wanted, not yet taken by the conductor
     char *prompt;
     uint8_t *picture;                   // [H, W, 3]
@@ -60,8 +65,11 @@ struct AvatarSession {
     int nb_open;
     Front front;
     Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
-    pthread_t thread[PLAN_MAX_RANKS + 1];
-    int nb_threads, conducting;         // rank threads started; the conductor's thread started
+    pthread_t thread[PLAN_MAX_RANKS], conductor, listener;
+    Seat seat[PLAN_MAX_RANKS];
+    int nb_threads, listening;          // rank threads started; the listener started
+    int running;                        // of the list in threads.c, with the next field
+    AvatarSession *next_running;
     int cancel;                         // atomic
 
     pthread_mutex_t lock;               // the fields below
@@ -73,6 +81,7 @@ struct AvatarSession {
     FrameBlock ready[FRAME_QUEUE];
     int head, nb_ready;
     int status, finished;               // first failure; no more blocks will come
+    int nb_teams, team_status;          // our threads that have OpenMP's below them; a failure of one
 
     /* the conductor's own */
     size_t block_size;
@@ -93,8 +102,9 @@ int  avt_changes_add(AvatarSession *s, int64_t block, Changes *ch);
 /** Move what is meant for `block` or one before it into s->next. Lock held. */
 void avt_changes_due(AvatarSession *s, int64_t block);
 void avt_changes_free(AvatarSession *s);
-int  avt_conductor_start(AvatarSession *s);
-/** Waits for all threads; the session was aborted or has finished. */
-void avt_conductor_stop(AvatarSession *s);
+/** The whole stream, from the first picture to CMD_END. For a thread of its own, while the ranks walk theirs. */
+int  avt_conductor_play(AvatarSession *s);
+/** The ranks are gone: give what was finished, and the session its end. @param ret  of the play */
+void avt_conductor_finish(AvatarSession *s, int ret);
 
 #endif

@@ -3,10 +3,12 @@
  * Engine: the handle with the opener's log, and the one list of loaded models of this process.
  *
  * FFmpeg builds a filter twice for each graph and again when a stream's parameters change: the list lets the second one find
- * the first one's weights, for KEEP_MS after the last user went.
+ * the first one's weights, for KEEP_MS after the last user went; whoever opens, closes or flushes after that frees them. The
+ * list's lock is held over no load: who opens a model that is being loaded waits for that one, nobody else does.
+ *
+ * A load has a thread of its own: the threads that OpenMP makes for it go when it goes, and a caller's thread stays as it was.
  */
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "engine/engine.h"
@@ -15,9 +17,11 @@
 
 static struct {
     pthread_mutex_t lock;
+    pthread_cond_t loaded;
     Core *first;
-    int reaping;                        // a reaper thread is on its way
-} engines = { .lock = PTHREAD_MUTEX_INITIALIZER };
+} engines = { .lock = PTHREAD_MUTEX_INITIALIZER, .loaded = PTHREAD_COND_INITIALIZER };
+
+static _Thread_local int in_callback;
 
 /* ---- the handle's log ----------------------------------------------------------------------------------------------------- */
 
@@ -25,9 +29,18 @@ static void pass_line(void *opaque, int level, const char *text)
 {
     AvatarEngine *e = opaque;
 
+    if (in_callback)                                                // a line about what the callback does: it would call itself
+        return;
     pthread_mutex_lock(&e->log_lock);
+    in_callback = 1;
     e->callback(e->callback_opaque, level, text);
+    in_callback = 0;
     pthread_mutex_unlock(&e->log_lock);
+}
+
+int avt_in_callback(void)
+{
+    return in_callback;
 }
 
 static AvatarEngine *handle_new(const AvatarOptions *opt)
@@ -51,13 +64,13 @@ static void handle_free(AvatarEngine *e)
 
 int avatar_options_check(const AvatarOptions *opt)
 {
-    AvatarEngine *e = handle_new(opt);
+    AvatarEngine *e = in_callback ? NULL : handle_new(opt);
     ModelDir dir = { 0 };
     Expert x;
     int ret;
 
     if (!e)
-        return AVT_ERR(ENOMEM);
+        return in_callback ? AVT_ERR(EDEADLK) : AVT_ERR(ENOMEM);
     ret = avt_options_check(opt, &x, &e->log);
     if (ret >= 0)
         ret = avt_options_model(&dir, opt, &e->log);
@@ -76,28 +89,11 @@ static int64_t now_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Mixes a file's size and time of change into a number; a file that is not there counts, too. */
-static uint64_t stamp(uint64_t h, const char *path)
-{
-    struct stat st = { 0 };
-
-    if (path && stat(path, &st))
-        st.st_size = -1;
-    h = (h ^ (uint64_t)st.st_size) * 1099511628211u;
-    h = (h ^ (uint64_t)st.st_mtim.tv_sec) * 1099511628211u;
-    return (h ^ (uint64_t)st.st_mtim.tv_nsec) * 1099511628211u;
-}
-
-/* The folder's own stamp covers what it holds beside the files that the layout names: shards, avatar.json. */
 static char *make_key(const ModelDir *d, const AvatarOptions *o)
 {
-    uint64_t h = stamp(stamp(stamp(14695981039346656037u, d->dir), d->lora), o->lora);
-    const char *name, *path;
-
-    for (int i = 0; avt_modeldir_part(d, i, &name, &path); i++)
-        h = stamp(h, path);
-    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%d %d %d %d\n%s", d->dir, (unsigned long long)h, o->lora ? o->lora : "auto",
-                       o->devices ? o->devices : "auto", o->plan ? o->plan : "auto", o->vae_device ? o->vae_device : "auto", o->precision ? o->precision : "auto", o->steps,
+    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%d %d %d %d\n%s", d->dir,
+                       (unsigned long long)avt_modeldir_stamp(d, o->lora), o->lora ? o->lora : "auto", o->devices ? o->devices : "auto",
+                       o->plan ? o->plan : "auto", o->vae_device ? o->vae_device : "auto", o->precision ? o->precision : "auto", o->steps,
                        o->cpu_threads, o->cpu_level, o->compat, o->opts ? o->opts : "");
 }
 
@@ -130,37 +126,14 @@ static void free_all(Core *c)
     }
 }
 
-/* Frees engines whose time is over, then goes when none is idle. */
-static void *reap(void *arg)
+static void free_expired(void)
 {
-    int idle = 1;
+    Core *idle;
 
-    (void)arg;
-    while (idle) {
-        const struct timespec nap = { .tv_nsec = 200000000 };
-        Core *taken;
-
-        nanosleep(&nap, NULL);
-        pthread_mutex_lock(&engines.lock);
-        taken = take_idle(0);
-        idle = 0;
-        for (const Core *c = engines.first; c; c = c->next)
-            idle |= !c->users;
-        engines.reaping = idle;
-        pthread_mutex_unlock(&engines.lock);
-        free_all(taken);
-    }
-    return NULL;
-}
-
-static void start_reaper(void)
-{
-    pthread_t t;
-
-    if (engines.reaping || pthread_create(&t, NULL, reap, NULL))
-        return;
-    pthread_detach(t);
-    engines.reaping = 1;
+    pthread_mutex_lock(&engines.lock);
+    idle = take_idle(0);
+    pthread_mutex_unlock(&engines.lock);
+    free_all(idle);
 }
 
 static Core *find(const char *key)
@@ -171,66 +144,120 @@ static Core *find(const char *key)
     return NULL;
 }
 
-static Core *core_new(const AvatarOptions *opt)
+/* A core with its folder and key, empty. */
+static int core_new(Core **out, const AvatarOptions *opt, const Log *log)
 {
     Core *c = avt_calloc(MEM_ENGINE, 1, sizeof(*c));
-
-    if (!c)
-        return NULL;
-    c->compat = opt->compat;
-    c->level = opt->cpu_level;
-    c->cpu_threads = opt->cpu_threads;
-    return c;
-}
-
-/* Lock held: the core for these options, found or loaded. */
-static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, const Log *log)
-{
-    Core *c = core_new(opt), *found;
     int ret = c ? avt_options_model(&c->dir, opt, log) : AVT_ERR(ENOMEM);
 
-    *out = NULL;
     if (ret >= 0) {
+        c->compat = opt->compat;
+        c->level = opt->cpu_level;
+        c->cpu_threads = opt->cpu_threads;
         c->key = make_key(&c->dir, opt);
         ret = c->key ? 0 : AVT_ERR(ENOMEM);
     }
-    found = ret >= 0 ? find(c->key) : NULL;
-    if (found) {
-        avt_core_free(c);
-        *out = found;
-        return 0;
-    }
-    if (ret >= 0)
-        ret = avt_core_load(c, opt, x, log);
     if (ret < 0) {
         avt_core_free(c);
-        return ret;
+        c = NULL;
     }
-    c->next = engines.first;
-    engines.first = *out = c;
-    return 0;
+    *out = c;
+    return ret;
+}
+
+typedef struct Load {
+    Core *core;
+    const AvatarOptions *opt;
+    const Expert *expert;
+    const Log *log;
+    int ret;
+} Load;
+
+static void *load_thread(void *arg)
+{
+    Load *l = arg;
+
+    l->ret = avt_core_load(l->core, l->opt, l->expert, l->log);
+    return NULL;
+}
+
+static int load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
+{
+    Load l = { c, opt, x, log, 0 };
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, load_thread, &l))
+        return avt_fail(log, AVT_ERR(ENOMEM), "the system gives no thread to load a model; raise its limit (ulimit -u, pids.max)");
+    pthread_join(thread, NULL);
+    return l.ret;
+}
+
+/* The core of this key: one that is there, when it is loaded; or `c`, which is in the list from now on, to be loaded. */
+static Core *enter(Core *c)
+{
+    Core *found;
+
+    pthread_mutex_lock(&engines.lock);
+    while ((found = find(c->key)) && found->loading)
+        pthread_cond_wait(&engines.loaded, &engines.lock);
+    if (!found) {
+        c->loading = 1;
+        c->next = engines.first;
+        engines.first = found = c;
+    }
+    found->users++;
+    pthread_mutex_unlock(&engines.lock);
+    return found;
+}
+
+/* `c` is loaded; or it is not, and those who wait for it try for themselves. */
+static void settle(Core *c, int ret)
+{
+    Core **p = &engines.first;
+
+    pthread_mutex_lock(&engines.lock);
+    c->loading = 0;
+    while (ret < 0 && *p != c)
+        p = &(*p)->next;
+    if (ret < 0)
+        *p = c->next;
+    pthread_cond_broadcast(&engines.loaded);
+    pthread_mutex_unlock(&engines.lock);
+}
+
+static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, const Log *log)
+{
+    Core *c;
+    int ret = core_new(&c, opt, log);
+
+    if (ret < 0)
+        return ret;
+    *out = enter(c);
+    if (*out == c) {
+        ret = load(c, opt, x, log);
+        settle(c, ret);
+    }
+    if (*out != c || ret < 0)
+        avt_core_free(c);
+    return ret;
 }
 
 int avatar_engine_open(AvatarEngine **out, const AvatarOptions *opt)
 {
-    AvatarEngine *e = handle_new(opt);
-    Core *idle;
+    AvatarEngine *e;
     Expert x;
     int ret;
 
     *out = NULL;
+    if (in_callback)
+        return AVT_ERR(EDEADLK);
+    free_expired();
+    e = handle_new(opt);
     if (!e)
         return AVT_ERR(ENOMEM);
     ret = avt_options_check(opt, &x, &e->log);
-    if (ret >= 0) {
-        pthread_mutex_lock(&engines.lock);
-        idle = take_idle(0);
+    if (ret >= 0)
         ret = find_or_load(&e->core, opt, &x, &e->log);
-        if (ret >= 0)
-            e->core->users++;
-        pthread_mutex_unlock(&engines.lock);
-        free_all(idle);
-    }
     if (ret < 0) {
         handle_free(e);
         return ret;
@@ -241,13 +268,12 @@ int avatar_engine_open(AvatarEngine **out, const AvatarOptions *opt)
 
 void avatar_engine_close(AvatarEngine **e)
 {
-    if (!*e)
+    if (!*e || in_callback)
         return;
+    free_expired();
     pthread_mutex_lock(&engines.lock);
-    if (!--(*e)->core->users) {
+    if (!--(*e)->core->users)
         (*e)->core->idle_since_ms = now_ms();
-        start_reaper();
-    }
     pthread_mutex_unlock(&engines.lock);
     handle_free(*e);
     *e = NULL;
@@ -257,6 +283,8 @@ void avatar_engine_flush(void)
 {
     Core *idle;
 
+    if (in_callback)
+        return;
     pthread_mutex_lock(&engines.lock);
     idle = take_idle(1);
     pthread_mutex_unlock(&engines.lock);

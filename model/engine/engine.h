@@ -17,6 +17,7 @@ typedef struct Core {
     struct Core *next;                  // list of open engines
     char *key;                          // folder, file stamps, LoRA, devices, plan, ...: the same text is the same engine
     int users;
+    int loading;                        // by its first user; others wait
     int64_t idle_since_ms;              // when the last user went
 
     ModelDir dir;
@@ -50,6 +51,11 @@ typedef struct Expert {                 // AvatarOptions.opts
     double lora_alpha;                  // 0: not said
 } Expert;
 
+/* ---- engine.c ---- */
+
+/** Is the calling thread inside of a caller's log callback? What waits or logs is refused there. */
+int avt_in_callback(void);
+
 /* ---- options.c ---- */
 
 #define DEFAULT_AREA 270336             // pixels of a frame: 704 x 384
@@ -74,9 +80,11 @@ int avt_settle_size(int *w, int *h, const ModelDir *d, int compat, const AvatarL
 
 /* ---- load.c ---- */
 
-/** Load what `c->dir` holds. @return 0 or an error (logged); avt_core_free() takes what is half loaded */
+/** Load what `c->dir` holds, on a thread that nobody else runs ops on. @return 0 or an error (logged); avt_core_free() takes what is half loaded */
 int  avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log);
 void avt_core_free(Core *c);
+/** CPU threads of all that is no rank: loading, text, sound. */
+int  avt_core_threads(const Core *c);
 /** Options for a backend of this engine. */
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log);
 

@@ -15,6 +15,11 @@ BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
     return (BackendOptions){ .threads = threads, .level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, .act = c->act, .log = log };
 }
 
+int avt_core_threads(const Core *c)
+{
+    return c->cpu_threads > 0 ? c->cpu_threads : avt_nb_cores();
+}
+
 void avt_core_free(Core *c)
 {
     if (!c)
@@ -266,11 +271,14 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
     Lora *lora = NULL;
     const BackendOptions dry = avt_core_backend(c, 1, log);
     char text[64];
-    int ret = load_files(c, opt, x, &dit, &vae, &lora, log);
+    int ret;
 
+    c->cpu_threads = sane_threads(opt->cpu_threads, log);
+    ret = avt_thread_team(avt_core_threads(c), log);
+    if (ret >= 0)
+        ret = load_files(c, opt, x, &dit, &vae, &lora, log);
     if (ret >= 0)
         ret = avt_schedule(&c->schedule, steps, 3);
-    c->cpu_threads = sane_threads(opt->cpu_threads, log);
     if (ret >= 0)
         ret = avt_rank_plan(&c->plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
                                                       .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads },

@@ -8,13 +8,15 @@
 #include <string.h>
 #include <time.h>
 
-#include "engine/conductor.h"
+#include "engine/threads.h"
 #include "nets/picture.h"
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------ */
 
 int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height)
 {
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
     return avt_settle_size(width, height, &e->core->dir, e->core->compat, look, &e->log);
 }
 
@@ -257,7 +259,7 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = open_ranks(s);
     if (ret >= 0)
-        ret = avt_conductor_start(s);
+        ret = avt_threads_start(s);
     if (ret < 0) {
         avatar_session_close(&s);
         return ret;
@@ -270,6 +272,8 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
 
 int avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look)
 {
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
     return avt_session_open(s, e, look, NULL);
 }
 
@@ -289,10 +293,10 @@ void avatar_session_close(AvatarSession **ps)
 {
     AvatarSession *s = *ps;
 
-    if (!s)
+    if (!s || avt_in_callback())
         return;
     avatar_session_abort(s);
-    avt_conductor_stop(s);
+    avt_threads_stop(s);
     for (int r = 0; r < s->nb_open; r++)
         avt_rank_close(&s->rank[r]);
     if (s->comm[0])
@@ -344,31 +348,36 @@ static int64_t find_nonfinite(const float *pcm, int64_t nb)
     return -1;
 }
 
-static int check_sound(const AvatarSession *s, const float *pcm, int64_t nb)
+/* A sentence on why the sound was not taken; `at`: samples that were there. */
+static int refuse_sound(const AvatarSession *s, int code, int64_t at, int64_t nb, int64_t bad)
 {
-    const int64_t bad = pcm ? find_nonfinite(pcm, nb) : -1;
-
+    if (code == AVT_ERR(ENOMEM))
+        return avt_fail(&s->e->log, code, "no memory for %.0f s of sound", (double)(at + nb) / AVATAR_SAMPLE_RATE);
     if (nb < 0)
-        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "%lld samples of sound: 0 or more", (long long)nb);
-    if (bad >= 0)
-        return avt_fail(&s->e->log, AVT_ERR(EINVAL), "sample %lld of the sound is not a finite number; repair the sound first",
-                        (long long)(s->sound.start + s->sound.nb + bad));
-    return 0;
+        return avt_fail(&s->e->log, code, "%lld samples of sound: 0 or more", (long long)nb);
+    return avt_fail(&s->e->log, code, "sample %lld of the sound is not a finite number; repair the sound first", (long long)(at + bad));
 }
 
 int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
 {
-    int ret;
+    const int64_t bad = pcm ? find_nonfinite(pcm, nb_samples) : -1;
+    int64_t at;
+    int over, ret = 0;
 
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
     pthread_mutex_lock(&s->lock);
-    ret = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : check_sound(s, pcm, nb_samples);
-    if (!ret && pcm && nb_samples)
+    over = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : 0;
+    at = s->sound.start + s->sound.nb;
+    if (nb_samples < 0 || bad >= 0)
+        ret = AVT_ERR(EINVAL);
+    else if (!over && pcm && nb_samples)
         ret = avt_sound_append(&s->sound, pcm, nb_samples);
-    else if (!ret && !pcm)
+    else if (!over && !pcm)
         s->sound.closed = 1;
     pthread_cond_broadcast(&s->change);
     pthread_mutex_unlock(&s->lock);
-    return ret;
+    return over ? over : ret < 0 ? refuse_sound(s, ret, at, nb_samples, bad) : 0;      // said without the lock: the callback may abort
 }
 
 /* ---- frames out -------------------------------------------------------------------------------------------------------------- */
@@ -413,6 +422,8 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 {
     int ret = -1;
 
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
     pthread_mutex_lock(&s->lock);
     while (ret == -1) {
         if (s->nb_ready && s->ready[s->head].next == s->ready[s->head].end) {     // its last frame was in use until now
@@ -450,6 +461,8 @@ static int check_change(const AvatarLook *look, const Log *log)
 
 int avatar_look_check(const AvatarEngine *e, const AvatarLook *look)
 {
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
     return check_change(look, &e->log);
 }
 
@@ -474,7 +487,7 @@ static int64_t block_from(const AvatarSession *s, int64_t from)
 
 int avatar_session_set_at(AvatarSession *s, const AvatarLook *look, int64_t from, int64_t *frame)
 {
-    int ret = check_change(look, &s->e->log);
+    int ret = avt_in_callback() ? AVT_ERR(EDEADLK) : check_change(look, &s->e->log);
     Changes ch = { 0 };
     int64_t block;
 
@@ -507,6 +520,8 @@ int avatar_session_set(AvatarSession *s, const AvatarLook *look)
 
 int avatar_session_late(AvatarSession *s, int late, int max_late_ms)
 {
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
     if (check_late(late, max_late_ms, &s->e->log) < 0)
         return AVT_ERR(EINVAL);
     pthread_mutex_lock(&s->lock);

@@ -2,7 +2,6 @@
 /* Sound of a session. See sound.h. */
 #include <string.h>
 
-#include "base/thread.h"
 #include "engine/sound.h"
 
 #define FRAME_SAMPLES 640
@@ -184,13 +183,11 @@ static int encode(Sound *o, const Piece *p)
     return avt_front_rows(o->front, p, o->piece, o->rows, o->rows_room);
 }
 
-static void *listen(void *arg)
+void avt_sound_listen(Sound *o)
 {
-    Sound *o = arg;
     Piece p;
     int ret;
 
-    avt_thread_flush_denormals();
     pthread_mutex_lock(o->lock);
     while (!o->over && o->status >= 0 && !__atomic_load_n(o->cancel, __ATOMIC_RELAXED)) {
         if (!next_piece(o, &p)) {
@@ -210,7 +207,14 @@ static void *listen(void *arg)
         pthread_cond_broadcast(o->change);
     }
     pthread_mutex_unlock(o->lock);
-    return NULL;
+}
+
+void avt_sound_stop(Sound *o)
+{
+    pthread_mutex_lock(o->lock);
+    o->over = 1;
+    pthread_cond_broadcast(o->change);
+    pthread_mutex_unlock(o->lock);
 }
 
 int64_t avt_sound_bytes(const Sound *o)
@@ -229,30 +233,17 @@ int avt_sound_open(Sound *o)
     o->rows = avt_malloc(MEM_SESSION, (size_t)(o->rows_room * o->row_size) * sizeof(float));
     if (!o->rows)
         return AVT_ERR(ENOMEM);
-    if (o->given) {
+    if (o->given)
         memcpy(o->rows, o->given, (size_t)(o->nb_given * o->row_size) * sizeof(float));
-        return 0;
-    }
     avt_loudness_init(&o->loudness);
-    if (pthread_create(&o->thread, NULL, listen, o))
-        return avt_fail(o->log, AVT_ERR(ENOMEM), "the system gives no thread for the sound of a session");
-    o->listening = 1;
     return 0;
 }
 
 void avt_sound_close(Sound *o)
 {
-    if (o->listening) {
-        pthread_mutex_lock(o->lock);
-        o->over = 1;
-        pthread_cond_broadcast(o->change);
-        pthread_mutex_unlock(o->lock);
-        pthread_join(o->thread, NULL);
-    }
     avt_freep(&o->piece);
     avt_freep(&o->rows);
     avt_freep(&o->pcm);
-    o->listening = 0;
 }
 
 /* ---- the sender's ------------------------------------------------------------------------------------------------------------------ */
@@ -268,7 +259,7 @@ int avt_sound_append(Sound *o, const float *pcm, int64_t nb)
             room += room / 2;
         p = avt_realloc(MEM_SESSION, o->pcm, (size_t)room * sizeof(*p));
         if (!p)
-            return avt_fail(o->log, AVT_ERR(ENOMEM), "no memory for %.0f s of sound", (double)want / AVATAR_SAMPLE_RATE);
+            return AVT_ERR(ENOMEM);
         o->pcm = p;
         o->room = room;
     }

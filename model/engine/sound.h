@@ -55,8 +55,6 @@ typedef struct Sound {
     int64_t next;                       // sound block that comes next; blocks left out count too
 
     /* the listener's */
-    pthread_t thread;
-    int listening;
     float *piece;                       // the piece's samples
     int64_t piece_room;
     float *rows;                        // ring [rows_room, layers, dim]: frame i's row is number i % rows_room
@@ -73,14 +71,18 @@ typedef struct Sound {
 int64_t avt_sound_piece(int live, int64_t lookahead);
 /** Host bytes that a sound holds at most, while the sender heeds avt_sound_full() (compat: of those up to 60 s). */
 int64_t avt_sound_bytes(const Sound *o);
-/** Start listening. @return 0, ENOMEM (logged) */
+/** @return 0, ENOMEM */
 int  avt_sound_open(Sound *o);
-/** Stop the listener, which `*cancel` has told, and free all. */
+/** Free all. The listener is gone. */
 void avt_sound_close(Sound *o);
+/** Encode what comes until told to stop, cancelled, or failed (o->status). For a thread of its own, when rows are not given. */
+void avt_sound_listen(Sound *o);
+/** Tell the listener to stop. */
+void avt_sound_stop(Sound *o);
 
 /* ---- the sender's; lock held ---- */
 
-/** Append samples. @return 0, ENOMEM (logged) */
+/** Append samples. @return 0, ENOMEM (not logged: the lock is held) */
 int  avt_sound_append(Sound *o, const float *pcm, int64_t nb);
 /** Enough waits: send no more until frames were taken. */
 int  avt_sound_full(const Sound *o);

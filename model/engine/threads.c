@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The threads of a session, and the end of the process: see threads.h.
+ *
+ * Exit handlers run in the reverse order of their registration. Ours is registered at the first session, when a model was loaded
+ * and so the libraries below have registered theirs. It aborts and joins every session that runs. Trap: exit() may be called
+ * by a log callback, on one of these threads. Nothing can be joined then; all are told to stop.
+ */
+#include <stdlib.h>
+
+#include "base/thread.h"
+#include "engine/threads.h"
+
+#define MORE_THREADS "raise its limit (ulimit -u, pids.max)"
+
+enum { NOT_RUNNING, RUNNING, STOPPING };
+
+static struct {
+    pthread_mutex_t lock;               // over AvatarSession.running and next_running, too
+    pthread_cond_t change;
+    AvatarSession *first;
+    int ending;                         // the process is at its end
+} running = { .lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER };
+
+/* ---- the list of sessions that run ---------------------------------------------------------------------------------- */
+
+static void leave(AvatarSession *s)
+{
+    AvatarSession **p = &running.first;
+
+    pthread_mutex_lock(&running.lock);
+    while (*p != s)
+        p = &(*p)->next_running;
+    *p = s->next_running;
+    s->running = NOT_RUNNING;
+    pthread_cond_broadcast(&running.change);
+    pthread_mutex_unlock(&running.lock);
+}
+
+/* Who joins a session's threads? 1: the caller; 0: somebody else did, or there were none. */
+static int claim(AvatarSession *s)
+{
+    int mine;
+
+    pthread_mutex_lock(&running.lock);
+    while (s->running == STOPPING)
+        pthread_cond_wait(&running.change, &running.lock);
+    mine = s->running == RUNNING;
+    if (mine)
+        s->running = STOPPING;
+    pthread_mutex_unlock(&running.lock);
+    return mine;
+}
+
+static void join_and_leave(AvatarSession *s)
+{
+    pthread_join(s->conductor, NULL);
+    leave(s);
+}
+
+/* The exit handler. */
+static void stop_all(void)
+{
+    pthread_mutex_lock(&running.lock);
+    running.ending = 1;
+    for (AvatarSession *s = running.first; s; s = s->next_running)
+        avatar_session_abort(s);
+    while (running.first && !avt_in_callback()) {
+        AvatarSession *s = running.first;
+
+        while (s && s->running == STOPPING)
+            s = s->next_running;
+        if (!s) {                                                   // other threads join the rest
+            pthread_cond_wait(&running.change, &running.lock);
+            continue;
+        }
+        s->running = STOPPING;
+        pthread_mutex_unlock(&running.lock);
+        join_and_leave(s);
+        pthread_mutex_lock(&running.lock);
+    }
+    pthread_mutex_unlock(&running.lock);
+}
+
+static void register_handler(void)
+{
+    atexit(stop_all);
+}
+
+/* ---- conductor and ranks -------------------------------------------------------------------------------------------------- */
+
+/* A thread of the session makes the threads of its ops now, not when the system may have none left. */
+static int make_team(AvatarSession *s, int threads)
+{
+    const int ret = avt_thread_team(threads, &s->e->log);
+
+    pthread_mutex_lock(&s->lock);
+    s->nb_teams++;
+    if (s->team_status >= 0)
+        s->team_status = ret;
+    pthread_cond_broadcast(&s->change);
+    pthread_mutex_unlock(&s->lock);
+    return ret;
+}
+
+static void *rank_thread(void *arg)
+{
+    const Seat *seat = arg;
+    Rank *r = &seat->s->rank[seat->rank];
+    int ret;
+
+    avt_thread_flush_denormals();
+    ret = make_team(seat->s, r->place->threads);
+    if (ret >= 0)
+        avt_rank_run(r);
+    else
+        avt_comm_abort(r->comm, ret);
+    return NULL;
+}
+
+static void *listener_thread(void *arg)
+{
+    AvatarSession *s = arg;
+
+    avt_thread_flush_denormals();
+    if (make_team(s, avt_core_threads(s->e->core)) >= 0)
+        avt_sound_listen(&s->sound);
+    return NULL;
+}
+
+static int start_ranks(AvatarSession *s)
+{
+    for (int r = 0; r < s->set.plan->nb_ranks; r++) {
+        s->seat[r] = (Seat){ s, r };
+        if (pthread_create(&s->thread[r], NULL, rank_thread, &s->seat[r]))
+            return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for rank %d of %d; " MORE_THREADS, r, s->set.plan->nb_ranks);
+        s->nb_threads++;
+    }
+    return 0;
+}
+
+static int start_listener(AvatarSession *s)
+{
+    if (s->sound.given)
+        return 0;
+    if (pthread_create(&s->listener, NULL, listener_thread, s))
+        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for the sound of a session; " MORE_THREADS);
+    s->listening = 1;
+    return 0;
+}
+
+static void join_ranks(AvatarSession *s)
+{
+    for (int r = 0; r < s->nb_threads; r++)
+        pthread_join(s->thread[r], NULL);
+    s->nb_threads = 0;
+}
+
+static void join_listener(AvatarSession *s)
+{
+    avt_sound_stop(&s->sound);
+    if (s->listening)
+        pthread_join(s->listener, NULL);
+    s->listening = 0;
+}
+
+static void *conductor_thread(void *arg)
+{
+    AvatarSession *s = arg;
+    int ret;
+
+    avt_thread_flush_denormals();
+    ret = make_team(s, avt_core_threads(s->e->core));
+    if (ret >= 0)
+        ret = start_listener(s);
+    if (ret >= 0)
+        ret = start_ranks(s);
+    if (ret >= 0)
+        ret = avt_conductor_play(s);
+    if (ret < 0)
+        avt_comm_abort(s->comm[0], ret);
+    join_ranks(s);
+    avt_conductor_finish(s, ret);
+    join_listener(s);
+    return NULL;
+}
+
+/* ---- start and stop --------------------------------------------------------------------------------------------------------- */
+
+/* Under the list's lock, so that exit() finds the thread or none is made. */
+static int start_conductor(AvatarSession *s)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int ret = 0;
+
+    pthread_once(&once, register_handler);
+    pthread_mutex_lock(&running.lock);
+    if (running.ending) {
+        ret = AVT_ERR(ECANCELED);
+    } else if (pthread_create(&s->conductor, NULL, conductor_thread, s)) {
+        ret = AVT_ERR(ENOMEM);
+    } else {
+        s->running = RUNNING;
+        s->next_running = running.first;
+        running.first = s;
+    }
+    pthread_mutex_unlock(&running.lock);
+    return ret == AVT_ERR(ENOMEM) ? avt_fail(&s->e->log, ret, "the system gives no thread for a session; " MORE_THREADS) : ret;
+}
+
+static int wait_for_teams(AvatarSession *s)
+{
+    const int all = 1 + s->set.plan->nb_ranks + !s->sound.given;
+    int ret;
+
+    pthread_mutex_lock(&s->lock);
+    while (s->nb_teams < all && s->team_status >= 0 && !s->finished)
+        pthread_cond_wait(&s->change, &s->lock);
+    ret = s->team_status < 0 ? s->team_status : s->nb_teams < all ? s->status : 0;
+    pthread_mutex_unlock(&s->lock);
+    return ret;
+}
+
+int avt_threads_start(AvatarSession *s)
+{
+    const int ret = start_conductor(s);
+
+    return ret < 0 ? ret : wait_for_teams(s);
+}
+
+void avt_threads_stop(AvatarSession *s)
+{
+    if (claim(s))
+        join_and_leave(s);
+}

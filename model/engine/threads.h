@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The threads of a session: conductor, listener, one for each rank, and OpenMP's below them. They are started when the system
+ * has room for all, and never outlive exit(), which takes away what stands below them (oneDNN's tables and caches).
+ */
+#ifndef AVT_THREADS_H
+#define AVT_THREADS_H
+
+#include "engine/conductor.h"
+
+/**
+ * Start the threads of a session and wait until all that they will ever need exist: a library below that cannot make one in
+ * mid-stream would end the process.
+ * @return 0; ENOMEM (logged): the system gives too few; ECANCELED: the process ends
+ */
+int  avt_threads_start(AvatarSession *s);
+/** Wait for all of them; the session was aborted or has finished. Does nothing when there are none. */
+void avt_threads_stop(AvatarSession *s);
+
+#endif
