@@ -42,6 +42,7 @@ static void take_strip(const Times *s)
         else
             memset(to, 0, (size_t)s->cin * sizeof(*to));
     }
+    memset(to, 0, DEEP * sizeof(*to));                              // the last run goes on to the end of its last tile
 }
 
 static void piece(const Times *s, float *sum)
@@ -81,7 +82,6 @@ int avt_amx_conv1d(Backend *be, const OpCall *c)
     {
         char *own = work + (sums + strip) * (size_t)avt_cpu_thread();
 
-        memset(own + sums, 0, strip);
         avt_amx_open();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < pieces * c->u.conv1d.groups; i++)

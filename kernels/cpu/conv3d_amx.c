@@ -42,7 +42,7 @@ static const uint16_t *frame_at(const Space *s, int64_t f)
     return from < 0 ? (const uint16_t *)s->c->conv.prev.data + (from + s->prev) * size : (const uint16_t *)x.data + from * size;
 }
 
-/* The rows of frame f that the band sees, into the frame's place in the ring */
+/* The rows of frame f that the band sees, into the frame's place in the ring; zeros of a zero frame, into which runs are read, too */
 static void take_frame(const Band *b, int64_t f)
 {
     const Space *s = b->s;
@@ -51,11 +51,12 @@ static void take_frame(const Band *b, int64_t f)
     uint16_t *to = b->strip + f % s->c->conv.w.dim[2] * s->high * s->pitch;
     int64_t y = b->y * s->c->u.conv.stride - s->c->u.conv.pad0;
 
-    for (int64_t r = 0; x && r < s->high; r++, y++, to += s->pitch) {
-        const int64_t have = y >= 0 && y < d[1] ? width : 0;
+    for (int64_t r = 0; r < s->high; r++, y++, to += s->pitch) {
+        const int64_t have = x && y >= 0 && y < d[1] ? width : 0;
 
         memset(to, 0, (size_t)left * sizeof(*to));
-        memcpy(to + left, x + (have ? y * width : 0), (size_t)have * sizeof(*to));
+        if (have)
+            memcpy(to + left, x + y * width, (size_t)have * sizeof(*to));
         memset(to + left + have, 0, (size_t)(s->pitch - left - have) * sizeof(*to));
     }
 }
@@ -117,17 +118,20 @@ static Space space_of(const Backend *be, const OpCall *c)
     return s;
 }
 
-/* Behind the last pixel a tile of them may begin, and a run goes on to the end of its last tile. */
-static size_t strip_size(const Space *s)
+static int64_t ring_of(const Space *s)
 {
-    const int64_t behind = SIDE * s->c->u.conv.stride * s->c->conv.x.dim[3] + s->c->conv.w.dim[4] * s->c->conv.x.dim[3] + DEEP;
+    return s->c->conv.w.dim[2] * s->high * s->pitch;
+}
 
-    return ((size_t)(s->c->conv.w.dim[2] * s->high * s->pitch + behind) * sizeof(uint16_t) + 7) / 8 * 8;
+/* Numbers behind the ring: a tile of pixels may begin at the last one, and a run goes on to the end of its last tile. */
+static int64_t behind(const Space *s)
+{
+    return (SIDE * s->c->u.conv.stride + s->c->conv.w.dim[4]) * s->c->conv.x.dim[3] + DEEP;
 }
 
 int avt_amx_conv3d(Backend *be, const OpCall *c)
 {
-    const size_t sums = 2 * SUMS * TILE32 * sizeof(float), runs = (size_t)(c->conv.w.dim[2] * c->conv.w.dim[3]) * sizeof(int64_t);
+    const size_t sums = 2 * SUMS * TILE32 * sizeof(float), runs = (size_t)(c->conv.w.dim[2] * c->conv.w.dim[3] + 7) / 8 * 64;
     size_t size;
     char *work;
     Space s;
@@ -135,24 +139,22 @@ int avt_amx_conv3d(Backend *be, const OpCall *c)
     if (c->conv.x.dtype != DT_BF16 || !avt_numel(c->out))
         return avt_cpu_widened(be, c);
     s = space_of(be, c);
-    size = sums + (runs + strip_size(&s) + 63) / 64 * 64;
+    size = (sums + runs + (size_t)(ring_of(&s) + behind(&s)) * sizeof(uint16_t) + 63) / 64 * 64;
     work = avt_cpu_work(be, size * (size_t)be->threads);
     if (!work)
         return AVT_ERR(ENOMEM);
 #pragma omp parallel num_threads(be->threads) if (avt_numel(c->out) > PARALLEL_MIN)
     {
         char *own = work + size * (size_t)avt_cpu_thread();
-        const Band b = { .s = &s, .sum = (float *)own, .strip = (uint16_t *)(own + sums), .at = (int64_t *)(own + size - runs) };
+        Band b = { .s = &s, .sum = (float *)own, .at = (int64_t *)(own + sums), .strip = (uint16_t *)(own + sums + runs) };
 
-        memset(own + sums, 0, size - sums);
+        memset(b.strip + ring_of(&s), 0, (size_t)behind(&s) * sizeof(*b.strip));
         avt_amx_open();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < s.bands; i++) {
-            Band one = b;
-
-            one.y = i * s.rows;
-            one.end_y = min_i64(one.y + s.rows, c->out.dim[1]);
-            band(one);
+            b.y = i * s.rows;
+            b.end_y = min_i64(b.y + s.rows, c->out.dim[1]);
+            band(b);
         }
         avt_amx_close();
     }
