@@ -114,7 +114,7 @@ run_configure()
     for lib in $([ $set = object ] || echo "$webm"); do
         name_pc=${lib#*:}
         pkg-config --exists "${name_pc%%:*}" 2>/dev/null || continue
-        flags="$flags --enable-${lib%%:*} --enable-encoder=${lib##*:}"
+        flags="$flags --enable-${lib%%:*} --enable-encoder=${lib##*:} --enable-decoder=${lib##*:}"
     done
     cc=cc
     if command -v ccache >/dev/null; then

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include <libavutil/avstring.h>
 #include <libavutil/opt.h>
 #include <libavutil/pixdesc.h>
 
@@ -75,7 +76,7 @@ static const AVCodec *first_of(const char *list)
     char name[32];
 
     for (const char *p = list; *p && !codec; p += strcspn(p, ","), p += *p == ',') {
-        snprintf(name, sizeof(name), "%.*s", (int)strcspn(p, ","), p);
+        av_strlcpy(name, p, FFMIN(sizeof(name), strcspn(p, ",") + 1));
         codec = avcodec_find_encoder_by_name(name);
     }
     return codec;
