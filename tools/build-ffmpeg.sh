@@ -91,6 +91,7 @@ unpack()
     else
         stamp="tarball $(cksum <"$from")"
     fi
+    stamp="$stamp, registered by $(cksum <"$top/patches/gen.sh")"
     [ "$(cat "$src.from" 2>/dev/null)" != "$stamp" ] || return 0
     note "unpacking ${from##*/}"
     rm -rf "$src" "$src.from"
@@ -134,7 +135,7 @@ run_configure()
 # make with its talk in make.log and a counter of compiled files on a terminal
 run_make()
 {
-    { make -j"$jobs" "$@" 2>&1; echo $? >make.rc; } | tee make.log | awk -v tty="$([ -t 2 ] && echo 1)" -v name="$name" '
+    { rc=0; make -j"$jobs" "$@" 2>&1 || rc=$?; echo $rc >make.rc; } | tee make.log | awk -v tty="$([ -t 2 ] && echo 1)" -v name="$name" '
         $1 == "CC" || $1 == "X86ASM" { nb++
             if (tty) printf "\rffmpeg %s: %d files compiled", name, nb >"/dev/stderr"
             else if (nb % 200 == 0) printf "ffmpeg %s: %d files compiled\n", name, nb >"/dev/stderr" }
@@ -167,7 +168,7 @@ obj=$(absolute "$work/$set")
 cd "$obj"
 run_configure
 if [ $set = object ]; then
-    run_make libavfilter/avf_avatar.o ECFLAGS=-Werror
+    run_make $(cd "$top" && echo libavfilter/*.c | sed 's/\.c/.o/g') ECFLAGS=-Werror
     exit 0
 fi
 run_make
