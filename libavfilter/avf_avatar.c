@@ -3,23 +3,24 @@
  * @file
  * Talking avatar filter: speech and one reference picture in, video at 25 frames a second out, computed by libavatar.
  *
- *     speech (16 kHz mono) ---> gaps filled, overlaps cut -----> session ---> frames, pts = start of the sound + n
- *     picture (pad or file) --> rgb24, a file turned upright ----^
+ *     speech (16 kHz) --> mono ------> stream: queue, clock, session ---> frames
+ *     picture (pad or file) --> rgb24 ---^
  *
  * Traps: init() also runs for probe copies of the graph, so the model is opened in config_props. The picture input is
  * drained for ever and never closed: closing it deadlocks a rebuilt graph on 7.x and leaks every later frame on 5.1.
+ * ffmpeg rebuilds the graph when a picture or sound of another format comes, so the stream is handed to the next instance.
  * The session works in threads of its own; activate() waits for it only when a frame is wanted and the sound for it was sent.
  */
 
-#include "libavutil/display.h"
+#include <sys/stat.h>
+
+#include "libavutil/avstring.h"
+#include "libavutil/fifo.h"
 #include "libavutil/imgutils.h"
 #include "libavutil/mathematics.h"
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
 #include "libavutil/pixdesc.h"
-#include "libavcodec/avcodec.h"
-#include "libavformat/avformat.h"
-#include "libswscale/swscale.h"
 #include "avfilter.h"
 #include "filters.h"
 #include "formats.h"
@@ -27,6 +28,11 @@
 #include "video.h"
 
 #include <avatar.h>
+
+#include "avatar_mono.h"
+#include "avatar_park.h"
+#include "avatar_picture.h"
+#include "avatar_stream.h"
 
 /* What differs between FFmpeg 5.1 and 9.0. */
 #if LIBAVFILTER_VERSION_MAJOR >= 11
@@ -56,11 +62,6 @@
 #define DURATION    pkt_duration
 #endif
 
-#define MAX_CHANNELS      64
-#define SAMPLES_PER_FRAME (AVATAR_SAMPLE_RATE / AVATAR_FPS)
-#define KEEP_SEED         (-2)
-#define BLOCK_MS          (1000 * AVATAR_BLOCK_FRAMES / AVATAR_FPS)
-
 static const AVRational sample_tb = { 1, AVATAR_SAMPLE_RATE }, frame_tb = { 1, AVATAR_FPS };
 
 static const struct {
@@ -81,28 +82,17 @@ typedef struct AvatarContext {
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
-    int64_t max_gap, hold, latency, max_late;       ///< in microseconds
+    int64_t max_gap, max_drift, hold, latency, max_late;    ///< in microseconds
     int steps, cpu_threads;
     int compat, format, tail, mode, late;
     int metadata;
     enum AvatarFormat lib_format;
 
-    AvatarEngine *engine;
-    AvatarSession *session;         ///< NULL until the picture is known
-    AVFrame *picture;               ///< rgb24; kept, as a new take needs it again
-
-    int64_t start_sample;           ///< time of the take's first sample, in 1/16000 s
-    int64_t next_sample;            ///< where the next frame of sound is expected, in 1/16000 s
-    int64_t start_pts;              ///< the same start in 1/25 s
-    int64_t next_pts;               ///< end of the last frame sent
-    int64_t nb_frames, nb_samples;
-    int64_t hold_left;              ///< samples of silence still to be sent after the sound
-    double block_ms;                ///< time that the newest block took
-    AVFrame *held;                  ///< sound behind a long gap: waits until the take before it is drained
-    int started;                    ///< some sound came
-    int closed;                     ///< the session was told that its sound is complete
-    int eof;                        ///< no more sound comes from the input
-    int in_overlap;                 ///< the episode has been reported
+    char *key;                      ///< name and options, as a rebuilt graph has them again
+    AvatarStream *stream;           ///< from config_props on
+    AvatarMono mono;
+    AVFrame *first;                 ///< first picture of the second input
+    int inherited;                  ///< the stream is another instance's, and no sound has told yet that it goes on
     int finished;                   ///< the output is closed, by us or by its reader
 } AvatarContext;
 
@@ -139,6 +129,8 @@ static const AVOption avatar_options[] = {
         { .i64 = AV_PIX_FMT_YUV420P }, 0, INT_MAX, FLAGS },
     { "max_gap", "set the longest hole in the sound that is filled with silence", OFFSET(max_gap), AV_OPT_TYPE_DURATION,
         { .i64 = 10000000 }, 0, INT64_C(3600000000), FLAGS },
+    { "max_drift", "set the difference of time stamps and samples that is neither filled nor cut", OFFSET(max_drift),
+        AV_OPT_TYPE_DURATION, { .i64 = 100000 }, 0, 1000000, FLAGS },
     { "tail", "set which frames end the output", OFFSET(tail), AV_OPT_TYPE_INT, { .i64 = AVATAR_TAIL_CEIL },
         AVATAR_TAIL_CEIL, AVATAR_TAIL_BLOCK, FLAGS, .unit = "tail" },
     CHOICE("ceil",  "cover all the sound",                           AVATAR_TAIL_CEIL,  "tail"),
@@ -166,17 +158,13 @@ static const AVOption avatar_options[] = {
 
 AVFILTER_DEFINE_CLASS(avatar);
 
-static void log_line(void *opaque, int level, const char *text)
+static int64_t to_samples(int64_t us)
 {
-    static const int levels[] = { AV_LOG_ERROR, AV_LOG_WARNING, AV_LOG_INFO, AV_LOG_DEBUG, AV_LOG_TRACE };
-
-    av_log(opaque, levels[av_clip(level, 0, FF_ARRAY_ELEMS(levels) - 1)], "%s\n", text);
+    return av_rescale(us, AVATAR_SAMPLE_RATE, 1000000);
 }
 
-static void get_options(AVFilterContext *ctx, AvatarOptions *opt)
+static void get_options(const AvatarContext *s, AvatarOptions *opt)
 {
-    const AvatarContext *s = ctx->priv;
-
     avatar_options_default(opt);
     opt->model       = s->model;
     opt->models      = getenv("AVATAR_MODELS");
@@ -189,10 +177,39 @@ static void get_options(AVFilterContext *ctx, AvatarOptions *opt)
     opt->cpu_threads = s->cpu_threads;
     opt->compat      = s->compat;
     opt->opts        = s->opts;
-    opt->log         = log_line;
-    opt->log_opaque  = ctx;
+    opt->log         = ff_avatar_stream_line;
+    opt->log_opaque  = s->stream;
     opt->log_level   = av_log_get_level() >= AV_LOG_TRACE ? AVATAR_LOG_TRACE :
                        av_log_get_level() >= AV_LOG_DEBUG ? AVATAR_LOG_DEBUG : AVATAR_LOG_INFO;
+}
+
+/* What the library says of the options, without loading anything. */
+static int check_options(AVFilterContext *ctx)
+{
+    AvatarContext *s = ctx->priv;
+    AvatarOptions opt;
+    int ret;
+
+    if (!(s->stream = ff_avatar_stream_alloc(ctx)))
+        return AVERROR(ENOMEM);
+    get_options(s, &opt);
+    ret = avatar_options_check(&opt);
+    ff_avatar_stream_free(&s->stream);
+    return ret;
+}
+
+/* What a rebuilt graph's instance has in common with this one: its name and its options. */
+static int make_key(AVFilterContext *ctx)
+{
+    AvatarContext *s = ctx->priv;
+    char *options;
+    int ret = av_opt_serialize(s, AV_OPT_FLAG_FILTERING_PARAM, 0, &options, '=', ':');
+
+    if (ret < 0)
+        return ret;
+    s->key = av_asprintf("%s %s", ctx->name ? ctx->name : "", options);
+    av_free(options);
+    return s->key ? 0 : AVERROR(ENOMEM);
 }
 
 static av_cold int init(AVFilterContext *ctx)
@@ -200,7 +217,6 @@ static av_cold int init(AVFilterContext *ctx)
     AvatarContext *s = ctx->priv;
     AVFilterPad speech  = { .name = "speech",  .type = AVMEDIA_TYPE_AUDIO };
     AVFilterPad picture = { .name = "picture", .type = AVMEDIA_TYPE_VIDEO };
-    AvatarOptions opt;
     int i, ret;
 
     for (i = 0; i < FF_ARRAY_ELEMS(formats) && formats[i].pix_fmt != s->format; i++)
@@ -213,8 +229,7 @@ static av_cold int init(AVFilterContext *ctx)
     }
     s->lib_format = formats[i].format;
 
-    get_options(ctx, &opt);
-    if ((ret = avatar_options_check(&opt)) < 0)
+    if ((ret = check_options(ctx)) < 0 || (ret = make_key(ctx)) < 0)
         return ret;
     if ((ret = ff_append_inpad(ctx, &speech)) < 0)
         return ret;
@@ -243,22 +258,6 @@ static int query_colors(AVFilterFormatsConfig *out, AVFilterFormatsConfig *pictu
 }
 #endif
 
-/* Mono, to which the graph converts channels that have names; and any number that has none by custom, which nothing converts. */
-static int query_channels(AVFilterFormatsConfig *sound)
-{
-    AVFilterChannelLayouts *layouts = NULL;
-    int i, ret = 0;
-
-    for (i = 1; i <= MAX_CHANNELS && ret >= 0; i++) {
-        AVChannelLayout layout;
-
-        av_channel_layout_default(&layout, i);
-        if (i == 1 || layout.order == AV_CHANNEL_ORDER_UNSPEC)
-            ret = ff_add_channel_layout(&layouts, &layout);
-    }
-    return ret < 0 ? ret : ff_channel_layouts_ref(layouts, &sound->channel_layouts);
-}
-
 static int query_formats(QUERY_ARGS)
 {
     static const int sample_formats[] = { AV_SAMPLE_FMT_FLT, -1 }, sample_rates[] = { AVATAR_SAMPLE_RATE, -1 };
@@ -267,7 +266,7 @@ static int query_formats(QUERY_ARGS)
     const int out_formats[] = { s->format, -1 };
     int ret;
 
-    if ((ret = query_channels(QUERY_IN(0))) < 0 ||
+    if ((ret = ff_channel_layouts_ref(ff_all_channel_counts(), &QUERY_IN(0)->channel_layouts)) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(sample_formats), &QUERY_IN(0)->formats)) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(sample_rates), &QUERY_IN(0)->samplerates)) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(out_formats), &QUERY_OUT->formats)) < 0)
@@ -280,160 +279,9 @@ static int query_formats(QUERY_ARGS)
     return ret;
 }
 
-/* Turn an rgb24 picture upright by its display matrix; only the eight positions of EXIF are told apart. */
-static int turn_upright(AVFrame **picture)
-{
-    const AVFrameSideData *sd = av_frame_get_side_data(*picture, AV_FRAME_DATA_DISPLAYMATRIX);
-    const AVFrame *in = *picture;
-    const int32_t *m;
-    AVFrame *out;
-    int swap, flip_x, flip_y, x, y, ret;
-
-    if (!sd || sd->size < 9 * sizeof(*m))
-        return 0;
-    m      = (const int32_t *)sd->data;                     // (x, y) goes to (m0 x + m3 y, m1 x + m4 y)
-    swap   = FFABS((int64_t)m[1]) > FFABS((int64_t)m[0]);
-    flip_x = (swap ? m[3] : m[0]) < 0;
-    flip_y = (swap ? m[1] : m[4]) < 0;
-    if (!swap && !flip_x && !flip_y)
-        return 0;
-    if (!(out = av_frame_alloc()))
-        return AVERROR(ENOMEM);
-    out->format = in->format;
-    out->width  = swap ? in->height : in->width;
-    out->height = swap ? in->width  : in->height;
-    if ((ret = av_frame_get_buffer(out, 0)) < 0) {
-        av_frame_free(&out);
-        return ret;
-    }
-    for (y = 0; y < in->height; y++) {
-        for (x = 0; x < in->width; x++) {
-            int dx = swap ? y : x, dy = swap ? x : y;
-            dx = flip_x ? out->width  - 1 - dx : dx;
-            dy = flip_y ? out->height - 1 - dy : dy;
-            memcpy(out->data[0] + dy * (ptrdiff_t)out->linesize[0] + 3 * dx,
-                   in->data[0]  + y  * (ptrdiff_t)in->linesize[0]  + 3 * x, 3);
-        }
-    }
-    av_frame_free(picture);
-    *picture = out;
-    return 0;
-}
-
-/* What a picture says about its matrix and range; swscale knows by the format what an unmarked one has. */
-static void set_colors(struct SwsContext *sws, const AVFrame *in)
-{
-    int *from, *to, in_full, out_full, brightness, contrast, saturation;
-
-    if (sws_getColorspaceDetails(sws, &from, &in_full, &to, &out_full, &brightness, &contrast, &saturation) < 0)
-        return;
-    if (in->color_range != AVCOL_RANGE_UNSPECIFIED)
-        in_full = in->color_range == AVCOL_RANGE_JPEG;
-    if (in->colorspace != AVCOL_SPC_UNSPECIFIED)
-        from = (int *)sws_getCoefficients(in->colorspace);
-    sws_setColorspaceDetails(sws, from, in_full, to, out_full, brightness, contrast, saturation);
-}
-
-/* Convert a decoded picture to rgb24; alpha is dropped. */
-static int to_rgb(AVFrame **picture)
-{
-    const int flags = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
-    const AVFrame *in = *picture;
-    AVFrame *out = av_frame_alloc();
-    struct SwsContext *sws = sws_getContext(in->width, in->height, in->format, in->width, in->height, AV_PIX_FMT_RGB24,
-                                            flags, NULL, NULL, NULL);
-    int ret = AVERROR(ENOMEM);
-
-    if (!sws || !out)
-        goto end;
-    set_colors(sws, in);
-    if ((ret = av_frame_copy_props(out, in)) < 0)
-        goto end;
-    out->format = AV_PIX_FMT_RGB24;
-    out->width  = in->width;
-    out->height = in->height;
-    if ((ret = av_frame_get_buffer(out, 0)) < 0)
-        goto end;
-    ret = sws_scale(sws, (const uint8_t * const *)in->data, in->linesize, 0, in->height, out->data, out->linesize);
-    if (ret >= 0)
-        FFSWAP(AVFrame *, *picture, out);
-end:
-    sws_freeContext(sws);
-    av_frame_free(&out);
-    return FFMIN(ret, 0);
-}
-
-/* Decode the first frame of a file's video stream. */
-static int decode_first(AVFormatContext *fc, AVCodecContext *cc, int stream, AVFrame *frame)
-{
-    AVPacket *pkt = av_packet_alloc();
-    int ret = pkt ? 0 : AVERROR(ENOMEM), eof = 0;
-
-    while (ret >= 0 && !eof) {
-        eof = av_read_frame(fc, pkt) < 0;
-        if (!eof && pkt->stream_index != stream) {
-            av_packet_unref(pkt);
-            continue;
-        }
-        ret = avcodec_send_packet(cc, eof ? NULL : pkt);
-        av_packet_unref(pkt);
-        if (ret >= 0 && (ret = avcodec_receive_frame(cc, frame)) != AVERROR(EAGAIN))
-            break;
-        if (ret == AVERROR(EAGAIN))
-            ret = 0;
-    }
-    av_packet_free(&pkt);
-    return ret < 0 ? ret : frame->width ? 0 : AVERROR_INVALIDDATA;
-}
-
-/* Read a picture file into s->picture; after an error the old one stays. */
-static int load_picture(AVFilterContext *ctx, const char *path)
-{
-    AvatarContext *s = ctx->priv;
-    AVFormatContext *fc = NULL;
-    AVCodecContext *cc = NULL;
-    AVDictionary *opts = NULL;
-    const AVCodec *codec;
-    AVFrame *frame = av_frame_alloc();
-    int ret, stream;
-
-    if (!frame)
-        return AVERROR(ENOMEM);
-    av_dict_set(&opts, "pattern_type", "none", 0);          // a '%' in a file name is a '%'
-    if ((ret = avformat_open_input(&fc, path, NULL, &opts)) < 0 || (ret = avformat_find_stream_info(fc, NULL)) < 0 ||
-        (ret = stream = av_find_best_stream(fc, AVMEDIA_TYPE_VIDEO, -1, -1, &codec, 0)) < 0)
-        goto end;
-    ret = AVERROR(ENOMEM);
-    if (!(cc = avcodec_alloc_context3(codec)) || (ret = avcodec_parameters_to_context(cc, fc->streams[stream]->codecpar)) < 0)
-        goto end;
-    cc->thread_count = 1;
-    if ((ret = avcodec_open2(cc, codec, NULL)) >= 0 && (ret = decode_first(fc, cc, stream, frame)) >= 0 &&
-        (ret = to_rgb(&frame)) >= 0 && (ret = turn_upright(&frame)) >= 0)
-        FFSWAP(AVFrame *, s->picture, frame);
-end:
-    if (ret < 0)
-        av_log(ctx, AV_LOG_ERROR, "image=%s cannot be used: %s\n", path, av_err2str(ret));
-    av_dict_free(&opts);
-    av_frame_free(&frame);
-    avcodec_free_context(&cc);
-    avformat_close_input(&fc);
-    return ret;
-}
-
-static void set_picture(AvatarLook *look, const AVFrame *picture)
-{
-    look->rgb    = picture->data[0];
-    look->stride = picture->linesize[0];
-    look->width  = picture->width;
-    look->height = picture->height;
-}
-
 static void get_look(const AvatarContext *s, AvatarLook *look)
 {
     avatar_look_default(look);
-    if (s->picture)
-        set_picture(look, s->picture);
-    look->prompt      = s->prompt;
     look->out_width   = s->w;
     look->out_height  = s->h;
     look->seed        = s->seed;
@@ -445,57 +293,73 @@ static void get_look(const AvatarContext *s, AvatarLook *look)
     look->max_late_ms = s->max_late / 1000;
 }
 
-/* Start a take. Output size and picture are known. */
-static int open_session(AVFilterContext *ctx)
+/* A stream of our own: the engine, the picture if it is a file, the clock's settings. */
+static int open_stream(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
-    const AVFilterLink *outlink = ctx->outputs[0];
-    AvatarLook look;
-    AvatarInfo info;
+    AvatarOptions opt;
     int ret;
 
-    get_look(s, &look);
-    if (s->compat == AVATAR_COMPAT_NONE) {                  // a picture that came by command must not change the size any more
-        look.out_width  = outlink->w;
-        look.out_height = outlink->h;
-    }
-    if ((ret = avatar_session_open(&s->session, s->engine, &look)) < 0)
+    if (!s->stream && !(s->stream = ff_avatar_stream_alloc(ctx)))
+        return AVERROR(ENOMEM);
+    get_options(s, &opt);
+    if (!s->stream->engine && (ret = avatar_engine_open(&s->stream->engine, &opt)) < 0)
         return ret;
-    avatar_session_info(s->session, &info);
-    if (info.width != outlink->w || info.height != outlink->h) {
-        av_log(ctx, AV_LOG_ERROR, "The picture gives %dx%d, but the output was configured as %dx%d; set size\n",
-               info.width, info.height, outlink->w, outlink->h);
-        return AVERROR(EINVAL);
-    }
-    s->closed   = 0;
-    s->block_ms = 0;
+    if (s->image && (ret = ff_avatar_picture_read(ctx, s->image, &s->stream->picture)) < 0)
+        return ret;
+    av_freep(&s->stream->prompt);
+    if (s->prompt && !(s->stream->prompt = av_strdup(s->prompt)))
+        return AVERROR(ENOMEM);
+    get_look(s, &s->stream->look);
+    s->stream->hold            = to_samples(s->hold);
+    s->stream->clock.max_gap   = to_samples(s->max_gap);
+    s->stream->clock.max_drift = to_samples(s->max_drift);
     return 0;
+}
+
+/* A picture that comes later must not change the size any more; with compat=upstream it does, and is refused. */
+static void settle_size(AvatarContext *s)
+{
+    if (s->compat == AVATAR_COMPAT_NONE) {
+        s->stream->look.out_width  = s->stream->width;
+        s->stream->look.out_height = s->stream->height;
+    }
+}
+
+/* The size of the frames, by the options and the first picture. */
+static int find_size(AVFilterContext *ctx)
+{
+    AvatarContext *s = ctx->priv;
+    AvatarLook look = s->stream->look;
+    int ret;
+
+    look.width  = s->stream->picture ? s->stream->picture->width  : ctx->inputs[1]->w;
+    look.height = s->stream->picture ? s->stream->picture->height : ctx->inputs[1]->h;
+    if ((ret = avatar_engine_size(s->stream->engine, &look, &s->stream->width, &s->stream->height)) >= 0)
+        settle_size(s);
+    return ret;
 }
 
 static int config_output(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
     AvatarContext *s = ctx->priv;
-    AvatarOptions opt;
-    AvatarLook look;
     int ret;
 
-    get_options(ctx, &opt);
-    if (!s->engine && (ret = avatar_engine_open(&s->engine, &opt)) < 0)
+    if (!s->stream && (s->stream = ff_avatar_unpark(s->key))) {
+        ff_avatar_stream_log(s->stream, ctx);
+        s->inherited = 1;
+        s->late      = s->stream->look.late;
+        s->max_late  = s->stream->look.max_late_ms * INT64_C(1000);
+    } else if ((ret = open_stream(ctx)) < 0 || (ret = find_size(ctx)) < 0) {
         return ret;
-    if (s->image && (ret = load_picture(ctx, s->image)) < 0)
-        return ret;
-    get_look(s, &look);
-    if (!s->picture) {
-        look.width  = ctx->inputs[1]->w;
-        look.height = ctx->inputs[1]->h;
     }
-    if ((ret = avatar_engine_size(s->engine, &look, &outlink->w, &outlink->h)) < 0)
-        return ret;
+    outlink->w                   = s->stream->width;
+    outlink->h                   = s->stream->height;
     outlink->time_base           = frame_tb;
     outlink->sample_aspect_ratio = (AVRational){ 1, 1 };
     LINKEXT(outlink)->frame_rate = (AVRational){ AVATAR_FPS, 1 };
-    return s->picture ? open_session(ctx) : 0;
+    return s->stream->picture && !s->stream->session ? ff_avatar_stream_open(s->stream) : 0;
 }
 
 /*
@@ -511,115 +375,48 @@ static int read_pictures(AVFilterContext *ctx)
     int ret, status;
 
     while ((ret = ff_inlink_consume_frame(inlink, &frame)) > 0) {
-        if (!s->picture)
-            FFSWAP(AVFrame *, s->picture, frame);
+        if (!s->first)
+            FFSWAP(AVFrame *, s->first, frame);
         av_frame_free(&frame);
     }
     if (ret < 0)
         return ret;
-    if (ff_inlink_acknowledge_status(inlink, &status, &pts) && !s->picture) {
+    if (s->first && !s->stream->picture && !(s->stream->picture = av_frame_clone(s->first)))
+        return AVERROR(ENOMEM);
+    if (ff_inlink_acknowledge_status(inlink, &status, &pts) && !s->stream->picture) {
         av_log(ctx, AV_LOG_ERROR, "The second input ended without a picture; give one, or set image to a file\n");
         return status == AVERROR_EOF ? AVERROR_INVALIDDATA : status;
     }
     return 0;
 }
 
-static int send_silence(AvatarContext *s, int64_t nb)
-{
-    static const float silence[SAMPLES_PER_FRAME];
-    int ret = 0;
-
-    for (; nb > 0 && ret >= 0; nb -= FFMIN(nb, SAMPLES_PER_FRAME))
-        ret = avatar_session_send(s->session, silence, FFMIN(nb, SAMPLES_PER_FRAME));
-    return ret;
-}
-
-static void start_take(AvatarContext *s, int64_t sample)
-{
-    s->start_sample = s->next_sample = sample;
-    s->start_pts    = s->next_pts = FFMAX(av_rescale_q(sample, sample_tb, frame_tb), s->started ? s->next_pts : INT64_MIN);
-    s->started      = 1;
-}
-
-/* How far a frame of sound lies behind (or, negative, before) the place where it was expected, in samples. */
-static int64_t sound_jump(AVFilterContext *ctx, const AVFrame *frame)
-{
-    AvatarContext *s = ctx->priv;
-    int64_t at = frame->pts == AV_NOPTS_VALUE ? s->next_sample : av_rescale_q(frame->pts, ctx->inputs[0]->time_base, sample_tb);
-
-    if (!s->started)
-        start_take(s, at);
-    return at - s->next_sample;
-}
-
-/* Channels that nobody named are mixed in equal parts. */
-static int mix_evenly(AVFrame *frame)
-{
-    const int nb = frame->ch_layout.nb_channels;
-    float *p;
-    int i, c, ret;
-
-    if ((ret = av_frame_make_writable(frame)) < 0)
-        return ret;
-    p = (float *)frame->data[0];
-    for (i = 0; i < frame->nb_samples; i++) {
-        float sum = 0;
-
-        for (c = 0; c < nb; c++)
-            sum += p[i * (ptrdiff_t)nb + c];
-        p[i] = sum / nb;
-    }
-    return av_channel_layout_copy(&frame->ch_layout, &(AVChannelLayout)AV_CHANNEL_LAYOUT_MONO);
-}
-
 /*
- * Give one frame of sound to the session, at its place in time. Less than a video frame of disorder is left alone, as
- * lossy sources have it; silence fills a gap, an overlap is cut. Takes the frame, which is held back behind a long gap.
+ * A stream of another instance goes on when the first sound follows its own. Else this is no rebuilt graph but a new one, which has
+ * nothing to do with it.
  */
-static int place_sound(AVFilterContext *ctx, AVFrame *frame)
+static int check_inheritance(AVFilterContext *ctx, int64_t at)
 {
     AvatarContext *s = ctx->priv;
-    int64_t jump = sound_jump(ctx, frame), skip = 0;
-    int ret = 0;
+    const AvatarStream *st = s->stream;
+    const int64_t jump = at == AVATAR_CLOCK_NONE || !st->started ? 0 : at - st->clock.next;
+    const int64_t limit = FFMAX(st->clock.max_gap, AVATAR_SAMPLE_RATE);
+    int ret;
 
-    if (jump > av_rescale(s->max_gap, AVATAR_SAMPLE_RATE, 1000000) && jump > SAMPLES_PER_FRAME) {
-        av_log(ctx, AV_LOG_WARNING, "A hole of %.3f s in the sound, longer than max_gap; a new take starts behind it\n",
-               jump / (double)AVATAR_SAMPLE_RATE);
-        s->held   = frame;
-        s->closed = 1;
-        return avatar_session_send(s->session, NULL, 0);
-    }
-    if (jump > SAMPLES_PER_FRAME) {
-        av_log(ctx, AV_LOG_WARNING, "A hole of %.3f s in the sound was filled with silence\n", jump / (double)AVATAR_SAMPLE_RATE);
-        ret = send_silence(s, jump);
-        s->next_sample += jump;
-    } else if (jump < -SAMPLES_PER_FRAME) {
-        skip = FFMIN(-jump, frame->nb_samples);
-        if (!s->in_overlap)
-            av_log(ctx, AV_LOG_WARNING, "Sound that starts %.3f s before the end of what came was cut there\n",
-                   -jump / (double)AVATAR_SAMPLE_RATE);
-    }
-    s->in_overlap = skip > 0;
-    if (ret >= 0 && frame->ch_layout.nb_channels > 1)
-        ret = mix_evenly(frame);
-    if (ret >= 0 && skip < frame->nb_samples)
-        ret = avatar_session_send(s->session, (const float *)frame->data[0] + skip, frame->nb_samples - skip);
-    s->next_sample += frame->nb_samples - skip;
-    s->nb_samples  += frame->nb_samples - skip;
-    av_frame_free(&frame);
-    return ret;
+    s->inherited = 0;
+    if (!st->ended && jump >= -AVATAR_SAMPLE_RATE && jump <= limit)
+        return 0;
+    av_log(ctx, AV_LOG_VERBOSE, "The sound begins elsewhere: a new stream\n");
+    ff_avatar_stream_forget(s->stream);
+    av_frame_free(&s->stream->picture);
+    if ((ret = open_stream(ctx)) < 0)
+        return ret;
+    settle_size(s);
+    if (!s->stream->picture && s->first && !(s->stream->picture = av_frame_clone(s->first)))
+        return AVERROR(ENOMEM);
+    return 0;
 }
 
-/* The input has ended: send a block of the silence of hold, or the end. All of it at once would look late to a live session. */
-static int send_rest(AvatarContext *s)
-{
-    int64_t nb = FFMIN(s->hold_left, AVATAR_BLOCK_FRAMES * SAMPLES_PER_FRAME);
-
-    s->hold_left -= nb;
-    s->closed     = !nb;
-    return nb ? send_silence(s, nb) : avatar_session_send(s->session, NULL, 0);
-}
-
+/* Sound into the stream's queue, as it comes. */
 static int read_sound(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
@@ -628,39 +425,29 @@ static int read_sound(AVFilterContext *ctx)
     int64_t pts;
     int ret, status;
 
-    while (!s->held && (ret = ff_inlink_consume_frame(inlink, &frame)) != 0)
-        if (ret < 0 || (ret = place_sound(ctx, frame)) < 0)
+    while ((ret = ff_inlink_consume_frame(inlink, &frame)) > 0) {
+        if (frame->pts != AV_NOPTS_VALUE)
+            frame->pts = av_rescale_q(frame->pts, inlink->time_base, sample_tb);
+        if ((s->inherited && (ret = check_inheritance(ctx, ff_avatar_stream_stamp(frame))) < 0) ||
+            (ret = ff_avatar_mono(&s->mono, ctx, &frame)) < 0) {
+            av_frame_free(&frame);
             return ret;
-    if (s->held || s->eof || !ff_inlink_acknowledge_status(inlink, &status, &pts))
-        return 0;
-    s->eof = 1;
-    if (s->started)
-        s->hold_left = av_rescale(s->hold, AVATAR_SAMPLE_RATE, 1000000);
-    else
-        s->next_pts = pts == AV_NOPTS_VALUE ? 0 : av_rescale_q(pts, inlink->time_base, frame_tb);
-    return send_rest(s);
-}
-
-/* The take before a long gap was delivered: open the next one with the sound that waited. */
-static int next_take(AVFilterContext *ctx)
-{
-    AvatarContext *s = ctx->priv;
-    AVFrame *frame = s->held;
-    int ret;
-
-    s->held = NULL;
-    avatar_session_close(&s->session);
-    if ((ret = open_session(ctx)) < 0) {
-        av_frame_free(&frame);
-        return ret;
+        }
+        if ((ret = ff_avatar_stream_push(s->stream, frame)) < 0)
+            return ret;
     }
-    start_take(s, av_rescale_q(frame->pts, ctx->inputs[0]->time_base, sample_tb));
-    return place_sound(ctx, frame);
+    if (ret < 0 || (s->stream->ended && !s->inherited) || !ff_inlink_acknowledge_status(inlink, &status, &pts))
+        return ret;
+    s->inherited = 0;
+    if (!s->stream->nb_samples && !av_fifo_can_read(s->stream->queue) && pts != AV_NOPTS_VALUE)
+        s->stream->next_pts = av_rescale_q(pts, inlink->time_base, frame_tb);
+    ff_avatar_stream_end(s->stream);
+    return 0;
 }
 
-static void set_metadata(const AvatarContext *s, AVFrame *out, const AvatarFrame *in)
+static void set_metadata(const AvatarStream *st, AVFrame *out, const AvatarFrame *in)
 {
-    double sound = s->start_sample / (double)AVATAR_SAMPLE_RATE + in->index / (double)AVATAR_FPS;
+    const double sound = st->start_sample / (double)AVATAR_SAMPLE_RATE + in->index / (double)AVATAR_FPS;
     char text[32];
 
     av_dict_set_int(&out->metadata, "lavfi.avatar.frame", in->index, 0);
@@ -670,13 +457,17 @@ static void set_metadata(const AvatarContext *s, AVFrame *out, const AvatarFrame
     av_dict_set_int(&out->metadata, "lavfi.avatar.repeated", in->repeated, 0);
     snprintf(text, sizeof(text), "%.6f", sound);
     av_dict_set(&out->metadata, "lavfi.avatar.audio_pts", text, 0);
+    snprintf(text, sizeof(text), "%.3f", st->clock.filled / (double)AVATAR_SAMPLE_RATE);
+    av_dict_set(&out->metadata, "lavfi.avatar.filled", text, 0);
+    snprintf(text, sizeof(text), "%.3f", st->clock.cut / (double)AVATAR_SAMPLE_RATE);
+    av_dict_set(&out->metadata, "lavfi.avatar.cut", text, 0);
     if (in->compute_ms > 0) {
         snprintf(text, sizeof(text), "%.3f", in->compute_ms);
         av_dict_set(&out->metadata, "lavfi.avatar.compute_ms", text, 0);
     }
 }
 
-static int send_frame(AVFilterContext *ctx, AvatarFrame *in)
+static int send_frame(AVFilterContext *ctx, AvatarFrame *in, int64_t pts)
 {
     AvatarContext *s = ctx->priv;
     AVFilterLink *outlink = ctx->outputs[0];
@@ -686,7 +477,7 @@ static int send_frame(AVFilterContext *ctx, AvatarFrame *in)
     if (!out)
         return AVERROR(ENOMEM);
     av_image_copy(out->data, out->linesize, in->data, in->linesize, outlink->format, outlink->w, outlink->h);
-    out->pts                 = s->start_pts + in->index;
+    out->pts                 = pts;
     out->DURATION            = 1;
     out->sample_aspect_ratio = outlink->sample_aspect_ratio;
     out->colorspace          = rgb ? AVCOL_SPC_RGB : AVCOL_SPC_BT709;
@@ -695,120 +486,185 @@ static int send_frame(AVFilterContext *ctx, AvatarFrame *in)
     out->color_trc           = rgb ? AVCOL_TRC_IEC61966_2_1 : AVCOL_TRC_BT709;
     out->chroma_location     = rgb || s->format == AV_PIX_FMT_YUV444P ? AVCHROMA_LOC_UNSPECIFIED : AVCHROMA_LOC_LEFT;
     if (s->metadata)
-        set_metadata(s, out, in);
-    s->next_pts = out->pts + 1;
-    if (in->compute_ms > 0)
-        s->block_ms = in->compute_ms;
-    s->nb_frames++;
+        set_metadata(s->stream, out, in);
     return ff_filter_frame(outlink, out);
 }
 
 static int finish(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
+    const AvatarStream *st = s->stream;
 
     s->finished = 1;
-    av_log(ctx, AV_LOG_VERBOSE, "%"PRId64" frames from %.3f s of sound\n", s->nb_frames,
-           s->nb_samples / (double)AVATAR_SAMPLE_RATE);
-    ff_outlink_set_status(ctx->outputs[0], AVERROR_EOF, s->next_pts);
+    av_log(ctx, AV_LOG_VERBOSE, "%"PRId64" frames from %.3f s of sound; %.3f s of silence were put in, %.3f s of sound were cut\n",
+           st->nb_frames, st->nb_samples / (double)AVATAR_SAMPLE_RATE, st->clock.filled / (double)AVATAR_SAMPLE_RATE,
+           st->clock.cut / (double)AVATAR_SAMPLE_RATE);
+    ff_outlink_set_status(ctx->outputs[0], AVERROR_EOF, st->next_pts);
     return 0;
-}
-
-/*
- * May activate() wait for the block in progress? A wait keeps the input from being read. So not while sound can still come and
- * blocks take about as long as they last, as a live source would overrun; nor when being late has consequences, as what waits
- * in the pipes before the filter would not be counted as late.
- */
-static int may_wait(const AvatarContext *s)
-{
-    return s->eof || s->closed || (s->mode == AVATAR_LIVE && s->late == AVATAR_LATE_WAIT && s->block_ms < 0.8 * BLOCK_MS);
 }
 
 static int activate(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
     AVFilterLink *outlink = ctx->outputs[0];
+    AvatarStream *st = s->stream;
     AvatarFrame frame;
+    int64_t pts;
     int ret;
 
     s->finished |= !!ff_outlink_get_status(outlink);
     FF_FILTER_FORWARD_STATUS_BACK_ALL(outlink, ctx);
     if (ctx->nb_inputs > 1 && (ret = read_pictures(ctx)) < 0)
         return ret;
-    if (!s->session && s->picture && (ret = open_session(ctx)) < 0)
+    if ((ret = read_sound(ctx)) < 0)
         return ret;
-    if (s->session && (ret = read_sound(ctx)) < 0)
+    if (!st->session && st->picture && (ret = ff_avatar_stream_open(st)) < 0)
+        return ret;
+    if (st->session && (ret = ff_avatar_stream_feed(st)) < 0)
         return ret;
     if (!ff_outlink_frame_wanted(outlink))
         return FFERROR_NOT_READY;
-    if (!s->session) {
+    if (!st->session) {
         ff_inlink_request_frame(ctx->inputs[1]);
         return 0;
     }
-    if (s->eof && !s->started)
+    if (st->rest && !st->nb_samples)
         return finish(ctx);
-
-    ret = avatar_session_receive(s->session, &frame, may_wait(s) ? AVATAR_WAIT : AVATAR_POLL);
+    ret = s->inherited ? AVATAR_EAGAIN : ff_avatar_stream_receive(st, &frame, &pts);
     if (ret >= 0)
-        return send_frame(ctx, &frame);
-    if (ret == AVATAR_EOF && s->held) {
-        if ((ret = next_take(ctx)) < 0)
-            return ret;
-        ff_filter_set_ready(ctx, 100);                      // the input may hold more that nobody announces again
-        return 0;
-    }
+        return send_frame(ctx, &frame, pts);
     if (ret == AVATAR_EOF)
         return finish(ctx);
     if (ret != AVATAR_EAGAIN)
         return ret;
-    if (s->closed)
-        return AVERROR_BUG;
-    if (s->eof) {
-        ff_filter_set_ready(ctx, 100);
-        return send_rest(s);
-    }
     ff_inlink_request_frame(ctx->inputs[0]);
     return 0;
+}
+
+/*
+ * Does asendcmd, in front of the filter, send this command? It does so while it has a frame in hand: one that has left its link's queue
+ * and is not yet counted as taken out.
+ */
+static int comes_with_sound(const AVFilterContext *ctx)
+{
+    unsigned i;
+
+    for (i = 0; i < ctx->graph->nb_filters; i++) {
+        const AVFilterContext *f = ctx->graph->filters[i];
+
+        AVFilterLink *l = f->nb_inputs == 1 ? f->inputs[0] : NULL;
+
+        if (l && !strcmp(f->filter->name, "asendcmd") &&
+            LINKEXT(l)->frame_count_in > LINKEXT(l)->frame_count_out + (int64_t)ff_inlink_queued_frames(l))
+            return 1;
+    }
+    return 0;
+}
+
+/* A file of a command is there at once: a pipe without a writer would stop the graph. */
+static int read_picture(AVFilterContext *ctx, const char *path, AVFrame **picture)
+{
+    struct stat st;
+
+    if (!stat(path, &st) && S_ISFIFO(st.st_mode)) {
+        av_log(ctx, AV_LOG_ERROR, "image=%s is a pipe, which a command cannot wait for; give a file\n", path);
+        return AVERROR(EINVAL);
+    }
+    return ff_avatar_picture_read(ctx, path, picture);
+}
+
+/* Would the session take this change, now and when it starts anew? */
+static int check_change(AVFilterContext *ctx, const AvatarChange *ch)
+{
+    AvatarContext *s = ctx->priv;
+    AvatarLook look = s->stream->look;
+    int w, h, ret;
+
+    look.seed   = ch->seed;
+    look.prompt = ch->prompt;
+    if (ch->picture) {
+        look.rgb    = ch->picture->data[0];
+        look.stride = ch->picture->linesize[0];
+        look.width  = ch->picture->width;
+        look.height = ch->picture->height;
+    }
+    if ((ret = avatar_look_check(s->stream->engine, &look)) < 0 || !ch->picture)
+        return ret;
+    if ((ret = avatar_engine_size(s->stream->engine, &look, &w, &h)) < 0)
+        return ret;
+    if (w != s->stream->width || h != s->stream->height) {
+        av_log(ctx, AV_LOG_ERROR, "The picture gives %dx%d with compat=upstream, but the output is %dx%d; give one of the same ratio\n",
+               w, h, s->stream->width, s->stream->height);
+        return AVERROR(EINVAL);
+    }
+    return 0;
+}
+
+/* Nothing changes before all of it was checked, so that a command that is refused leaves no trace. */
+static int change(AVFilterContext *ctx, const char *cmd, const char *arg)
+{
+    AvatarContext *s = ctx->priv;
+    AvatarChange ch = { .seed = AVATAR_KEEP_SEED };
+    int ret = 0;
+
+    if (!strcmp(cmd, "image")) {
+        ch.name = "image";
+        ret = read_picture(ctx, arg, &ch.picture);
+    } else if (!strcmp(cmd, "prompt")) {
+        ch.name = "prompt";
+        ret = (ch.prompt = av_strdup(arg)) ? 0 : AVERROR(ENOMEM);
+    } else {
+        ch.name = "seed";
+        ch.seed = s->seed;
+    }
+    if (ret >= 0)
+        ret = check_change(ctx, &ch);
+    if (ret >= 0)
+        ret = read_sound(ctx);                              // what came before the command is before it in the queue
+    if (ret >= 0)
+        return ff_avatar_stream_change(s->stream, &ch, !comes_with_sound(ctx));
+    av_frame_free(&ch.picture);
+    av_freep(&ch.prompt);
+    return ret;
 }
 
 static int process_command(AVFilterContext *ctx, const char *cmd, const char *arg, char *res, int res_len, int flags)
 {
     AvatarContext *s = ctx->priv;
-    AvatarLook look;
     int ret = ff_filter_process_command(ctx, cmd, arg, res, res_len, flags);
 
-    if (ret < 0)
+    if (ret < 0 || !s->stream)
         return ret;
-    avatar_look_default(&look);
-    look.seed = KEEP_SEED;
-    if (!strcmp(cmd, "image")) {
-        if ((ret = load_picture(ctx, s->image)) < 0)
-            return ret;
-        set_picture(&look, s->picture);
-    } else if (!strcmp(cmd, "prompt")) {
-        look.prompt = s->prompt;
-    } else if (!strcmp(cmd, "seed")) {
-        look.seed = s->seed;
-    } else if (!strcmp(cmd, "late") || !strcmp(cmd, "max_late")) {
-        return s->session ? avatar_session_late(s->session, s->late, s->max_late / 1000) : 0;
-    } else {
+    if (!strcmp(cmd, "image") || !strcmp(cmd, "prompt") || !strcmp(cmd, "seed"))
+        return change(ctx, cmd, arg);
+    if (strcmp(cmd, "late") && strcmp(cmd, "max_late"))
         return 0;
-    }
-    return s->session ? avatar_session_set(s->session, &look) : 0;
+    s->stream->look.late        = s->late;
+    s->stream->look.max_late_ms = s->max_late / 1000;
+    return s->stream->session ? avatar_session_late(s->stream->session, s->late, s->max_late / 1000) : 0;
 }
 
+static void release_stream(void *opaque)
+{
+    AvatarStream *st = opaque;
+
+    ff_avatar_stream_free(&st);
+}
+
+/* The graph may be freed only to be built anew, for another format of an input. Then the stream goes on in the next instance. */
 static av_cold void uninit(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
-    int64_t shown = s->nb_frames * SAMPLES_PER_FRAME;
 
-    if (s->session && !s->finished && s->nb_samples > shown)
-        av_log(ctx, AV_LOG_WARNING, "The graph was closed before the sound ended: %.3f seconds of sound were not shown. "
-               "If the sound changed its parameters, convert it beforehand\n", (s->nb_samples - shown) / (double)AVATAR_SAMPLE_RATE);
-    avatar_session_close(&s->session);
-    avatar_engine_close(&s->engine);
-    av_frame_free(&s->picture);
-    av_frame_free(&s->held);
+    if (s->stream && s->stream->width && !s->finished) {
+        ff_avatar_stream_log(s->stream, NULL);
+        ff_avatar_park(s->key, s->stream, release_stream);
+        s->stream = NULL;
+    }
+    ff_avatar_stream_free(&s->stream);
+    ff_avatar_mono_uninit(&s->mono);
+    av_frame_free(&s->first);
+    av_freep(&s->key);
 }
 
 static const AVFilterPad avatar_outputs[] = {

@@ -13,6 +13,8 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
 files="configure doc/filters.texi libavfilter/Makefile libavfilter/allfilters.c"
+own=$(cd "$top" && echo libavfilter/*.[ch])
+objects=$(cd "$top/libavfilter" && echo *.c | sed 's/\.c/.o/g')
 
 die() { echo "gen.sh: $*" >&2; exit 1; }
 
@@ -48,17 +50,18 @@ register()
         '  --enable-libavatar       enable talking avatars via libavatar, needed for avatar filter [no]'
     insert configure '^    libavatar$' after '^    libass$' '    libavatar'
     insert configure '^avatar_filter_deps=' before '^avgblur_opencl_filter_deps=' \
-        'avatar_filter_deps="libavatar avcodec avformat swscale"'
+        'avatar_filter_deps="libavatar avcodec avformat swresample swscale"'
     insert configure '^enabled libavatar ' after '^enabled libass ' \
         'enabled libavatar         && require_pkg_config libavatar "libavatar >= 0.1.0" avatar.h avatar_version'
     insert doc/filters.texi '^@section avatar$' before '^@section avectorscope$' "$(manual_section)
 "
     insert libavfilter/Makefile 'CONFIG_AVATAR_FILTER' before 'CONFIG_AVECTORSCOPE_FILTER' \
-        'OBJS-$(CONFIG_AVATAR_FILTER)                 += avf_avatar.o'
+        'OBJS-$(CONFIG_AVATAR_FILTER)                 += '"$objects"
     type=$(sed -n 's/^extern const \(.*\) ff_avf_avectorscope;$/\1/p' "$tree/libavfilter/allfilters.c")
     insert libavfilter/allfilters.c ' ff_avf_avatar;' before ' ff_avf_avectorscope;' "extern const $type ff_avf_avatar;"
-    cmp -s "$top/libavfilter/avf_avatar.c" "$tree/libavfilter/avf_avatar.c" ||
-        cp "$top/libavfilter/avf_avatar.c" "$tree/libavfilter/avf_avatar.c"
+    for f in $own; do
+        cmp -s "$top/$f" "$tree/$f" || cp "$top/$f" "$tree/$f"
+    done
 }
 
 print_patch()
@@ -85,7 +88,9 @@ print_patch()
     for f in $files; do
         diff -u --label "a/$f" --label "b/$f" "$tmp/a/$f" "$tmp/b/$f" || [ $? = 1 ]
     done
-    diff -u --label /dev/null --label b/libavfilter/avf_avatar.c /dev/null "$tmp/b/libavfilter/avf_avatar.c" || [ $? = 1 ]
+    for f in $own; do
+        diff -u --label /dev/null --label "b/$f" /dev/null "$tmp/b/$f" || [ $? = 1 ]
+    done
     rm -rf "$tmp"
     trap - EXIT
 }

@@ -53,7 +53,7 @@ for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.sh' '*.py' Makefile configu
     head -n 3 "$f" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' || fail "$f has no licence line"
 done
 done_with "licence lines"
-git ls-files | grep -vE '\.(png|jpg|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/|^tests/fuzz/corpus/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
+git ls-files | grep -vE '\.(png|jpg|heic|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/|^tests/fuzz/corpus/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
 done_with "no trailing space"
 # options: names and words are spelled alike in the filter, the tool and the manual
 lines() { tr ' |' '\n\n' | sed '/^$/d' | sort; }
@@ -65,9 +65,9 @@ manual=$(awk '/^@table @option/ { d = 1; next } /^@table/ { d++ } /^@end table/ 
 differ "filter and manual" "$filter" "$manual"
 # some are of use in one of the two alone
 lacks() { comm -23 <(lines <<< "$2") <(lines <<< "$3") | grep -vxE "$4" && fail "$1 lacks these"; }
-lacks "tool" "$filter" "$tool" 'm|s|image|max_gap|hold|metadata'
+lacks "tool" "$filter" "$tool" 'm|s|image|max_gap|max_drift|hold|metadata'
 lacks "filter" "$tool" "$filter" 'cpu_level|output|container|video_codec|audio_codec|input_format|quiet|help'
-differ "durations" "$(grep -B1 AV_OPT_TYPE_DURATION libavfilter/avf_avatar.c | sed -nE 's/^    \{ "([a-z_]+)".*/\1/p' | grep -vxE 'max_gap|hold')" \
+differ "durations" "$(grep -B1 AV_OPT_TYPE_DURATION libavfilter/avf_avatar.c | sed -nE 's/^    \{ "([a-z_]+)".*/\1/p' | grep -vxE 'max_gap|max_drift|hold')" \
     "$(sed -nE 's/^    \{ "([a-z_]+)", +TIME,.*/\1/p' tools/options.c)"
 item() { awk -v name="$1" '/^@item / && d < 2 { on = $2 == name || $2 == name "," } /^@table/ { d++ } /^@end table/ { d-- } on' doc/avatar.texi; }
 for o in compat late mode tail; do

@@ -42,7 +42,9 @@ applies()
 {
     (cd "$1" && patch -p1 --fuzz=0 --no-backup-if-mismatch <"$2") || return 1
     ! grep -q -i 'fuzz\|offset' "$tmp/talk" && [ -z "$(find "$1" -name '*.rej' -o -name '*.orig')" ] &&
-        cmp "$1/libavfilter/avf_avatar.c" "$top/libavfilter/avf_avatar.c"
+        for f in $(cd "$top" && echo libavfilter/*.[ch]); do
+            cmp "$1/$f" "$top/$f" || return 1
+        done
 }
 
 git_am()

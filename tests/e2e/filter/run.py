@@ -18,6 +18,10 @@ from harness import Env, main     # noqa: E402
 import cases_basic                # noqa: E402,F401
 import cases_streams              # noqa: E402,F401
 import cases_live                 # noqa: E402,F401
+import cases_clock                # noqa: E402,F401
+import cases_pictures             # noqa: E402,F401
+import cases_changes              # noqa: E402,F401
+import cases_ends                 # noqa: E402,F401
 import cases_bad                  # noqa: E402,F401
 
 if __name__ == '__main__':

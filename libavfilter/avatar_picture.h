@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/**
+ * @file
+ * Reference picture of the avatar filter, read from a file.
+ */
+#ifndef AVFILTER_AVATAR_PICTURE_H
+#define AVFILTER_AVATAR_PICTURE_H
+
+struct AVFrame;
+
+/**
+ * Read the first picture of a file that decodes, upright by its display matrix, as rgb24 without transparency. A picture that is stored
+ * in tiles (HEIC and AVIF of cameras, from FFmpeg 7.1 on) is put together.
+ *
+ * @param log      context for log lines
+ * @param picture  gets the picture in place of the one that was there; left alone after an error
+ * @return 0 or a negative error, logged in one line that names the file
+ */
+int ff_avatar_picture_read(void *log, const char *path, struct AVFrame **picture);
+
+#endif

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Pictures as they come: several in one file, of other sizes and formats, damaged, in tiles. The first one that decodes counts."""
+from harness import Env, Skip, case, crcs, expect, ffmpeg, filt, frames
+import media
+
+PAD = '[0:a][1:v]'
+NB = 53120          # 3.3 s, 83 frames
+
+
+def pixels(d, image):
+    return ffmpeg('-i', d.wav(640), '-filter_complex', '[0:a]' + filt(image=image, format='rgb24'), '-f', 'rawvideo', '-').out
+
+
+def distance(a, b):
+    assert len(a) == len(b) > 0
+    return sum((x - y) ** 2 for x, y in zip(a, b)) ** 0.5
+
+
+def join(path, *parts):
+    with open(path, 'wb') as out:
+        for part in parts:
+            with open(part, 'rb') as f:
+                out.write(f.read())
+    return path
+
+
+def first_counts(d, *inputs, first, **opts):
+    """The inputs give what their first picture alone gives: as many frames, the same ones, from the start."""
+    want = crcs(expect(frames('-i', d.wav(NB), '-i', first, '-filter_complex', PAD + filt(**opts)), 83))
+    f = expect(frames('-i', d.wav(NB), *inputs, '-filter_complex', PAD + filt(**opts)), 83)
+    assert 'new take' not in f.result.text() and 'hole' not in f.result.text(), f.result.text()[-900:]
+    assert crcs(f) == want, 'the avatar is made of another picture'
+
+
+@case
+def picture_with_a_preview_behind(d):
+    """A phone's JPEG has a smaller one behind it, and no .jpg in its name."""
+    ffmpeg('-f', 'lavfi', '-i', 'color=green:s=40x30', '-frames:v', '1', '-pix_fmt', 'yuvj420p', d / 'preview.jpg')
+    media.set_orientation(d.jpeg(), d / 'face.jpg', 1)                                  # with EXIF, by which it is known for a JPEG
+    both = join(d / 'both', d / 'face.jpg', d / 'preview.jpg')
+    for mode in ('offline', 'live'):
+        first_counts(d, '-i', both, first=d.jpeg(), mode=mode)
+    f = expect(frames('-i', d.wav(NB), '-filter_complex', '[0:a]' + filt(image=both)), 83)
+    assert crcs(f) == crcs(frames('-i', d.wav(NB), '-filter_complex', '[0:a]' + filt(image=d.jpeg())))
+
+
+@case
+def picture_sequence_of_sizes_and_formats(d):
+    """One picture a second, each of another size or pixel format than the one before."""
+    ffmpeg('-i', d.png(), d / 'f1.png')
+    ffmpeg('-i', d.png(48, 64), d / 'f2.png')
+    ffmpeg('-i', d.png(), '-pix_fmt', 'gray', d / 'f3.png')
+    ffmpeg('-i', d.png(200, 100), '-pix_fmt', 'rgba', d / 'f4.png')
+    for mode in ('offline', 'live'):
+        first_counts(d, '-framerate', '1', '-i', d / 'f%d.png', first=d / 'f1.png', mode=mode)
+    first_counts(d, '-framerate', '25', '-i', d / 'f%d.png', first=d / 'f1.png')
+
+
+@case
+def picture_changes_beside_two_filters(d):
+    """Two instances in the rebuilt graph: each goes on with its own stream."""
+    ffmpeg('-i', d.png(), d / 'f1.png')
+    ffmpeg('-i', d.png(48, 64), d / 'f2.png')
+    graph = '[0:a]asplit[a][b];[1:v]split[p][q];[a][p]%s[x];[b][q]%s[y];[x][y]hstack' % (filt(), filt(seed=9))
+    want = crcs(expect(frames('-i', d.wav(NB), '-i', d / 'f1.png', '-filter_complex', graph), 83))
+    assert crcs(expect(frames('-i', d.wav(NB), '-framerate', '1', '-i', d / 'f%d.png', '-filter_complex', graph), 83)) == want
+
+
+@case
+def picture_behind_a_damaged_packet(d):
+    """image= of a video whose first packet is damaged takes the first picture that decodes, as the second input does."""
+    ffmpeg('-i', d.png(), '-i', d.png(64, 64), '-filter_complex', '[1:v]scale=96:96[b];[0:v][b]concat', '-c:v', 'png', '-pix_fmt', 'rgb24', d / 'v.nut')
+    with open(d / 'v.nut', 'rb') as f:
+        data = bytearray(f.read())
+    at = data.find(b'IDAT') + 12
+    data[at:at + 40] = bytes(40)
+    with open(d / 'bad.nut', 'wb') as f:
+        f.write(data)
+    ffmpeg('-i', d.png(64, 64), '-vf', 'scale=96:96', d / 'second.png')
+    got = pixels(d, d / 'bad.nut')
+    assert distance(got, pixels(d, d / 'second.png')) < 0.2 * distance(got, pixels(d, d.png())), 'not the picture that decodes first'
+
+
+@case
+def picture_in_tiles(d):
+    """tiles.heic is media.face(96, 96), made with pillow-heif: a grid of 2 x 2 pictures of 64 x 64, whose edge is to be cut."""
+    if Env.version < (7, 1):
+        raise Skip('FFmpeg knows tiles from 7.1 on')
+    want = pixels(d, d.png())
+    got = distance(pixels(d, str(Env.top / 'tests/e2e/filter/tiles.heic')), want)
+    assert got < 0.1 * distance(pixels(d, media.gif(d / 'grey.gif', colors=((128, 128, 128),))), want), 'not the whole picture: distance %.0f' % got
