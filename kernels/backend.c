@@ -79,6 +79,13 @@ void avt_backend_close(Backend **be)
     avt_freep(be);
 }
 
+int avt_workspace_open(Backend *be, size_t size)
+{
+    if (be->cls->workspace_open(be, size) < 0)
+        return avt_fail(be->log, AVT_ERR(ENOMEM), "%s: no %.1f MB for the workspace of its operations", be->device, (double)size / 1e6);
+    return 0;
+}
+
 int avt_backend_is_dry(const Backend *be)
 {
     return !strcmp(be->device, "dry");

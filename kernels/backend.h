@@ -134,6 +134,8 @@ typedef struct BackendClass {
     void  (*fetch)(Backend *be, void *dst, const void *src, size_t size);    // an upload that reads src when the queue comes to it
     void *(*host_alloc)(Backend *be, size_t size);                  // host memory that fetch reads fast (pinned), 64-byte aligned
     void  (*host_free)(Backend *be, void *p, size_t size);
+    size_t (*workspace)(Backend *be, const OpCall *c);             // bytes that run() wants besides the operands; their addresses mean nothing
+    int   (*workspace_open)(Backend *be, size_t size);             // have so much from now on, and no more
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // for dst->act; fills dst->data, sets dtype
     void  (*close)(Backend *be);
@@ -153,6 +155,7 @@ struct Backend {
     char plan_for[32];                  // dry: the device that it stands for, "" for none
     int profile;                        // measure seconds per op
     const int *cancel;                  // when it becomes non-zero (another thread's doing), ops fail with ECANCELED; or NULL
+    size_t workspace_peak;              // most that a call so far has wanted; dry: would want on the device that it stands for
     OpStat stat[OP_NB];
     QueueStat queue;
     void *priv;
@@ -183,6 +186,10 @@ DType avt_device_act(const char *device, CpuLevel level);
 int  avt_backend_open(Backend **be, const char *device, const BackendOptions *opt);
 void avt_backend_close(Backend **be);
 int  avt_backend_is_dry(const Backend *be);
+
+/** Workspace of ops, found as workspace_peak on `dry`: allocated at once, and never more. Without this it grows as calls want it.
+ *  @return 0 or ENOMEM (logged) */
+int avt_workspace_open(Backend *be, size_t size);
 
 /** Make `code` the backend's sticky failure, with a log line. */
 void avt_backend_fail(Backend *be, int code, const char *fmt, ...) AVT_PRINTF(3, 4);

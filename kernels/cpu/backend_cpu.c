@@ -81,50 +81,108 @@ static int run_one(Backend *be, const OpCall *c)
     return (is_narrow(c) ? cpu->op16 : cpu->op)[c->op](be, c);
 }
 
-/* Attentions of a batch, one after another: they are few, and each has work for all threads. */
-static int run_batch(Backend *be, const OpCall *c)
+/* bf16 in the four ops of tiles, and whatever is widened, wants some. */
+static int may_want(const Cpu *cpu, const OpCall *c)
 {
-    int ret = 0;
+    const int tiled = c->op == OP_LINEAR || c->op == OP_CONV3D || c->op == OP_CONV1D || c->op == OP_ATTENTION;
 
-    for (int64_t b = 0; b < c->out.dim[0] && ret >= 0; b++) {
-        OpCall one = *c;
+    return is_narrow(c) ? cpu->op16[c->op] == avt_cpu_widened || tiled : avt_cpu_wants(cpu, c->op);
+}
 
-        one.out = avt_at(c->out, b);
-        one.attention.q = avt_at(c->attention.q, b);
-        one.attention.k1 = avt_at(c->attention.k1, b);
-        one.attention.v1 = avt_at(c->attention.v1, b);
-        ret = run_one(be, &one);
+size_t avt_cpu_workspace(Backend *be, const OpCall *c)
+{
+    Cpu *cpu = be->priv;
+    size_t most;
+
+    if (c->op == OP_ATTENTION && c->out.nd == 4) {
+        const OpCall one = avt_cpu_one_of(c, 0);
+
+        return avt_cpu_workspace(be, &one);
     }
+    if (!may_want(cpu, c))
+        return 0;
+    cpu->work_used = cpu->work_most = 0;
+    cpu->measuring = 1;
+    run_one(be, c);
+    cpu->measuring = 0;
+    most = cpu->work_most;
+    cpu->work_used = cpu->work_most = 0;
+    return most;
+}
+
+int avt_cpu_workspace_open(Backend *be, size_t size)
+{
+    Cpu *cpu = be->priv;
+
+    avt_free(cpu->work);
+    cpu->work = size ? avt_malloc(MEM_BACKEND, size) : NULL;
+    cpu->work_size = cpu->work ? size : 0;
+    cpu->planned = cpu->work || !size;
+    return cpu->planned ? 0 : AVT_ERR(ENOMEM);
+}
+
+/* Without a plan the workspace grows to what the call wants, and stays. */
+static int make_room(Backend *be, const OpCall *c)
+{
+    Cpu *cpu = be->priv;
+    const size_t size = cpu->planned ? 0 : avt_cpu_workspace(be, c);
+
+    cpu->work_used = cpu->work_most = 0;
+    if (size <= cpu->work_size)
+        return 0;
+    avt_free(cpu->work);
+    cpu->work = avt_malloc(MEM_BACKEND, size);
+    cpu->work_size = cpu->work ? size : 0;
+    return cpu->work ? 0 : AVT_ERR(ENOMEM);
+}
+
+static int run_in_room(Backend *be, const OpCall *c)
+{
+    Cpu *cpu = be->priv;
+    int ret = make_room(be, c);
+
+    if (ret >= 0)
+        ret = run_one(be, c);
+    if (cpu->work_most > be->workspace_peak)
+        be->workspace_peak = cpu->work_most;
     return ret;
 }
 
-int avt_cpu_run(Backend *be, const OpCall *c)
+OpCall avt_cpu_one_of(const OpCall *c, int64_t b)
 {
-    return c->op == OP_ATTENTION && c->out.nd == 4 ? run_batch(be, c) : run_one(be, c);
+    OpCall one = *c;
+
+    one.out = avt_at(c->out, b);
+    one.attention.q = avt_at(c->attention.q, b);
+    one.attention.k1 = avt_at(c->attention.k1, b);
+    one.attention.v1 = avt_at(c->attention.v1, b);
+    return one;
 }
 
-static void *grown(void **p, size_t *have, size_t size)
+/* Attentions of a batch go one after another: they are few, and each has work for all threads. */
+int avt_cpu_run(Backend *be, const OpCall *c)
 {
-    if (size > *have) {
-        avt_free(*p);
-        *p = avt_malloc(MEM_BACKEND, size);
-        *have = *p ? size : 0;
+    const int64_t nb = c->op == OP_ATTENTION && c->out.nd == 4 ? c->out.dim[0] : 0;
+    int ret = nb ? 0 : run_in_room(be, c);
+
+    for (int64_t b = 0; b < nb && ret >= 0; b++) {
+        const OpCall one = avt_cpu_one_of(c, b);
+
+        ret = run_in_room(be, &one);
     }
-    return *p;
+    return ret;
 }
 
 void *avt_cpu_work(Backend *be, size_t size)
 {
     Cpu *cpu = be->priv;
+    char *p = cpu->work + cpu->work_used;
+    const size_t want = (size + 63) / 64 * 64;
 
-    return grown(&cpu->work, &cpu->work_size, size);
-}
-
-void *avt_cpu_wide(Backend *be, size_t size)
-{
-    Cpu *cpu = be->priv;
-
-    return grown(&cpu->wide, &cpu->wide_size, size);
+    cpu->work_used += want;
+    if (cpu->work_used > cpu->work_most)
+        cpu->work_most = cpu->work_used;
+    return cpu->measuring || cpu->work_used > cpu->work_size ? NULL : p;
 }
 
 static int open_levels(Backend *be, Cpu *cpu)
@@ -167,10 +225,8 @@ int avt_cpu_table_open(Backend *be)
 
 void avt_cpu_table_close(Backend *be)
 {
-    if (be->priv) {
+    if (be->priv)
         avt_free(((Cpu *)be->priv)->work);
-        avt_free(((Cpu *)be->priv)->wide);
-    }
 #if HAVE_ONEDNN
     if (be->priv)
         avt_cpu_onednn_close(be->priv);
@@ -241,6 +297,8 @@ int avt_backend_cpu_open(Backend *be)
         .fetch = cpu_upload,
         .host_alloc = cpu_alloc,
         .host_free = cpu_free,
+        .workspace = avt_cpu_workspace,
+        .workspace_open = avt_cpu_workspace_open,
         .weight_bytes = avt_cpu_weight_bytes,
         .weight_put = avt_cpu_weight_put,
         .close = avt_cpu_table_close,

@@ -279,6 +279,20 @@ static void *guard_host_alloc(Backend *be, size_t size)
     return avt_pages_alloc(MEM_TENSOR, size);
 }
 
+static size_t guard_workspace(Backend *be, const OpCall *c)
+{
+    Guard *g = be->priv;
+
+    return avt_cpu_workspace(&g->cpu, c);
+}
+
+static int guard_workspace_open(Backend *be, size_t size)
+{
+    Guard *g = be->priv;
+
+    return avt_cpu_workspace_open(&g->cpu, size);
+}
+
 static size_t guard_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
     Guard *g = be->priv;
@@ -328,6 +342,8 @@ static const BackendClass guard_class = {
     .fetch = guard_fetch,
     .host_alloc = guard_host_alloc,
     .host_free = guard_free,
+    .workspace = guard_workspace,
+    .workspace_open = guard_workspace_open,
     .weight_bytes = guard_weight_bytes,
     .weight_put = guard_weight_put,
     .close = guard_close,

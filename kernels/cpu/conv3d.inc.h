@@ -246,13 +246,14 @@ INLINE void one_row(const Narrow *n, float *edge, int64_t t, int64_t y)
 
 static int conv3d(Backend *be, const OpCall *c)
 {
+    const Cpu *cpu = be->priv;
     const int64_t *k = c->in[2].dim, *out = c->out.dim, taps = k[2] * k[3] * k[4] * k[1], rows = out[0] * out[1];
     const int64_t edge = ((PIXELS - 1) * c->u.conv.stride + k[4]) * k[1];
     const float *w = c->in[2].data;
     Narrow n = { .c = c, .prev = c->in[1].be ? c->in[1].dim[0] : 0, .run = k[4] * k[1], .few = k[0] <= FEW && k[1] % VN == 0 };
 
-    if (!avt_conv3d_keeps_order(be->priv, k))
-        return ((Cpu *)be->priv)->conv3d_wide(be, c);
+    if (!avt_conv3d_keeps_order(cpu, k))
+        return cpu->measuring && cpu->conv3d_wide == avt_plain_conv3d ? 0 : cpu->conv3d_wide(be, c);
     if (is_for_winograd(c))
         return winograd(be, c);
     n.w = avt_cpu_work(be, (size_t)(taps * NARROW + be->threads * edge) * sizeof(float));

@@ -13,6 +13,8 @@
 #include <omp.h>
 #endif
 
+#include <string.h>
+
 #include "kernels.h"
 
 enum {
@@ -32,8 +34,10 @@ typedef struct Cpu {                    // Backend.priv
     int    (*weight_put16)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // what meets bf16; NULL: the same
     CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
-    void *work, *wide;                  // avt_cpu_work(); operands and result of avt_cpu_widened()
-    size_t work_size, wide_size;
+    char *work;                         // workspace of the call that runs, see avt_cpu_work()
+    size_t work_size, work_used, work_most;
+    int planned;                        // its size is for good
+    int measuring;                      // nothing is run, only what it would want is added up
 } Cpu;
 
 /* conv3d: weights [Cout, Cin, 1 or 3, 3, 3] that winograd.inc.h takes, where a level has it. Of those of one frame not the ones
@@ -61,11 +65,34 @@ void avt_cpu_amx(Cpu *cpu);
 /** Does this machine run the code of a level? For CPU_AMX the kernel is asked for tile data, for the whole process. */
 int avt_cpu_has(CpuLevel level);
 
-/** Workspace of the op that runs now, 64-byte aligned, contents undefined; NULL when there is no memory. It grows to the largest
- *  size ever asked for and stays, so later calls allocate nothing. */
+/**
+ * Workspace of the op that runs now, 64-byte aligned, contents undefined; another call gives another piece. The block has what the
+ * whole call wants: that is found by going through the op with `measuring` set, when this adds the size up and gives NULL. So an op asks
+ * before it touches a number, and where there is none it returns (an op of several parts goes on to the next while measuring).
+ */
 void *avt_cpu_work(Backend *be, size_t size);
-/** The same for avt_cpu_widened() alone, whose op may use avt_cpu_work(). */
-void *avt_cpu_wide(Backend *be, size_t size);
+/** What is given is taken back to here, for parts of an op that follow one another. */
+static inline size_t avt_cpu_work_mark(const Cpu *cpu)
+{
+    return cpu->work_used;
+}
+
+static inline void avt_cpu_work_release(Cpu *cpu, size_t mark)
+{
+    cpu->work_used = mark;
+}
+
+/* Does a level's f32 version of an op ask for workspace? Plain C never does, and would touch the numbers. */
+static inline int avt_cpu_wants(const Cpu *cpu, OpId op)
+{
+    return (op == OP_LINEAR || op == OP_CONV3D || op == OP_CONV1D || op == OP_ATTENTION) && strcmp(cpu->level[op], "plain");
+}
+
+/** Attention b of a batch. */
+OpCall avt_cpu_one_of(const OpCall *c, int64_t b);
+/** BackendClass.workspace, workspace_open (the guard backend uses them too). */
+size_t avt_cpu_workspace(Backend *be, const OpCall *c);
+int    avt_cpu_workspace_open(Backend *be, size_t size);
 
 /** What an op is for bf16: operands widened to f32, the table's f32 op, the result rounded once. */
 int avt_cpu_widened(Backend *be, const OpCall *c);

@@ -12,8 +12,8 @@
  * not depend on what is not known yet). The order of a product holds for any number of rows. A convolution over a very small
  * picture may want another one: then the weights are reordered at each call, which is correct and costs a few per cent.
  *
- * A primitive is made at the first call of a shape and kept; its memory objects get new addresses at each call. Scratch is
- * one buffer of ours, as large as the most demanding primitive needs, so that later calls allocate nothing.
+ * A primitive is made at the first call of a shape and kept; its memory objects get new addresses at each call. Its scratch comes out
+ * of the workspace.
  *
  * Threads: with AVX-512 bits do not depend on their number (tests/kernels compare 1, 2 and 3): a result is summed by one thread.
  * With AVX2 alone version 2 may share one long sum among threads. Below AVX2 plain C stays: there version 2 adds a residual
@@ -62,8 +62,7 @@ typedef struct Onednn {
     dnnl_stream_t stream;
     Item **slot;                        // hash table, a power of two, at most half full
     int64_t nb, room;
-    char *buffer;                       // scratch, then reordered weights
-    size_t buffer_size;
+    char *buffer;                       // workspace of the primitive that runs: scratch, then reordered weights
 } Onednn;
 
 /* ---- what oneDNN 2 and 3 call differently ------------------------------------------------------------------------ */
@@ -424,21 +423,6 @@ static int cache_grow(Onednn *o)
     return 0;
 }
 
-static int reserve(void *buffer, size_t *have, size_t want)
-{
-    void *p;
-
-    if (want <= *have)
-        return 0;
-    p = avt_malloc(MEM_BACKEND, want);
-    if (!p)
-        return AVT_ERR(ENOMEM);
-    avt_freep(buffer);
-    memcpy(buffer, &p, sizeof(p));
-    *have = want;
-    return 0;
-}
-
 static int find(Onednn *o, Item **out, const Problem *p, const Md *packed)
 {
     Item **slot;
@@ -454,7 +438,7 @@ static int find(Onednn *o, Item **out, const Problem *p, const Md *packed)
         o->nb++;
     }
     *out = *slot;
-    return packed ? reserve(&o->buffer, &o->buffer_size, (*out)->scratch_size + ((*out)->repack ? (*out)->size : 0)) : 0;
+    return 0;
 }
 
 /* The order in which weights of this shape are packed: chosen for a large problem, on one thread. */
@@ -498,7 +482,7 @@ static int run_repack(Onednn *o, Item *it, const char *w)
     return check(o, dnnl_primitive_execute(it->repack, o->stream, nb, args), "a reorder");
 }
 
-static int execute(Onednn *o, Item *it, const Operands *x)
+static int execute_in(Onednn *o, Item *it, const Operands *x)
 {
     const Problem *p = &it->p;
     const int threads = swap_threads(p->threads);
@@ -522,6 +506,20 @@ static int execute(Onednn *o, Item *it, const Operands *x)
     return ret;
 }
 
+static int execute(Backend *be, Item *it, const Operands *x)
+{
+    Cpu *cpu = be->priv;
+    Onednn *o = cpu->onednn;
+    const size_t size = it->scratch_size + (it->repack ? it->size : 0), mark = avt_cpu_work_mark(cpu);
+    int ret = 0;
+
+    o->buffer = size ? avt_cpu_work(be, size) : NULL;
+    if (!cpu->measuring)
+        ret = size && !o->buffer ? AVT_ERR(ENOMEM) : execute_in(o, it, x);
+    avt_cpu_work_release(cpu, mark);
+    return ret;
+}
+
 /* The primitive of `p`, whose `threads` are filled in here. */
 static int find_item(Backend *be, Item **it, Problem *p)
 {
@@ -542,7 +540,7 @@ static int solve(Backend *be, Problem *p, const Operands *x)
     Item *it;
     const int ret = find_item(be, &it, p);
 
-    return ret < 0 ? ret : execute(((Cpu *)be->priv)->onednn, it, x);
+    return ret < 0 ? ret : execute(be, it, x);
 }
 
 static const float *data(Tensor t)
@@ -558,18 +556,19 @@ static int residual(Tensor out, Tensor res)
 /* out += gate (x w^T + b) in two steps: below AVX-512, version 2 has no fast way to do it at once. */
 static int solve_apart(Backend *be, const Problem *p, const Operands *x)
 {
+    const Cpu *cpu = be->priv;
     const int64_t nb = (int64_t)p->dst[0] * p->dst[1];
     float *sum = avt_cpu_work(be, (size_t)nb * sizeof(*sum)), *out = x->dst;
     Problem q = *p;
     Operands y = *x;
     int ret;
 
-    if (!sum)
+    if (!sum && !cpu->measuring)
         return AVT_ERR(ENOMEM);
     q.res = 0;
     y.dst = sum;
     ret = solve(be, &q, &y);
-    if (ret < 0)
+    if (ret < 0 || cpu->measuring)
         return ret;
 #pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
     for (int64_t i = 0; i < nb; i++)
@@ -594,7 +593,7 @@ static int linear_onednn(Backend *be, const OpCall *c)
         return ret;
     if (it->slow && p.gate && p.res == 1)
         return solve_apart(be, &p, &x);
-    return execute(((Cpu *)be->priv)->onednn, it, &x);
+    return execute(be, it, &x);
 }
 
 /* ---- conv3d ---------------------------------------------------------------------------------------------------------- */
@@ -662,6 +661,7 @@ static void begin(const OpCall *c)
  */
 static int conv3d_onednn(Backend *be, const OpCall *c)
 {
+    const int measuring = ((const Cpu *)be->priv)->measuring;
     const int64_t *in = c->in[0].dim, *out = c->out.dim, *w = c->in[2].dim, taps = w[2];
     const int32_t wei[4] = { (int32_t)w[0], (int32_t)w[1], (int32_t)w[3], (int32_t)w[4] };
     Sum s = { .be = be, .c = c, .prev = c->in[1].be ? c->in[1].dim[0] : 0, .in_frame = in[1] * in[2] * in[3],
@@ -671,13 +671,13 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
     int ret;
 
     if (w[0] <= NARROW)
-        return avt_plain_conv3d(be, c);
+        return measuring ? 0 : avt_plain_conv3d(be, c);
     ret = find_packed(((Cpu *)be->priv)->onednn, &packed, 4, wei);
     if (ret < 0)
         return ret;
     s.tap = (packed->size + ALIGN - 1) / ALIGN * ALIGN;
     s.front = s.prev + c->u.conv.pad_t;
-    if (taps - 1 < c->u.conv.pad_t)
+    if (taps - 1 < c->u.conv.pad_t && !measuring)
         begin(c);
     for (int64_t t = 0; t < out[0]; t += step)
         for (int64_t k = taps - 1; k >= 0 && ret >= 0; k--) {
@@ -808,7 +808,6 @@ void avt_cpu_onednn_close(Cpu *cpu)
         if (o->slot[i])
             item_close(o->slot[i]);
     avt_free(o->slot);
-    avt_free(o->buffer);
     dnnl_stream_destroy(o->stream);
     dnnl_engine_destroy(o->engine);
     avt_freep(&cpu->onednn);

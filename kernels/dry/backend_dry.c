@@ -129,10 +129,13 @@ static int grow(Dry *d)
 static int dry_run(Backend *be, const OpCall *c)
 {
     Dry *d = be->priv;
+    const size_t workspace = d->target ? d->target->cls->workspace(d->target, c) : 0;
     double flops, bytes;
     int32_t *slot;
     DryCall *call;
 
+    if (workspace > be->workspace_peak)
+        be->workspace_peak = workspace;
     if (d->nb == d->room && grow(d) < 0)
         return AVT_ERR(ENOMEM);
     slot = find(d, c);
@@ -163,6 +166,19 @@ static DType kept_dtype(WeightUse use, DType act, DType dtype)
     if (use != WEIGHT_PLAIN && act == DT_BF16 && dtype != DT_F8_E4M3 && dtype != DT_F8_E5M2)
         return DT_BF16;
     return use != WEIGHT_PLAIN && dtype <= DT_F8_E5M2 ? dtype : DT_F32;
+}
+
+static size_t dry_workspace(Backend *be, const OpCall *c)
+{
+    const Dry *d = be->priv;
+
+    return d->target ? d->target->cls->workspace(d->target, c) : 0;
+}
+
+static int dry_workspace_open(Backend *be, size_t size)
+{
+    (void)be, (void)size;
+    return 0;
 }
 
 static size_t dry_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
@@ -208,6 +224,8 @@ static const BackendClass dry_class = {
     .fetch = dry_upload,
     .host_alloc = dry_alloc,
     .host_free = dry_free,
+    .workspace = dry_workspace,
+    .workspace_open = dry_workspace_open,
     .weight_bytes = dry_weight_bytes,
     .weight_put = dry_weight_put,
     .close = dry_close,
