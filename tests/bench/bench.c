@@ -6,6 +6,7 @@
  *   --cpu        processor time / threads instead of wall time, for a machine that others use too
  *   --dir DIR    where weights and inputs lie (build/bench)         --python PATH    of the peers
  *   --src DIR    the tree                                           --ffmpeg PATH    with the filter inside
+ *   --precision f32|bf16|both    ours, and the peers' (autocast); both where the CPU runs bf16 faster, with what it gains
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,7 +103,7 @@ Row *bench_row(Bench *b, const char *work, const char *title, const char *goal)
 {
     Row *r = &b->row[b->nb_rows++];
 
-    *r = (Row){ .work = work, .title = title, .goal = goal, .apart = -1 };
+    *r = (Row){ .work = work, .title = title, .goal = goal, .apart = -1, .act = b->act };
     return r;
 }
 
@@ -111,9 +112,19 @@ static double share(const Bench *b, const Row *r)
     return r->ms > 0 && b->peak > 0 ? r->flops / (1e-3 * r->ms) / b->peak : 0;
 }
 
+/* Time of the same work in f32, or 0. */
+static double of_f32(const Bench *b, const Row *r)
+{
+    for (int i = 0; i < b->nb_rows && r->act != DT_F32; i++)
+        if (b->row[i].act == DT_F32 && !strcmp(b->row[i].work, r->work))
+            return b->row[i].ms;
+    return 0;
+}
+
 void bench_say(const Bench *b, const Row *r)
 {
-    char peer[32] = "", apart[32] = "", flops[48] = "";
+    char peer[32] = "", apart[32] = "", flops[48] = "", gain[40] = "";
+    const double f32_ms = of_f32(b, r);
 
     if (r->flops > 0)
         snprintf(flops, sizeof(flops), "%7.1f %5.0f%%", 1e-6 * r->flops / r->ms, 100 * share(b, r));
@@ -121,7 +132,10 @@ void bench_say(const Bench *b, const Row *r)
         snprintf(peer, sizeof(peer), r->peer_ms > 0 ? "%.1f" : "none here", r->peer_ms);
     if (r->apart >= 0)
         snprintf(apart, sizeof(apart), "  results differ by %.1e", r->apart);
-    printf("%-44s %10.2f %14s %10s %8.2f  %-22s %s%s\n", r->title, r->ms, flops, peer, r->value, r->goal, r->note, apart);
+    if (f32_ms > 0 && r->ms > 0)
+        snprintf(gain, sizeof(gain), "  %.2f x f32", f32_ms / r->ms);
+    printf("%-44s %-4s %10.2f %14s %10s %8.2f  %-22s %s%s%s\n", r->title, avt_dtype_name(r->act), r->ms, flops, peer, r->value, r->goal, r->note,
+           apart, gain);
     fflush(stdout);
 }
 
@@ -135,7 +149,7 @@ static void write_json(const Bench *b, const char *path)
     for (int i = 0; i < b->nb_rows; i++) {
         const Row *r = &b->row[i];
 
-        fprintf(f, "  {\"work\": \"%s\", \"what\": \"%s\", \"ms\": %.3f, \"gflops\": %.2f, \"share_of_peak\": %.4f, ", r->work, r->title, r->ms,
+        fprintf(f, "  {\"work\": \"%s\", \"precision\": \"%s\", \"what\": \"%s\", \"ms\": %.3f, \"gflops\": %.2f, \"share_of_peak\": %.4f, ", r->work, avt_dtype_name(r->act), r->title, r->ms,
                 r->ms > 0 ? 1e-6 * r->flops / r->ms : 0, share(b, r));
         if (r->peer_ms > 0)
             fprintf(f, "\"peer\": \"%s\", \"peer_ms\": %.3f, ", r->peer, r->peer_ms);
@@ -258,14 +272,16 @@ static void log_line(void *opaque, int level, const char *text)
 }
 
 /* Options of main; what is left are names of works. @return number of them, or -1 */
-static int read_options(Bench *b, int argc, char **argv, const char **names)
+static int read_options(Bench *b, int argc, char **argv, const char **names, DType *first, DType *last)
 {
     int nb = 0;
 
     for (int i = 1; i < argc; i++) {
         const char *o = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
 
-        if (!strcmp(o, "--cpu"))
+        if (!strcmp(o, "--precision") && ++i && (!strcmp(v, "f32") || !strcmp(v, "bf16") || !strcmp(v, "both")))
+            *first = strcmp(v, "bf16") ? DT_F32 : DT_BF16, *last = strcmp(v, "f32") ? DT_BF16 : DT_F32;
+        else if (!strcmp(o, "--cpu"))
             b->cpu = 1;
         else if (o[0] != '-' && nb < NB_WORKS)
             names[nb++] = o;
@@ -295,38 +311,53 @@ static int wanted(const char *name, const char **names, int nb)
     return !nb;
 }
 
+/* A work on a backend of its own; the peer is told the precision. */
+static int run_work(Bench *b, int (*run)(Bench *b))
+{
+    const BackendOptions opt = { .level = CPU_AUTO, .log = b->log, .threads = b->threads, .act = b->act };
+    char word[32];
+    double none;
+    int ret = avt_backend_open(&b->be, "cpu", &opt);
+
+    snprintf(word, sizeof(word), "precision %s", avt_dtype_name(b->act));
+    if (ret >= 0 && b->peer)
+        ret = peer_ask(b->peer, word, &none, &none);
+    if (ret >= 0)
+        ret = run(b);
+    avt_arena_close(&b->weights);
+    avt_arena_close(&b->scratch);
+    avt_backend_close(&b->be);
+    return ret;
+}
+
 int main(int argc, char **argv)
 {
     static const Log log = { .write = log_line, .level = LOG_WARNING };
     Bench b = { .dir = "build/bench", .python = "build/bench/venv/bin/python", .src = AVT_SRCDIR, .ffmpeg = "build/ffmpeg/bin/ffmpeg",
                 .threads = 2, .reps = 5, .log = &log };
     const char *names[NB_WORKS];
-    const int nb = read_options(&b, argc, argv, names);
-    BackendOptions opt = { .level = CPU_AUTO, .log = &log };
+    DType first = DT_F32, last = avt_device_act("cpu", CPU_AUTO);
+    const int nb = read_options(&b, argc, argv, names, &first, &last);
     int ret = 0;
 
     if (nb < 0)
-        return fprintf(stderr, "usage: bench [WORK ...] [--reps N] [--threads N] [--cpu] [--dir DIR] [--python PATH] [--src DIR] [--ffmpeg PATH]\n"), 2;
+        return fprintf(stderr, "usage: bench [WORK ...] [--reps N] [--threads N] [--cpu] [--dir DIR] [--python PATH] [--src DIR] [--ffmpeg PATH]\n"
+                               "             [--precision f32|bf16|both]\n"), 2;
     mkdir(b.dir, 0777);
     avt_thread_flush_denormals();
-    opt.threads = b.threads;
-    if (avt_backend_open(&b.be, "cpu", &opt) < 0)
-        return 1;
     if (peer_open(&b.peer, &b) < 0)
         printf("no peers: %s has no torch, diffusers and transformers (make bench gets them from PyPI when there is a network)\n", b.python);
     measure_peak(&b);
     printf("%d threads, peak %.1f GFLOP/s (f32, oneDNN, packed product of %d), medians of %d, %s\n", b.threads, 1e-9 * b.peak, PEAK_SIZE, b.reps,
            b.cpu ? "processor time / threads" : "wall time");
-    printf("%-44s %10s %14s %10s %8s  %s\n", "work", "ms", "GFLOP/s  peak", "peer ms", "value", "goal");
+    printf("%-44s %-4s %10s %14s %10s %8s  %s\n", "work", "", "ms", "GFLOP/s  peak", "peer ms", "value", "goal");
     for (int i = 0; i < NB_WORKS; i++)
-        if (wanted(works[i].name, names, nb) && works[i].run(&b) < 0) {
-            fprintf(stderr, "bench: %s failed\n", works[i].name);
-            ret = 1;
-        }
+        for (b.act = first; b.act <= last; b.act++)                 // one after the other: a machine's speed changes with time
+            if (wanted(works[i].name, names, nb) && run_work(&b, works[i].run) < 0) {
+                fprintf(stderr, "bench: %s failed\n", works[i].name);
+                ret = 1;
+            }
     write_json(&b, bench_path(&b, "../bench.json"));
     peer_close(&b.peer);
-    avt_arena_close(&b.weights);
-    avt_arena_close(&b.scratch);
-    avt_backend_close(&b.be);
     return ret;
 }

@@ -22,6 +22,8 @@ typedef struct Row {                    // a line of the table
     double value;                       // what the goal is about: the ratio, frames a second, ...
     const char *goal;
     double apart;                       // relative L2 of the two results, or -1
+    DType act;
+    double gain;                        // bf16: f32's time over this one's; 0: not known
     char note[160];
 } Row;
 
@@ -30,11 +32,12 @@ typedef struct Bench {
     int threads, reps;
     int cpu;                            // time is processor time / threads: for a machine that others use too
     double peak;                        // FLOP/s of a large product
+    DType act;                          // precision of the works that run now
     Backend *be;
     Arena *weights, *scratch;
     Peer *peer;                         // NULL: there is none on this machine
     const Log *log;
-    Row row[24];
+    Row row[48];
     int nb_rows;
 } Bench;
 

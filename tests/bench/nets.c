@@ -191,12 +191,13 @@ static int products(DitWork *w)
 {
     Bench *b = w->b;
     const int64_t N = w->shape.N, D = w->d.cfg.dim, F = w->d.cfg.ffn_dim;
-    Products p = { b, &w->d, w->x0, avt_new(b->weights, DT_F32, N, D), avt_new(b->weights, DT_F32, N, F), product_open(N, D, D, b->threads),
+    Products p = { b, &w->d, avt_new(b->weights, b->act, N, D), avt_new(b->weights, b->act, N, D), avt_new(b->weights, b->act, N, F), product_open(N, D, D, b->threads),
                    product_open(N, F, D, b->threads), product_open(N, D, F, b->threads) };
     Row *r = bench_row(b, "dit_products", "  its matrix products alone", ">= 0.9 of oneDNN's own");
     double ours[64], theirs[64], start = b->be->stat[OP_LINEAR].flops;
     const int reps = b->reps < 64 ? b->reps : 64;
 
+    avt_copy(b->be, p.x, w->x0);
     avt_fill(b->be, p.y, 0);
     products_run(&p);
     if (p.square && p.up && p.down)

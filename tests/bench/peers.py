@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """peers.py DIR THREADS: the works of the bench in PyTorch, on the weights and inputs in DIR.
 
-A word a line on stdin: "hello", "open WORK", "first" (one pass whose result is written to WORK.out.f32, not timed by the bench),
+A word a line on stdin: "hello", "precision f32|bf16" (bf16: autocast), "open WORK", "first" (one pass whose result is written to WORK.out.f32, not timed by the bench),
 "run". The answer is "ok WALL CPU", seconds of the pass, or "no REASON".
 """
 import inspect
@@ -19,6 +19,7 @@ folder = sys.argv[1]
 torch.set_num_threads(int(sys.argv[2]))
 torch.set_flush_denormal(True)
 torch.set_grad_enabled(False)
+ACT = torch.float32
 
 
 def weights(network):
@@ -30,8 +31,8 @@ def array(name, *shape):
 
 
 def rotate(x, table, out=None):
-    y = torch.view_as_real(torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)) * table[:, None]).flatten(-2)
-    return y if out is None else out.copy_(y)
+    y = torch.view_as_real(torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2)) * table[:, None]).flatten(-2)
+    return y.to(x.dtype) if out is None else out.copy_(y)
 
 
 class Dit:
@@ -39,10 +40,10 @@ class Dit:
     D, HEADS, LAYERS, FRAME, SLOT = 1536, 12, 4, 256, 6
 
     def __init__(self):
-        self.w = weights("dit")
+        self.w = {k: v.to(ACT) if v.dim() > 1 and "modulation" not in k else v for k, v in weights("dit").items()}
         self.x0, self.e0 = array("dit.x", -1, self.D), array("dit.e0", 6, self.D)
         self.rope, self.rope_sink = (torch.view_as_complex(array(n, -1, self.D // self.HEADS // 2, 2)) for n in ("dit.rope", "dit.rope_sink"))
-        keys = lambda name, i: array(f"dit.{name}{i}", -1, self.HEADS, self.D // self.HEADS)
+        keys = lambda name, i: array(f"dit.{name}{i}", -1, self.HEADS, self.D // self.HEADS).to(ACT)
         self.k = [torch.cat([keys("ring_k", i), keys("sink_k", i)]) for i in range(self.LAYERS)]
         self.v = [torch.cat([keys("ring_v", i), keys("sink_v", i)]) for i in range(self.LAYERS)]
         self.sink_k = [keys("sink_k", i) for i in range(self.LAYERS)]
@@ -174,17 +175,22 @@ WORKS = {"dit": Dit, "vae_decode": VaeDecode, "vae_encode": VaeEncode, "wav2vec2
 
 
 def main():
+    global ACT
     name = work = None
     for line in sys.stdin:
         wall = cpu = 0.0
         try:
             word, *rest = line.split()
-            if word == "open":
+            if word == "precision":
+                ACT = torch.bfloat16 if rest[0] == "bf16" else torch.float32
+            elif word == "open":
                 name, work = rest[0], None
-                work = WORKS[name]()
+                with torch.autocast("cpu", torch.bfloat16, enabled=ACT == torch.bfloat16):
+                    work = WORKS[name]()
             elif word != "hello":
                 wall, cpu = time.perf_counter(), time.process_time()
-                result = work()
+                with torch.autocast("cpu", torch.bfloat16, enabled=ACT == torch.bfloat16):
+                    result = work()
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
                 if word == "first":
                     result.float().contiguous().numpy().tofile(f"{folder}/{name}.out.f32")

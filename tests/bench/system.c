@@ -149,7 +149,7 @@ typedef struct Small {                  // a rank that has all of the model
 
 static int small_open(Small *s, const Bench *b, const char *dir, int64_t size)
 {
-    const BackendOptions opt = { .threads = b->threads, .level = CPU_AUTO, .log = b->log };
+    const BackendOptions opt = { .threads = b->threads, .level = CPU_AUTO, .act = b->act, .log = b->log };
     int ret = avt_modeldir_open(&s->dir, dir, b->log);
 
     if (ret < 0 || (ret = avt_ckpt_open(&s->dit, s->dir.dit, b->log)) < 0 || (ret = avt_ckpt_open(&s->vae, s->dir.vae, b->log)) < 0
@@ -327,7 +327,8 @@ int work_film(Bench *b)
     }
     if (write_sound(sound) < 0)
         return -1;
-    snprintf(graph, sizeof(graph), "[0:a]avatar=model=%s:image=%s/model/nano/faces/anna.png:seed=1:cpu_threads=%d[v]", dir, b->src, b->threads);
+    snprintf(graph, sizeof(graph), "[0:a]avatar=model=%s:image=%s/model/nano/faces/anna.png:seed=1:precision=%s:cpu_threads=%d[v]", dir, b->src,
+             avt_dtype_name(b->act), b->threads);
     for (int i = 0; i < reps; i++) {
         char *argv[] = { (char *)b->ffmpeg, "-nostdin", "-v", "error", "-i", (char *)sound, "-filter_complex", graph, "-map", "[v]",
                          "-c:v", "rawvideo", "-f", "null", "-", NULL };
