@@ -9,6 +9,7 @@
 
 #include "base/thread.h"
 #include "engine/engine.h"
+#include "engine/threads.h"
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
 {
@@ -264,6 +265,16 @@ static int choose_precision(Core *c, const char *asked, const Log *log)
     return 0;
 }
 
+/* In both types: what encodes the picture is f32 whatever the precision. */
+static int warm(const Core *c, const Log *log)
+{
+    BackendOptions opt = avt_core_backend(c, 1, log);
+    int ret = avt_threads_warm(c->front_device, &opt);
+
+    opt.act = DT_F32;
+    return ret < 0 || c->act == DT_F32 ? ret : avt_threads_warm(c->front_device, &opt);
+}
+
 int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
 {
     const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
@@ -295,6 +306,8 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
         ret = load_ranks(c, &(ModelFiles){ dit, vae, lora }, log);
     if (ret >= 0)
         ret = load_front(c, log);
+    if (ret >= 0)
+        ret = warm(c, log);
     if (ret >= 0)
         ret = avt_ckpt_unchanged(dit, log);
     if (ret >= 0)

@@ -3,7 +3,7 @@
  * The threads of a session, and the end of the process: see threads.h.
  *
  * Exit handlers run in the reverse order of their registration. Ours is registered at the first session, when a model was loaded
- * and so the libraries below have registered theirs. It aborts and joins every session that runs. Trap: exit() may be called
+ * and so the libraries below have registered theirs (avt_threads_warm). It aborts and joins every session that runs. Trap: exit() may be called
  * by a log callback, on one of these threads. Nothing can be joined then; all are told to stop.
  */
 #include <stdlib.h>
@@ -21,6 +21,62 @@ static struct {
     AvatarSession *first;
     int ending;                         // the process is at its end
 } running = { .lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER };
+
+#define WARM 32                         // sides of all operands: a vector or two
+
+/* ---- what the libraries below make at first use ---------------------------------------------------------------------- */
+
+static void warm_products(Backend *be, Arena *a, const float *zeros)
+{
+    const int64_t n = WARM, dim[2] = { n, n };
+    const Linear l = { .w = avt_weight_put(a, WEIGHT_LINEAR, be->act, DT_F32, 2, dim, zeros),
+                       .b = avt_weight_put(a, WEIGHT_PLAIN, be->act, DT_F32, 1, dim, zeros) };
+    const Tensor x = avt_new(a, be->act, n, n), out = avt_new(a, be->act, n, n), sum = avt_new(a, DT_F32, n, n);
+
+    avt_fill(be, x, 0);
+    avt_fill(be, sum, 0);
+    for (int act = ACT_NONE; act <= ACT_GELU_ERF; act++)
+        avt_linear(be, out, x, &l, (Act)act);
+    avt_linear_add(be, sum, sum, x, &l, l.b);
+    avt_linear_add(be, sum, sum, x, &l, AVT_NONE);
+}
+
+static void warm_convolutions(Backend *be, Arena *a, const float *zeros)
+{
+    const int64_t n = WARM;
+
+    for (int64_t k = 1; k <= 3; k += 2) {                           // over space alone, over time too
+        const int64_t dim[5] = { n, n, k, 3, 3 };
+        const Conv c = { .w = avt_weight_put(a, WEIGHT_CONV3D, be->act, DT_F32, 5, dim, zeros) };
+        const Tensor x = avt_new(a, be->act, 1, n, n, n), out = avt_new(a, be->act, 1, n, n, n);
+
+        avt_fill(be, x, 0);
+        avt_conv3d(be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad_t = (int)k - 1, .pad0 = 1, .pad1 = 1 });
+    }
+}
+
+int avt_threads_warm(const char *device, const BackendOptions *opt)
+{
+    float *zeros = avt_calloc(MEM_ENGINE, WARM * WARM * 27, sizeof(*zeros));
+    Arena *a = NULL;
+    Backend *be;
+    int ret = avt_backend_open(&be, device, opt);
+
+    if (ret < 0) {
+        avt_free(zeros);
+        return ret;
+    }
+    ret = zeros ? avt_arena_open(&a, be, "warm", 8 << 20) : AVT_ERR(ENOMEM);
+    if (ret >= 0) {
+        warm_products(be, a, zeros);
+        warm_convolutions(be, a, zeros);
+        ret = avt_sync(be);
+    }
+    avt_arena_close(&a);
+    avt_backend_close(&be);
+    avt_free(zeros);
+    return ret;
+}
 
 /* ---- the list of sessions that run ---------------------------------------------------------------------------------- */
 

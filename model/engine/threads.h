@@ -9,6 +9,12 @@
 #include "engine/conductor.h"
 
 /**
+ * Small products and convolutions of each kind on a device: the libraries below make tables at the first call of a kind, and have
+ * exit handlers for them. Those that are registered later than ours run before it, under threads that use the tables. For
+ * the end of a load; takes milliseconds. @return 0 or an error (logged)
+ */
+int  avt_threads_warm(const char *device, const BackendOptions *opt);
+/**
  * Start the threads of a session and wait until all that they will ever need exist: a library below that cannot make one in
  * mid-stream would end the process.
  * @return 0; ENOMEM (logged): the system gives too few; ECANCELED: the process ends
