@@ -20,7 +20,7 @@ config.h: config.mak ;
 
 # ---- what there is ------------------------------------------------------------------------------------------------------
 
-FOLDERS = kernels kernels/base kernels/cpu kernels/dry kernels/comm model/files model/nets model/engine
+FOLDERS = kernels kernels/base kernels/cpu kernels/cuda kernels/dry kernels/comm model/files model/nets model/engine
 LIB_C := $(sort $(wildcard $(FOLDERS:%=$(SRC)/%/*.c)))
 ifneq ($(HAVE_ONEDNN),1)
 LIB_C := $(filter-out %onednn.c,$(LIB_C))

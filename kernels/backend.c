@@ -53,13 +53,15 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     be->threads = opt && opt->threads > 0 ? opt->threads : avt_nb_cores();
     be->level = opt ? opt->level : CPU_AUTO;
     be->act = opt ? opt->act : DT_F32;
-    snprintf(be->plan_for, sizeof(be->plan_for), "%s", opt && opt->plan_for ? opt->plan_for : "");
+    snprintf(be->plan_for, sizeof(be->plan_for), "%s", opt && opt->plan_for ? opt->plan_for : "cuda0");
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strcmp(device, kinds[i].name))
             open = kinds[i].open;
+    if (!open && opt && opt->planning && avt_device_kind(device, strlen(device)) == DEVICE_CUDA)
+        open = avt_backend_cuda_facts_open;
     if (open)
         ret = open(be);
-    else if (!strncmp(device, "cuda", 4))
+    else if (avt_device_kind(device, strlen(device)) == DEVICE_CUDA)
         ret = avt_fail(be->log, AVT_ERR(ENOSYS), "device %s: this build has no CUDA backend; use devices=cpu", device);
     else
         ret = avt_fail(be->log, AVT_ERR(EINVAL), "device '%s' is not known: cpu or cudaN", device);

@@ -123,6 +123,8 @@ typedef struct QueueStat {              // what avt_mark(), avt_wait(), avt_fetc
 
 typedef struct BackendClass {
     const char *name;
+    int host_memory;                                                // tensors lie in the host's memory
+    int64_t (*memory_left)(Backend *be);                            // bytes that can be had now; -1: not known
     void *(*alloc)(Backend *be, size_t size);                       // device memory, 64-byte aligned, zeroed; NULL: none left
     void  (*free)(Backend *be, void *p, size_t size);
     void  (*upload)(Backend *be, void *dst, const void *src, size_t size);   // src is read before the call returns
@@ -152,7 +154,7 @@ struct Backend {
     DType act;                          // of activations between ops: DT_F32, DT_BF16
     int threads;                        // CPU: threads of an op
     CpuLevel level;                     // CPU: highest level in use
-    char plan_for[32];                  // dry: the device that it stands for, "" for none
+    char plan_for[32];                  // dry: the device that it stands for
     int profile;                        // measure seconds per op
     const int *cancel;                  // when it becomes non-zero (another thread's doing), ops fail with ECANCELED; or NULL
     size_t workspace_peak;              // most that a call so far has wanted; dry: would want on the device that it stands for
@@ -165,8 +167,9 @@ typedef struct BackendOptions {
     int threads;                        // 0: cores of the affinity mask
     CpuLevel level;
     DType act;                          // of activations; DT_F32 when not said
-    const char *plan_for;               // dry: the device whose storage of weights (and level) is followed, so that the planned
-                                        // bytes are the real ones; NULL: matrices keep the file's dtype
+    const char *plan_for;               // dry: the device whose weights, workspace and level are followed, so that the planned bytes
+                                        // are the real ones; NULL: cuda0
+    int planning;                       // open a device for its facts alone, whether this machine has it or not; it runs nothing
     const Log *log;
 } BackendOptions;
 
@@ -206,5 +209,6 @@ DType avt_cpu_act(CpuLevel level);                                  // avt_devic
 int avt_backend_cpu_open(Backend *be);
 int avt_backend_guard_open(Backend *be);
 int avt_backend_dry_open(Backend *be);
+int avt_backend_cuda_facts_open(Backend *be);                       // for planning
 
 #endif

@@ -26,6 +26,9 @@ void  avt_pages_free(MemTag tag, void *p, size_t size);
 int64_t avt_mem_bytes(MemTag tag);                                  // in use now; MEM_NB sums all tags
 int64_t avt_mem_calls(void);                                        // allocations since start, pages included
 
+/** Bytes of host memory that can be had now: the least of MemAvailable, RLIMIT_AS and the cgroup's limit. */
+int64_t avt_host_memory_left(void);
+
 /** Let the n-th allocation from now (1 = the next) fail once; 0 switches it off. For tests. */
 void avt_mem_fail_at(int64_t n);
 

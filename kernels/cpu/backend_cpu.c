@@ -89,6 +89,12 @@ static int may_want(const Cpu *cpu, const OpCall *c)
     return is_narrow(c) ? cpu->op16[c->op] == avt_cpu_widened || tiled : avt_cpu_wants(cpu, c->op);
 }
 
+int64_t avt_cpu_memory_left(Backend *be)
+{
+    (void)be;
+    return avt_host_memory_left();
+}
+
 size_t avt_cpu_workspace(Backend *be, const OpCall *c)
 {
     Cpu *cpu = be->priv;
@@ -288,6 +294,8 @@ int avt_backend_cpu_open(Backend *be)
 {
     static const BackendClass cls = {
         .name = "cpu",
+        .host_memory = 1,
+        .memory_left = avt_cpu_memory_left,
         .alloc = cpu_alloc,
         .free = cpu_free,
         .upload = cpu_upload,

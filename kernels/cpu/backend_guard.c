@@ -331,6 +331,8 @@ static void guard_close(Backend *be)
 
 static const BackendClass guard_class = {
     .name = "guard",
+    .host_memory = 1,
+    .memory_left = avt_cpu_memory_left,
     .alloc = guard_alloc,
     .free = guard_free,
     .upload = guard_upload,

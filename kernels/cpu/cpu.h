@@ -90,7 +90,8 @@ static inline int avt_cpu_wants(const Cpu *cpu, OpId op)
 
 /** Attention b of a batch. */
 OpCall avt_cpu_one_of(const OpCall *c, int64_t b);
-/** BackendClass.workspace, workspace_open (the guard backend uses them too). */
+/** BackendClass.memory_left, workspace, workspace_open (the guard backend uses them too). */
+int64_t avt_cpu_memory_left(Backend *be);
 size_t avt_cpu_workspace(Backend *be, const OpCall *c);
 int    avt_cpu_workspace_open(Backend *be, size_t size);
 

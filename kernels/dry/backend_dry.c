@@ -16,7 +16,7 @@
 #define LAST_ADDRESS  (UINTPTR_MAX >> 1)        // differences of two addresses fit in a ptrdiff_t
 
 typedef struct Dry {
-    Backend *target;                    // stands for plan_for, or NULL
+    Backend *target;                    // plan_for, opened for planning
     DryCall *call;
     int64_t nb, room;
     int32_t *slot;                      // hash table over `call`: index + 1, 0 is free; twice `room` entries, a power of two
@@ -129,7 +129,7 @@ static int grow(Dry *d)
 static int dry_run(Backend *be, const OpCall *c)
 {
     Dry *d = be->priv;
-    const size_t workspace = d->target ? d->target->cls->workspace(d->target, c) : 0;
+    const size_t workspace = d->target->cls->workspace(d->target, c);
     double flops, bytes;
     int32_t *slot;
     DryCall *call;
@@ -159,20 +159,18 @@ const DryCall *avt_dry_calls(const Backend *be, int64_t *nb)
     return d->call;
 }
 
-/* Without a target: matrices stay as the file has them, or become what their activations are when that is less; vectors and types
- * that no device computes with become f32. */
-static DType kept_dtype(WeightUse use, DType act, DType dtype)
-{
-    if (use != WEIGHT_PLAIN && act == DT_BF16 && dtype != DT_F8_E4M3 && dtype != DT_F8_E5M2)
-        return DT_BF16;
-    return use != WEIGHT_PLAIN && dtype <= DT_F8_E5M2 ? dtype : DT_F32;
-}
-
 static size_t dry_workspace(Backend *be, const OpCall *c)
 {
     const Dry *d = be->priv;
 
-    return d->target ? d->target->cls->workspace(d->target, c) : 0;
+    return d->target->cls->workspace(d->target, c);
+}
+
+static int64_t dry_memory_left(Backend *be)
+{
+    const Dry *d = be->priv;
+
+    return d->target->cls->memory_left(d->target);
 }
 
 static int dry_workspace_open(Backend *be, size_t size)
@@ -184,12 +182,8 @@ static int dry_workspace_open(Backend *be, size_t size)
 static size_t dry_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
 {
     const Dry *d = be->priv;
-    Tensor t = { .dtype = kept_dtype(use, act, dtype), .nd = nd };
 
-    if (d->target)
-        return d->target->cls->weight_bytes(d->target, use, act, dtype, nd, dim);
-    memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
-    return avt_nbytes(t);
+    return d->target->cls->weight_bytes(d->target, use, act, dtype, nd, dim);
 }
 
 static int dry_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
@@ -197,10 +191,7 @@ static int dry_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, 
     const Dry *d = be->priv;
 
     (void)src;
-    if (d->target)
-        return d->target->cls->weight_put(d->target, dst, use, dtype, NULL);
-    dst->dtype = kept_dtype(use, dst->act, dtype);
-    return 0;
+    return d->target->cls->weight_put(d->target, dst, use, dtype, NULL);
 }
 
 static void dry_close(Backend *be)
@@ -224,6 +215,7 @@ static const BackendClass dry_class = {
     .fetch = dry_upload,
     .host_alloc = dry_alloc,
     .host_free = dry_free,
+    .memory_left = dry_memory_left,
     .workspace = dry_workspace,
     .workspace_open = dry_workspace_open,
     .weight_bytes = dry_weight_bytes,
@@ -233,7 +225,7 @@ static const BackendClass dry_class = {
 
 int avt_backend_dry_open(Backend *be)
 {
-    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .log = be->log };
+    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .log = be->log, .planning = 1 };
     Dry *d = avt_calloc(MEM_BACKEND, 1, sizeof(*d));
     int ret;
 
@@ -241,8 +233,6 @@ int avt_backend_dry_open(Backend *be)
         return AVT_ERR(ENOMEM);
     be->cls = &dry_class;
     be->priv = d;
-    if (!be->plan_for[0])
-        return 0;
     ret = avt_backend_open(&d->target, be->plan_for, &opt);
     if (ret < 0) {
         dry_close(be);

@@ -88,9 +88,4 @@ int  avt_core_threads(const Core *c);
 /** Options for a backend of this engine. */
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log);
 
-/* ---- memory.c ---- */
-
-/** Bytes of host memory that can be had now: the least of MemAvailable, RLIMIT_AS and the cgroup's limit. */
-int64_t avt_host_memory_left(void);
-
 #endif

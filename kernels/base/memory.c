@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "engine/engine.h"
+#include "base/mem.h"
 
 #define CGROUP "/sys/fs/cgroup/"
 #define RESERVE ((int64_t)400 << 20)    // addresses that threads' stacks and heaps and oneDNN's machine code take: without, it crashes
