@@ -7,29 +7,27 @@
 int avt_plain_upsample(Backend *be, const OpCall *c)
 {
     const int64_t rows = c->out.dim[0] * c->out.dim[1], h = c->out.dim[1], w = c->out.dim[2], ch = c->out.dim[3];
+    const int64_t size = ch * (int64_t)avt_dtype_size(c->out.dtype);
 
 #pragma omp parallel for num_threads(be->threads) if (rows * w * ch > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < rows; r++) {
-        const float *x = (const float *)c->in[0].data + (r / h * (h / 2) + r % h / 2) * (w / 2) * ch;
-        float *out = (float *)c->out.data + r * w * ch;
+        const char *x = (const char *)c->x.data + (r / h * (h / 2) + r % h / 2) * (w / 2) * size;
+        char *out = (char *)c->out.data + r * w * size;
 
         for (int64_t i = 0; i < w; i++)
-            memcpy(out + i * ch, x + i / 2 * ch, (size_t)ch * sizeof(*out));
+            memcpy(out + i * size, x + i / 2 * size, (size_t)size);
     }
     return 0;
 }
 
 int avt_plain_transpose(Backend *be, const OpCall *c)
 {
-    const int64_t nb_b = c->out.dim[0], nb_a = c->out.dim[1], ch = c->out.dim[2];
+    const int64_t nb_b = c->out.dim[0], nb_a = c->out.dim[1], ch = c->out.dim[2], size = ch * (int64_t)avt_dtype_size(c->out.dtype);
 
 #pragma omp parallel for num_threads(be->threads) if (nb_a * nb_b * ch > 4 * PARALLEL_MIN)
     for (int64_t b = 0; b < nb_b; b++)
-        for (int64_t a = 0; a < nb_a; a++) {
-            const float *x = (const float *)c->in[0].data + (a * nb_b + b) * ch;
-
-            memcpy((float *)c->out.data + (b * nb_a + a) * ch, x, (size_t)ch * sizeof(*x));
-        }
+        for (int64_t a = 0; a < nb_a; a++)
+            memcpy((char *)c->out.data + (b * nb_a + a) * size, (const char *)c->x.data + (a * nb_b + b) * size, (size_t)size);
     return 0;
 }
 

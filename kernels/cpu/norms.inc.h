@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * act, norm_rope, channel_norm, layer_norm in vectors. Sums are kept in double precision as in plain C, so that
- * huge, tiny and far-off-centre rows come out the same; what is gained is width, and exp without a call.
+ * norm_rope, channel_norm, layer_norm in vectors, from f32 or bf16 to either. Sums are kept in double precision as in plain C, so
+ * that huge, tiny and far-off-centre rows come out the same; what is gained is width, and exp without a call.
  */
 #include <math.h>
 
@@ -9,164 +9,218 @@
 
 #ifdef LEVEL
 
-enum { QUICK = 24 * VN };               // longer rows are summed in double precision only
+enum {
+    QUICK = 24 * VN,                    // longer rows are summed in double precision only
+    BATCH = 1024                          // numbers: shorter rows go several at a time
+};
 
-INLINE double lane_sum(const float *x, int64_t nb)
+typedef struct Row {                    // nb numbers and their place in the result
+    const void *x;
+    void *out;
+    DType from, to;                     // f32 or bf16
+    int64_t nb;
+} Row;
+
+INLINE Row row_of(const OpCall *c, int64_t r, int64_t nb, DType from, DType to)
+{
+    return (Row){ (const char *)c->x.data + r * nb * typed_size(from), (char *)c->out.data + r * nb * typed_size(to),
+                  from, to, nb };
+}
+
+INLINE V row_load(const Row *r, int64_t i)
+{
+    return load_typed(r->x, r->from, i, r->nb - i);
+}
+
+INLINE void row_store(const Row *r, int64_t i, V a)
+{
+    store_typed(r->out, r->to, i, a, r->nb - i);
+}
+
+INLINE double row_at(const Row *r, int64_t i)
+{
+    return r->from == DT_F32 ? ((const float *)r->x)[i] : avt_bf16_f32(((const uint16_t *)r->x)[i]);
+}
+
+INLINE double lane_sum(const Row *r)
 {
     V2 s = v2_set(0);
     double sum;
     int64_t i = 0;
 
-    for (; i + VN <= nb; i += VN)
-        s = v2_add(s, v2_wide(v_load(x + i)));
+    for (; i + VN <= r->nb; i += VN)
+        s = v2_add(s, v2_wide(row_load(r, i)));
     sum = v2_sum(s);
-    for (; i < nb; i++)
-        sum += x[i];
+    for (; i < r->nb; i++)
+        sum += row_at(r, i);
     return sum;
-}
-
-INLINE V2 squares(const float *x, double mean)
-{
-    const V2 d = v2_sub(v2_wide(v_load(x)), v2_set(mean));
-
-    return v2_mul(d, d);
 }
 
 /* sum of (x - mean)^2 */
-INLINE double lane_squares(const float *x, int64_t nb, double mean)
+INLINE double lane_squares(const Row *r, double mean)
 {
     V2 s = v2_set(0);
     double sum;
     int64_t i = 0;
 
-    for (; i + VN <= nb; i += VN)
-        s = v2_add(s, squares(x + i, mean));
+    for (; i + VN <= r->nb; i += VN) {
+        const V2 d = v2_sub(v2_wide(row_load(r, i)), v2_set(mean));
+
+        s = v2_add(s, v2_mul(d, d));
+    }
     sum = v2_sum(s);
-    for (; i < nb; i++)
-        sum += (x[i] - mean) * (x[i] - mean);
+    for (; i < r->nb; i++)
+        sum += (row_at(r, i) - mean) * (row_at(r, i) - mean);
     return sum;
 }
 
-/* act(x f w) for a row */
-INLINE void row_scale(float *out, const float *x, const float *w, int64_t nb, double f, Act act)
+/* x f w of a vector from number i on */
+INLINE V scaled(const Row *r, int64_t i, const float *w, double f)
 {
-    for (int64_t i = 0; i < nb; i += VN) {
-        const V a = v2_narrow(v2_mul(v2_wide(load_some(x + i, nb - i)), v2_set(f)));
-
-        store_some(out + i, v_act(act, v_mul(a, load_some(w + i, nb - i))), nb - i);
-    }
+    return v_mul(v2_narrow(v2_mul(v2_wide(row_load(r, i)), v2_set(f))), load_some(w + i, r->nb - i));
 }
 
-/* act((x - mean) f w + b) for a row; w and b may be NULL. plus: 1 when w is a scale that is added to one */
-INLINE void row_affine(float *out, const float *x, const float *w, const float *b, int64_t nb, float eps, float plus, Act act)
+/* act((x - mean) f w + b); w and b may be NULL. plus: 1 when w is a scale that is added to one */
+INLINE void row_affine(const Row *r, const float *w, const float *b, float eps, float plus, Act act)
 {
-    const double mean = lane_sum(x, nb) / (double)nb, f = 1 / sqrt(lane_squares(x, nb, mean) / (double)nb + eps);
+    const double mean = lane_sum(r) / (double)r->nb, f = 1 / sqrt(lane_squares(r, mean) / (double)r->nb + eps);
 
-    for (int64_t i = 0; i < nb; i += VN) {
-        V a = v2_narrow(v2_mul(v2_sub(v2_wide(load_some(x + i, nb - i)), v2_set(mean)), v2_set(f)));
+    for (int64_t i = 0; i < r->nb; i += VN) {
+        V a = v2_narrow(v2_mul(v2_sub(v2_wide(row_load(r, i)), v2_set(mean)), v2_set(f)));
 
         if (w)
-            a = v_mul(a, v_add(v_set(plus), load_some(w + i, nb - i)));
+            a = v_mul(a, v_add(v_set(plus), load_some(w + i, r->nb - i)));
         if (b)
-            a = v_add(a, load_some(b + i, nb - i));
-        store_some(out + i, v_act(act, a), nb - i);
+            a = v_add(a, load_some(b + i, r->nb - i));
+        row_store(r, i, v_act(act, a));
     }
 }
 
-/* Pairs of a row's heads turned by its token's angles, table [hd / 2][cos, sin], a vector or what is left of it at a time. */
-INLINE void row_turn(float *x, int64_t nb, const float *table, int64_t hd)
+/* A row's heads: normed, then pairs turned by its token's angles, table [hd / 2][cos, sin]. */
+INLINE void row_turn(const Row *r, const float *w, double f, const float *table, int64_t hd)
 {
-    for (int64_t h = 0; h < nb; h += hd)
+    for (int64_t h = 0; h < r->nb; h += hd)
         for (int64_t i = 0; i < hd; i += VN) {
-            const V a = load_some(x + h + i, hd - i), t = load_some(table + i, hd - i);
+            const Row head = { r->x, r->out, r->from, r->to, h + hd };
+            const V a = scaled(&head, h + i, w, f), t = load_some(table + i, hd - i);
 
-            store_some(x + h + i, v_addsub(v_mul(a, v_even(t)), v_mul(v_swap(a), v_odd(t))), hd - i);
+            row_store(&head, h + i, v_addsub(v_mul(a, v_even(t)), v_mul(v_swap(a), v_odd(t))));
         }
 }
 
-static int norm_rope(Backend *be, const OpCall *c)
+INLINE void norm_rope_rows(const OpCall *c, int64_t first, int64_t nb, DType from, DType to)
 {
-    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), hd = 2 * c->norm_rope.table.dim[1];
-    const float *squares = c->norm_rope.squares.data, *table = c->norm_rope.table.data;
+    const int64_t width = avt_last_dim(c->x), hd = 2 * c->norm_rope.table.dim[1];
+    const float *squares = c->norm_rope.squares.data, *table = c->norm_rope.table.data, *w = c->norm_rope.w.data;
 
-#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++) {
-        const float *x = (const float *)c->x.data + r * width;
-        float *out = (float *)c->out.data + r * width;
-        const double sum = squares ? squares[r] : lane_squares(x, width, 0);
+    for (int64_t i = first; i < first + nb; i++) {
+        const Row r = row_of(c, i, width, from, to);
+        const double sum = squares ? squares[i] : lane_squares(&r, 0);
+        const double f = 1 / sqrt(sum / (double)c->u.norm.width + c->u.norm.eps);
 
-        row_scale(out, x, c->norm_rope.w.data, width, 1 / sqrt(sum / (double)c->u.norm.width + c->u.norm.eps), ACT_NONE);
         if (table)
-            row_turn(out, width, table + r * hd, hd);
+            row_turn(&r, w, f, table + i * hd, hd);
+        else
+            for (int64_t k = 0; k < r.nb; k += VN)
+                row_store(&r, k, scaled(&r, k, w, f));
     }
-    return 0;
 }
 
 /* sum of x^2 in f32 */
-INLINE float quick_squares(const float *x, int64_t nb)
+INLINE float quick_squares(const Row *r)
 {
     V s = v_set(0);
 
-    for (int64_t i = 0; i < nb; i += VN) {
-        const V a = load_some(x + i, nb - i);
+    for (int64_t i = 0; i < r->nb; i += VN) {
+        const V a = row_load(r, i);
+
         s = v_fma(a, a, s);
     }
     return v_sum(s);
 }
 
-INLINE void channel_row(float *out, const float *x, const float *w, int64_t nb, double root, Act act)
+INLINE void channel_row(const Row *r, const float *w, double root, Act act)
 {
-    const float quick = nb <= QUICK ? quick_squares(x, nb) : 0;
+    const float quick = r->nb <= QUICK ? quick_squares(r) : 0;
     double size;
 
     if (quick > 1e-20f && quick < 1e20f) {                          // neither squares nor factor leave the range of f32
         const V f = v_set((float)root / sqrtf(quick));
 
-        for (int64_t i = 0; i < nb; i += VN)
-            store_some(out + i, v_act(act, v_mul(v_mul(load_some(x + i, nb - i), f), load_some(w + i, nb - i))), nb - i);
+        for (int64_t i = 0; i < r->nb; i += VN)
+            row_store(r, i, v_act(act, v_mul(v_mul(row_load(r, i), f), load_some(w + i, r->nb - i))));
         return;
     }
-    size = sqrt(lane_squares(x, nb, 0));
-    row_scale(out, x, w, nb, root / (size > 1e-12 ? size : 1e-12), act);
+    size = sqrt(lane_squares(r, 0));
+    for (int64_t i = 0; i < r->nb; i += VN)
+        row_store(r, i, v_act(act, scaled(r, i, w, root / (size > 1e-12 ? size : 1e-12))));
+}
+
+INLINE void channel_norm_rows(const OpCall *c, int64_t first, int64_t nb, DType from, DType to)
+{
+    const int64_t width = avt_last_dim(c->x);
+    const double root = sqrt((double)width);
+
+    for (int64_t i = first; i < first + nb; i++) {
+        const Row r = row_of(c, i, width, from, to);
+
+        channel_row(&r, c->norm.w.data, root, c->u.norm.act);
+    }
+}
+
+INLINE void layer_norm_rows(const OpCall *c, int64_t first, int64_t nb, DType from, DType to)
+{
+    const int64_t width = avt_last_dim(c->x), run = avt_norm_run(c);
+    const float *w = c->norm.w.data, *b = c->norm.b.data;
+
+    for (int64_t i = first; i < first + nb; i++) {
+        const int64_t at = i / run * width;
+        const Row r = row_of(c, i, width, from, to);
+
+        row_affine(&r, w ? w + at : NULL, b ? b + at : NULL, c->u.norm.eps, (float)c->u.norm.plus, c->u.norm.act);
+    }
+}
+
+/* NAME_any(): NAME_rows() with types that the compiler knows. */
+#define ANY_TYPE(name)                                                          \
+    static void name##_any(const OpCall *c, int64_t first, int64_t nb)          \
+    {                                                                           \
+        if (c->x.dtype == DT_F32 && c->out.dtype == DT_F32)                     \
+            name##_rows(c, first, nb, DT_F32, DT_F32);                          \
+        else if (c->x.dtype == DT_F32)                                          \
+            name##_rows(c, first, nb, DT_F32, DT_BF16);                         \
+        else if (c->out.dtype == DT_F32)                                        \
+            name##_rows(c, first, nb, DT_BF16, DT_F32);                         \
+        else                                                                    \
+            name##_rows(c, first, nb, DT_BF16, DT_BF16);                        \
+    }
+ANY_TYPE(norm_rope)
+ANY_TYPE(channel_norm)
+ANY_TYPE(layer_norm)
+
+static int by_rows(Backend *be, const OpCall *c, void (*rows)(const OpCall *c, int64_t first, int64_t nb))
+{
+    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), step = width < BATCH ? BATCH / (width + 1) + 1 : 1;
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i += step)
+        rows(c, i, min_i64(step, nb - i));
+    return 0;
+}
+
+static int norm_rope(Backend *be, const OpCall *c)
+{
+    return by_rows(be, c, norm_rope_any);
 }
 
 static int channel_norm(Backend *be, const OpCall *c)
 {
-    const int64_t nb = avt_rows_of(c->in[0]), width = avt_last_dim(c->in[0]);
-    const double root = sqrt((double)width);
-
-#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++)
-        channel_row((float *)c->out.data + r * width, (const float *)c->in[0].data + r * width, c->in[1].data, width, root,
-                    c->u.norm.act);
-    return 0;
+    return by_rows(be, c, channel_norm_any);
 }
 
 static int layer_norm(Backend *be, const OpCall *c)
 {
-    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), run = avt_norm_run(c);
-    const float *w = c->norm.w.data, *b = c->norm.b.data;
-
-#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++) {
-        const int64_t at = r / run * width;
-
-        row_affine((float *)c->out.data + r * width, (const float *)c->x.data + r * width, w ? w + at : NULL, b ? b + at : NULL, width,
-                   c->u.norm.eps, (float)c->u.norm.plus, c->u.norm.act);
-    }
-    return 0;
-}
-
-static int act(Backend *be, const OpCall *c)
-{
-    const int64_t nb = avt_numel(c->out);
-    const float *x = c->in[0].data;
-    float *out = c->out.data;
-
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
-    for (int64_t i = 0; i < nb; i += VN)
-        store_some(out + i, v_act(c->u.act, load_some(x + i, nb - i)), nb - i);
-    return 0;
+    return by_rows(be, c, layer_norm_any);
 }
 
 #endif

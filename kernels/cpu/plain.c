@@ -40,6 +40,8 @@ void avt_cpu_plain(Cpu *cpu)
         cpu->level[i] = "plain";
     }
     cpu->op16[OP_COPY] = plain[OP_COPY];                            // converts by itself
+    cpu->op16[OP_UPSAMPLE] = plain[OP_UPSAMPLE];                    // these move numbers of any size
+    cpu->op16[OP_TRANSPOSE] = plain[OP_TRANSPOSE];
     cpu->weight_bytes = avt_plain_weight_bytes;
     cpu->weight_put = avt_plain_weight_put;
 }

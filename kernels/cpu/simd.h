@@ -8,6 +8,9 @@
 #ifndef AVT_CPU_SIMD_H
 #define AVT_CPU_SIMD_H
 
+#include <string.h>
+
+#include "base/half.h"
 #include "cpu/plain.h"
 
 #if defined(__AVX2__) && defined(__FMA__)
@@ -53,6 +56,23 @@ INLINE V v_addsub(V a, V b)                  { return _mm512_mask_sub_ps(_mm512_
 INLINE float v_sum(V a)                      { return _mm512_reduce_add_ps(a); }
 INLINE float v_top(V a)                      { return _mm512_reduce_max_ps(a); }
 INLINE int v_equal(V a, V b)                 { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff; }
+
+/* bf16: the upper half of an f32. Rounding is to nearest, ties to even; NaN stays NaN (avt_f32_bf16). */
+INLINE V v_wide16(__m256i a)                 { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a), 16)); }
+INLINE V v_load16(const uint16_t *p)         { return v_wide16(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE V v_load16_part(const uint16_t *p, int64_t nb)      { return v_wide16(_mm256_maskz_loadu_epi16(v_mask(nb), p)); }
+
+INLINE __m256i v_narrow16(V a)
+{
+    const __m512i u = _mm512_castps_si512(a), high = _mm512_srli_epi32(u, 16);
+    const __m512i up = _mm512_add_epi32(u, _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(high, _mm512_set1_epi32(1))));
+    const __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+
+    return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, high, _mm512_set1_epi32(0x40)));
+}
+
+INLINE void v_store16(uint16_t *p, V a)      { _mm256_storeu_si256((__m256i *)p, v_narrow16(a)); }
+INLINE void v_store16_part(uint16_t *p, V a, int64_t nb)   { _mm256_mask_storeu_epi16(p, v_mask(nb), v_narrow16(a)); }
 
 INLINE V2 v2_set(double a)                   { return (V2){ _mm512_set1_pd(a), _mm512_set1_pd(a) }; }
 INLINE V2 v2_add(V2 a, V2 b)                 { return (V2){ _mm512_add_pd(a.lo, b.lo), _mm512_add_pd(a.hi, b.hi) }; }
@@ -130,6 +150,39 @@ INLINE float v_top(V a)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+INLINE V v_load16(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+
+INLINE __m128i v_narrow16(V a)
+{
+    const __m256i u = _mm256_castps_si256(a), high = _mm256_srli_epi32(u, 16);
+    const __m256i up = _mm256_add_epi32(u, _mm256_add_epi32(_mm256_set1_epi32(0x7fff), _mm256_and_si256(high, _mm256_set1_epi32(1))));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    const __m256i r = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+
+    return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+
+INLINE void v_store16(uint16_t *p, V a)      { _mm_storeu_si128((__m128i *)p, v_narrow16(a)); }
+
+INLINE V v_load16_part(const uint16_t *p, int64_t nb)
+{
+    uint16_t some[8] = { 0 };
+
+    memcpy(some, p, (size_t)nb * sizeof(*p));
+    return v_load16(some);
+}
+
+INLINE void v_store16_part(uint16_t *p, V a, int64_t nb)
+{
+    uint16_t some[8];
+
+    v_store16(some, a);
+    memcpy(p, some, (size_t)nb * sizeof(*p));
+}
+
 INLINE V2 v2_set(double a)                   { return (V2){ _mm256_set1_pd(a), _mm256_set1_pd(a) }; }
 INLINE V2 v2_add(V2 a, V2 b)                 { return (V2){ _mm256_add_pd(a.lo, b.lo), _mm256_add_pd(a.hi, b.hi) }; }
 INLINE V2 v2_sub(V2 a, V2 b)                 { return (V2){ _mm256_sub_pd(a.lo, b.lo), _mm256_sub_pd(a.hi, b.hi) }; }
@@ -167,6 +220,29 @@ INLINE void store_some(float *x, V a, int64_t nb)
         v_store(x, a);
     else
         v_store_part(x, a, nb);
+}
+
+INLINE int64_t typed_size(DType type)
+{
+    return type == DT_F32 ? 4 : 2;
+}
+
+/* The same of activations, f32 or bf16, from number i on. The type does not change in a loop: gcc makes a loop for each. */
+INLINE V load_typed(const void *x, DType type, int64_t i, int64_t nb)
+{
+    if (type == DT_F32)
+        return load_some((const float *)x + i, nb);
+    return nb >= VN ? v_load16((const uint16_t *)x + i) : v_load16_part((const uint16_t *)x + i, nb);
+}
+
+INLINE void store_typed(void *x, DType type, int64_t i, V a, int64_t nb)
+{
+    if (type == DT_F32)
+        store_some((float *)x + i, a, nb);
+    else if (nb >= VN)
+        v_store16((uint16_t *)x + i, a);
+    else
+        v_store16_part((uint16_t *)x + i, a, nb);
 }
 
 /* e^x; NaN stays NaN. x = n ln 2 + r, |r| <= ln 2 / 2; e^r = 1 + r + r^2 q(r). */
