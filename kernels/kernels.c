@@ -62,18 +62,24 @@ static int overlap(Tensor a, Tensor b)
     return p && q && p < q + avt_nbytes(b) && q < p + avt_nbytes(a);
 }
 
-/* Operands on the backend's device, none overlapping the result; those in `same` (a bit mask) may be the result itself. */
+/* Where an op may find a tensor: on its own device; a copy may also read or write another device of the class. */
+static int is_near(const Backend *be, OpId op, Tensor t)
+{
+    return !strcmp(t.be->device, be->device) || (op == OP_COPY && t.be->cls == be->cls);
+}
+
+/* Operands where the backend finds them, none overlapping the result; those in `same` (a bit mask) may be the result itself. */
 static void submit(Backend *be, const OpCall *c, unsigned same)
 {
     if (be->status < 0)
         return;
-    CHECK(be, c->op, c->out.be && !strcmp(c->out.be->device, be->device));
+    CHECK(be, c->op, c->out.be && is_near(be, c->op, c->out));
     for (int i = 0; i < OP_MAX_IN; i++) {
         const Tensor t = c->in[i];
 
         if (!t.be)
             continue;
-        CHECK(be, c->op, !strcmp(t.be->device, be->device));
+        CHECK(be, c->op, is_near(be, c->op, t));
         if (same >> i & 1 && t.data == c->out.data && avt_nbytes(t) == avt_nbytes(c->out))
             continue;
         CHECK(be, c->op, t.packed || !overlap(c->out, t));

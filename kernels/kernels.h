@@ -54,7 +54,8 @@ void  avt_host_free(Backend *be, void *p, size_t size);
 Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src);
 size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 
-/** out = x; same number of elements; dtypes f32, bf16, f16 convert. Tolerance: exact. */
+/** out = x; same number of elements; dtypes f32, bf16, f16 convert. Tolerance: exact. Either may be on another device of the
+ *  backend's class, cuda1 for one on cuda0. */
 void avt_copy(Backend *be, Tensor out, Tensor x);
 /** out = value; f32, bf16. */
 void avt_fill(Backend *be, Tensor out, float value);

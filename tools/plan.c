@@ -116,7 +116,7 @@ static int print_front(const PlanSizes *s, const BackendOptions *opt)
         if (ret >= 0)
             ret = avt_wav2vec2_encode(be, scratch, &w, avt_new(scratch, DT_F32, s->wav2vec2.nb_layers + 1, avt_wav2vec2_frames(n),
                                                               s->wav2vec2.dim), NULL, n);
-        m = (PlanMemory){ avt_arena_peak(weights), 0, avt_arena_peak(scratch) };
+        m = (PlanMemory){ .weights = avt_arena_peak(weights), .scratch = avt_arena_peak(scratch) };
         print_row("wav2vec2, 10 s", &m, sum_flops(be->stat) - sum_flops(before));
         avt_wav2vec2_close(&w);
         avt_binder_close(&b);
@@ -139,7 +139,7 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         PlanMemory m;
         char name[96];
 
-        ret = avt_rank_measure(&m, &set, r, sizes, opt, stat);
+        ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL, stat);
         if (p->pipe < 0)
             snprintf(name, sizeof(name), "%s: VAE", p->device);
         else

@@ -1,48 +1,123 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Comm: messages between the ranks of a plan. comm_threads.c is the reference: ranks are threads of one process.
+ * Comm: messages between the ranks of a plan. A table of functions; here is what holds for every kind.
  *
- * Every rank walks the same list of work in the same order, so that a receive always meets its send. Sends are buffered (the
- * sender goes on), receives wait. A rank that fails or aborts wakes all others with the error: never a hang. What was
- * sent before can still be received after that, so that finished work is not lost.
+ *   threads   ranks are threads of one process: the reference
+ *   strict    the same with the rules of NCCL, for tests: no buffer, in order
+ *   dry       for a rehearsal: moves nothing, notes the routes that a rank uses
+ *
+ * Messages travel on routes, known before the first one: who to whom, about what, how large, how many at once. So all
+ * memory of messages is counted in the plan and allocated at open.
+ *
+ * Between queues of one class of device (cuda0 and cuda1, or twice cpu) a message is a device copy and a mark: neither host
+ * thread waits for a queue. A rank without a device (the conductor) sends and receives host bytes, and these, like messages between
+ * devices of different classes, go through host memory.
+ *
+ * Every rank walks the same list of work in the same order, so that a receive always meets its send. A rank that fails or aborts
+ * wakes all others with the error: never a hang. What was sent before can still be received after that, so that
+ * finished work is not lost.
  */
 #ifndef AVT_COMM_H
 #define AVT_COMM_H
 
 #include "kernels.h"
 
+/* What a message is about: messages of one kind between two ranks arrive in order. Kinds may overtake each other between a rank and the
+ * host; between two devices nobody relies on it, see avt_comm_expect(). */
+typedef enum CommTag {
+    TAG_COMMAND, TAG_IMAGE, TAG_TEXT, TAG_SOUND, TAG_PICTURE, TAG_REFERENCE, TAG_TOKENS, TAG_LATENTS, TAG_RESULT, TAG_FRAMES, TAG_NB
+} CommTag;
+
+const char *avt_comm_tag_name(CommTag tag);
+
+typedef struct CommRoute {              // messages of one kind from one rank to another
+    int src, dst;
+    CommTag tag;
+    int room;                           // how many may be on their way; a send that finds no room waits for a receive
+    size_t size;                        // bytes of the largest
+} CommRoute;
+
+typedef enum CommKind { COMM_THREADS, COMM_STRICT, COMM_NB } CommKind;
+
+typedef struct CommOptions {
+    CommKind kind;
+    int nb;                             // ranks
+    const char *const *device;          // [nb]; NULL: a rank without a device
+    const CommRoute *route;
+    int nb_routes;
+    int timeout_ms;                     // strict: a send or receive that nobody meets for so long is an error; 0: COMM_TIMEOUT_MS
+    const Log *log;
+} CommOptions;
+
+#define COMM_TIMEOUT_MS 20000
+
 typedef struct Comm Comm;               // one rank's end
 
-typedef struct CommStat {
-    int64_t messages, bytes;            // sent by this rank
-} CommStat;
+/* What a message is made of: a tensor, which only its backend touches, or host bytes. */
+typedef struct CommData {
+    Backend *be;                        // NULL: host bytes
+    Tensor t;
+    void *bytes;                        // read by a send, written by a receive
+    size_t size;
+} CommData;
 
-/** Make the ends of `nb` ranks: comm[0 .. nb-1]. @return 0 or ENOMEM */
-int  avt_comm_threads_open(Comm **comm, int nb, const Log *log);
+typedef struct CommClass {
+    const char *name;
+    int  (*attach)(Comm *c, Arena *mailboxes);
+    int  (*send)(Comm *c, int dst, CommTag tag, const CommData *d);
+    int  (*expect)(Comm *c, int src, CommTag tag, const CommData *d);       // NULL: a send never waits for it
+    int  (*recv)(Comm *c, int src, CommTag tag, const CommData *d);
+    void (*abort)(Comm *c, int code);
+    int  (*status)(Comm *c);
+    void (*close)(Comm *c);
+} CommClass;
+
+struct Comm {                           // the beginning of what a class keeps for an end
+    const CommClass *cls;
+    int rank, nb;
+    int64_t *bytes_to;                  // [nb], sent; read by other threads
+    const Log *log;
+};
+
+/** Open the ends of opt->nb ranks: comm[0 .. nb-1]. What `opt` points to is copied or, as `log`, stays.
+ *  @return 0; ENOMEM; EINVAL (logged) for a route that a kind cannot carry */
+int  avt_comm_open(Comm **comm, const CommOptions *opt);
 /** Close every end of a group (all ranks must have stopped using it). */
-void avt_comm_threads_close(Comm **comm, int nb);
+void avt_comm_close(Comm **comm, int nb);
 
-int avt_comm_rank(const Comm *c);
-int avt_comm_size(const Comm *c);
-CommStat avt_comm_stat(const Comm *c);
+/** Memory of messages: what avt_comm_attach() takes of a rank's arena, and what the group takes of the host. */
+size_t avt_comm_message_bytes(const CommOptions *opt, int rank);
+size_t avt_comm_host_bytes(const CommOptions *opt);
+/** Place the mailboxes of what a rank with a device receives; every such rank does so before the first message. @return 0 or ENOMEM */
+int  avt_comm_attach(Comm *c, Arena *mailboxes);
+
+/** Send a tensor: `t` may be written again by later work of `be`. Waits while the route has no room.
+ *  @return 0; EINVAL (logged) for a message that is on no route or too large; the group's failure */
+int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t);
+/** Receive into a tensor: waits for the message, not for its contents, which later work of `be` finds in `t`.
+ *  @return 0; EINVAL (logged) for a message of another size; the group's failure */
+int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
+/** Say that `t` will be received before other messages are: its sender can go on without waiting for avt_comm_recv(), which follows
+ *  with the same arguments. Earlier work of `be` may still use `t`; what is submitted between must not, but where its result is what
+ *  the sender sends. Receives of a pair of ranks are expected, or called, in the order of their sends. */
+int avt_comm_expect(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
+
+/** Host bytes, of a rank without a device or to one; a tensor may be at the other end. `data` is copied. */
+int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size);
+int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size);
+
 /** Bytes sent from this rank to `dst`. */
 int64_t avt_comm_bytes_to(const Comm *c, int dst);
 
-/* What a message is about: messages of one kind between two ranks arrive in order, kinds may overtake each other. */
-typedef enum CommTag { TAG_COMMAND, TAG_INPUT, TAG_TOKENS, TAG_LATENTS, TAG_RESULT, TAG_PICTURE, TAG_REFERENCE, TAG_FRAMES } CommTag;
-
-/** Host bytes; copied. @return 0 or ENOMEM */
-int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size);
-/** Waits for a message of `tag` and exactly `size` bytes from `src`. @return 0, EINVAL for another size, ETIMEDOUT after `timeout_ms`
- *  (< 0: no limit), or the group's failure */
-int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size, int timeout_ms);
-
-/** A tensor, by way of the backend: no byte of it is touched here. */
-int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t);
-int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
-
 /** Fail the whole group: everyone who waits or will wait gets `code` (the first one given). */
 void avt_comm_abort(Comm *c, int code);
-int  avt_comm_status(const Comm *c);
+int  avt_comm_status(Comm *c);
+
+/* ---- comm_dry.c ---- */
+
+/** One rank's end of a group of `nb` that exists only for a rehearsal. */
+int avt_comm_dry_open(Comm **comm, int nb, int rank, const Log *log);
+/** Routes of all messages sent and received so far, each with its largest size; `room` is the caller's to fill. Owned by `c`. */
+CommRoute *avt_comm_dry_routes(Comm *c, int *nb);
 
 #endif

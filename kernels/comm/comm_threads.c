@@ -1,69 +1,47 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Comm over threads of one process: one mailbox for each pair (src, dst); the first message of a kind is taken.
+ * Comm over threads of one process, the reference: a mailbox for each route.
  *
- * Message buffers are kept and used again, so that a running stream allocates nothing. One lock for the whole group: messages are
- * few (some dozen a block) and large.
+ *   queue -> queue    copy into a place of the receiver's device memory, mark | wait for the mark, copy out, mark
+ *   queue -> host     download straight into a place of host memory           | copied out
+ *   host  -> queue    copied in                                               | upload straight out of it
+ *
+ * A message is handed over under the lock as the number of its place. Between queues neither thread waits for a copy: the receiver's
+ * queue waits for the sender's mark, and the next copy into the place waits for the receiver's.
  */
-#include <pthread.h>
 #include <string.h>
-#include <time.h>
 
-#include "comm/comm.h"
+#include "comm/threads.h"
 
-typedef struct Message {
-    struct Message *next;
-    size_t size, capacity;
-    CommTag tag;
-    uint8_t data[];
-} Message;
+/* ---- opening ------------------------------------------------------------------------------------------------------ */
 
-typedef struct Box {
-    Message *head, *tail;
-    int64_t bytes;                      // ever sent
-} Box;
-
-typedef struct Group {
-    pthread_mutex_t lock;
-    pthread_cond_t change;
-    int nb, status;
-    Message *spare;
-    const Log *log;
-    Box *box;                           // [src * nb + dst]
-} Group;
-
-struct Comm {
-    Group *group;
-    int rank;
-    CommStat stat;
-    uint8_t *host;                      // staging of tensors
-    size_t host_size;
-};
-
-static void free_list(Message *m)
+static int box_open(Box *b, const CommOptions *opt, const CommRoute *r)
 {
-    while (m) {
-        Message *next = m->next;
+    const size_t room = (size_t)r->room;
 
-        avt_free(m);
-        m = next;
-    }
+    b->route = *r;
+    b->place = avt_comm_box_place(opt, r);
+    b->stride = avt_comm_box_stride(r);
+    b->letter = avt_calloc(MEM_COMM, room, sizeof(*b->letter));
+    if (b->place == BOX_HOST)
+        b->bytes = avt_malloc(MEM_COMM, room * b->stride);
+    return b->letter && (b->place != BOX_HOST || b->bytes) ? 0 : AVT_ERR(ENOMEM);
 }
 
 static void group_free(Group *g)
 {
-    if (!g)
-        return;
-    for (int i = 0; g->box && i < g->nb * g->nb; i++)
-        free_list(g->box[i].head);
-    free_list(g->spare);
+    for (int i = 0; i < g->nb_boxes; i++) {
+        avt_free(g->box[i].letter);
+        avt_free(g->box[i].bytes);
+    }
+    avt_free(g->box);
+    avt_free(g->strict);
     pthread_cond_destroy(&g->change);
     pthread_mutex_destroy(&g->lock);
-    avt_free(g->box);
     avt_free(g);
 }
 
-static Group *group_new(int nb, const Log *log)
+static Group *group_new(const CommOptions *opt)
 {
     Group *g = avt_calloc(MEM_COMM, 1, sizeof(*g));
     pthread_condattr_t attr;
@@ -75,9 +53,15 @@ static Group *group_new(int nb, const Log *log)
     pthread_cond_init(&g->change, &attr);
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&g->lock, NULL);
-    g->nb = nb;
-    g->log = log;
-    g->box = avt_calloc(MEM_COMM, (size_t)nb * (size_t)nb, sizeof(*g->box));
+    g->log = opt->log;
+    g->box = avt_calloc(MEM_COMM, (size_t)opt->nb_routes + 1, sizeof(*g->box));
+    for (int i = 0; g->box && i < opt->nb_routes; i++) {
+        g->nb_boxes++;
+        if (box_open(&g->box[i], opt, &opt->route[i]) < 0) {
+            group_free(g);
+            return NULL;
+        }
+    }
     if (!g->box) {
         group_free(g);
         return NULL;
@@ -85,221 +69,208 @@ static Group *group_new(int nb, const Log *log)
     return g;
 }
 
-int avt_comm_threads_open(Comm **comm, int nb, const Log *log)
+static GroupEnd *end_new(Group *g, const CommClass *cls, int rank, int nb)
 {
-    Group *g = group_new(nb, log);
+    GroupEnd *e = avt_calloc(MEM_COMM, 1, sizeof(*e) + sizeof(int64_t) * (size_t)nb);
 
-    memset(comm, 0, sizeof(*comm) * (size_t)nb);
-    for (int i = 0; g && i < nb; i++) {
-        comm[i] = avt_calloc(MEM_COMM, 1, sizeof(**comm));
-        if (!comm[i]) {
-            avt_comm_threads_close(comm, nb);
-            if (!i)
-                group_free(g);
-            return AVT_ERR(ENOMEM);
-        }
-        comm[i]->group = g;
-        comm[i]->rank = i;
+    if (e) {
+        e->comm = (Comm){ .cls = cls, .rank = rank, .nb = nb, .bytes_to = (int64_t *)(e + 1), .log = g->log };
+        e->group = g;
+        g->users++;
     }
-    return g ? 0 : AVT_ERR(ENOMEM);
+    return e;
 }
 
-void avt_comm_threads_close(Comm **comm, int nb)
+int avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt)
 {
-    Group *g = nb && comm[0] ? comm[0]->group : NULL;
+    Group *g = group_new(opt);
 
-    for (int i = 0; i < nb; i++) {
+    for (int i = 0; g && i < opt->nb; i++) {
+        comm[i] = (Comm *)end_new(g, cls, i, opt->nb);
         if (comm[i])
-            avt_free(comm[i]->host);
-        avt_freep(&comm[i]);
+            continue;
+        if (!i)
+            group_free(g);
+        avt_comm_close(comm, opt->nb);
+        g = NULL;
     }
-    group_free(g);
+    return g ? 0 : avt_fail(opt->log, AVT_ERR(ENOMEM), "no memory for %.1f MB of messages between ranks",
+                            (double)avt_comm_host_bytes(opt) / 1e6);
 }
 
-int avt_comm_rank(const Comm *c)
+void avt_threads_close(Comm *c)
 {
-    return c->rank;
+    Group *g = avt_threads_group(c);
+
+    avt_free(c);
+    if (!--g->users)
+        group_free(g);
 }
 
-int avt_comm_size(const Comm *c)
+int avt_threads_attach(Comm *c, Arena *mailboxes)
 {
-    return c->group->nb;
+    Group *g = avt_threads_group(c);
+
+    for (int i = 0; i < g->nb_boxes; i++)
+        if (g->box[i].route.dst == c->rank && g->box[i].place == BOX_DEVICE)
+            g->box[i].tensor = avt_new(mailboxes, DT_U8, g->box[i].route.room, (int64_t)g->box[i].stride);
+    return avt_arena_backend(mailboxes)->status;
 }
 
-CommStat avt_comm_stat(const Comm *c)
+/* ---- failure ------------------------------------------------------------------------------------------------------- */
+
+void avt_threads_abort(Comm *c, int code)
 {
-    return c->stat;
+    Group *g = avt_threads_group(c);
+
+    pthread_mutex_lock(&g->lock);
+    if (g->status >= 0)
+        g->status = code;
+    pthread_cond_broadcast(&g->change);
+    pthread_mutex_unlock(&g->lock);
 }
 
-int64_t avt_comm_bytes_to(const Comm *c, int dst)
+int avt_threads_status(Comm *c)
 {
-    int64_t bytes;
-
-    pthread_mutex_lock(&c->group->lock);
-    bytes = c->group->box[c->rank * c->group->nb + dst].bytes;
-    pthread_mutex_unlock(&c->group->lock);
-    return bytes;
-}
-
-void avt_comm_abort(Comm *c, int code)
-{
-    pthread_mutex_lock(&c->group->lock);
-    if (c->group->status >= 0)
-        c->group->status = code;
-    pthread_cond_broadcast(&c->group->change);
-    pthread_mutex_unlock(&c->group->lock);
-}
-
-int avt_comm_status(const Comm *c)
-{
+    Group *g = avt_threads_group(c);
     int status;
 
-    pthread_mutex_lock(&c->group->lock);
-    status = c->group->status;
-    pthread_mutex_unlock(&c->group->lock);
+    pthread_mutex_lock(&g->lock);
+    status = g->status;
+    pthread_mutex_unlock(&g->lock);
     return status;
 }
 
-/* A buffer of at least `size` bytes, a spare one when there is one. Lock held. */
-static Message *take_buffer(Group *g, size_t size)
-{
-    Message *m;
+/* ---- messages ------------------------------------------------------------------------------------------------------ */
 
-    for (Message **p = &g->spare; *p; p = &(*p)->next)
-        if ((*p)->capacity >= size && (*p)->capacity <= 2 * size + 4096) {
-            m = *p;
-            *p = m->next;
-            return m;
-        }
-    m = avt_malloc(MEM_COMM, sizeof(*m) + size);
-    if (m)
-        m->capacity = size;
-    return m;
+Box *avt_threads_box(Comm *c, int src, int dst, CommTag tag)
+{
+    Group *g = avt_threads_group(c);
+
+    for (int i = 0; i < g->nb_boxes; i++)
+        if (g->box[i].route.src == src && g->box[i].route.dst == dst && g->box[i].route.tag == tag)
+            return &g->box[i];
+    return NULL;
 }
 
-int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size)
+/* The k-th place as a tensor like `t`. */
+static Tensor place_like(const Box *b, int k, Tensor t)
 {
-    Group *g = c->group;
-    Box *box = &g->box[c->rank * g->nb + dst];
-    Message *m;
+    t.be = b->tensor.be;
+    t.data = (char *)b->tensor.data + (size_t)k * b->stride;
+    return t;
+}
 
+static int move_in(Box *b, int k, const CommData *d)
+{
+    Letter *l = &b->letter[k];
+
+    if (!d->be)
+        memcpy(b->bytes + (size_t)k * b->stride, d->bytes, d->size);
+    else if (b->place == BOX_HOST)
+        return avt_download(d->be, b->bytes + (size_t)k * b->stride, d->t);
+    else {
+        avt_wait(d->be, l->taken);
+        avt_copy(d->be, place_like(b, k, d->t), d->t);
+        l->sent = avt_mark(d->be);
+    }
+    return d->be ? d->be->status : 0;
+}
+
+static int move_out(Box *b, int k, const CommData *d)
+{
+    Letter *l = &b->letter[k];
+
+    if (!d->be)
+        memcpy(d->bytes, b->bytes + (size_t)k * b->stride, d->size);
+    else if (b->place == BOX_HOST)
+        avt_upload(d->be, d->t, b->bytes + (size_t)k * b->stride);
+    else {
+        avt_wait(d->be, l->sent);
+        avt_copy(d->be, d->t, place_like(b, k, d->t));
+        l->taken = avt_mark(d->be);
+    }
+    return d->be ? d->be->status : 0;
+}
+
+/* Is there a route for this message, of this kind and size? */
+static int check(Comm *c, const Box *b, int src, int dst, CommTag tag, const CommData *d)
+{
+    if (!b || (b->place != BOX_HOST && (!d->be || !b->tensor.be)))
+        return avt_fail(c->log, AVT_ERR(EINVAL), "comm: no route for %s of %s from rank %d to rank %d", avt_comm_tag_name(tag),
+                        d->be ? "a tensor" : "bytes", src, dst);
+    if (d->size > b->route.size)
+        return avt_fail(c->log, AVT_ERR(EINVAL), "comm: %s from rank %d to rank %d has %zu bytes, planned were at most %zu",
+                        avt_comm_tag_name(tag), src, dst, d->size, b->route.size);
+    return 0;
+}
+
+int avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d)
+{
+    Group *g = avt_threads_group(c);
+    Box *b = avt_threads_box(c, c->rank, dst, tag);
+    int ret = check(c, b, c->rank, dst, tag, d), k;
+
+    if (ret < 0)
+        return ret;
     pthread_mutex_lock(&g->lock);
-    m = take_buffer(g, size);
+    while (b->nb == b->route.room && g->status >= 0)
+        pthread_cond_wait(&g->change, &g->lock);
+    ret = b->nb == b->route.room ? g->status : 0;
+    k = (b->first + b->nb) % b->route.room;                         // ours until it is counted: a route has one sender
     pthread_mutex_unlock(&g->lock);
-    if (!m)
-        return avt_fail(g->log, AVT_ERR(ENOMEM), "no memory for a message of %zu bytes between ranks", size);
-    m->next = NULL;
-    m->size = size;
-    m->tag = tag;
-    memcpy(m->data, data, size);
+    if (ret >= 0)
+        ret = move_in(b, k, d);
+    if (ret < 0)
+        return ret;
     pthread_mutex_lock(&g->lock);
-    if (box->head)
-        box->tail->next = m;
-    else
-        box->head = m;
-    box->tail = m;
-    box->bytes += (int64_t)size;
-    c->stat.messages++;
-    c->stat.bytes += (int64_t)size;
+    b->letter[k].size = d->size;
+    b->nb++;
     pthread_cond_broadcast(&g->change);
     pthread_mutex_unlock(&g->lock);
     return 0;
 }
 
-static struct timespec deadline_in(int ms)
+int avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d)
 {
-    struct timespec t;
+    Group *g = avt_threads_group(c);
+    Box *b = avt_threads_box(c, src, c->rank, tag);
+    int ret = check(c, b, src, c->rank, tag, d), k;
 
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_sec += ms / 1000;
-    t.tv_nsec += ms % 1000 * 1000000L;
-    if (t.tv_nsec >= 1000000000L) {
-        t.tv_sec++;
-        t.tv_nsec -= 1000000000L;
-    }
-    return t;
-}
-
-/* Unlink the first message of a kind; NULL: there is none. Lock held. */
-static Message *take_message(Box *box, CommTag tag)
-{
-    Message *before = NULL;
-
-    for (Message *m = box->head; m; before = m, m = m->next) {
-        if (m->tag != tag)
-            continue;
-        if (before)
-            before->next = m->next;
-        else
-            box->head = m->next;
-        if (box->tail == m)
-            box->tail = before;
-        return m;
-    }
-    return NULL;
-}
-
-int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size, int timeout_ms)
-{
-    Group *g = c->group;
-    Box *box = &g->box[src * g->nb + c->rank];
-    const struct timespec end = deadline_in(timeout_ms < 0 ? 0 : timeout_ms);
-    Message *m;
-    int ret = 0;
-
-    pthread_mutex_lock(&g->lock);
-    while (!(m = take_message(box, tag)) && g->status >= 0 && !ret)
-        ret = timeout_ms < 0 ? pthread_cond_wait(&g->change, &g->lock) : pthread_cond_timedwait(&g->change, &g->lock, &end);
-    if (m)
-        ret = m->size == size ? 0 : AVT_ERR(EINVAL);
-    else
-        ret = g->status < 0 ? g->status : AVT_ERR(ETIMEDOUT);
-    pthread_mutex_unlock(&g->lock);
-    if (!m)
+    if (ret < 0)
         return ret;
-    if (!ret)
-        memcpy(data, m->data, size);
-    else
-        avt_log(g->log, LOG_ERROR, "rank %d wanted %zu bytes from rank %d and got %zu", c->rank, size, src, m->size);
     pthread_mutex_lock(&g->lock);
-    m->next = g->spare;
-    g->spare = m;
+    while (!b->nb && g->status >= 0)
+        pthread_cond_wait(&g->change, &g->lock);
+    ret = b->nb ? 0 : g->status;
+    k = b->first;
     pthread_mutex_unlock(&g->lock);
-    return ret;
-}
-
-static int stage(Comm *c, size_t size)
-{
-    if (c->host_size >= size)
-        return 0;
-    avt_free(c->host);
-    c->host_size = 0;
-    c->host = avt_malloc(MEM_COMM, size);
-    if (!c->host)
-        return AVT_ERR(ENOMEM);
-    c->host_size = size;
+    if (ret >= 0 && b->letter[k].size != d->size)
+        ret = avt_fail(c->log, AVT_ERR(EINVAL), "comm: rank %d wants %zu bytes of %s from rank %d, which sent %zu", c->rank, d->size,
+                       avt_comm_tag_name(tag), src, b->letter[k].size);
+    if (ret >= 0)
+        ret = move_out(b, k, d);
+    if (ret < 0)
+        return ret;
+    pthread_mutex_lock(&g->lock);
+    b->first = (k + 1) % b->route.room;
+    b->nb--;
+    pthread_cond_broadcast(&g->change);
+    pthread_mutex_unlock(&g->lock);
     return 0;
 }
 
-int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t)
+int avt_comm_threads_open(Comm **comm, const CommOptions *opt)
 {
-    const size_t size = avt_nbytes(t);
-    int ret = stage(c, size);
+    static const CommClass cls = {
+        .name = "threads",
+        .attach = avt_threads_attach,
+        .send = avt_threads_send,
+        .recv = avt_threads_recv,
+        .abort = avt_threads_abort,
+        .status = avt_threads_status,
+        .close = avt_threads_close,
+    };
 
-    if (ret >= 0)
-        ret = avt_download(be, c->host, t);
-    return ret < 0 ? ret : avt_comm_send_bytes(c, dst, tag, c->host, size);
-}
-
-int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t)
-{
-    const size_t size = avt_nbytes(t);
-    int ret = stage(c, size);
-
-    if (ret >= 0)
-        ret = avt_comm_recv_bytes(c, src, tag, c->host, size, -1);
-    if (ret < 0)
-        return ret;
-    avt_upload(be, t, c->host);
-    return be->status;
+    return avt_threads_open(comm, &cls, opt);
 }

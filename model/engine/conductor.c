@@ -44,13 +44,13 @@ static int tell_all(AvatarSession *s, const Cmd *c)
     return ret;
 }
 
-static int send_to_layers(AvatarSession *s, const void *data, size_t size)
+static int send_to_layers(AvatarSession *s, CommTag tag, const void *data, size_t size)
 {
     int ret = 0;
 
     for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
         if (s->set.plan->rank[r].pipe >= 0)
-            ret = avt_comm_send_bytes(comm_of(s), r, TAG_INPUT, data, size);
+            ret = avt_comm_send_bytes(comm_of(s), r, tag, data, size);
     return ret;
 }
 
@@ -115,7 +115,7 @@ static int take_frames(AvatarSession *s)
     b = ret < 0 ? NULL : next_place(s);
     if (!b)
         return ret < 0 ? ret : AVT_ERR(ECANCELED);
-    ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size, -1);
+    ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size);
     if (ret < 0)
         return ret;
     *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = now_ms() - f.start_ms };
@@ -168,13 +168,13 @@ static int send_text(AvatarSession *s, const char *prompt)
     if (s->hooks.context) {
         cmd.rows = s->hooks.nb_context;
         ret = tell_all(s, &cmd);
-        return ret < 0 ? ret : send_to_layers(s, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
+        return ret < 0 ? ret : send_to_layers(s, TAG_TEXT, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
     }
     ret = avt_front_text(&s->front, &context, &cmd.rows, prompt);
     if (ret >= 0)
         ret = tell_all(s, &cmd);
     if (ret >= 0)
-        ret = send_to_layers(s, context, (size_t)(cmd.rows * dim) * sizeof(float));
+        ret = send_to_layers(s, TAG_TEXT, context, (size_t)(cmd.rows * dim) * sizeof(float));
     avt_free(context);
     return ret;
 }
@@ -187,7 +187,7 @@ static int send_picture(AvatarSession *s, const uint8_t *picture, int prime)
 
     if (ret >= 0) {
         avt_picture_to_float(px, picture, nb);
-        ret = avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_INPUT, px, (size_t)nb * sizeof(*px));
+        ret = avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_IMAGE, px, (size_t)nb * sizeof(*px));
     }
     avt_free(px);
     return ret;
@@ -315,7 +315,7 @@ static int send_wave(AvatarSession *s, int with_new)
     if (ret >= 0 && with_new)
         ret = avt_sound_rows(&s->sound, &rows);
     if (ret >= 0 && with_new)
-        ret = send_to_layers(s, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
+        ret = send_to_layers(s, TAG_SOUND, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
     for (int i = 0; i < s->nb_flight; i++)
         s->flight[i].step++;
     while (s->nb_flight && s->flight[0].step == s->set.plan->steps) {

@@ -64,6 +64,7 @@ struct AvatarSession {
     Rank rank[PLAN_MAX_RANKS];
     int nb_open;
     Front front;
+    RankRoutes routes;
     Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
     pthread_t thread[PLAN_MAX_RANKS], conductor, listener;
     Seat seat[PLAN_MAX_RANKS];

@@ -46,6 +46,7 @@ typedef struct Plan {
 
 typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t weights, state, scratch;
+    size_t messages;                    // mailboxes of what other ranks send it
 } PlanMemory;
 
 typedef struct PlanLoad {               // what a device carries for a layer, and for the VAE that shares it: avt_rank_loads()

@@ -98,17 +98,9 @@ static int open_layers(Rank *r)
 static int open_host(Rank *r)
 {
     const DitShape *s = &r->set->shape;
-    const DitConfig *cfg = &r->w->dit.cfg;
     const size_t latent = (size_t)(LATENT * DIT_BLOCK * s->H * s->W), picture = (size_t)(64 * s->H * s->W * 3);
-    const size_t features = avt_rank_has_layers(r) ? (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) : 0;
-    const size_t context = avt_rank_has_layers(r) ? (size_t)(cfg->text_len * cfg->text_dim) : 0;
-    const size_t frames = r->place->vae ? (size_t)BLOCK_FRAMES * picture : 0;
-    const size_t sizes[] = { latent, picture, features, context, frames };
-    size_t most = 0;
 
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-        most = sizes[i] > most ? sizes[i] : most;
-    r->host_size = most * sizeof(float);
+    r->host_size = (r->place->vae && r->set->hooks.pixels ? BLOCK_FRAMES * picture : latent) * sizeof(float);
     r->host = avt_malloc(MEM_SESSION, r->host_size);
     if (!r->host)
         return avt_fail(r->set->log, AVT_ERR(ENOMEM), "rank %d: no memory for %.1f MB of staging", r->index, (double)r->host_size / 1e6);
@@ -126,8 +118,16 @@ static int open_arrays(Rank *r, int steps)
     return r->time && r->ring && r->items && r->text && r->sink && r->audio ? 0 : AVT_ERR(ENOMEM);
 }
 
+/* Mailboxes; a rank of a rehearsal has none. */
+static int open_messages(Rank *r, size_t bytes)
+{
+    const int ret = avt_arena_open(&r->messages, r->be, "messages", bytes);
+
+    return ret < 0 || !r->comm || avt_backend_is_dry(r->be) ? ret : avt_comm_attach(r->comm, r->messages);
+}
+
 int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *opt, const char *device,
-                  size_t state_bytes, size_t scratch_bytes)
+                  const PlanMemory *room)
 {
     int ret;
 
@@ -145,9 +145,11 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     r->be->cancel = set->cancel;
     ret = open_arrays(r, set->plan->steps);
     if (ret >= 0)
-        ret = avt_arena_open(&r->state, r->be, "state", state_bytes);
+        ret = avt_arena_open(&r->state, r->be, "state", room->state);
     if (ret >= 0)
-        ret = avt_arena_open(&r->scratch, r->be, "scratch", scratch_bytes);
+        ret = avt_arena_open(&r->scratch, r->be, "scratch", room->scratch);
+    if (ret >= 0)
+        ret = open_messages(r, room->messages);
     if (ret >= 0)
         ret = open_host(r);
     if (ret >= 0 && avt_rank_has_layers(r))
@@ -159,6 +161,12 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     if (ret < 0)
         avt_rank_close(r);
     return ret;
+}
+
+void avt_rank_sync(Rank *r)
+{
+    if (r->be)
+        avt_sync(r->be);
 }
 
 void avt_rank_close(Rank *r)
@@ -180,6 +188,7 @@ void avt_rank_close(Rank *r)
     avt_freep(&r->host);
     if (r->be) {
         avt_sync(r->be);
+        avt_arena_close(&r->messages);
         avt_arena_close(&r->scratch);
         avt_arena_close(&r->state);
     }
@@ -215,7 +224,7 @@ int avt_rank_run(Rank *r)
     avt_thread_flush_denormals();
     ret = avt_rank_prepare(r);
     while (ret >= 0) {
-        ret = avt_comm_recv_bytes(r->comm, r->set->plan->nb_ranks, TAG_COMMAND, &c, sizeof(c), -1);
+        ret = avt_comm_recv_bytes(r->comm, r->set->plan->nb_ranks, TAG_COMMAND, &c, sizeof(c));
         if (ret < 0 || c.kind == CMD_END)
             break;
         ret = avt_rank_obey(r, &c);
@@ -246,6 +255,8 @@ static int rehearse(Rank *r)
     int ret = avt_rank_prepare(r);
 
     if (ret >= 0)
+        ret = avt_comm_recv_bytes(r->comm, r->set->plan->nb_ranks, TAG_COMMAND, &c, sizeof(c));
+    if (ret >= 0)
         ret = avt_rank_obey(r, &c);
     c = (Cmd){ .kind = CMD_TEXT, .rows = r->set->text_len };
     if (ret >= 0)
@@ -258,12 +269,103 @@ static int rehearse(Rank *r)
     return ret < 0 ? ret : avt_sync(r->be);
 }
 
-int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, OpStat *stat)
+/* How many messages of a kind may be on their way between two ranks. Where there is no more room a send waits, which never stops
+ * the ranks for good: whoever is behind the others finds all that he waits for, and his own messages are taken by those ahead. But
+ * latents are received a wave after they were sent, so there is a place for each block in flight; and two blocks of frames are as many as
+ * the conductor lets be finished and not taken. */
+static int room_of(const Plan *p, CommTag tag)
+{
+    switch (tag) {
+    case TAG_COMMAND:
+        return 4 * (p->in_flight + 2);                              // waves ahead, with pictures, texts and sinks between
+    case TAG_SOUND:
+        return p->in_flight + 1;
+    case TAG_IMAGE: case TAG_TEXT:
+        return p->versions;
+    case TAG_LATENTS:
+        return p->in_flight;
+    case TAG_REFERENCE:
+        return 1;
+    default:
+        return 2;                                                   // one that is being used and the next
+    }
+}
+
+CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, const char **device)
+{
+    const int nb = set->plan->nb_ranks;
+
+    for (int i = 0; i < nb; i++)
+        device[i] = set->plan->rank[i].device;
+    device[nb] = NULL;                                              // the conductor
+    return (CommOptions){ .kind = set->comm, .nb = nb + 1, .device = device, .route = routes->route, .nb_routes = routes->nb, .log = set->log };
+}
+
+static int add_route(RankRoutes *routes, const CommRoute *r)
+{
+    CommRoute *p = routes->route;
+
+    for (int i = 0; i < routes->nb; i++, p++)
+        if (p->src == r->src && p->dst == r->dst && p->tag == r->tag) {
+            p->size = p->size < r->size ? r->size : p->size;
+            return 0;
+        }
+    p = avt_realloc(MEM_SESSION, routes->route, sizeof(*p) * ((size_t)routes->nb + 1));
+    if (!p)
+        return AVT_ERR(ENOMEM);
+    routes->route = p;
+    p[routes->nb++] = *r;
+    return 0;
+}
+
+/* What a rehearsed rank has sent and received: its mailboxes' bytes, its routes. */
+static int measure_messages(PlanMemory *m, const RankSetup *set, int index, Comm *comm, RankRoutes *routes)
+{
+    const char *device[PLAN_MAX_RANKS + 1];
+    RankRoutes own;
+    CommOptions opt;
+    int ret = 0;
+
+    own.route = avt_comm_dry_routes(comm, &own.nb);
+    for (int i = 0; i < own.nb; i++)
+        own.route[i].room = room_of(set->plan, own.route[i].tag);
+    opt = avt_rank_comm(set, &own, device);
+    m->messages = avt_comm_message_bytes(&opt, index);
+    for (int i = 0; routes && i < own.nb && ret >= 0; i++)
+        ret = add_route(routes, &own.route[i]);
+    return ret;
+}
+
+static int measure(PlanMemory *m, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *dry,
+                   RankRoutes *routes, OpStat *stat)
+{
+    const PlanMemory unlimited = { .state = ARENA_UNLIMITED, .scratch = ARENA_UNLIMITED };
+    Rank r;
+    int ret = avt_rank_open(&r, set, index, w, comm, dry, "dry", &unlimited);
+
+    if (ret < 0)
+        return ret;
+    ret = rehearse(&r);
+    if (stat)
+        memset(r.be->stat, 0, sizeof(r.be->stat));
+    if (stat && ret >= 0)
+        ret = rehearse_wave(&r, MID_STREAM);
+    *m = (PlanMemory){ .weights = avt_arena_peak(w->arena), .state = avt_arena_peak(r.state), .scratch = avt_arena_peak(r.scratch) };
+    if (ret >= 0)
+        ret = measure_messages(m, set, index, comm, routes);
+    if (stat)
+        memcpy(stat, r.be->stat, sizeof(r.be->stat));
+    avt_rank_close(&r);
+    return ret;
+}
+
+int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, RankRoutes *routes,
+                     OpStat *stat)
 {
     RankSetup quiet = *set;
     BackendOptions dry = *opt;
     RankWeights w;
-    Rank r;
+    Comm *comm;
     int ret;
 
     // a CUDA device keeps the file's types, as `dry` does by itself
@@ -274,17 +376,10 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     ret = avt_rank_weights_open(&w, set->plan, index, sizes, &(ModelFiles){ 0 }, &dry, "dry", ARENA_UNLIMITED, set->log);
     if (ret < 0)
         return ret;
-    ret = avt_rank_open(&r, &quiet, index, &w, NULL, &dry, "dry", ARENA_UNLIMITED, ARENA_UNLIMITED);
+    ret = avt_comm_dry_open(&comm, set->plan->nb_ranks + 1, index, set->log);
     if (ret >= 0) {
-        ret = rehearse(&r);
-        if (stat)
-            memset(r.be->stat, 0, sizeof(r.be->stat));
-        if (stat && ret >= 0)
-            ret = rehearse_wave(&r, MID_STREAM);
-        *m = (PlanMemory){ avt_arena_peak(w.arena), avt_arena_peak(r.state), avt_arena_peak(r.scratch) };
-        if (stat)
-            memcpy(stat, r.be->stat, sizeof(r.be->stat));
-        avt_rank_close(&r);
+        ret = measure(m, &quiet, index, &w, comm, &dry, routes, stat);
+        avt_comm_close(&comm, 1);
     }
     avt_rank_weights_close(&w);
     return ret;
@@ -303,7 +398,7 @@ static int load_of(double *bytes, double *flops, const PlanOptions *o, const Pla
     if (ret >= 0)
         ret = avt_schedule(&set.schedule, o->steps, 3);
     if (ret >= 0)
-        ret = avt_rank_measure(&m, &set, 0, sizes, opt, stat);
+        ret = avt_rank_measure(&m, &set, 0, sizes, opt, NULL, stat);
     if (ret < 0)
         return ret;
     *bytes = (double)(m.weights + m.state + m.scratch);

@@ -72,18 +72,24 @@ typedef struct RankSetup {              // what all ranks of a session share
     DitShape shape;
     PixelFormat format;
     int64_t text_len;                   // most context rows
+    CommKind comm;
     RankHooks hooks;
     const int *cancel;
     const Log *log;
 } RankSetup;
 
+typedef struct RankRoutes {             // what the ranks of a plan and the conductor send each other, found by avt_rank_measure()
+    CommRoute *route;
+    int nb;
+} RankRoutes;
+
 typedef struct Rank {
     const RankSetup *set;
     const PlanRank *place;
     int index;
-    Comm *comm;                         // NULL: alone (rehearsal)
+    Comm *comm;                         // NULL: alone, nothing is sent or received
     Backend *be;
-    Arena *state, *scratch;
+    Arena *state, *scratch, *messages;
     const RankWeights *w;
     int nb_slots, nb_versions;          // blocks in flight; versions of text and sink
     DitTime *time, sink_time;           // [steps]
@@ -94,13 +100,15 @@ typedef struct Rank {
     Tensor ref, ref_next, motion;       // [16, 1, H, W], [16, 19, H, W]
     VaeState dec;
     DitItem *items;                     // [steps]
-    float *host;                        // staging: noise, features, a picture
+    float *host;                        // staging: noise, what a hook sees
     size_t host_size;
 } Rank;
 
 /** Open a rank's state (sizes known from avt_rank_measure) on a backend of its own. */
 int  avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *opt, const char *device,
-                   size_t state_bytes, size_t scratch_bytes);
+                   const PlanMemory *room);
+/** Wait for the rank's work: all ranks of a session, before the first of them is closed, as they wait for each other's marks. */
+void avt_rank_sync(Rank *r);
 void avt_rank_close(Rank *r);
 /** Walk the conductor's commands until CMD_END or a failure (which aborts the group). For a thread of its own. */
 int  avt_rank_run(Rank *r);
@@ -113,12 +121,18 @@ static inline int avt_rank_has_layers(const Rank *r)
     return r->place->pipe >= 0;
 }
 
+/** The comm of a plan; `device` [nb_ranks + 1] is filled and must stay for as long as the result is used. */
+CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, const char **device);
+
 /**
  * Memory of a rank: open it on `dry` and do everything once.
+ * @param routes  (opt) the routes of this rank's messages are added, those that are there are made large enough; freed by the caller,
+ *                `route` with avt_free()
  * @param stat  (opt) gets the ops' counts of one wave in mid-stream, [OP_NB]: an item of each step (a sequential plan: the last
  *              step's), and a block decoded
  */
-int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, OpStat *stat);
+int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, RankRoutes *routes,
+                     OpStat *stat);
 /** What a layer and the VAE ask of a device at the model's own size of frames, by rehearsals: for avt_plan_make(). */
 int avt_rank_loads(PlanLoad *load, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt);
 /** avt_plan_make() with the loads that it wants found first; o->load is not looked at. Logs to opt->log. */

@@ -4,7 +4,8 @@
  *
  * Traps: latents of a step belong to the last rank of its pipe (it does the Euler step), and the first rank of the next step's
  * pipe needs them for the embedding; so in a pipe of several ranks both make the noise of step 0. Nothing here waits
- * for a message that an earlier command of the same list does not send.
+ * for a message that an earlier command of the same list does not send, and nothing relies on a message overtaking another or
+ * on room for one: latents, which are used a wave after they were made, are expected before their sender can have them.
  */
 #include <math.h>
 #include <string.h>
@@ -52,42 +53,42 @@ static int recv(Rank *r, int src, CommTag tag, Tensor t)
     return !r->comm || src == r->index ? 0 : avt_comm_recv(r->comm, r->be, src, tag, t);
 }
 
-static int recv_host(Rank *r, CommTag tag, void *data, size_t size)
+static int expect(Rank *r, int src, CommTag tag, Tensor t)
 {
-    return r->comm ? avt_comm_recv_bytes(r->comm, conductor(r), tag, data, size, -1) : 0;
+    return !r->comm || src == r->index ? 0 : avt_comm_expect(r->comm, r->be, src, tag, t);
 }
 
 /* ---- picture --------------------------------------------------------------------------------------------------------- */
 
-/* All 19 latents of the still: out [19, 16, H W]. They differ: the last box to settle sees 73 frames of its past. */
-static int encode_still(Rank *r, Tensor out)
+/* All 19 latents of the still px [1, H, W, 3]: out [19, 16, H W]. They differ: the last box to settle sees 73 frames of its past. */
+static int encode_still(Rank *r, Tensor out, Tensor px)
 {
     const DitShape *s = &r->set->shape;
-    const Tensor px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
     VaeState enc;
     int ret = avt_vae_state_open(&enc, r->scratch, &r->w->vae, VAE_ENCODER, s->H, s->W);
 
     if (ret < 0)
         return ret;
-    avt_upload(r->be, px, r->host);
-    return avt_vae_encode_still(r->be, r->scratch, &r->w->vae, &enc, avt_view(out, DIT_MOTION, LATENT, s->H, s->W), px);
+    ret = recv(r, conductor(r), TAG_IMAGE, px);
+    return ret < 0 ? ret : avt_vae_encode_still(r->be, r->scratch, &r->w->vae, &enc, avt_view(out, DIT_MOTION, LATENT, s->H, s->W), px);
 }
 
-/* px [H, W, 3] is the picture as the VAE gives it back: a picture of a kind that the model does not know comes back badly, and its film
+/* back [H, W, 3] is the picture px as the VAE gives it back: a picture of a kind that the model does not know comes back badly, and its film
  * stands still or melts. PSNR, measured on nano: its own kind of drawings 34 to 36 dB, much larger or smaller in the frame 32, photographs
  * 20 to 27. */
 #define KNOWN_PICTURE_DB 28.0
 
-static int judge_picture(const Rank *r, Tensor px)
+static int judge_picture(const Rank *r, Tensor px, Tensor back)
 {
     const int64_t n = avt_numel(px);
-    const float *want = r->host;
-    float *v = avt_malloc(MEM_SESSION, (size_t)n * sizeof(*v));
+    float *v = avt_malloc(MEM_SESSION, 2 * (size_t)n * sizeof(*v));
     double sum = 1e-9, db;
     int ret = v ? avt_download(r->be, v, px) : AVT_ERR(ENOMEM);
 
+    if (ret >= 0)
+        ret = avt_download(r->be, v + n, back);
     for (int64_t i = 0; i < n && ret >= 0; i++)
-        sum += (double)(v[i] - want[i]) * (v[i] - want[i]);
+        sum += (double)(v[n + i] - v[i]) * (v[n + i] - v[i]);
     db = 10 * log10(4 * (double)n / sum);
     if (ret >= 0 && !(db >= KNOWN_PICTURE_DB))
         avt_log(r->set->log, LOG_WARNING, "the picture is of a kind that the model does not know (its VAE gives it back with %.1f dB, from %.0f dB "
@@ -96,7 +97,7 @@ static int judge_picture(const Rank *r, Tensor px)
     return ret;
 }
 
-static int prime_decoder(Rank *r, Tensor z)
+static int prime_decoder(Rank *r, Tensor z, Tensor still)
 {
     const DitShape *s = &r->set->shape;
     int ret = 0;
@@ -108,7 +109,7 @@ static int prime_decoder(Rank *r, Tensor z)
 
         ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, avt_view(avt_at(z, t), LATENT, 1, s->H, s->W), NULL);
         if (ret >= 0 && t == PRIME_LATENTS - 1 && !avt_backend_is_dry(r->be))
-            ret = judge_picture(r, avt_at(px, 3));
+            ret = judge_picture(r, still, avt_at(px, 3));
         avt_arena_release(r->scratch, mark);
     }
     return ret;
@@ -140,7 +141,7 @@ static int do_picture(Rank *r, const Cmd *c)
     const Plan *p = r->set->plan;
     const DitShape *s = &r->set->shape;
     const int64_t hw = s->H * s->W;
-    Tensor z, ref, motion;
+    Tensor px, z, ref, motion;
     int ret = 0;
 
     if (!r->place->vae) {
@@ -148,17 +149,15 @@ static int do_picture(Rank *r, const Cmd *c)
             ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion);
         return ret;
     }
-    ret = recv_host(r, TAG_INPUT, r->host, (size_t)(64 * hw * 3) * sizeof(float));
-    if (ret < 0)
-        return ret;
+    px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
     z = avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, hw);
     ref = avt_rank_has_layers(r) ? r->ref : avt_new(r->scratch, DT_F32, LATENT, 1, s->H, s->W);
     motion = avt_rank_has_layers(r) ? r->motion : avt_new(r->scratch, DT_F32, LATENT, DIT_MOTION, s->H, s->W);
-    ret = encode_still(r, z);
+    ret = encode_still(r, z, px);
     avt_copy(r->be, ref, avt_at(z, 0));
     avt_transpose(r->be, avt_view(motion, LATENT, DIT_MOTION, hw), z);
     if (ret >= 0 && c->prime)
-        ret = prime_decoder(r, z);
+        ret = prime_decoder(r, z, px);
     if (ret >= 0)
         ret = show_picture(r, ref, motion);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
@@ -177,12 +176,9 @@ static int do_text(Rank *r, const Cmd *c)
 
     if (!avt_rank_has_layers(r))
         return 0;
-    ret = recv_host(r, TAG_INPUT, r->host, (size_t)(c->rows * dim) * sizeof(float));
-    if (ret < 0)
-        return ret;
     context = avt_new(r->scratch, DT_F32, c->rows, dim);
-    avt_upload(r->be, context, r->host);
-    return avt_dit_text(r->be, r->scratch, &r->w->dit, &r->text[c->slot], context, AVT_NONE);
+    ret = recv(r, conductor(r), TAG_TEXT, context);
+    return ret < 0 ? ret : avt_dit_text(r->be, r->scratch, &r->w->dit, &r->text[c->slot], context, AVT_NONE);
 }
 
 /* The reference becomes latent frame 0 of block 0's result, which the last rank of the last step kept. */
@@ -301,6 +297,14 @@ static int end_item(Rank *r, const CmdItem *it, DitItem *item)
     return ret < 0 ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
 }
 
+/* The latents that this item will end with, if their next step begins here: their sender then need not wait for the next wave. */
+static int expect_latents(Rank *r, const CmdItem *it)
+{
+    if (it->step + 1 == r->set->plan->steps || first_of(r, it->step + 1) != r->index)
+        return 0;
+    return expect(r, last_of(r, it->step), TAG_LATENTS, latent_of(r, it->block));
+}
+
 static int run_items(Rank *r, const CmdItem *it, int nb)
 {
     const size_t mark = avt_arena_mark(r->scratch);
@@ -309,6 +313,8 @@ static int run_items(Rank *r, const CmdItem *it, int nb)
     for (int k = 0; k < nb && ret >= 0; k++)
         if (avt_plan_holds(r->set->plan, r->index, it[k].step))
             ret = begin_item(r, &it[k], &r->items[own++]);
+    for (int k = 0; k < nb && ret >= 0; k++)
+        ret = expect_latents(r, &it[k]);
     if (ret >= 0 && own)
         ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, r->items, own);
     own = 0;
@@ -376,12 +382,9 @@ static int take_features(Rank *r, int64_t block)
 {
     const DitConfig *cfg = &r->w->dit.cfg;
     const Tensor rows = avt_new(r->scratch, DT_F32, 1, BLOCK_FRAMES, cfg->nb_audio_layers, cfg->audio_dim);
-    int ret = recv_host(r, TAG_INPUT, r->host, avt_nbytes(rows));
+    const int ret = recv(r, conductor(r), TAG_SOUND, rows);
 
-    if (ret < 0)
-        return ret;
-    avt_upload(r->be, rows, r->host);
-    return avt_dit_audio(r->be, r->scratch, &r->w->dit, &r->audio[block % r->nb_slots], rows);
+    return ret < 0 ? ret : avt_dit_audio(r->be, r->scratch, &r->w->dit, &r->audio[block % r->nb_slots], rows);
 }
 
 static int do_wave(Rank *r, const Cmd *c)

@@ -122,7 +122,9 @@ static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
     const int64_t left = avt_host_memory_left();
+    const char *device[PLAN_MAX_RANKS + 1];
     int64_t host = FRAME_QUEUE * (int64_t)s->block_size + avt_sound_bytes(&s->sound);
+    CommOptions comm;
     char text[160];
     int ret = avt_front_measure(c, &s->front.bytes, avt_sound_piece(s->sound.live, s->sound.lookahead), &s->e->log);
 
@@ -134,15 +136,17 @@ static int plan_memory(AvatarSession *s)
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         const BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
 
-        ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, NULL);
+        ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, &s->routes, NULL);
 
         if (ret < 0)
             return ret;
-        s->info.state_bytes += (int64_t)s->planned[r].state;
+        s->info.state_bytes += (int64_t)(s->planned[r].state + s->planned[r].messages);
         s->info.scratch_bytes += (int64_t)s->planned[r].scratch;
         if (strncmp(c->plan.rank[r].device, "cuda", 4))
-            host += (int64_t)(s->planned[r].state + s->planned[r].scratch);
+            host += (int64_t)(s->planned[r].state + s->planned[r].scratch + s->planned[r].messages);
     }
+    comm = avt_rank_comm(&s->set, &s->routes, device);
+    host += (int64_t)avt_comm_host_bytes(&comm);
     if (host > left)
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "%dx%d with %s takes %.2f GB of host memory (state %.2f, scratch %.2f), %.2f GB are free; "
                         "choose a smaller size=", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)), (double)host / 1e9,
@@ -153,13 +157,14 @@ static int plan_memory(AvatarSession *s)
 static int open_ranks(AvatarSession *s)
 {
     const Core *c = s->e->core;
-    int ret = avt_comm_threads_open(s->comm, c->plan.nb_ranks + 1, &s->e->log);
+    const char *device[PLAN_MAX_RANKS + 1];
+    const CommOptions comm = avt_rank_comm(&s->set, &s->routes, device);
+    int ret = avt_comm_open(s->comm, &comm);
 
     for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++) {
         const BackendOptions opt = avt_core_backend(c, c->plan.rank[r].threads, &s->e->log);
 
-        ret = avt_rank_open(&s->rank[r], &s->set, r, &c->rank[r], s->comm[r], &opt, c->plan.rank[r].device, s->planned[r].state,
-                            s->planned[r].scratch);
+        ret = avt_rank_open(&s->rank[r], &s->set, r, &c->rank[r], s->comm[r], &opt, c->plan.rank[r].device, &s->planned[r]);
         s->nb_open += ret >= 0;
     }
     return ret;
@@ -228,7 +233,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     if (!s->next.picture || !s->next.prompt)
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for a picture of %dx%d", s->info.width, s->info.height);
     s->set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
-                          .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .hooks = s->hooks.rank,
+                          .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .comm = s->hooks.comm, .hooks = s->hooks.rank,
                           .cancel = &s->cancel, .log = &s->e->log };
     s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->set.format, s->info.height, s->info.width));
     if (!look->prompt && !c->dir.prompt)
@@ -298,9 +303,12 @@ void avatar_session_close(AvatarSession **ps)
     avatar_session_abort(s);
     avt_threads_stop(s);
     for (int r = 0; r < s->nb_open; r++)
+        avt_rank_sync(&s->rank[r]);
+    for (int r = 0; r < s->nb_open; r++)
         avt_rank_close(&s->rank[r]);
     if (s->comm[0])
-        avt_comm_threads_close(s->comm, s->e->core->plan.nb_ranks + 1);
+        avt_comm_close(s->comm, s->e->core->plan.nb_ranks + 1);
+    avt_free(s->routes.route);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
     avt_sound_close(&s->sound);
@@ -330,7 +338,8 @@ PlanMemory avt_session_measured(const AvatarSession *s, int rank)
 {
     const Rank *r = &s->rank[rank];
 
-    return (PlanMemory){ avt_arena_peak(r->w->arena), avt_arena_peak(r->state), avt_arena_peak(r->scratch) };
+    return (PlanMemory){ .weights = avt_arena_peak(r->w->arena), .state = avt_arena_peak(r->state), .scratch = avt_arena_peak(r->scratch),
+                         .messages = avt_arena_peak(r->messages) };
 }
 
 /* ---- sound in ------------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 typedef struct SessionHooks {
     RankHooks rank;
+    CommKind comm;
     int (*distance)(void *opaque, int64_t block, int step);         // sink distance of an item
     int (*admit)(void *opaque, int64_t block, int64_t wave);        // 0: pretend that the sound of this block is not there yet
     const float *features;              // [nb_rows, layers, dim] in place of wav2vec2's; a multiple of 12 rows

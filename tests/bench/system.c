@@ -166,10 +166,10 @@ static int small_open(Small *s, const Bench *b, const char *dir, int64_t size)
     if (ret >= 0)
         ret = avt_schedule(&s->set.schedule, 4, 3);
     if (ret >= 0)
-        ret = avt_rank_measure(&s->memory, &s->set, 0, &s->sizes, &opt, NULL);
+        ret = avt_rank_measure(&s->memory, &s->set, 0, &s->sizes, &opt, NULL, NULL);
     if (ret >= 0)
         ret = avt_rank_weights_open(&s->w, &s->plan, 0, &s->sizes, &(ModelFiles){ .dit = s->dit, .vae = s->vae }, &opt, "cpu", s->memory.weights, b->log);
-    return ret < 0 ? ret : avt_rank_open(&s->rank, &s->set, 0, &s->w, NULL, &opt, "cpu", s->memory.state, s->memory.scratch);
+    return ret < 0 ? ret : avt_rank_open(&s->rank, &s->set, 0, &s->w, NULL, &opt, "cpu", &s->memory);
 }
 
 static void small_close(Small *s)

@@ -201,7 +201,7 @@ static void published_model_is_balanced(void **state)
             OpStat stat[OP_NB];
             PlanMemory m;
 
-            REQUIRE_OK(avt_rank_measure(&m, &set, r, &sizes, &opt, stat));
+            REQUIRE_OK(avt_rank_measure(&m, &set, r, &sizes, &opt, NULL, stat));
             v[0] = (double)(m.weights + m.state + m.scratch);
             for (int i = 0; i < OP_NB; i++)
                 v[1] += stat[i].flops;

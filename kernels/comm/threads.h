@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the ends of a comm between threads share: one lock, one failure, a mailbox for each route. comm_threads.c is made of it;
+ * comm_strict.c uses the same for what goes through the host.
+ */
+#ifndef AVT_THREADS_H
+#define AVT_THREADS_H
+
+#include <pthread.h>
+
+#include "comm/comm.h"
+
+typedef enum BoxPlace {
+    BOX_HOST,                           // host memory: one end has no device, or they are of different classes
+    BOX_DEVICE,                         // the receiver's device memory
+    BOX_NONE                            // between two queues of a kind without buffers
+} BoxPlace;
+
+typedef struct Letter {                 // a place of a mailbox
+    size_t size;                        // bytes of the message in it
+    Mark sent, taken;                   // behind the copies into it and out of it, between queues
+} Letter;
+
+typedef struct Box {                    // the mailbox of a route, a ring
+    CommRoute route;
+    BoxPlace place;
+    Tensor tensor;                      // [room, stride] u8 on a device,
+    uint8_t *bytes;                     // or the same in the host
+    size_t stride;                      // bytes of a message's place
+    Letter *letter;                     // [room]
+    int first, nb;                      // the oldest message; messages
+} Box;
+
+typedef struct Group {
+    pthread_mutex_t lock;               // messages are few (some dozen a block) and large: one lock is enough
+    pthread_cond_t change;
+    int users, status;
+    const Log *log;
+    Box *box;                           // [nb_boxes]
+    int nb_boxes;
+    struct Strict *strict;              // comm_strict.c's own
+} Group;
+
+typedef struct GroupEnd {               // a Comm
+    Comm comm;
+    Group *group;
+} GroupEnd;
+
+static inline Group *avt_threads_group(Comm *c)
+{
+    return ((GroupEnd *)c)->group;
+}
+
+/** Open the ends with a class of functions, and all mailboxes but those that attach places. @return 0 or ENOMEM, then all is closed */
+int  avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt);
+int  avt_threads_attach(Comm *c, Arena *mailboxes);
+/** A route's mailbox, or NULL. */
+Box *avt_threads_box(Comm *c, int src, int dst, CommTag tag);
+int  avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d);
+int  avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d);
+void avt_threads_abort(Comm *c, int code);
+int  avt_threads_status(Comm *c);
+void avt_threads_close(Comm *c);
+
+/* ---- comm.c, for the classes ---- */
+
+BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r);
+size_t avt_comm_box_stride(const CommRoute *r);
+
+/* One file each. */
+int  avt_comm_threads_open(Comm **comm, const CommOptions *opt);
+int  avt_comm_strict_open(Comm **comm, const CommOptions *opt);
+
+#endif
