@@ -141,10 +141,17 @@ int media_start_out(MediaOut *m, const MediaLook *look)
 {
     int ret = open_io(m);
 
-    if (ret >= 0)
+    if (ret >= 0) {
         ret = codecs_open_video(&m->video, &m->codecs, look);
-    if (ret >= 0)
+        if (ret < 0)
+            fprintf(stderr, "avatar: -c:v %s does not open for %s of %dx%d; take another --format, --size or encoder\n", m->codecs.video->name,
+                    look->pix_fmt, look->width, look->height);
+    }
+    if (ret >= 0) {
         ret = codecs_open_audio(&m->audio, &m->codecs, look);
+        if (ret < 0)
+            fprintf(stderr, "avatar: -c:a %s does not open for sound of %d Hz; take another encoder\n", m->codecs.audio->name, look->rate);
+    }
     if (ret >= 0)
         ret = add_stream(m, &m->video_st, m->video);
     if (ret >= 0)

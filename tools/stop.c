@@ -24,7 +24,6 @@ static sigset_t stop_signals(void)
     return set;
 }
 
-/* With the lock held. */
 static void end_now(void)
 {
     file_abandon();
@@ -40,7 +39,6 @@ static void *watch(void *arg)
     (void)arg;
     if (sigwait(&set, &sig))
         return NULL;
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);                       // here alone: the next one ends the program
     pthread_mutex_lock(&stop.lock);
     stop.asked = 1;
     if (stop.at_once)
@@ -48,7 +46,8 @@ static void *watch(void *arg)
     if (stop.session)
         avatar_session_abort(stop.session);
     pthread_mutex_unlock(&stop.lock);
-    sigsuspend(&(sigset_t){ 0 });
+    if (!sigwait(&set, &sig))
+        end_now();
     return NULL;
 }
 

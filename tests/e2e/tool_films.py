@@ -60,6 +60,8 @@ def film_by_name(tmp):
     require(Film(tmp / 'pipe.mp4').frames == 8, 'MP4 through a pipe')
     r = speak(wav, png, '-c:v', 'mpeg4', '-o', tmp / 'old.mp4')
     require(r.ret == 0 and Film(tmp / 'old.mp4').video == 'mpeg4', r.what)
+    r = speak(wav, png, '--format', 'rgb24', '-c:v', 'libx264', '-o', tmp / 'rgb.mp4')
+    fails(r, 1, 'rgb24', 'libx264', '--format')
     for args, word in ((('-o', tmp / 'o.xyz'), 'o.xyz'), (('-o', tmp / 'o'), '-f'), (('-o', tmp / 'o.png'), 'o.png'), (('-o', tmp / 'o.wav'), 'o.wav'),
                        (('-o', tmp / 'o.gif'), 'o.gif'), (('-f', 'nothing', '-o', tmp / 'o'), 'nothing'),
                        (('-c:v', 'nothing', '-o', tmp / 'o.mp4'), 'nothing'), (('-c:v', 'aac', '-o', tmp / 'o.mp4'), 'aac'),

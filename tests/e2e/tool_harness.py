@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'filter'))
 import media                      # noqa: E402
 
 A = None                          # the arguments of tool.py: tool, media, model
-LIMIT = 60
+LIMIT = 180
 CASES = []
 
 
@@ -111,11 +111,20 @@ def tone(path, start, end, rate=16000, channels=1):
     return path
 
 
-def interrupt(cmd, ready, sig=signal.SIGINT, limit=LIMIT, **kw):
+def watches(pid):
+    """Has the tool begun to wait for signals? Before that they end it as they end any program."""
+    try:
+        text = pathlib.Path('/proc/%d/status' % pid).read_text()
+    except OSError:
+        return True
+    return int(text.split('SigBlk:')[1].split()[0], 16) >> (signal.SIGINT - 1) & 1
+
+
+def interrupt(cmd, ready, sig=signal.SIGINT, limit=LIMIT, early=False, **kw):
     """Run, send one signal when ready() says so; (exit code, stderr, seconds from signal to end, or None: there was no end)."""
     p = subprocess.Popen([str(c) for c in cmd], stderr=subprocess.PIPE, **kw)
     end = time.time() + LIMIT
-    while time.time() < end and p.poll() is None and not ready():
+    while time.time() < end and p.poll() is None and not ((early or watches(p.pid)) and ready()):
         time.sleep(0.02)
     t = time.time()
     p.send_signal(sig)
@@ -128,5 +137,10 @@ def interrupt(cmd, ready, sig=signal.SIGINT, limit=LIMIT, **kw):
 
 
 def after(seconds):
-    end = time.time() + seconds
-    return lambda: time.time() >= end
+    """True from that long after the first question on."""
+    first = []
+
+    def passed():
+        first.append(time.time())
+        return first[-1] - first[0] >= seconds
+    return passed
