@@ -22,6 +22,7 @@ class Skip(Exception):
 class Env:
     """What the cases work with; filled by main()."""
     bin = model = tool = version = None
+    patience = 1
     top = pathlib.Path(__file__).resolve().parents[3]
 
 
@@ -58,11 +59,11 @@ def run(program, *args, timeout=60, mem_mb=0, stdin=None, interrupt=None):
         if interrupt:
             time.sleep(interrupt)
             p.send_signal(signal.SIGINT)
-        out, err = p.communicate(stdin, timeout=timeout)
+        out, err = p.communicate(stdin, timeout=timeout * Env.patience)
     except subprocess.TimeoutExpired:
         p.kill()
         out, err = p.communicate()
-        raise AssertionError('hangs (%d s): %s\n%s' % (timeout, ' '.join(cmd), err.decode('utf-8', 'replace')[-800:]))
+        raise AssertionError('hangs (%d s): %s\n%s' % (timeout * Env.patience, ' '.join(cmd), err.decode('utf-8', 'replace')[-800:]))
     r = Result(p.returncode, out, err, time.monotonic() - start)
     if r.code < 0 and not interrupt:
         raise AssertionError('killed by signal %d: %s\n%s' % (-r.code, ' '.join(cmd), r.text()[-800:]))
