@@ -20,6 +20,13 @@ static void begin_second(AvatarClock *c)
     c->low   = INT64_MAX;
     c->high  = INT64_MIN;
     c->heard = 0;
+    c->since = AVATAR_CLOCK_NONE;
+}
+
+/* A second by the samples and by the stamps: of sound that comes in one burst after a stall, the stamps stand still. */
+static int second_is_over(const AvatarClock *c, int64_t at)
+{
+    return c->heard >= SECOND && at - c->since >= SECOND;
 }
 
 void ff_avatar_clock_start(AvatarClock *c, int64_t start)
@@ -104,7 +111,7 @@ int ff_avatar_clock_place(AvatarClock *c, int64_t at, int64_t nb, int64_t then, 
         return place;
     if (jump > tol && then == AVATAR_CLOCK_NONE && more && !c->uneven)
         return AVATAR_PLACE_WAIT;
-    if (c->heard >= SECOND)
+    if (second_is_over(c, known))
         *fill = end_second(c);
     if (jump > tol && is_hole(c, known, nb, then)) {
         *fill = jump;
@@ -118,6 +125,7 @@ int ff_avatar_clock_place(AvatarClock *c, int64_t at, int64_t nb, int64_t then, 
         c->low    = min64(c->low, jump);
         c->high   = max64(c->high, jump);
         c->heard += nb;
+        c->since  = c->since == AVATAR_CLOCK_NONE ? known : c->since;
     }
     *cut        = min64(c->cutting, nb);
     c->cutting -= *cut;

@@ -29,7 +29,7 @@ typedef struct AvatarClock {
     int64_t longest;                    ///< frame so far
     int64_t last_end;                   ///< the same and the frame's length
     int64_t uneven;                     ///< samples for which the stamps count as uneven
-    int64_t low, high, heard;           ///< least and largest difference of a second that is not yet complete, its samples so far
+    int64_t low, high, heard, since;    ///< of a second that is not over: least and largest difference, samples so far, first stamp
     int64_t cutting;                    ///< samples that the overlap in progress still has to lose
     int64_t slip;                       ///< samples to be put in (or, negative, left out) slowly
 
