@@ -46,8 +46,14 @@ typedef struct Plan {
 
 typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t weights, state, scratch;
+    size_t workspace;                   // of the most demanding op
     size_t messages;                    // mailboxes of what other ranks send it
 } PlanMemory;
+
+static inline size_t avt_plan_sum(const PlanMemory *m)
+{
+    return m->weights + m->state + m->scratch + m->workspace + m->messages;
+}
 
 typedef struct PlanLoad {               // what a device carries for a layer, and for the VAE that shares it: avt_rank_loads()
     double layer_flops, vae_flops;      // of a block, all its steps

@@ -149,6 +149,8 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     if (ret >= 0)
         ret = avt_arena_open(&r->scratch, r->be, "scratch", room->scratch);
     if (ret >= 0)
+        ret = avt_workspace_open(r->be, room->workspace);
+    if (ret >= 0)
         ret = open_messages(r, room->messages);
     if (ret >= 0)
         ret = open_host(r);
@@ -350,7 +352,8 @@ static int measure(PlanMemory *m, const RankSetup *set, int index, const RankWei
         memset(r.be->stat, 0, sizeof(r.be->stat));
     if (stat && ret >= 0)
         ret = rehearse_wave(&r, MID_STREAM);
-    *m = (PlanMemory){ .weights = avt_arena_peak(w->arena), .state = avt_arena_peak(r.state), .scratch = avt_arena_peak(r.scratch) };
+    *m = (PlanMemory){ .weights = avt_arena_peak(w->arena), .state = avt_arena_peak(r.state), .scratch = avt_arena_peak(r.scratch),
+                         .workspace = r.be->workspace_peak };
     if (ret >= 0)
         ret = measure_messages(m, set, index, comm, routes);
     if (stat)
@@ -368,8 +371,8 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     Comm *comm;
     int ret;
 
-    // a CUDA device keeps the file's types, as `dry` does by itself
-    dry.plan_for = strncmp(set->plan->rank[index].device, "cuda", 4) ? set->plan->rank[index].device : NULL;
+    dry.plan_for = set->plan->rank[index].device;
+    dry.threads = set->plan->rank[index].threads;                   // workspaces depend on them
     memset(m, 0, sizeof(*m));
     quiet.hooks = (RankHooks){ 0 };
     quiet.cancel = NULL;
@@ -401,7 +404,7 @@ static int load_of(double *bytes, double *flops, const PlanOptions *o, const Pla
         ret = avt_rank_measure(&m, &set, 0, sizes, opt, NULL, stat);
     if (ret < 0)
         return ret;
-    *bytes = (double)(m.weights + m.state + m.scratch);
+    *bytes = (double)avt_plan_sum(&m);
     *flops = 0;
     for (int i = 0; i < OP_NB; i++)
         *flops += stat[i].flops;

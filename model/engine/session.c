@@ -141,9 +141,9 @@ static int plan_memory(AvatarSession *s)
         if (ret < 0)
             return ret;
         s->info.state_bytes += (int64_t)(s->planned[r].state + s->planned[r].messages);
-        s->info.scratch_bytes += (int64_t)s->planned[r].scratch;
-        if (strncmp(c->plan.rank[r].device, "cuda", 4))
-            host += (int64_t)(s->planned[r].state + s->planned[r].scratch + s->planned[r].messages);
+        s->info.scratch_bytes += (int64_t)(s->planned[r].scratch + s->planned[r].workspace);
+        if (avt_device_kind(c->plan.rank[r].device, strlen(c->plan.rank[r].device)) == DEVICE_HOST)
+            host += (int64_t)(avt_plan_sum(&s->planned[r]) - s->planned[r].weights);
     }
     comm = avt_rank_comm(&s->set, &s->routes, device);
     host += (int64_t)avt_comm_host_bytes(&comm);
@@ -339,7 +339,7 @@ PlanMemory avt_session_measured(const AvatarSession *s, int rank)
     const Rank *r = &s->rank[rank];
 
     return (PlanMemory){ .weights = avt_arena_peak(r->w->arena), .state = avt_arena_peak(r->state), .scratch = avt_arena_peak(r->scratch),
-                         .messages = avt_arena_peak(r->messages) };
+                         .workspace = r->be->workspace_peak, .messages = avt_arena_peak(r->messages) };
 }
 
 /* ---- sound in ------------------------------------------------------------------------------------------------------------- */

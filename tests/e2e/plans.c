@@ -55,6 +55,7 @@ static void check_memory(const AvatarSession *s, int nb_ranks)
         assert_int_equal(want.weights, have.weights);
         assert_int_equal(want.state, have.state);
         assert_int_equal(want.scratch, have.scratch);
+        assert_int_equal(want.workspace, have.workspace);
         assert_int_equal(want.messages, have.messages);
     }
 }
