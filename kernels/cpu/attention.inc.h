@@ -10,6 +10,9 @@
  * with broadcasts. A block is COLS vectors of queries of one head; keys come in tiles of KEYS, first segment, then second. The
  * running maximum is that of plain C (kernels/cpu/attention.c).
  *
+ * A task takes up to BLOCKS blocks of a head past each tile, so that keys and values, which no near cache holds, come from memory the
+ * fewer times: x 1.5 to 2 on a Xeon at 768 queries x 12 x 128, 3840 keys.
+ *
  * Bits do not depend on the number of threads: a block is one thread's, and knows nothing of the others.
  */
 #include <math.h>
@@ -19,7 +22,7 @@
 
 #ifdef LEVEL
 
-enum { ROWS = VN == 16 ? 8 : 4, COLS = 3, KEYS = 64, MAX_QUERIES = COLS * VN };
+enum { ROWS = VN == 16 ? 8 : 4, COLS = 3, KEYS = 64, MAX_QUERIES = COLS * VN, BLOCKS = 8 };
 
 typedef struct Flash {                  // a block of queries under way, in a thread's part of the workspace
     int64_t hd, stride;                 // floats from one token to the next: all heads
@@ -120,15 +123,18 @@ INLINE void soften(const Flash *f, int64_t first_key, int64_t nb, int64_t lane)
         v_store(f->o + d * f->ld + lane, v_mul(v_load(f->o + d * f->ld + lane), shrink));
 }
 
-static void attend(const Flash *f, const float *k, const float *v, int64_t nb)
+/* Keys and values of one segment, a tile at a time, past all the blocks */
+static void attend(const Flash *f, int nb_blocks, const float *k, const float *v, int64_t nb)
 {
     for (int64_t j = 0; j < nb; j += KEYS) {
         const int64_t n = min_i64(KEYS, nb - j);
 
-        scores(f, k + j * f->stride, n);
-        for (int64_t c = 0; c < f->cols; c++)
-            soften(f, j, n, c * VN);
-        add_values(f, v + j * f->stride, n);
+        for (int b = 0; b < nb_blocks; b++) {
+            scores(&f[b], k + j * f->stride, n);
+            for (int64_t c = 0; c < f[b].cols; c++)
+                soften(&f[b], j, n, c * VN);
+            add_values(&f[b], v + j * f->stride, n);
+        }
     }
 }
 
@@ -194,40 +200,53 @@ static void take_bias(Flash *f, const OpCall *c, int64_t head, int64_t first)
         f->bias[d] = d < f->nb ? rel[(n - 1 - first - d) * heads] : 0;
 }
 
-static void attend_block(const OpCall *c, float *work, int64_t head, int64_t first)
+/* out = o / sum */
+static void finish_queries(const Flash *f, const OpCall *c, int64_t head, int64_t first)
 {
-    const int64_t hd = c->out.dim[2];
+    for (int64_t i = 0; i < f->cols; i++) {
+        const V part = v_div(v_set(1), v_load(f->sum + i * VN));
+
+        for (int64_t d = 0; d < f->hd; d++)
+            v_store(f->o + d * f->ld + i * VN, v_mul(v_load(f->o + d * f->ld + i * VN), part));
+    }
+    transpose((float *)c->out.data + first * f->stride + head * f->hd, f->stride, f->o, f->ld, f->hd, f->nb);
+}
+
+static void attend_blocks(const OpCall *c, float *work, int64_t size, int64_t head, int64_t first, int nb)
+{
     const float *in[5];
-    Flash f = { 0 };
+    Flash f[BLOCKS] = { { 0 } };
 
     for (int i = 1; i < 5; i++)
-        in[i] = c->in[i].be ? (const float *)c->in[i].data + head * hd : NULL;
-    flash_init(&f, work, c, head, first);
-    if (c->in[5].be)
-        take_bias(&f, c, head, first);
-    attend(&f, in[1], in[2], c->in[1].dim[0]);
-    if (in[3])
-        attend(&f, in[3], in[4], c->in[3].dim[0]);
-    for (int64_t i = 0; i < f.cols; i++) {
-        const V part = v_div(v_set(1), v_load(f.sum + i * VN));
-
-        for (int64_t d = 0; d < hd; d++)
-            v_store(f.o + d * f.ld + i * VN, v_mul(v_load(f.o + d * f.ld + i * VN), part));
+        in[i] = c->in[i].be ? (const float *)c->in[i].data + head * c->out.dim[2] : NULL;
+    for (int b = 0; b < nb; b++) {
+        flash_init(&f[b], work + b * size, c, head, first + b * MAX_QUERIES);
+        if (c->in[5].be)
+            take_bias(&f[b], c, head, first + b * MAX_QUERIES);
     }
-    transpose((float *)c->out.data + first * f.stride + head * hd, f.stride, f.o, f.ld, hd, f.nb);
+    attend(f, nb, in[1], in[2], c->in[1].dim[0]);
+    if (in[3])
+        attend(f, nb, in[3], in[4], c->in[3].dim[0]);
+    for (int b = 0; b < nb; b++)
+        finish_queries(&f[b], c, head, first + b * MAX_QUERIES);
 }
 
 static int attention(Backend *be, const OpCall *c)
 {
-    const int64_t blocks = (c->out.dim[0] + MAX_QUERIES - 1) / MAX_QUERIES, nb = blocks * c->out.dim[1];
-    const int64_t size = flash_floats(c->out.dim[2], c->in[5].be ? c->in[1].dim[0] + MAX_QUERIES : 0);
-    float *work = avt_cpu_work(be, (size_t)(be->threads * size) * sizeof(float));
+    const int64_t heads = c->out.dim[1], blocks = (c->out.dim[0] + MAX_QUERIES - 1) / MAX_QUERIES;
+    const int64_t fair = blocks * heads / (3 * be->threads);        // three tasks a thread, so that all end at about the same time
+    const int64_t step = fair < 1 ? 1 : min_i64(fair, BLOCKS), tasks = (blocks + step - 1) / step;
+    const int64_t size = (flash_floats(c->out.dim[2], c->in[5].be ? c->in[1].dim[0] + MAX_QUERIES : 0) + VN - 1) / VN * VN;
+    float *work = avt_cpu_work(be, (size_t)(be->threads * step * size) * sizeof(float));
 
     if (!work)
         return AVT_ERR(ENOMEM);
 #pragma omp parallel for num_threads(be->threads) schedule(dynamic)
-    for (int64_t i = 0; i < nb; i++)
-        attend_block(c, work + avt_cpu_thread() * size, i / blocks, i % blocks * MAX_QUERIES);
+    for (int64_t i = 0; i < tasks * heads; i++) {
+        const int64_t first = i % tasks * step;
+
+        attend_blocks(c, work + avt_cpu_thread() * step * size, size, i / tasks, first * MAX_QUERIES, (int)min_i64(step, blocks - first));
+    }
     return 0;
 }
 
