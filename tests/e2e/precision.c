@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * precision=: the embedded model speaks the same sentences in f32 and in bf16. Noise and sink distances are the same, so block after
+ * block differs by rounding alone: latents of ten blocks, after four steps each, by at most 3e-2 (relative L2), frames by at most what
+ * 45 dB are in the worst block, 50 dB over all. On every CPU level that this machine has; what `auto` takes, and the log's line of it.
+ */
+#include <math.h>
+#include <png.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config.h"
+#include "cpu/cpu.h"
+#include "engine/session.h"
+#include "test.h"
+
+enum { SIZE = 128, BLOCKS = 10, BLOCK = 12, FRAME = SIZE * SIZE * 3, SAMPLES = BLOCKS * BLOCK * 640, LATENTS = 16 * 3 * 16 * 16 };
+
+#define LATENT_LIMIT 3e-2
+#define WORST_BLOCK 45.0                            // dB
+#define ALL_BLOCKS  50.0
+
+typedef struct Film {
+    float latents[BLOCKS][LATENTS];
+    uint8_t frames[BLOCKS * BLOCK][FRAME];
+    AvatarInfo info;
+    char log[8192];
+    int nb;
+} Film;
+
+static float speech[SAMPLES];
+static AvatarLook look;
+
+static void read_speech(void)
+{
+    static int16_t pcm[SAMPLES];
+    FILE *f = fopen(AVT_SRCDIR "/tests/gold/lips.wav", "rb");
+
+    assert_non_null(f);
+    REQUIRE_OK(fseek(f, 44, SEEK_SET));             // 16 kHz mono s16 behind the plainest of heads
+    assert_int_equal(fread(pcm, sizeof(*pcm), SAMPLES, f), SAMPLES);
+    fclose(f);
+    for (int i = 0; i < SAMPLES; i++)
+        speech[i] = (float)pcm[i] / 32768;
+}
+
+static int setup(void **state)
+{
+    png_image png = { .version = PNG_IMAGE_VERSION };
+    png_bytep rgb;
+
+    (void)state;
+    read_speech();
+    REQUIRE(png_image_begin_read_from_file(&png, AVT_SRCDIR "/model/nano/faces/anna.png"));
+    png.format = PNG_FORMAT_RGB;
+    rgb = malloc(PNG_IMAGE_SIZE(png));
+    REQUIRE(rgb && png_image_finish_read(&png, NULL, rgb, 0, NULL));
+    avatar_look_default(&look);
+    look.rgb = rgb;
+    look.width = (int)png.width;
+    look.height = (int)png.height;
+    look.format = AVATAR_RGB24;
+    look.seed = 1;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    free((void *)look.rgb);
+    avatar_engine_flush();
+    return 0;
+}
+
+static void keep_line(void *opaque, int level, const char *text)
+{
+    Film *f = opaque;
+    const size_t n = strlen(f->log);
+
+    (void)level;
+    snprintf(f->log + n, sizeof(f->log) - n, "%s\n", text);
+}
+
+static void see_latents(void *opaque, int64_t block, const float *v, int64_t nb)
+{
+    Film *f = opaque;
+
+    assert_int_equal(nb, LATENTS);
+    assert_in_range(block, 0, BLOCKS - 1);
+    memcpy(f->latents[block], v, sizeof(f->latents[block]));
+}
+
+static AvatarOptions options(Film *f, const char *precision, int level)
+{
+    AvatarOptions opt;
+
+    avatar_options_default(&opt);
+    opt.precision = precision;
+    opt.cpu_level = level;
+    opt.log = keep_line;
+    opt.log_opaque = f;
+    return opt;
+}
+
+static void make_film(Film *f, const char *precision, int level)
+{
+    const SessionHooks hooks = { .rank = { .opaque = f, .latents = see_latents } };
+    const AvatarOptions opt = options(f, precision, level);
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+    AvatarFrame frame;
+
+    memset(f, 0, sizeof(*f));
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    REQUIRE_OK(avt_session_open(&s, e, &look, &hooks));
+    avatar_session_info(s, &f->info);
+    REQUIRE_OK(avatar_session_send(s, speech, SAMPLES));
+    REQUIRE_OK(avatar_session_send(s, NULL, 0));
+    while (avatar_session_receive(s, &frame, AVATAR_WAIT) >= 0) {
+        assert_in_range(f->nb, 0, BLOCKS * BLOCK - 1);
+        memcpy(f->frames[f->nb++], frame.data[0], FRAME);
+    }
+    assert_int_equal(f->nb, BLOCKS * BLOCK);
+    avatar_session_close(&s);
+    avatar_engine_close(&e);
+}
+
+static double squares(const uint8_t *a, const uint8_t *b, int64_t nb)
+{
+    double sum = 0;
+
+    for (int64_t i = 0; i < nb; i++)
+        sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+    return sum;
+}
+
+static double dB(double sum, double nb)
+{
+    return 10 * log10(255.0 * 255.0 * nb / fmax(sum, 1e-9));
+}
+
+static void compare(const Film *a, const Film *b, const char *name)
+{
+    double worst = INFINITY, all = 0, far = 0;
+
+    for (int g = 0; g < BLOCKS; g++) {
+        const double sum = squares(a->frames[g * BLOCK], b->frames[g * BLOCK], BLOCK * FRAME);
+        double max, l2;
+
+        test_distance(a->latents[g], b->latents[g], LATENTS, &max, &l2);
+        far = fmax(far, l2);
+        worst = fmin(worst, dB(sum, BLOCK * FRAME));
+        all += sum;
+    }
+    print_message("bf16 against f32 at level %s: latents %.2e, frames %.1f dB in the worst block, %.1f dB in all\n", name, far, worst,
+                  dB(all, (double)BLOCKS * BLOCK * FRAME));
+    REQUIRE(far > 0 && far <= LATENT_LIMIT);
+    REQUIRE(worst >= WORST_BLOCK && dB(all, (double)BLOCKS * BLOCK * FRAME) >= ALL_BLOCKS);
+}
+
+static void bf16_stays_close(void **state)
+{
+    static const char *const name[] = { "plain", "onednn", "avx2", "avx512", "amx" };
+    Film *a = malloc(sizeof(*a)), *b = malloc(sizeof(*b));
+
+    (void)state;
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    SKIP("films take half an hour under a sanitizer, and the code is that of the other tests");
+#endif
+    REQUIRE(a && b);
+    make_film(a, "f32", -1);
+    assert_string_equal(a->info.precision, "f32");
+    for (int level = CPU_AVX2; level < CPU_AUTO; level++) {
+        if (!avt_cpu_has((CpuLevel)level)) {
+            print_message("SKIPPED: this CPU has no %s\n", name[level]);
+            continue;
+        }
+        make_film(b, "bf16", level);
+        assert_string_equal(b->info.precision, "bf16");
+        REQUIRE(strstr(b->log, "precision bf16, as asked for"));
+        REQUIRE(level == CPU_AMX || strstr(b->log, "slower than f32 on cpu"));
+        compare(a, b, name[level]);
+    }
+    free(a);
+    free(b);
+}
+
+/* bf16 holds half the memory in rings and weights. */
+static void auto_takes_what_is_faster(void **state)
+{
+    const int has_amx = avt_cpu_has(CPU_AMX);
+    Film *f = calloc(1, sizeof(*f));
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        const AvatarOptions opt = options(f, i ? NULL : "auto", i ? (int)CPU_AVX512 : -1);      // below AMX it is f32
+        AvatarEngine *e = NULL;
+        AvatarSession *s = NULL;
+        AvatarInfo info;
+
+        f->log[0] = 0;
+        REQUIRE_OK(avatar_engine_open(&e, &opt));
+        REQUIRE_OK(avatar_session_open(&s, e, &look));
+        avatar_session_info(s, &info);
+        assert_string_equal(info.precision, has_amx && !i ? "bf16" : "f32");
+        REQUIRE(strstr(f->log, has_amx && !i ? "precision bf16, which cpu runs faster than f32" : "precision f32, as cpu has nothing"));
+        avatar_session_close(&s);
+        avatar_engine_close(&e);
+    }
+    free(f);
+}
+
+static void other_words_are_refused(void **state)
+{
+    Film *f = calloc(1, sizeof(*f));
+    const AvatarOptions opt = options(f, "fp12", -1);
+    AvatarEngine *e = NULL;
+
+    (void)state;
+    assert_int_equal(avatar_options_check(&opt), AVATAR_ERR(EINVAL));
+    assert_int_equal(avatar_engine_open(&e, &opt), AVATAR_ERR(EINVAL));
+    REQUIRE(!e && strstr(f->log, "precision=fp12") && strstr(f->log, "auto, f32 or bf16"));
+    free(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bf16_stays_close), cmocka_unit_test(auto_takes_what_is_faster), cmocka_unit_test(other_words_are_refused),
+    };
+
+    return _cmocka_run_group_tests("precision", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
+}
