@@ -412,15 +412,15 @@ void avt_transpose(Backend *be, Tensor out, Tensor x)
 void avt_patchify(Backend *be, Tensor out, Tensor x, int pt, int ph, int pw)
 {
     CHECK(be, OP_PATCHIFY, is_act(be, out) && is_act(be, x) && x.nd == 4 && out.nd == 2 && pt > 0 && ph > 0 && pw > 0);
-    CHECK(be, OP_PATCHIFY, out.dim[0] == (x.dim[1] / pt) * (x.dim[2] / ph) * (x.dim[3] / pw));
-    CHECK(be, OP_PATCHIFY, out.dim[1] == x.dim[0] * pt * ph * pw);
+    CHECK(be, OP_PATCHIFY, out.dim[0] == (x.dim[0] / pt) * (x.dim[2] / ph) * (x.dim[3] / pw));
+    CHECK(be, OP_PATCHIFY, out.dim[1] == x.dim[1] * pt * ph * pw);
     submit(be, &(OpCall){ .op = OP_PATCHIFY, .out = out, .x = x, .u.patch = { pt, ph, pw } }, 0);
 }
 
 void avt_unpatchify(Backend *be, Tensor out, Tensor x, int ph, int pw)
 {
     CHECK(be, OP_UNPATCHIFY, is_act(be, out) && is_act(be, x) && out.nd == 4 && ph > 0 && pw > 0);
-    CHECK(be, OP_UNPATCHIFY, out.dim[2] % ph == 0 && out.dim[3] % pw == 0 && avt_last_dim(x) == out.dim[0] * ph * pw);
+    CHECK(be, OP_UNPATCHIFY, out.dim[2] % ph == 0 && out.dim[3] % pw == 0 && avt_last_dim(x) == out.dim[1] * ph * pw);
     CHECK(be, OP_UNPATCHIFY, avt_numel(out) == avt_numel(x));
     submit(be, &(OpCall){ .op = OP_UNPATCHIFY, .out = out, .x = x, .u.patch = { 1, ph, pw } }, 0);
 }
@@ -434,15 +434,15 @@ static void turn_channels(Backend *be, OpId op, Tensor out, Tensor x, Tensor mul
 void avt_channels_last(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add)
 {
     CHECK(be, OP_CHANNELS_LAST, x.nd == 4 && out.nd == 4);
-    CHECK(be, OP_CHANNELS_LAST, out.dim[3] == x.dim[0] && !memcmp(out.dim, x.dim + 1, 3 * sizeof(int64_t)));
-    turn_channels(be, OP_CHANNELS_LAST, out, x, mul, add, x.dim[0]);
+    CHECK(be, OP_CHANNELS_LAST, out.dim[0] == x.dim[0] && out.dim[3] == x.dim[1] && !memcmp(out.dim + 1, x.dim + 2, 2 * sizeof(int64_t)));
+    turn_channels(be, OP_CHANNELS_LAST, out, x, mul, add, x.dim[1]);
 }
 
 void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add)
 {
     CHECK(be, OP_CHANNELS_FIRST, x.nd == 4 && out.nd == 4);
-    CHECK(be, OP_CHANNELS_FIRST, x.dim[3] == out.dim[0] && !memcmp(x.dim, out.dim + 1, 3 * sizeof(int64_t)));
-    turn_channels(be, OP_CHANNELS_FIRST, out, x, mul, add, x.dim[3]);
+    CHECK(be, OP_CHANNELS_FIRST, x.dim[0] == out.dim[0] && x.dim[3] >= out.dim[1] && !memcmp(x.dim + 1, out.dim + 2, 2 * sizeof(int64_t)));
+    turn_channels(be, OP_CHANNELS_FIRST, out, x, mul, add, out.dim[1]);
 }
 
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x)

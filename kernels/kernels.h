@@ -148,14 +148,14 @@ void avt_lerp_rows(Backend *be, Tensor out, Tensor x, Tensor i, Tensor w);
 void avt_layer_mix(Backend *be, Tensor out, Tensor x, Tensor w);
 /** out[B, A, C] from x[A, B, C]. Exact. */
 void avt_transpose(Backend *be, Tensor out, Tensor x);
-/** out[T/pt * H/ph * W/pw, C pt ph pw] from x[C, T, H, W]: token order frame, row, column; element order channel, dt, dy, dx.
+/** out[T/pt * H/ph * W/pw, C pt ph pw] from x[T, C, H, W]: token order frame, row, column; element order channel, dt, dy, dx.
  *  Rows and columns that do not fill a patch are dropped. Exact. */
 void avt_patchify(Backend *be, Tensor out, Tensor x, int pt, int ph, int pw);
-/** out[C, T, H, W] from x[T * H/ph * W/pw, ph pw C]: element order dy, dx, channel. Exact. */
+/** out[T, C, H, W] from x[T * H/ph * W/pw, ph pw C]: element order dy, dx, channel. Exact. */
 void avt_unpatchify(Backend *be, Tensor out, Tensor x, int ph, int pw);
-/** out[T, H, W, C] = x[C, T, H, W] * mul[C] + add[C] (both opt). Tolerance 1e-7. */
+/** out[T, H, W, C] = x[T, C, H, W] * mul[C] + add[C] (both opt). Tolerance 1e-7. */
 void avt_channels_last(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add);
-/** out[C, T, H, W] = x[T, H, W, C] * mul[C] + add[C] (both opt). Tolerance 1e-7. */
+/** out[T, C, H, W] = x[T, H, W, 0 .. C) * mul[C] + add[C] (both opt): x may have more channels, which are dropped. Tolerance 1e-7. */
 void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add);
 
 /* ---- leaving -------------------------------------------------------------------------------------------------- */

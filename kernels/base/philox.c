@@ -24,13 +24,13 @@ void avt_philox(uint32_t x[4], uint64_t seed, uint32_t q, uint32_t block, uint32
     }
 }
 
-void avt_philox_normal(float *out, int64_t nb, uint64_t seed, uint32_t block)
+void avt_philox_normal(float *out, int64_t first, int64_t nb, uint64_t seed, uint32_t block)
 {
     for (int64_t q = 0; 4 * q < nb; q++) {
         uint32_t x[4];
         float v[4];
 
-        avt_philox(x, seed, (uint32_t)q, block, 0, PHILOX_NOISE);
+        avt_philox(x, seed, (uint32_t)(first / 4 + q), block, 0, PHILOX_NOISE);
         for (int i = 0; i < 4; i += 2) {
             const double u = (x[i] + 0.5) * 0x1p-32, w = (x[i + 1] + 0.5) * 0x1p-32;
             const double r = sqrt(-2 * log(u)), a = 6.283185307179586476925 * w;

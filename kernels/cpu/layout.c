@@ -33,9 +33,9 @@ int avt_plain_transpose(Backend *be, const OpCall *c)
 
 int avt_plain_patchify(Backend *be, const OpCall *c)
 {
-    const int64_t nb_c = c->in[0].dim[0], t = c->in[0].dim[1], h = c->in[0].dim[2], w = c->in[0].dim[3];
+    const int64_t nb_c = c->in[0].dim[1], h = c->in[0].dim[2], w = c->in[0].dim[3];
     const int pt = c->u.patch.pt, ph = c->u.patch.ph, pw = c->u.patch.pw;
-    const int64_t rows = h / ph, cols = w / pw, tokens = t / pt * rows * cols;
+    const int64_t rows = h / ph, cols = w / pw, tokens = c->out.dim[0];
 
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 4 * PARALLEL_MIN)
     for (int64_t n = 0; n < tokens; n++) {
@@ -45,7 +45,7 @@ int avt_plain_patchify(Backend *be, const OpCall *c)
         for (int64_t ch = 0; ch < nb_c; ch++)
             for (int dt = 0; dt < pt; dt++)
                 for (int dy = 0; dy < ph; dy++, out += pw)
-                    memcpy(out, (const float *)c->in[0].data + ((ch * t + t0 + dt) * h + y0 + dy) * w + x0,
+                    memcpy(out, (const float *)c->in[0].data + (((t0 + dt) * nb_c + ch) * h + y0 + dy) * w + x0,
                            (size_t)pw * sizeof(*out));
     }
     return 0;
@@ -53,13 +53,13 @@ int avt_plain_patchify(Backend *be, const OpCall *c)
 
 int avt_plain_unpatchify(Backend *be, const OpCall *c)
 {
-    const int64_t nb_c = c->out.dim[0], t = c->out.dim[1], h = c->out.dim[2], w = c->out.dim[3];
+    const int64_t t = c->out.dim[0], nb_c = c->out.dim[1], h = c->out.dim[2], w = c->out.dim[3];
     const int ph = c->u.patch.ph, pw = c->u.patch.pw;
-    const int64_t rows = nb_c * t * h;
+    const int64_t rows = t * nb_c * h;
 
 #pragma omp parallel for num_threads(be->threads) if (rows * w > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < rows; r++) {
-        const int64_t ch = r / (t * h), frame = r / h % t, y = r % h;
+        const int64_t frame = r / (nb_c * h), ch = r / h % nb_c, y = r % h;
         float *out = (float *)c->out.data + r * w;
 
         for (int64_t x = 0; x < w; x++) {
@@ -73,13 +73,14 @@ int avt_plain_unpatchify(Backend *be, const OpCall *c)
 
 int avt_plain_channels_last(Backend *be, const OpCall *c)
 {
-    const int64_t ch = c->out.dim[3], w = c->out.dim[2], nb = c->out.dim[0] * c->out.dim[1], plane = nb * w;
-    const float *mul = c->in[1].data, *add = c->in[2].data;
+    const int64_t t = c->out.dim[0], h = c->out.dim[1], w = c->out.dim[2], ch = c->out.dim[3];
+    const float *mul = c->channels.mul.data, *add = c->channels.add.data;
 
-#pragma omp parallel for num_threads(be->threads) if (plane * ch > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++)
+#pragma omp parallel for num_threads(be->threads) if (t * h * w * ch > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < t * h; r++)
         for (int64_t k = 0; k < ch; k++) {
-            const float *x = (const float *)c->in[0].data + k * plane + r * w, m = mul ? mul[k] : 1, a = add ? add[k] : 0;
+            const float *x = (const float *)c->in[0].data + ((r / h * ch + k) * h + r % h) * w;
+            const float m = mul ? mul[k] : 1, a = add ? add[k] : 0;
             float *out = (float *)c->out.data + r * w * ch + k;
 
             for (int64_t i = 0; i < w; i++)
@@ -90,17 +91,17 @@ int avt_plain_channels_last(Backend *be, const OpCall *c)
 
 int avt_plain_channels_first(Backend *be, const OpCall *c)
 {
-    const int64_t ch = c->out.dim[0], w = c->out.dim[3], nb = c->out.dim[1] * c->out.dim[2], plane = nb * w;
-    const float *mul = c->in[1].data, *add = c->in[2].data;
+    const int64_t t = c->out.dim[0], ch = c->out.dim[1], h = c->out.dim[2], w = c->out.dim[3], step = c->in[0].dim[3];
+    const float *mul = c->channels.mul.data, *add = c->channels.add.data;
 
-#pragma omp parallel for num_threads(be->threads) if (plane * ch > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb; r++)
+#pragma omp parallel for num_threads(be->threads) if (t * h * w * ch > 4 * PARALLEL_MIN)
+    for (int64_t r = 0; r < t * h; r++)
         for (int64_t k = 0; k < ch; k++) {
-            const float *x = (const float *)c->in[0].data + r * w * ch + k, m = mul ? mul[k] : 1, a = add ? add[k] : 0;
-            float *out = (float *)c->out.data + k * plane + r * w;
+            const float *x = (const float *)c->in[0].data + r * w * step + k, m = mul ? mul[k] : 1, a = add ? add[k] : 0;
+            float *out = (float *)c->out.data + ((r / h * ch + k) * h + r % h) * w;
 
             for (int64_t i = 0; i < w; i++)
-                out[i] = x[i * ch] * m + a;
+                out[i] = x[i * step] * m + a;
         }
     return 0;
 }

@@ -4,7 +4,7 @@
  * does for a command follows from the plan alone, and every rank meets the others in the same order.
  *
  *   conductor --Cmd--> all ranks
- *   VAE rank --reference, motion latents--> first rank of each pipe         (CMD_PICTURE)
+ *   VAE rank --19 latents of the picture--> first rank of each pipe         (CMD_PICTURE)
  *   rank --x [N, D]--> next rank of the pipe                                (an item, a sink)
  *   last rank --latents--> first rank of the next step's pipe, or VAE rank  (an item's end)
  *   VAE rank --12 frames--> conductor
@@ -43,10 +43,10 @@ typedef struct Cmd {
 /* What tests put in place of drawn numbers, and what they look at. All may be NULL. Called from a rank's thread. */
 typedef struct RankHooks {
     void *opaque;
-    void (*noise)(void *opaque, float *out, int64_t nb, int64_t block);
+    void (*noise)(void *opaque, float *out, int64_t nb, int64_t block);                 // [3, 16, H, W]
     void (*latents)(void *opaque, int64_t block, const float *latents, int64_t nb);     // of a finished block
     void (*pixels)(void *opaque, int64_t block, const float *px, int64_t nb);           // [12, H, W, 3]
-    void (*picture)(void *opaque, const float *ref, int64_t nb_ref, const float *motion, int64_t nb_motion);
+    void (*picture)(void *opaque, const float *ref, int64_t nb_ref, const float *motion, int64_t nb_motion);    // [1, 16, H, W], [19, ..]
 } RankHooks;
 
 typedef struct RankWeights {            // the engine's, read-only
@@ -96,8 +96,8 @@ typedef struct Rank {
     DitKeys *text, *sink;               // [nb_versions]
     DitKeys *ring;                      // [steps]: those of this rank's pipe
     DitAudio *audio;                    // [nb_slots]
-    Tensor latent;                      // [nb_slots, 16, 3, H, W]
-    Tensor ref, ref_next, motion;       // [16, 1, H, W], [16, 19, H, W]
+    Tensor latent;                      // [nb_slots, 3, 16, H, W]
+    Tensor ref, ref_next, motion;       // [1, 16, H, W], [19, 16, H, W]
     VaeState dec;
     DitItem *items;                     // [steps]
     float *host;                        // staging: noise, what a hook sees

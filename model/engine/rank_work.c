@@ -10,7 +10,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/philox.h"
 #include "engine/rank.h"
 
 /* ---- who am I --------------------------------------------------------------------------------------------------- */
@@ -60,7 +59,7 @@ static int expect(Rank *r, int src, CommTag tag, Tensor t)
 
 /* ---- picture --------------------------------------------------------------------------------------------------------- */
 
-/* All 19 latents of the still px [1, H, W, 3]: out [19, 16, H W]. They differ: the last box to settle sees 73 frames of its past. */
+/* All 19 latents of the still px [1, H, W, 3]: out [19, 16, H, W]. They differ: the last box to settle sees 73 frames of its past. */
 static int encode_still(Rank *r, Tensor out, Tensor px)
 {
     const DitShape *s = &r->set->shape;
@@ -70,7 +69,7 @@ static int encode_still(Rank *r, Tensor out, Tensor px)
     if (ret < 0)
         return ret;
     ret = recv(r, conductor(r), TAG_IMAGE, px);
-    return ret < 0 ? ret : avt_vae_encode_still(r->be, r->scratch, &r->w->vae, &enc, avt_view(out, DIT_MOTION, LATENT, s->H, s->W), px);
+    return ret < 0 ? ret : avt_vae_encode_still(r->be, r->scratch, &r->w->vae, &enc, out, px);
 }
 
 /* back [H, W, 3] is the picture px as the VAE gives it back: a picture of a kind that the model does not know comes back badly, and its film
@@ -107,7 +106,7 @@ static int prime_decoder(Rank *r, Tensor z, Tensor still)
         const size_t mark = avt_arena_mark(r->scratch);
         const Tensor px = avt_new(r->scratch, DT_F32, t ? 4 : 1, 8 * s->H, 8 * s->W, 3);
 
-        ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, avt_view(avt_at(z, t), LATENT, 1, s->H, s->W), NULL);
+        ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, avt_rows(z, t, 1), NULL);
         if (ret >= 0 && t == PRIME_LATENTS - 1 && !avt_backend_is_dry(r->be))
             ret = judge_picture(r, still, avt_at(px, 3));
         avt_arena_release(r->scratch, mark);
@@ -115,24 +114,29 @@ static int prime_decoder(Rank *r, Tensor z, Tensor still)
     return ret;
 }
 
-static int show_picture(Rank *r, Tensor ref, Tensor motion)
+static int show_picture(Rank *r, Tensor z)
 {
-    const int64_t n = avt_numel(ref), m = avt_numel(motion);
+    const int64_t one = avt_numel(z) / DIT_MOTION;
     float *v;
     int ret;
 
     if (!r->set->hooks.picture)
         return 0;
-    v = avt_malloc(MEM_SESSION, (size_t)(n + m) * sizeof(*v));
+    v = avt_malloc(MEM_SESSION, avt_nbytes(z));
     if (!v)
         return AVT_ERR(ENOMEM);
-    ret = avt_download(r->be, v, ref);
+    ret = avt_download(r->be, v, z);
     if (ret >= 0)
-        ret = avt_download(r->be, v + n, motion);
-    if (ret >= 0)
-        r->set->hooks.picture(r->set->hooks.opaque, v, n, v + n, m);
+        r->set->hooks.picture(r->set->hooks.opaque, v, one, v, DIT_MOTION * one);
     avt_free(v);
     return ret;
+}
+
+/* The picture's latents are there: all are motion, the first is the reference as well. */
+static int take_picture(Rank *r)
+{
+    avt_copy(r->be, r->ref, avt_rows(r->motion, 0, 1));
+    return r->be->status;
 }
 
 /* VAE rank: the picture's latents to every first rank. First ranks: take them. */
@@ -140,29 +144,26 @@ static int do_picture(Rank *r, const Cmd *c)
 {
     const Plan *p = r->set->plan;
     const DitShape *s = &r->set->shape;
-    const int64_t hw = s->H * s->W;
-    Tensor px, z, ref, motion;
+    Tensor px, z;
     int ret = 0;
 
     if (!r->place->vae) {
-        if (begins(r->place) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->ref)) >= 0)
-            ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion);
+        if (begins(r->place) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion)) >= 0)
+            ret = take_picture(r);
         return ret;
     }
     px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
-    z = avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, hw);
-    ref = avt_rank_has_layers(r) ? r->ref : avt_new(r->scratch, DT_F32, LATENT, 1, s->H, s->W);
-    motion = avt_rank_has_layers(r) ? r->motion : avt_new(r->scratch, DT_F32, LATENT, DIT_MOTION, s->H, s->W);
+    z = avt_rank_has_layers(r) ? r->motion : avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
     ret = encode_still(r, z, px);
-    avt_copy(r->be, ref, avt_at(z, 0));
-    avt_transpose(r->be, avt_view(motion, LATENT, DIT_MOTION, hw), z);
+    if (ret >= 0 && avt_rank_has_layers(r))
+        ret = take_picture(r);
     if (ret >= 0 && c->prime)
         ret = prime_decoder(r, z, px);
     if (ret >= 0)
-        ret = show_picture(r, ref, motion);
+        ret = show_picture(r, z);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
-        if (i != r->index && begins(&p->rank[i]) && (ret = send(r, i, TAG_PICTURE, ref)) >= 0)
-            ret = send(r, i, TAG_PICTURE, motion);
+        if (i != r->index && begins(&p->rank[i]))
+            ret = send(r, i, TAG_PICTURE, z);
     return ret;
 }
 
@@ -237,7 +238,7 @@ static void make_noise(Rank *r, const CmdItem *it)
     if (r->set->hooks.noise)
         r->set->hooks.noise(r->set->hooks.opaque, r->host, avt_numel(x), it->block);
     else
-        avt_philox_normal(r->host, avt_numel(x), it->seed, (uint32_t)it->block);
+        avt_noise(r->host, DIT_BLOCK, LATENT, r->set->shape.H * r->set->shape.W, it->seed, it->block);
     avt_upload(r->be, x, r->host);
 }
 
@@ -266,16 +267,6 @@ static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
     return ret < 0 ? ret : avt_dit_embed_block(r->be, r->scratch, d, item->x, latent_of(r, it->block), AVT_NONE);
 }
 
-/* Keep latent frame 0 of block 0's result, [16, 3, H W] -> [16, 1, H, W], for the sink of blocks from 4 on. */
-static void keep_reference(Rank *r, Tensor latent)
-{
-    const int64_t hw = r->set->shape.H * r->set->shape.W;
-    const Tensor frames = avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, hw);
-
-    avt_transpose(r->be, frames, avt_view(latent, LATENT, DIT_BLOCK, hw));
-    avt_copy(r->be, r->ref_next, avt_at(frames, 0));
-}
-
 /* Last rank: velocity, Euler step, latents to whom they concern next. Others: tokens to the next rank. */
 static int end_item(Rank *r, const CmdItem *it, DitItem *item)
 {
@@ -287,13 +278,13 @@ static int end_item(Rank *r, const CmdItem *it, DitItem *item)
 
     if (!ends(r->place))
         return send(r, r->place->next, TAG_TOKENS, item->x);
-    v = avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, set->shape.H, set->shape.W);
+    v = avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, set->shape.H, set->shape.W);
     ret = avt_dit_head(r->be, r->scratch, &r->w->dit, v, item->x, item->time);
     avt_axpy(r->be, x, 1, x, sch->sigma[it->step + 1] - sch->sigma[it->step], v);
     if (ret >= 0 && it->step + 1 < set->plan->steps)
         return send(r, first_of(r, it->step + 1), TAG_LATENTS, x);
     if (ret >= 0 && !it->block)
-        keep_reference(r, x);
+        avt_copy(r->be, r->ref_next, avt_rows(x, 0, 1));            // for the sink of blocks from 4 on
     return ret < 0 ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
 }
 
@@ -358,7 +349,7 @@ static int decode_block(Rank *r, const CmdItem *it)
     const DitShape *s = &r->set->shape;
     const size_t mark = avt_arena_mark(r->scratch);
     const int64_t size = avt_pixels_size(r->set->format, 8 * s->H, 8 * s->W);
-    Tensor z = avt_rank_has_layers(r) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, LATENT, DIT_BLOCK, s->H, s->W);
+    Tensor z = avt_rank_has_layers(r) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, s->H, s->W);
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
     const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3);
     int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);

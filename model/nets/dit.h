@@ -2,8 +2,8 @@
 /*
  * The diffusion transformer: Wan2.2-S2V, block-causal, one K/V ring per denoise step, condition keys (the "sink").
  *
- *   latents [16, 3, H, W] -> patches [N, D] -> layers 0 .. L-1 (self-attention over ring + sink, text, FFN; audio after some)
- *                         -> head -> velocity [16, 3, H, W]
+ *   latents [3, 16, H, W] -> patches [N, D] -> layers 0 .. L-1 (self-attention over ring + sink, text, FFN; audio after some)
+ *                         -> head -> velocity [3, 16, H, W]
  *
  * The unit of work is an item: block g at step i, or a sink prefill. A Dit may hold only layers l0 .. l1-1 (a rank of a
  * pipeline); the stem (embeddings, time, text, audio encoder, head) is there on every rank. Spec: dit.md, streaming.md 6.
@@ -132,7 +132,7 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
 /** The encoder itself on any window: features [T, layers, audio_dim] -> local [T', tokens + 1, D], global [T', D], T' = ceil(ceil(T/2)/2). */
 int avt_dit_audio_encode(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor global, Tensor features);
 
-/** Motion latents [16, T, H, W] (the last 19 are used, fewer are padded with zeros in front) -> tokens [sum of buckets, D], without the mask row. */
+/** Motion latents [T, 16, H, W] (the last 19 are used, fewer are padded with zeros in front) -> tokens [sum of buckets, D], without the mask row. */
 int avt_dit_pack_motion(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion);
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -159,16 +159,16 @@ typedef struct DitItem {
     Tensor rope_sink;                   // of the keys that a sink pass keeps [Lc], of the reference in a block [n]
 } DitItem;
 
-/** x of a block: patch embedding + pose [16, 3, H, W] (opt; absent = zeros) + mask row 0. latents [16, 3, H, W]. */
+/** x of a block: patch embedding + pose [3, 16, H, W] (opt; absent = zeros) + mask row 0. latents [3, 16, H, W]. */
 int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor latents, Tensor pose);
-/** x of a sink: reference [16, 1, H, W] and motion [16, T, H, W] tokens with mask rows 1 and 2. Absent motion leaves only its mask row. */
+/** x of a sink: reference [1, 16, H, W] and motion [T, 16, H, W] tokens with mask rows 1 and 2. Absent motion leaves only its mask row. */
 int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor ref, Tensor motion);
 /** The layers held, over one or several items: layer by layer, within a layer item by item, so that a wave touches each
  *  layer's weights once. Items must be independent of each other (different rings, or a sink that no other item uses). */
 int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items);
 /** What follows layer `in` of the injection list: x [3 n, D] += cross-attention to the audio tokens of each frame. */
 int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio);
-/** Velocity [16, 3, H, W] of x [N, D] after the last layer. */
+/** Velocity [3, 16, H, W] of x [N, D] after the last layer. */
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time);
 
 /** Position grids of dit.md 6.3, for tests and for the layers. roll: frames that the reference is moved by. */

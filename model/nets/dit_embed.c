@@ -142,11 +142,11 @@ int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor
 
 /* ---- tokens ----------------------------------------------------------------------------------------------------- */
 
-/* out [M, D] = patches of x [16, T, H, W] through a stride = kernel convolution. */
+/* out [M, D] = patches of x [T, 16, H, W] through a stride = kernel convolution. */
 static void embed(Backend *be, Arena *scratch, Tensor out, Tensor x, const Linear *l, int pt, int p)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor patches = avt_new(scratch, DT_F32, out.dim[0], x.dim[0] * pt * p * p);
+    const Tensor patches = avt_new(scratch, DT_F32, out.dim[0], x.dim[1] * pt * p * p);
 
     avt_patchify(be, patches, x, pt, p, p);
     avt_linear(be, out, patches, l, ACT_NONE);
@@ -170,39 +170,32 @@ int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Ten
     return be->status;
 }
 
-/* frames [19, 16, H W]: the last 19 of motion [16, T, H, W], zeros before them when there are fewer. */
-static void last_frames(Backend *be, Arena *scratch, Tensor frames, Tensor motion)
+/* The last 19 frames of motion: motion itself, or zeros in front of it when it is shorter. */
+static Tensor last_frames(Backend *be, Arena *scratch, Tensor motion)
 {
-    const int64_t C = motion.dim[0], T = motion.dim[1], hw = motion.dim[2] * motion.dim[3], nb = T < DIT_MOTION ? T : DIT_MOTION;
-    const size_t mark = avt_arena_mark(scratch);
-    const Tensor all = avt_new(scratch, DT_F32, T, C, hw);
+    const int64_t T = motion.dim[0], missing = DIT_MOTION - T;
+    Tensor frames;
 
-    avt_transpose(be, all, avt_view(motion, C, T, hw));
-    if (nb < DIT_MOTION)
-        avt_fill(be, avt_rows(frames, 0, DIT_MOTION - nb), 0);
-    avt_copy(be, avt_rows(frames, DIT_MOTION - nb, nb), avt_rows(all, T - nb, nb));
-    avt_arena_release(scratch, mark);
+    if (missing <= 0)
+        return avt_rows(motion, -missing, DIT_MOTION);
+    frames = avt_new(scratch, DT_F32, DIT_MOTION, motion.dim[1], motion.dim[2], motion.dim[3]);
+    avt_fill(be, avt_rows(frames, 0, missing), 0);
+    avt_copy(be, avt_rows(frames, missing, T), motion);
+    return frames;
 }
 
 int avt_dit_pack_motion(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion)
 {
-    const int64_t C = motion.dim[0], H = motion.dim[2], W = motion.dim[3];
     const Linear *const l[3] = { &d->pack1, &d->pack2, &d->pack4 };
-    const DitShape s = avt_dit_shape(H, W);
+    const DitShape s = avt_dit_shape(motion.dim[2], motion.dim[3]);
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor frames = avt_new(scratch, DT_F32, DIT_MOTION, C, H * W);
+    const Tensor frames = last_frames(be, scratch, motion);
     int64_t row = 0;
 
-    last_frames(be, scratch, frames, motion);
     for (int i = 0; i < 3; i++) {
-        const size_t inner = avt_arena_mark(scratch);
-        const int nb = buckets[i].nb;
-        const Tensor piece = avt_new(scratch, DT_F32, C, nb, H * W);
-
-        avt_transpose(be, piece, avt_rows(frames, buckets[i].first, nb));
-        embed(be, scratch, avt_rows(out, row, s.bucket[i]), avt_view(piece, C, nb, H, W), l[i], buckets[i].pt, buckets[i].p);
+        embed(be, scratch, avt_rows(out, row, s.bucket[i]), avt_rows(frames, buckets[i].first, buckets[i].nb), l[i], buckets[i].pt,
+              buckets[i].p);
         row += s.bucket[i];
-        avt_arena_release(scratch, inner);
     }
     avt_arena_release(scratch, mark);
     return be->status;
@@ -213,7 +206,7 @@ int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tens
     const int64_t n = (ref.dim[2] / 2) * (ref.dim[3] / 2), rest = x.dim[0] - n;
     const Tensor head = avt_rows(x, 0, n), tail = avt_rows(x, n, rest);
 
-    AVT_REQUIRE(be->log, ref.nd == 4 && ref.dim[1] == 1 && rest > 0);
+    AVT_REQUIRE(be->log, ref.nd == 4 && ref.dim[0] == 1 && rest > 0);
     embed(be, scratch, head, ref, &d->patch, 1, 2);
     avt_add(be, head, head, avt_at(d->mask, 1));
     if (motion.be)

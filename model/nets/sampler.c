@@ -7,6 +7,7 @@
  * Trap: sigma_min is shifted already, in f32, and the spacing is shifted once more, in f64.
  */
 #include "base/err.h"
+#include "base/philox.h"
 #include "nets/sampler.h"
 
 #define TRAIN_STEPS 1000
@@ -28,4 +29,11 @@ int avt_schedule(Schedule *s, int steps, double shift)
     }
     s->sigma[steps] = 0;
     return 0;
+}
+
+void avt_noise(float *out, int64_t T, int64_t C, int64_t hw, uint64_t seed, int64_t block)
+{
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t c = 0; c < C; c++, out += hw)
+            avt_philox_normal(out, (c * T + t) * hw, hw, seed, (uint32_t)block);
 }

@@ -161,14 +161,14 @@ static void bind_decoder(Binder *b, VaeHalf *half, int64_t width)
 
 static void bind_constants(Binder *b, Vae *v)
 {
-    float mul[2 * VAE_LATENT] = { 0 }, add[2 * VAE_LATENT] = { 0 };
+    float mul[VAE_LATENT], add[VAE_LATENT];
 
     for (int i = 0; i < VAE_LATENT; i++) {
         mul[i] = 1 / latent_std[i];
         add[i] = -latent_mean[i] * mul[i];
     }
-    v->norm_mul = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(2 * VAE_LATENT), mul);
-    v->norm_add = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(2 * VAE_LATENT), add);
+    v->norm_mul = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(VAE_LATENT), mul);
+    v->norm_add = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(VAE_LATENT), add);
     v->std = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(VAE_LATENT), latent_std);
     v->mean = avt_bind_computed(b, WEIGHT_PLAIN, AVT_DIMS(VAE_LATENT), latent_mean);
 }
@@ -510,9 +510,9 @@ static void encode_latent(Pass *p, const Conv *quant, Tensor out, Tensor px)
 
 static int frames_fit(const VaeState *st, Tensor z, Tensor px)
 {
-    const int64_t t = z.dim[1], frames = st->started[0] ? 4 * t : 4 * t - 3;
+    const int64_t t = z.dim[0], frames = st->started[0] ? 4 * t : 4 * t - 3;
 
-    return z.nd == 4 && z.dim[0] == VAE_LATENT && t > 0 && z.dim[2] == st->h && z.dim[3] == st->w &&
+    return z.nd == 4 && z.dim[1] == VAE_LATENT && t > 0 && z.dim[2] == st->h && z.dim[3] == st->w &&
            px.nd == 4 && px.dim[0] == frames && px.dim[1] == 8 * st->h && px.dim[2] == 8 * st->w && px.dim[3] == 3;
 }
 
@@ -520,18 +520,16 @@ int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tens
 {
     Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .probe = probe, .piece_bytes = v->piece_bytes };
     const size_t mark = avt_arena_mark(scratch);
-    const int64_t t = z.dim[1];
-    Tensor moments, both;
+    const int64_t t = z.dim[0];
+    Tensor moments;
 
     AVT_REQUIRE(be->log, st->half == VAE_ENCODER && frames_fit(st, z, px));
     moments = new_frames(&p, t, st->h, st->w, 2 * VAE_LATENT);
-    both = avt_new(scratch, DT_F32, 2 * VAE_LATENT, t, st->h, st->w);
     for (int64_t i = 0, k = 0, n; k < t; k++, i += n) {
         n = st->started[0] ? 4 : 1;
         encode_latent(&p, &v->quant, avt_rows(moments, k, 1), avt_rows(px, i, n));
     }
-    avt_channels_first(be, both, moments, v->norm_mul, v->norm_add);
-    avt_copy(be, z, avt_rows(both, 0, VAE_LATENT));                 // the mean; the log variance is not used
+    avt_channels_first(be, z, moments, v->norm_mul, v->norm_add);   // the mean; the log variance, behind it, is not used
     avt_arena_release(scratch, mark);
     return 0;
 }
@@ -554,21 +552,19 @@ int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st
     const size_t mark = avt_arena_mark(scratch);
     const int64_t t = z.dim[0];
     Still still;
-    Tensor moments, both, four;
+    Tensor moments, four;
 
     AVT_REQUIRE(be->log, st->half == VAE_ENCODER && z.nd == 4 && z.dim[1] == VAE_LATENT && z.dim[2] == st->h && z.dim[3] == st->w);
     AVT_REQUIRE(be->log, px.nd == 4 && px.dim[0] == 1 && px.dim[1] == 8 * st->h && px.dim[2] == 8 * st->w && px.dim[3] == 3);
     avt_vae_state_reset(st);
     still_open(&still, &p);
     moments = new_frames(&p, 1, st->h, st->w, 2 * VAE_LATENT);
-    both = avt_new(scratch, DT_F32, 2 * VAE_LATENT, 1, st->h, st->w);
     four = new_frames(&p, 4, px.dim[1], px.dim[2], px.dim[3]);
     for (int i = 0; i < 4; i++)
         avt_copy(be, avt_rows(four, i, 1), px);
     for (int64_t k = 0; k < t; k++) {
         encode_latent(&p, &v->quant, moments, k ? four : px);
-        avt_channels_first(be, both, moments, v->norm_mul, v->norm_add);
-        avt_copy(be, avt_at(z, k), avt_rows(both, 0, VAE_LATENT));
+        avt_channels_first(be, avt_rows(z, k, 1), moments, v->norm_mul, v->norm_add);
     }
     avt_vae_state_reset(st);
     avt_arena_release(scratch, mark);
@@ -650,7 +646,7 @@ int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tens
 {
     Pass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .piece_bytes = v->piece_bytes, .px = px };
     const size_t start = avt_arena_mark(scratch);
-    const int64_t t = z.dim[1], h = st->h, w = st->w;
+    const int64_t t = z.dim[0], h = st->h, w = st->w;
     Tensor rows, x;
 
     AVT_REQUIRE(be->log, st->half == VAE_DECODER && frames_fit(st, z, px));

@@ -2,7 +2,7 @@
 /*
  * Causal video VAE of Wan 2.1: pixels <-> latents, 4x in time, 8x in space.
  *
- *   [F, 8H, 8W, 3] --encode--> [16, T, H, W] --decode--> [F, 8H, 8W, 3]       F = 4T - 3 from a cold start
+ *   [F, 8H, 8W, 3] --encode--> [T, 16, H, W] --decode--> [F, 8H, 8W, 3]       F = 4T - 3 from a cold start
  *
  * Streaming: each causal convolution keeps its last two input frames in VaeState, so that decoding T latents in pieces
  * gives the frames that decoding them at once gives. Channels last inside. Latents are normalized, (mu - mean) / std, on
@@ -58,7 +58,7 @@ typedef struct Vae {
     int has_encoder, has_decoder;
     VaeHalf enc, dec;
     Conv quant, post_quant;             // 1x1x1: 32 -> 32, 16 -> 16
-    Tensor norm_mul, norm_add;          // [32] out of the encoder: 1 / std, -mean / std; zeros for the log variance
+    Tensor norm_mul, norm_add;          // [16] out of the encoder: 1 / std, -mean / std
     Tensor std, mean;                   // [16] into the decoder
     int64_t piece_bytes;                // a stage takes 1 to 4 frames at a time, as many as fit; the numbers do not depend on it
 } Vae;
@@ -99,7 +99,7 @@ typedef struct VaeProbe {
 /**
  * Encode frames to latents, carrying the causal caches in `st` to the next call. Scratch does not grow with T.
  *
- * @param z   [16, T, h, w] f32, normalized
+ * @param z   [T, 16, h, w] f32, normalized
  * @param px  [F, 8h, 8w, 3] f32 in [-1, 1]; F = 4T, or 4T - 3 on the first call after a reset; read only
  * @return 0 or EINVAL when shapes disagree; device errors appear at avt_sync(). `st` is undefined after an error
  */
@@ -109,7 +109,7 @@ int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tens
  * Encode a still: avt_vae_encode() of a stream whose frames all are px, the same bits for about a third of the work, as boxes
  * that see nothing new any more are not computed again.
  *
- * @param z   [T, 16, h, w] f32, one latent after another
+ * @param z   [T, 16, h, w] f32, normalized
  * @param px  [1, 8h, 8w, 3] f32 in [-1, 1]; read only
  * @param st  an encoder's; what it remembers is lost
  */
@@ -120,7 +120,7 @@ int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st
  * NaN and infinities would stay in the caches for good: ask avt_count_nonfinite(z) first and refuse the block.
  *
  * @param px  [F, 8h, 8w, 3] f32 in [-1, 1] (clamped); F = 4T, or 4T - 3 on the first call after a reset
- * @param z   [16, T, h, w] f32, normalized; read only
+ * @param z   [T, 16, h, w] f32, normalized; read only
  * @return as avt_vae_encode()
  */
 int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe);

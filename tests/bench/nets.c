@@ -283,10 +283,10 @@ static int vae_prepare(VaeWork *w)
 {
     Bench *b = w->b;
     const int64_t s = LATENT_SIZE;
-    const Tensor first = input(b, "vae.z0", 4, (const int64_t[]){ VAE_LATENT, 2, s, s });
+    const Tensor first = input(b, "vae.z0", 4, (const int64_t[]){ 2, VAE_LATENT, s, s });
     const Tensor px = avt_new(b->weights, DT_F32, 5, 8 * s, 8 * s, 3);
 
-    w->z = input(b, "vae.z", 4, (const int64_t[]){ VAE_LATENT, DIT_BLOCK, s, s });
+    w->z = input(b, "vae.z", 4, (const int64_t[]){ DIT_BLOCK, VAE_LATENT, s, s });
     w->still = input(b, "vae.still", 4, (const int64_t[]){ 1, 8 * s, 8 * s, 3 });
     w->px = avt_new(b->weights, DT_F32, 4 * DIT_BLOCK, 8 * s, 8 * s, 3);
     w->out = avt_new(b->weights, DT_F32, DIT_MOTION, VAE_LATENT, s, s);

@@ -98,10 +98,10 @@ class VaeDecode:
 
     def __init__(self):
         self.vae, mean, std = wan_vae()
-        self.z = array("vae.z", 16, 3, 32, 32) * std + mean
+        self.z = array("vae.z", 3, 16, 32, 32).transpose(0, 1) * std + mean
         self.first = "first_chunk" in inspect.signature(self.vae.decoder.forward).parameters
         self.vae.clear_cache()
-        self.decode(array("vae.z0", 16, 2, 32, 32) * std + mean, True)
+        self.decode(array("vae.z0", 2, 16, 32, 32).transpose(0, 1) * std + mean, True)
 
     def decode(self, z, first):
         x, out = self.vae.post_quant_conv(z[None]), []

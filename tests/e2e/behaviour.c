@@ -255,12 +255,12 @@ static void loop_open(Loop *l)
         avt_dit_keys_open(&l->sink[i], l->arena, l->d, l->shape.Lc, l->shape.n);
     avt_dit_audio_open(&l->audio, l->arena, l->d, &l->shape, 1, 0);
     avt_dit_text(l->be, l->arena, l->d, &l->text, upload_random(l, avt_new(l->arena, DT_F32, 5, cfg->text_dim), 4), AVT_NONE);
-    l->ref = avt_new(l->arena, DT_F32, 16, 1, SIZE / 8, SIZE / 8);
-    l->new_ref = avt_new(l->arena, DT_F32, 16, 1, SIZE / 8, SIZE / 8);
-    l->motion = avt_new(l->arena, DT_F32, 16, DIT_MOTION, SIZE / 8, SIZE / 8);
+    l->ref = avt_new(l->arena, DT_F32, 1, 16, SIZE / 8, SIZE / 8);
+    l->new_ref = avt_new(l->arena, DT_F32, 1, 16, SIZE / 8, SIZE / 8);
+    l->motion = avt_new(l->arena, DT_F32, DIT_MOTION, 16, SIZE / 8, SIZE / 8);
     l->x = avt_new(l->arena, DT_F32, l->shape.N > l->shape.Lc ? l->shape.N : l->shape.Lc, cfg->dim);
-    l->latent = avt_new(l->arena, DT_F32, 16, DIT_BLOCK, SIZE / 8, SIZE / 8);
-    l->velocity = avt_new(l->arena, DT_F32, 16, DIT_BLOCK, SIZE / 8, SIZE / 8);
+    l->latent = avt_new(l->arena, DT_F32, DIT_BLOCK, 16, SIZE / 8, SIZE / 8);
+    l->velocity = avt_new(l->arena, DT_F32, DIT_BLOCK, 16, SIZE / 8, SIZE / 8);
     l->rows = avt_new(l->arena, DT_F32, 1, 12, STATES, STATE_DIM);
     REQUIRE_OK(avt_sync(l->be));
 }
@@ -310,7 +310,7 @@ static void begin_block(Loop *l, int block)
 {
     float noise[LATENTS];
 
-    avt_philox_normal(noise, LATENTS, 5, (uint32_t)block);
+    avt_noise(noise, DIT_BLOCK, 16, HW, 5, block);
     avt_upload(l->be, l->latent, noise);
     avt_upload(l->be, l->rows, features + (int64_t)block * 12 * ROW);
     avt_dit_audio(l->be, l->arena, l->d, &l->audio, l->rows);
@@ -335,11 +335,7 @@ static void run_loop(Loop *l, Take *t, Omit omit)
             run_item(l, g, i, &l->sink[g >= 4 && omit != REFRESH]);
         REQUIRE_OK(avt_download(l->be, t->latents[g], l->latent));
         if (!g) {
-            float ref[16 * HW];
-
-            for (int c = 0; c < 16; c++)
-                memcpy(ref + c * HW, t->latents[0] + c * DIT_BLOCK * HW, sizeof(*ref) * HW);
-            avt_upload(l->be, l->new_ref, ref);
+            avt_copy(l->be, l->new_ref, avt_rows(l->latent, 0, 1));
             make_sink(l, &l->sink[1], l->new_ref);
         }
     }

@@ -47,14 +47,15 @@ static int stall(void *opaque, int64_t block, int64_t wave)
     return wave % 3 != 1 && (wave < 6 || wave > 9);
 }
 
-static void check_memory(const AvatarSession *s, int nb_ranks)
+/* Stalls keep the fullest wave from coming. */
+static void check_memory(const AvatarSession *s, int nb_ranks, int with_stalls)
 {
     for (int i = 0; i < nb_ranks; i++) {
         const PlanMemory want = avt_session_planned(s, i), have = avt_session_measured(s, i);
 
         assert_int_equal(want.weights, have.weights);
         assert_int_equal(want.state, have.state);
-        assert_int_equal(want.scratch, have.scratch);
+        assert_true(with_stalls ? have.scratch <= want.scratch : have.scratch == want.scratch);
         assert_int_equal(want.workspace, have.workspace);
         assert_int_equal(want.messages, have.messages);
     }
@@ -107,7 +108,7 @@ static void run(Result *r, const char *plan, const char *devices, const char *va
             r->bytes[i][j] = avt_session_bytes(s, i, j);
     for (int i = 0; i < r->nb_ranks; i++)
         r->memory[i] = avt_session_planned(s, i);
-    check_memory(s, r->nb_ranks);
+    check_memory(s, r->nb_ranks, with_stalls);
     avatar_session_close(&s);
     avatar_engine_close(&e);
     avatar_engine_flush();
@@ -222,7 +223,7 @@ static void bytes_are_known(void **state)
     assert_int_equal(r->bytes[1][2], BLOCKS * steps * x + 2 * sink);
     assert_int_equal(r->bytes[2][0], BLOCKS * (steps - 1) * latent + latent / 3);       // next step's input; the refreshed reference
     assert_int_equal(r->bytes[2][3], BLOCKS * latent);
-    assert_int_equal(r->bytes[3][0], latent / 3 * (1 + DIT_MOTION));                    // reference and motion latents
+    assert_int_equal(r->bytes[3][0], latent / 3 * DIT_MOTION);                          // the picture's, reference and motion
     assert_int_equal(r->bytes[3][4], BLOCKS * 12 * SIZE * SIZE * 3 / 2);
     assert_int_equal(r->bytes[1][0] + r->bytes[0][2] + r->bytes[0][3] + r->bytes[1][3] + r->bytes[3][1] + r->bytes[3][2], 0);
     assert_int_equal(r->memory[1].messages, 2 * (x > sink ? x : sink));                 // mailboxes: two of tokens;

@@ -5,6 +5,7 @@
 typedef struct Arg {
     OpId op;
     int64_t in[4];                              // dimensions of x
+    int64_t nb_first;                           // channels_first: channels of out
     int patch[3];
     int with_mul, with_add;
     float *x, *mul, *add;
@@ -19,17 +20,17 @@ static void out_shape(const Arg *a, int *nd, int64_t *dim)
     switch (a->op) {
     case OP_UPSAMPLE:       SHAPE(4, i[0], 2 * i[1], 2 * i[2], i[3]);                             break;
     case OP_TRANSPOSE:      SHAPE(3, i[1], i[0], i[2]);                                           break;
-    case OP_PATCHIFY:       SHAPE(2, (i[1] / p[0]) * (i[2] / p[1]) * (i[3] / p[2]), i[0] * size); break;
-    case OP_UNPATCHIFY:     SHAPE(4, i[3] / p[1] / p[2], i[0], i[1] * p[1], i[2] * p[2]);         break;
-    case OP_CHANNELS_LAST:  SHAPE(4, i[1], i[2], i[3], i[0]);                                     break;
-    default:                SHAPE(4, i[3], i[0], i[1], i[2]);
+    case OP_PATCHIFY:       SHAPE(2, (i[0] / p[0]) * (i[2] / p[1]) * (i[3] / p[2]), i[1] * size); break;
+    case OP_UNPATCHIFY:     SHAPE(4, i[0], i[3] / p[1] / p[2], i[1] * p[1], i[2] * p[2]);         break;
+    case OP_CHANNELS_LAST:  SHAPE(4, i[0], i[2], i[3], i[1]);                                     break;
+    default:                SHAPE(4, i[0], a->nb_first, i[1], i[2]);
     }
 }
 
 static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
-    const int64_t *i = a->in, nb = a->op == OP_CHANNELS_FIRST ? i[3] : i[0];
+    const int64_t *i = a->in, nb = a->op == OP_CHANNELS_FIRST ? a->nb_first : i[1];
     const Tensor mul = a->with_mul ? TEST_TENSOR(t, a->mul, nb) : AVT_NONE;
     const Tensor add = a->with_add ? TEST_TENSOR(t, a->add, nb) : AVT_NONE;
     const Tensor x = test_act(t, a->x, a->op == OP_TRANSPOSE ? 3 : 4, i);
@@ -54,9 +55,9 @@ static int64_t source(const Arg *a, const int64_t dim[4], int64_t o)
 #define AT(n0, n1, n2, n3) ((((n0) * i[1] + (n1)) * i[2] + (n2)) * i[3] + (n3))
     switch (a->op) {
     case OP_UPSAMPLE:       return AT(first, second / 2, third / 2, last);
-    case OP_CHANNELS_LAST:  return AT(last, first, second, third);
-    case OP_CHANNELS_FIRST: return AT(second, third, last, first);
-    case OP_UNPATCHIFY:     return AT(second, third / p[1], last / p[2], (third % p[1] * p[2] + last % p[2]) * dim[0] + first);
+    case OP_CHANNELS_LAST:  return AT(first, last, second, third);
+    case OP_CHANNELS_FIRST: return AT(first, third, last, second);
+    case OP_UNPATCHIFY:     return AT(first, third / p[1], last / p[2], (third % p[1] * p[2] + last % p[2]) * dim[1] + second);
     default:                return 0;
     }
 }
@@ -66,7 +67,7 @@ static int64_t source_patch(const Arg *a, int64_t width, int64_t o)
     const int64_t *i = a->in, token = o / width, e = o % width, rows = i[2] / a->patch[1], cols = i[3] / a->patch[2];
     const int64_t pt = a->patch[0], ph = a->patch[1], pw = a->patch[2];
 
-    return AT(e / (pt * ph * pw), token / (rows * cols) * pt + e / (ph * pw) % pt, token / cols % rows * ph + e / pw % ph,
+    return AT(token / (rows * cols) * pt + e / (ph * pw) % pt, e / (pt * ph * pw), token / cols % rows * ph + e / pw % ph,
               token % cols * pw + e % pw);
 }
 
@@ -75,7 +76,7 @@ static void check(Arg a, Values kind, int bench)
     OpCase c = { .op = a.op, .run = run, .arg = &a, .tol = 1e-7, .bench = bench,
                  .modes = a.op == OP_UPSAMPLE || a.op == OP_TRANSPOSE ? ONE_TYPE : 0 };
     const int64_t nb_in = a.in[0] * a.in[1] * a.in[2] * (a.op == OP_TRANSPOSE ? 1 : a.in[3]);
-    const int64_t *i = a.in, channels = a.op == OP_CHANNELS_FIRST ? i[3] : i[0];
+    const int64_t *i = a.in, channels = a.op == OP_CHANNELS_FIRST ? i[3] : i[1];
     char name[96];
     double *ref;
     int64_t nb;
@@ -89,7 +90,7 @@ static void check(Arg a, Values kind, int bench)
     for (int64_t o = 0; o < nb; o++) {
         const int64_t from = a.op == OP_TRANSPOSE ? (o / i[2] % i[0] * i[1] + o / i[2] / i[0]) * i[2] + o % i[2] :
                              a.op == OP_PATCHIFY ? source_patch(&a, c.dim[1], o) : source(&a, c.dim, o);
-        const int64_t ch = a.op == OP_CHANNELS_FIRST ? from % channels : from / (nb_in / channels);
+        const int64_t ch = from / (a.op == OP_CHANNELS_LAST ? i[2] * i[3] : 1) % channels;
 
         ref[o] = (double)a.x[from] * (a.with_mul ? a.mul[ch] : 1) + (a.with_add ? a.add[ch] : 0);
     }
@@ -112,9 +113,9 @@ static void moves(void **state)
         { .op = OP_TRANSPOSE, .in = { 1, 1, 1 } }, { .op = OP_TRANSPOSE, .in = { 3, 5, 7 } },
         { .op = OP_TRANSPOSE, .in = { 40, 33, 32 } },
         { .op = OP_PATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } },
-        { .op = OP_PATCHIFY, .in = { 16, 3, 8, 6 }, .patch = { 1, 2, 2 } },
-        { .op = OP_PATCHIFY, .in = { 5, 3, 9, 7 }, .patch = { 2, 4, 3 } },
-        { .op = OP_PATCHIFY, .in = { 16, 5, 24, 40 }, .patch = { 4, 8, 8 } },
+        { .op = OP_PATCHIFY, .in = { 3, 16, 8, 6 }, .patch = { 1, 2, 2 } },
+        { .op = OP_PATCHIFY, .in = { 3, 5, 9, 7 }, .patch = { 2, 4, 3 } },
+        { .op = OP_PATCHIFY, .in = { 5, 16, 24, 40 }, .patch = { 4, 8, 8 } },
         { .op = OP_UNPATCHIFY, .in = { 1, 1, 1, 1 }, .patch = { 1, 1, 1 } },
         { .op = OP_UNPATCHIFY, .in = { 3, 4, 3, 64 }, .patch = { 1, 2, 2 } },
         { .op = OP_UNPATCHIFY, .in = { 2, 12, 20, 30 }, .patch = { 1, 3, 2 } },
@@ -126,14 +127,18 @@ static void moves(void **state)
 
 static void channels(void **state)
 {
-    static const int64_t size[][4] = { { 1, 1, 1, 1 }, { 3, 2, 5, 4 }, { 16, 3, 7, 9 }, { 2, 20, 31, 33 } };
+    static const int64_t size[][4] = { { 1, 1, 1, 1 }, { 3, 2, 5, 4 }, { 3, 16, 7, 9 }, { 2, 20, 31, 33 } };
     (void)state;
     for (size_t s = 0; s < sizeof(size) / sizeof(size[0]); s++)
         for (int i = 0; i < 8; i++) {
             Arg a = { .op = i & 1 ? OP_CHANNELS_FIRST : OP_CHANNELS_LAST, .with_mul = i >> 1 & 1, .with_add = i >> 2 };
 
             memcpy(a.in, size[s], sizeof(a.in));
+            a.nb_first = a.in[3];
             check(a, (Values)(i % NB_VALUES), 0);
+            a.nb_first = (a.in[3] + 1) / 2;
+            if (a.op == OP_CHANNELS_FIRST)
+                check(a, (Values)(i % NB_VALUES), 0);
         }
 }
 
@@ -144,8 +149,8 @@ static void speed(void **state)
         return;
     check((Arg){ .op = OP_UPSAMPLE, .in = { 4, 64, 64, 96 } }, RANDOM, 1);
     check((Arg){ .op = OP_TRANSPOSE, .in = { 1024, 16, 64 } }, RANDOM, 1);
-    check((Arg){ .op = OP_CHANNELS_LAST, .in = { 3, 4, 384, 704 } }, RANDOM, 1);
-    check((Arg){ .op = OP_CHANNELS_FIRST, .in = { 4, 384, 704, 3 } }, RANDOM, 1);
+    check((Arg){ .op = OP_CHANNELS_LAST, .in = { 4, 3, 384, 704 } }, RANDOM, 1);
+    check((Arg){ .op = OP_CHANNELS_FIRST, .in = { 4, 384, 704, 3 }, .nb_first = 3 }, RANDOM, 1);
 }
 
 static void mistakes(void **state)
@@ -167,9 +172,17 @@ static void mistakes(void **state)
     op_refused(&t, OP_PATCHIFY);
     avt_unpatchify(t.be, avt_new(t.arena, DT_F32, 2, 2, 12, 8), avt_view(x, 48, 8), 5, 2);
     op_refused(&t, OP_UNPATCHIFY);
-    avt_channels_last(t.be, avt_new(t.arena, DT_F32, 4, 6, 8, 2), x, avt_new(t.arena, DT_F32, 3), AVT_NONE);
+    avt_patchify(t.be, avt_new(t.arena, DT_F32, 12, 32), x, 2, 2, 4);       // as if channels were frames
+    op_refused(&t, OP_PATCHIFY);
+    avt_channels_last(t.be, avt_new(t.arena, DT_F32, 2, 6, 8, 4), x, avt_new(t.arena, DT_F32, 3), AVT_NONE);
     op_refused(&t, OP_CHANNELS_LAST);
-    avt_channels_first(t.be, avt_new(t.arena, DT_F32, 8, 2, 6, 4), x, AVT_NONE, AVT_NONE);
+    avt_channels_last(t.be, avt_new(t.arena, DT_F32, 4, 6, 8, 2), x, AVT_NONE, AVT_NONE);
+    op_refused(&t, OP_CHANNELS_LAST);
+    avt_channels_first(t.be, avt_new(t.arena, DT_F32, 2, 8, 6, 4), x, AVT_NONE, AVT_NONE);
+    op_refused(&t, OP_CHANNELS_FIRST);
+    avt_channels_first(t.be, avt_new(t.arena, DT_F32, 2, 9, 4, 6), x, AVT_NONE, AVT_NONE);
+    op_refused(&t, OP_CHANNELS_FIRST);
+    avt_channels_first(t.be, avt_new(t.arena, DT_F32, 2, 5, 4, 6), x, avt_new(t.arena, DT_F32, 8), AVT_NONE);
     op_refused(&t, OP_CHANNELS_FIRST);
     test_bench_close(&t);
 }

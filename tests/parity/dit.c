@@ -68,7 +68,7 @@ static void forward_close(Forward *f)
 
 static void forward_sink(Forward *f, Golden *g, DitKeys *keys, const DitProbe *probe)
 {
-    stream_sink(&f->st, keys, golden_input(g, "ref_latents"), golden_input(g, "motion_latents"), probe);
+    stream_sink(&f->st, keys, stream_latents(g, "ref_latents"), stream_latents(g, "motion_latents"), probe);
 }
 
 static void forward_step(Forward *f, int64_t b, int i, const DitKeys *sink, Tensor pose, const DitProbe *probe)
@@ -81,13 +81,13 @@ static void check_embeddings(Forward *f, Golden *g)
     const Dit *d = f->st.d;
     const DitShape *s = &f->st.s;
     const Tensor patches = avt_new(g->work, DT_F32, s->N, 64), y = avt_new(g->work, DT_F32, DIT_BLOCK, s->h, s->w, d->cfg.dim);
-    const Tensor first = avt_new(g->work, DT_F32, d->cfg.dim, DIT_BLOCK, s->h, s->w);
+    const Tensor first = avt_new(g->work, DT_F32, DIT_BLOCK, d->cfg.dim, s->h, s->w);
 
     golden_expect(g, f->st.embedded, "text_embedding");
     avt_patchify(g->be, patches, stream_noise(&f->st, 0), 1, 2, 2);
     avt_linear(g->be, avt_view(y, s->N, d->cfg.dim), patches, &d->patch, ACT_NONE);
     avt_channels_first(g->be, first, y, AVT_NONE, AVT_NONE);
-    golden_expect(g, first, "patch_embedding_block0");
+    golden_expect(g, golden_turned(g, first), "patch_embedding_block0");
 }
 
 /* The file has the sink's keys before rotation; ours are rotated, those of the reference are there both ways. Turning back is exact
@@ -157,7 +157,7 @@ static void check_blocks(Forward *f, Golden *g)
 
             snprintf(before, sizeof(before), "block%lld.step%d.", (long long)b, i);
             forward_step(f, b, i, &f->st.sink, AVT_NONE, &probe);
-            golden_expect(g, f->st.velocity, "block%lld.step%d.velocity", (long long)b, i);
+            golden_expect(g, golden_turned(g, f->st.velocity), "block%lld.step%d.velocity", (long long)b, i);
             check_ring(f, g, b, i);
         }
     }
@@ -168,8 +168,8 @@ static void check_pose(Forward *f, Golden *g)
     for (int i = 0; i < f->nb_steps; i++)
         if (golden_has(g, "out.pose.block0.step%d.velocity", i)) {
             stream_audio(&f->st, f->features, f->T, 0);
-            forward_step(f, 0, i, &f->st.sink, squeeze(golden_in(g, "cond_states_nonzero")), NULL);
-            golden_expect(g, f->st.velocity, "pose.block0.step%d.velocity", i);
+            forward_step(f, 0, i, &f->st.sink, golden_turned(g, squeeze(golden_in(g, "cond_states_nonzero"))), NULL);
+            golden_expect(g, golden_turned(g, f->st.velocity), "pose.block0.step%d.velocity", i);
         }
 }
 
@@ -185,13 +185,13 @@ static void check_dropmotion(Forward *f, Golden *g)
     avt_dit_grid_sink(&grid, s, 0, 1);
     avt_rope_table(g->be, it.given_rope, &grid);
     avt_fill(g->be, avt_rows(it.given_rope, s->n, s->Lc - s->n), 0);
-    avt_dit_embed_sink(g->be, g->work, d, it.x, squeeze(golden_input(g, "ref_latents")), AVT_NONE);
+    avt_dit_embed_sink(g->be, g->work, d, it.x, stream_latents(g, "ref_latents"), AVT_NONE);
     avt_dit_layers(g->be, g->work, d, &it, 1);
     for (int i = 0; i < f->nb_steps; i++)
         if (golden_has(g, "out.dropmotion.block0.step%d.velocity", i)) {
             stream_audio(&f->st, f->features, f->T, 0);
             forward_step(f, 0, i, &f->st.sink, AVT_NONE, NULL);
-            golden_expect(g, f->st.velocity, "dropmotion.block0.step%d.velocity", i);
+            golden_expect(g, golden_turned(g, f->st.velocity), "dropmotion.block0.step%d.velocity", i);
         }
 }
 
@@ -262,9 +262,9 @@ void case_dit_two_speakers(Golden *g)
             avt_dit_time(g->be, g->work, &n.d, &time, t[0]);
             upload_mask(&st, mask, mask_dim[1]);
             stream_audio(&st, features, dim[3], 0);
-            stream_sink(&st, &st.sink, golden_input(g, "ref_latents"), golden_input(g, "motion_latents"), NULL);
+            stream_sink(&st, &st.sink, stream_latents(g, "ref_latents"), stream_latents(g, "motion_latents"), NULL);
             stream_step(&st, &ring, &st.sink, &time, stream_noise(&st, 0), 0, distance[0], AVT_NONE, NULL);
-            golden_expect(g, st.velocity, "velocity");
+            golden_expect(g, golden_turned(g, st.velocity), "velocity");
             avt_dit_keys_close(&ring);
         }
         stream_close(&st);
@@ -456,7 +456,7 @@ void case_lora_merge(Golden *g)
         forward_sink(&f, g, &f.st.sink, NULL);
         stream_audio(&f.st, f.features, f.T, 0);
         forward_step(&f, 0, 0, &f.st.sink, AVT_NONE, NULL);
-        golden_expect(g, f.st.velocity, "block0.step0.velocity_merged");
+        golden_expect(g, golden_turned(g, f.st.velocity), "block0.step0.velocity_merged");
         forward_close(&f);
     }
     net_close(&n);

@@ -199,7 +199,7 @@ void case_audio_encoder(Golden *g)
 
 static void check_packer(Golden *g, const Dit *d, const char *name, int len)
 {
-    const Tensor motion = golden_in(g, "%s", name);
+    const Tensor motion = golden_turned(g, golden_in(g, "%s", name));
     const DitShape s = avt_dit_shape(motion.dim[2], motion.dim[3]);
     const int64_t nb = s.Lc - s.n, pairs = d->cfg.dim / d->cfg.nb_heads / 2;
     const Tensor tokens = avt_new(g->work, DT_F32, nb, d->cfg.dim);

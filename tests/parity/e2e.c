@@ -25,11 +25,12 @@ typedef struct Run {
 static void give_noise(void *opaque, float *out, int64_t nb, int64_t block)
 {
     const Run *r = opaque;
-    const int64_t plane = 3 * r->hw;
 
     (void)nb;
-    for (int c = 0; c < 16; c++)
-        memcpy(out + c * plane, r->noise + (((block / 4) * 16 + c) * 12 + block % 4 * 3) * r->hw, (size_t)plane * sizeof(float));
+    for (int f = 0; f < 3; f++)
+        for (int c = 0; c < 16; c++)
+            memcpy(out + (f * 16 + c) * r->hw, r->noise + (((block / 4) * 16 + c) * 12 + block % 4 * 3 + f) * r->hw,
+                   (size_t)r->hw * sizeof(float));
 }
 
 static int give_distance(void *opaque, int64_t block, int step)
@@ -43,7 +44,7 @@ static void see_latents(void *opaque, int64_t block, const float *v, int64_t nb)
 {
     Run *r = opaque;
 
-    memcpy(r->latents + block * nb, v, (size_t)nb * sizeof(*v));
+    memcpy(r->latents + block * nb, golden_turned_host(r->g, v, 3, 16, r->hw), (size_t)nb * sizeof(*v));
     r->nb_latent = nb;
 }
 
@@ -59,9 +60,8 @@ static void see_picture(void *opaque, const float *ref, int64_t nb_ref, const fl
     Run *r = opaque;
 
     r->ref = golden_alloc(r->g, (size_t)nb_ref * sizeof(*ref));
-    r->motion = golden_alloc(r->g, (size_t)nb_motion * sizeof(*motion));
-    memcpy(r->ref, ref, (size_t)nb_ref * sizeof(*ref));
-    memcpy(r->motion, motion, (size_t)nb_motion * sizeof(*motion));
+    r->motion = golden_turned_host(r->g, motion, nb_motion / 16 / r->hw, 16, r->hw);
+    memcpy(r->ref, ref, (size_t)nb_ref * sizeof(*ref));             // one frame: the same bytes in both layouts
     r->nb_ref = nb_ref;
     r->nb_motion = nb_motion;
 }

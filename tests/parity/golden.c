@@ -376,6 +376,30 @@ int golden_read(Golden *g, float *v, Tensor t)
     return 0;
 }
 
+Tensor golden_turned(Golden *g, Tensor t)
+{
+    const int64_t hw = t.nd == 4 ? t.dim[2] * t.dim[3] : 0;
+    Tensor out;
+
+    if (!hw) {
+        golden_fail(g, "latents are missing, or have another shape than [16, T, H, W]");
+        return AVT_NONE;
+    }
+    out = avt_new(g->work, DT_F32, t.dim[1], t.dim[0], t.dim[2], t.dim[3]);
+    avt_transpose(g->be, avt_view(out, t.dim[1], t.dim[0], hw), avt_view(t, t.dim[0], t.dim[1], hw));
+    return out;
+}
+
+float *golden_turned_host(Golden *g, const float *v, int64_t a, int64_t b, int64_t n)
+{
+    float *out = golden_alloc(g, sizeof(*out) * (size_t)(a * b * n));
+
+    for (int64_t i = 0; i < a; i++)
+        for (int64_t k = 0; k < b; k++)
+            memcpy(out + (k * a + i) * n, v + (i * b + k) * n, sizeof(*out) * (size_t)n);
+    return out;
+}
+
 void golden_expect(Golden *g, Tensor t, const char *fmt, ...)
 {
     float *v = golden_alloc(g, (size_t)avt_numel(t) * sizeof(*v));

@@ -68,7 +68,7 @@ int stream_open(GoldenStream *st, Golden *g, const Dit *d, int nb_actors, int wi
     st->embedded = avt_new(g->work, DT_F32, d->cfg.text_len, d->cfg.dim);
     st->x = avt_new(g->work, DT_F32, st->s.N, d->cfg.dim);
     st->x_sink = avt_new(g->work, DT_F32, st->s.Lc, d->cfg.dim);
-    st->velocity = avt_new(g->work, DT_F32, 16, DIT_BLOCK, st->s.H, st->s.W);
+    st->velocity = avt_new(g->work, DT_F32, DIT_BLOCK, 16, st->s.H, st->s.W);
     avt_dit_time_open(&st->zero, g->work, d);
     avt_dit_keys_open(&st->text, g->work, d, d->cfg.text_len, 0);
     avt_dit_keys_open(&st->sink, g->work, d, st->s.Lc, st->s.n);
@@ -83,13 +83,18 @@ void stream_close(GoldenStream *st)
     avt_dit_keys_close(&st->sink);
 }
 
+Tensor stream_latents(Golden *g, const char *name)
+{
+    return golden_turned(g, squeeze(golden_input(g, "%s", name)));
+}
+
 void stream_sink(GoldenStream *st, DitKeys *keys, Tensor ref, Tensor motion, const DitProbe *probe)
 {
     Golden *g = st->g;
     DitItem it = { .sink_pass = 1, .shape = &st->s, .time = &st->zero, .text = &st->text, .sink = keys, .probe = probe };
 
     it.x = st->x_sink;
-    avt_dit_embed_sink(g->be, g->work, st->d, it.x, squeeze(ref), squeeze(motion));
+    avt_dit_embed_sink(g->be, g->work, st->d, it.x, ref, motion);
     avt_dit_layers(g->be, g->work, st->d, &it, 1);
 }
 
@@ -112,16 +117,18 @@ void stream_audio(GoldenStream *st, const float *features, int64_t T, int64_t fi
 
 Tensor stream_noise(GoldenStream *st, int64_t b)
 {
-    const int64_t per_clip = st->frames / DIT_BLOCK, r = b / per_clip, hw = st->s.H * st->s.W, part = DIT_BLOCK * hw;
-    const Tensor t = avt_new(st->g->work, DT_F32, 16, DIT_BLOCK, st->s.H, st->s.W);
+    const int64_t per_clip = st->frames / DIT_BLOCK, r = b / per_clip, hw = st->s.H * st->s.W;
+    const Tensor t = avt_new(st->g->work, DT_F32, DIT_BLOCK, 16, st->s.H, st->s.W);
     float *host = golden_alloc(st->g, avt_nbytes(t));
 
     if (r >= st->clips) {
         golden_fail(st->g, "no noise for block %lld", (long long)b);
         return AVT_NONE;
     }
-    for (int64_t c = 0; c < 16; c++)
-        memcpy(host + c * part, st->noise + ((r * 16 + c) * st->frames + b % per_clip * DIT_BLOCK) * hw, sizeof(*host) * (size_t)part);
+    for (int64_t f = 0; f < DIT_BLOCK; f++)
+        for (int64_t c = 0; c < 16; c++)
+            memcpy(host + (f * 16 + c) * hw, st->noise + ((r * 16 + c) * st->frames + b % per_clip * DIT_BLOCK + f) * hw,
+                   sizeof(*host) * (size_t)hw);
     avt_upload(st->g->be, t, host);
     return t;
 }

@@ -36,18 +36,20 @@ typedef struct GoldenStream {
     Tensor embedded;                    // [text_len, D]
     DitAudio audio;                     // of the block in work
     Tensor x, x_sink;                   // [N, D], [Lc, D]
-    Tensor velocity;                    // [16, 3, H, W], result of stream_step()
+    Tensor velocity;                    // [3, 16, H, W], result of stream_step()
 } GoldenStream;
 
 int  stream_open(GoldenStream *st, Golden *g, const Dit *d, int nb_actors, int with_mask);
 void stream_close(GoldenStream *st);
-/** Fill `keys` from ref [16, 1, H, W] and motion [16, T, H, W]. */
+/** in.<name> of sampling_inputs, [1, 16, T, H, W], as the network takes it: [T, 16, H, W]. */
+Tensor stream_latents(Golden *g, const char *name);
+/** Fill `keys` from ref [1, 16, H, W] and motion [T, 16, H, W]. */
 void stream_sink(GoldenStream *st, DitKeys *keys, Tensor ref, Tensor motion, const DitProbe *probe);
 /** Encode 12 feature rows from `first` on of [A, layers, C, T] host values. */
 void stream_audio(GoldenStream *st, const float *features, int64_t T, int64_t first);
-/** Noise of block b (3 frames of clip 4 b / frames), [16, 3, H, W]. */
+/** Noise of block b (3 frames of clip 4 b / frames), [3, 16, H, W]. */
 Tensor stream_noise(GoldenStream *st, int64_t b);
-/** One call of the network: st->velocity of latents [16, 3, H, W]. pose and probe may be absent. */
+/** One call of the network: st->velocity of latents [3, 16, H, W]. pose and probe may be absent. */
 void stream_step(GoldenStream *st, DitKeys *ring, const DitKeys *sink, const DitTime *time, Tensor latents, int64_t f0, int64_t distance,
                  Tensor pose, const DitProbe *probe);
 /** A tensor without its leading dimension of 1. */

@@ -55,6 +55,10 @@ int golden_has(const Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 
 /** Values of a tensor, f32 or bf16, in f32. @return 0, or EIO when there are none */
 int golden_read(Golden *g, float *v, Tensor t);
+/** [A, B, H, W] -> [B, A, H, W]: the sets keep latents as [16, T, H, W], the networks take and give [T, 16, H, W]. */
+Tensor golden_turned(Golden *g, Tensor t);
+/** The same of host values [a, b, n], in g's memory. */
+float *golden_turned_host(Golden *g, const float *v, int64_t a, int64_t b, int64_t n);
 /** Compare with "out.<name>": relative L2 <= 1e-5 and max-abs <= 1e-4 * max(1, max|ref|); integers and u8 exactly. In bf16: the
  *  limits at the head of golden.c. */
 void golden_expect(Golden *g, Tensor t, const char *fmt, ...) AVT_PRINTF(3, 4);

@@ -83,7 +83,7 @@ typedef struct Loop {
     Tensor x[SAMPLER_MAX_STEPS];        // one residual stream per item of a wave
     DitAudio audio[MAX_BLOCKS];
     Tensor latents[MAX_BLOCKS];
-    float *result;                      // [blocks, steps, 16, 3, H, W]
+    float *result;                      // [blocks, steps, 16, 3, H, W], as the sets have it
     int64_t nb;                         // values of a block's latents
 } Loop;
 
@@ -120,7 +120,7 @@ static int open_loop(Loop *l, Golden *g, const Dit *d)
         avt_dit_audio_keys(g->be, g->work, d, &l->audio[b]);
     }
     avt_dit_keys_open(&l->refreshed, g->work, d, l->st.s.Lc, l->st.s.n);
-    stream_sink(&l->st, &l->st.sink, golden_input(g, "ref_latents"), golden_input(g, "motion_latents"), NULL);
+    stream_sink(&l->st, &l->st.sink, stream_latents(g, "ref_latents"), stream_latents(g, "motion_latents"), NULL);
     return g->be->status;
 }
 
@@ -138,7 +138,7 @@ static void start(Loop *l)
         l->latents[b] = stream_noise(&l->st, b);
 }
 
-/* Latent frame 0 of block 0's result, [16, 1, H, W]. */
+/* Latent frame 0 of block 0's result, [16, H, W]. */
 static float *new_reference(Loop *l)
 {
     const int64_t hw = l->st.s.H * l->st.s.W;
@@ -153,10 +153,10 @@ static float *new_reference(Loop *l)
 static void refresh_sink(Loop *l)
 {
     Golden *g = l->g;
-    const Tensor ref = avt_new(g->work, DT_F32, 16, 1, l->st.s.H, l->st.s.W);
+    const Tensor ref = avt_new(g->work, DT_F32, 1, 16, l->st.s.H, l->st.s.W);
 
     avt_upload(g->be, ref, new_reference(l));
-    stream_sink(&l->st, &l->refreshed, ref, golden_input(g, l->refresh_motion ? "motion_latents_clip1" : "motion_latents"), NULL);
+    stream_sink(&l->st, &l->refreshed, ref, stream_latents(g, l->refresh_motion ? "motion_latents_clip1" : "motion_latents"), NULL);
 }
 
 static int64_t distance_of(const Loop *l, Place p)
@@ -188,7 +188,7 @@ static void run_items(Loop *l, const Place *place, int nb)
 
         avt_dit_head(g->be, g->work, d, l->st.velocity, l->x[j], &l->time[i]);
         avt_axpy(g->be, x, 1, x, l->schedule.sigma[i + 1] - l->schedule.sigma[i], l->st.velocity);
-        avt_download(g->be, result_of(l, place[j].block, i), x);
+        avt_download(g->be, result_of(l, place[j].block, i), golden_turned(g, x));
     }
 }
 

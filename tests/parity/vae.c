@@ -15,7 +15,7 @@ typedef struct Set {                    // the network and the inputs of both ca
     const CkptTensor *latents;          // in.latents<N> [16, N, h, w]
 } Set;
 
-typedef struct Clip {                   // on the host: frames [F, H, W, 3] or latents [16, T, h, w]
+typedef struct Clip {                   // on the host: frames [F, H, W, 3] or latents [T, 16, h, w]
     float *v;
     int64_t dim[4];
 } Clip;
@@ -81,7 +81,7 @@ static Clip latents(Golden *g, const Set *s, int64_t first, int64_t nb)
 {
     const int64_t *dim = s->latents->dim, hw = dim[2] * dim[3];
     const size_t size = sizeof(float) * (size_t)hw;
-    Clip c = { .dim = { dim[0], nb, dim[2], dim[3] } };
+    Clip c = { .dim = { nb, dim[0], dim[2], dim[3] } };
     const char *all;
 
     if (nb < 1 || first + nb > dim[1]) {
@@ -90,8 +90,9 @@ static Clip latents(Golden *g, const Set *s, int64_t first, int64_t nb)
     }
     all = golden_bytes(g, s->latents);
     c.v = golden_alloc(g, size * (size_t)(dim[0] * nb));
-    for (int64_t i = 0; i < dim[0]; i++)
-        memcpy(c.v + i * nb * hw, all + (size_t)(i * dim[1] + first) * size, size * (size_t)nb);
+    for (int64_t t = 0; t < nb; t++)
+        for (int64_t i = 0; i < dim[0]; i++)
+            memcpy(c.v + (t * dim[0] + i) * hw, all + (size_t)(i * dim[1] + first + t) * size, size);
     return c;
 }
 
@@ -103,28 +104,28 @@ static Tensor place(Golden *g, Clip c)
     return t;
 }
 
-/* Frames [F, H, W, 3] -> latents [16, T, h, w]. */
+/* Frames [F, H, W, 3] -> latents [16, T, h, w], as the file has them. */
 static Tensor encode(Golden *g, const Set *s, VaeState *st, Clip px, const VaeProbe *probe)
 {
     const int64_t t = (px.dim[0] + (st->started[0] ? 0 : 3)) / 4;
-    const Tensor z = avt_new(g->work, DT_F32, VAE_LATENT, t, st->h, st->w);
+    const Tensor z = avt_new(g->work, DT_F32, t, VAE_LATENT, st->h, st->w);
 
     if (!px.v || avt_vae_encode(g->be, g->work, &s->vae, st, z, place(g, px), probe) < 0)
         golden_fail(g, "encode refuses its input");
-    return z;
+    return golden_turned(g, z);
 }
 
-/* Latents [16, T, h, w] -> frames [3, F, H, W]. */
+/* Latents [T, 16, h, w] -> frames [3, F, H, W]. */
 static Tensor decode(Golden *g, const Set *s, VaeState *st, Clip z, const VaeProbe *probe)
 {
-    const int64_t f = 4 * z.dim[1] - (st->started[0] ? 0 : 3);
+    const int64_t f = 4 * z.dim[0] - (st->started[0] ? 0 : 3);
     const Tensor px = avt_new(g->work, DT_F32, f, 8 * st->h, 8 * st->w, 3);
-    const Tensor out = avt_new(g->work, DT_F32, 3, f, 8 * st->h, 8 * st->w);
+    const Tensor out = avt_new(g->work, DT_F32, f, 3, 8 * st->h, 8 * st->w);
 
     if (!z.v || avt_vae_decode(g->be, g->work, &s->vae, st, px, place(g, z), probe) < 0)
         golden_fail(g, "decode refuses its input");
     avt_channels_first(g->be, out, px, AVT_NONE, AVT_NONE);
-    return out;
+    return golden_turned(g, out);
 }
 
 static void open_state(Golden *g, const Set *s, VaeState *st, int half)

@@ -36,7 +36,7 @@ static void open_state(Rank *r, int nb_actors)
         r->x[i] = avt_new(r->state, DT_F32, r->s.N, r->d.cfg.dim);
     }
     r->x_sink = avt_new(r->state, DT_F32, r->s.Lc, r->d.cfg.dim);
-    r->velocity = avt_new(r->state, DT_F32, 16, DIT_BLOCK, H, W);
+    r->velocity = avt_new(r->state, DT_F32, DIT_BLOCK, 16, H, W);
 }
 
 /* @param sizes  capacities of weights, state, scratch, or NULL: without limit */
@@ -110,7 +110,7 @@ static void prepare(Rank *r)
 static void embed_sink(Rank *r)
 {
     const size_t mark = avt_arena_mark(r->scratch);
-    const Tensor ref = RANDOM(r, 2, 16, 1, H, W), motion = RANDOM(r, 3, 16, DIT_MOTION, H, W);
+    const Tensor ref = RANDOM(r, 2, 1, 16, H, W), motion = RANDOM(r, 3, DIT_MOTION, 16, H, W);
 
     REQUIRE_OK(avt_dit_embed_sink(r->be, r->scratch, &r->d, r->x_sink, ref, motion));
     avt_arena_release(r->scratch, mark);
@@ -119,7 +119,7 @@ static void embed_sink(Rank *r)
 static void embed_item(Rank *r, int i, uint64_t seed)
 {
     const size_t mark = avt_arena_mark(r->scratch);
-    const Tensor latents = RANDOM(r, seed, 16, DIT_BLOCK, H, W);
+    const Tensor latents = RANDOM(r, seed, DIT_BLOCK, 16, H, W);
 
     REQUIRE_OK(avt_dit_embed_block(r->be, r->scratch, &r->d, r->x[i], latents, AVT_NONE));
     avt_arena_release(r->scratch, mark);
@@ -159,7 +159,7 @@ static void run_sink(Rank *r, int nb)
     }
 }
 
-/* One wave down a pipe of `nb` ranks; the items' velocities into out [WAVE, 16, 3, H, W]. changed: item with another noise, or -1. */
+/* One wave down a pipe of `nb` ranks; the items' velocities into out [WAVE, 3, 16, H, W]. changed: item with another noise, or -1. */
 static void run_wave(Rank *r, int nb, int64_t round, int changed, float *out)
 {
     Rank *last = &r[nb - 1];

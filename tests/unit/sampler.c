@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The schedule against the published table, bit for bit. */
+/* The schedule against the published table, bit for bit; where the noise lies. */
 #include <string.h>
 
 #include "base/half.h"
+#include "base/philox.h"
 #include "nets/sampler.h"
 #include "test.h"
 
@@ -46,12 +47,27 @@ static void nonsense_is_refused(void **state)
     REQUIRE(avt_schedule(&s, 4, -1) == AVT_ERR(EINVAL));
 }
 
+/* Frame after frame, but every value that of its place in [C, T, hw]: the same seed has given the same film since before frames came first. */
+static void noise_lies_by_frames_and_counts_by_channels(void **state)
+{
+    enum { T = 3, C = 16, HW = 12 };
+    float counted[C][T][HW], v[T][C][HW];
+
+    (void)state;
+    avt_philox_normal(counted[0][0], 0, C * T * HW, 77, 5);
+    avt_noise(v[0][0], T, C, HW, 77, 5);
+    for (int t = 0; t < T; t++)
+        for (int c = 0; c < C; c++)
+            assert_memory_equal(v[t][c], counted[c][t], sizeof(v[t][c]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(published_steps),
         cmocka_unit_test(any_number_falls_from_one_to_zero),
         cmocka_unit_test(nonsense_is_refused),
+        cmocka_unit_test(noise_lies_by_frames_and_counts_by_channels),
     };
 
     return test_main("sampler", tests);

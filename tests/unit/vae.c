@@ -263,24 +263,19 @@ static void open_random(Net *n, const char *device, CpuLevel level)
     open_width(n, device, level, WIDTH);
 }
 
-/* Latents first .. first + nb of a fixed random clip of `total`, [16, nb, LH, LW]. */
+enum { FRAME = 64 * LH * LW * 3, LATENT = VAE_LATENT * LH * LW };           // values of a frame, of a latent
+
+/* Latents first .. first + nb of a fixed random clip of `total`, [nb, 16, LH, LW]. */
 static Tensor clip_latents(Net *n, int total, int first, int nb)
 {
-    const int hw = LH * LW;
-    const Tensor z = avt_new(n->scratch, DT_F32, VAE_LATENT, nb, LH, LW);
-    float *all = malloc(sizeof(float) * VAE_LATENT * (size_t)(total * hw));
-    float *part = malloc(sizeof(float) * VAE_LATENT * (size_t)(nb * hw));
+    const Tensor z = avt_new(n->scratch, DT_F32, nb, VAE_LATENT, LH, LW);
+    float *all = malloc(sizeof(float) * LATENT * (size_t)total);
 
-    test_random(all, (int64_t)VAE_LATENT * total * hw, 5);
-    for (int c = 0; c < VAE_LATENT; c++)
-        memcpy(part + c * nb * hw, all + (c * total + first) * hw, sizeof(float) * (size_t)(nb * hw));
-    avt_upload(n->be, z, part);
+    test_random(all, (int64_t)LATENT * total, 5);
+    avt_upload(n->be, z, all + LATENT * first);
     free(all);
-    free(part);
     return z;
 }
-
-enum { FRAME = 64 * LH * LW * 3 };      // values of a frame
 
 static Tensor clip_frames(Net *n, int first, int nb)
 {
@@ -296,7 +291,7 @@ static Tensor clip_frames(Net *n, int first, int nb)
 static void decode_piece(Net *n, VaeState *st, float *out, Tensor z)
 {
     const size_t mark = avt_arena_mark(n->scratch);
-    const int64_t f = 4 * z.dim[1] - (st->started[0] ? 0 : 3);
+    const int64_t f = 4 * z.dim[0] - (st->started[0] ? 0 : 3);
     const Tensor px = avt_new(n->scratch, DT_F32, f, 8 * LH, 8 * LW, 3);
 
     REQUIRE_OK(avt_vae_decode(n->be, n->scratch, &n->vae, st, px, z, NULL));
@@ -325,26 +320,21 @@ static float *decode_cut(Net *n, int total, const int *piece, int nb_pieces)
     return out;
 }
 
-/* The first 4 total - 3 frames, cut into calls of piece[] latents: [16, total, LH, LW]. */
+/* The first 4 total - 3 frames, cut into calls of piece[] latents: [total, 16, LH, LW]. */
 static float *encode_cut(Net *n, int total, const int *piece, int nb_pieces)
 {
-    const int hw = LH * LW;
-    float *out = malloc(sizeof(float) * VAE_LATENT * (size_t)(total * hw));
+    float *out = malloc(sizeof(float) * LATENT * (size_t)total);
     VaeState st;
 
     REQUIRE_OK(avt_vae_state_open(&st, n->state, &n->vae, VAE_ENCODER, LH, LW));
     for (int at = 0, i = 0; at < total; i++) {
         const size_t mark = avt_arena_mark(n->scratch);
         const int nb = piece[i < nb_pieces ? i : nb_pieces - 1];
-        const Tensor z = avt_new(n->scratch, DT_F32, VAE_LATENT, nb, LH, LW);
+        const Tensor z = avt_new(n->scratch, DT_F32, nb, VAE_LATENT, LH, LW);
         const Tensor px = clip_frames(n, at ? 4 * at - 3 : 0, 4 * nb - (at ? 0 : 3));
-        float *part = malloc(avt_nbytes(z));
 
         REQUIRE_OK(avt_vae_encode(n->be, n->scratch, &n->vae, &st, z, px, NULL));
-        REQUIRE_OK(avt_download(n->be, part, z));
-        for (int c = 0; c < VAE_LATENT; c++)
-            memcpy(out + (c * total + at) * hw, part + c * nb * hw, sizeof(float) * (size_t)(nb * hw));
-        free(part);
+        REQUIRE_OK(avt_download(n->be, out + LATENT * at, z));
         at += nb;
         avt_arena_release(n->scratch, mark);
     }
@@ -477,7 +467,7 @@ static void frames_and_latents(void **state)
     for (int i = 0; i < 4; i++) {
         float *z = encode_cut(&n, encode[i], &encode[i], 1), *px = decode_cut(&n, decode[i], &decode[i], 1);
 
-        REQUIRE(rms(z, (int64_t)VAE_LATENT * encode[i] * LH * LW) > 0.01);
+        REQUIRE(rms(z, (int64_t)LATENT * encode[i]) > 0.01);
         REQUIRE(rms(px, (int64_t)FRAME * (4 * decode[i] - 3)) > 0.01);
         for (int64_t k = 0; k < (int64_t)FRAME * (4 * decode[i] - 3); k++)
             REQUIRE(px[k] >= -1 && px[k] <= 1);
@@ -529,10 +519,10 @@ static void cuts_change_nothing(const char *device, CpuLevel level, int width)
 
         if (level == CPU_PLAIN || width == EVEN) {
             assert_memory_equal(f, frames, sizeof(float) * FRAME * (4 * 16 - 3));
-            assert_memory_equal(z, latents, sizeof(float) * VAE_LATENT * 16 * LH * LW);
+            assert_memory_equal(z, latents, sizeof(float) * LATENT * 16);
         }
         REQUIRE_CLOSE(f, frames, FRAME * (4 * 16 - 3), 1e-6);
-        REQUIRE_CLOSE(z, latents, VAE_LATENT * 16 * LH * LW, 1e-6);
+        REQUIRE_CLOSE(z, latents, LATENT * 16, 1e-6);
         free(f);
         free(z);
     }
@@ -557,9 +547,8 @@ static void cuts_change_nothing_fast(void **state)
 /* Latents of a still, made in one go and as any other stream of `all` latents; the work of each. */
 static void encode_repeats(Net *n, int all, float *still, float *stream, double flops[2])
 {
-    const int64_t hw = LH * LW, nb = VAE_LATENT * hw;
     const Tensor px = clip_frames(n, 1, 1), four = avt_new(n->scratch, DT_F32, 4, 8 * LH, 8 * LW, 3);
-    const Tensor z = avt_new(n->scratch, DT_F32, all, VAE_LATENT, LH, LW), one = avt_new(n->scratch, DT_F32, VAE_LATENT, 1, LH, LW);
+    const Tensor z = avt_new(n->scratch, DT_F32, all, VAE_LATENT, LH, LW), one = avt_new(n->scratch, DT_F32, 1, VAE_LATENT, LH, LW);
     double start = n->be->stat[OP_CONV3D].flops;
     VaeState st;
 
@@ -572,7 +561,7 @@ static void encode_repeats(Net *n, int all, float *still, float *stream, double 
         avt_copy(n->be, avt_rows(four, i, 1), px);
     for (int k = 0; k < all; k++) {
         REQUIRE_OK(avt_vae_encode(n->be, n->scratch, &n->vae, &st, one, k ? four : px, NULL));
-        REQUIRE_OK(avt_download(n->be, stream + k * nb, one));
+        REQUIRE_OK(avt_download(n->be, stream + k * LATENT, one));
     }
     flops[1] = n->be->stat[OP_CONV3D].flops - start;
 }
@@ -581,7 +570,7 @@ static void encode_repeats(Net *n, int all, float *still, float *stream, double 
 static void a_still_is_a_stream_of_equal_frames(void **state)
 {
     enum { ALL = 19 };
-    const int64_t nb = VAE_LATENT * LH * LW;
+    const int64_t nb = LATENT;
     float *still = malloc(sizeof(float) * (size_t)(ALL * nb)), *stream = malloc(sizeof(float) * (size_t)(ALL * nb));
     double flops[2];
     Net n;
@@ -617,7 +606,7 @@ static void pieces_change_nothing(CpuLevel level, int width)
         f = decode_cut(&n, all, primed, 2);
         z = encode_cut(&n, all, primed, 2);
         assert_memory_equal(f, frames, sizeof(float) * FRAME * (4 * 6 - 3));
-        assert_memory_equal(z, latents, sizeof(float) * VAE_LATENT * 6 * LH * LW);
+        assert_memory_equal(z, latents, sizeof(float) * LATENT * 6);
         free(f);
         free(z);
     }
@@ -705,13 +694,13 @@ static void encoding_leaves_a_decoder_alone(void **state)
     mark = avt_arena_used(n.state);
     {
         VaeState enc;
-        const Tensor zt = avt_new(n.scratch, DT_F32, VAE_LATENT, 2, LH, LW);
+        const Tensor zt = avt_new(n.scratch, DT_F32, 2, VAE_LATENT, LH, LW);
 
         REQUIRE_OK(avt_vae_state_open(&enc, n.state, &n.vae, VAE_ENCODER, LH, LW));
         REQUIRE(avt_arena_used(n.state) > mark);
         REQUIRE_OK(avt_vae_encode(n.be, n.scratch, &n.vae, &enc, zt, clip_frames(&n, 0, 5), NULL));
         z = test_read(&(TestBench){ .be = n.be, .arena = n.scratch }, zt);
-        REQUIRE(rms(z, VAE_LATENT * 2 * LH * LW) > 0.01);
+        REQUIRE(rms(z, LATENT * 2) > 0.01);
     }
     decode_piece(&n, &st, got + FRAME, clip_latents(&n, 2, 1, 1));
     assert_memory_equal(got, want, sizeof(float) * FRAME * 5);
@@ -762,10 +751,10 @@ static void zeros_stay_finite(void **state)
     REQUIRE_OK(avt_vae_state_open(&st, n.state, &n.vae, VAE_ENCODER, LH, LW));
     px = avt_new(n.scratch, DT_F32, 1, 8 * LH, 8 * LW, 3);
     avt_fill(n.be, px, 0);
-    x = avt_new(n.scratch, DT_F32, VAE_LATENT, 1, LH, LW);
+    x = avt_new(n.scratch, DT_F32, 1, VAE_LATENT, LH, LW);
     REQUIRE_OK(avt_vae_encode(n.be, n.scratch, &n.vae, &st, x, px, NULL));
     v = test_read(&(TestBench){ .be = n.be, .arena = n.scratch }, x);
-    for (int i = 0; i < VAE_LATENT * LH * LW; i++)
+    for (int i = 0; i < LATENT; i++)
         REQUIRE(isfinite(v[i]));
     free(v);
     close_net(&n);
@@ -790,7 +779,7 @@ static Peaks session_peaks(const char *device, const char *plan_for, CpuLevel le
     REQUIRE_OK(avt_vae_state_open(&enc, n.state, &n.vae, VAE_ENCODER, LH, LW));
     REQUIRE_OK(avt_vae_state_open(&dec, n.state, &n.vae, VAE_DECODER, LH, LW));
     for (int i = 0; i < 3; i++) {
-        const Tensor z = avt_new(io, DT_F32, VAE_LATENT, 1, LH, LW), zs = avt_new(io, DT_F32, VAE_LATENT, i ? 3 : 7, LH, LW);
+        const Tensor z = avt_new(io, DT_F32, 1, VAE_LATENT, LH, LW), zs = avt_new(io, DT_F32, i ? 3 : 7, VAE_LATENT, LH, LW);
         const Tensor px = avt_new(io, DT_F32, i ? 4 : 1, 8 * LH, 8 * LW, 3);
         const Tensor pxs = avt_new(io, DT_F32, i ? 12 : 25, 8 * LH, 8 * LW, 3);
 
@@ -844,7 +833,7 @@ static void scratch_does_not_grow(void **state)
         n.vae.piece_bytes = 4 * 128 * 128 * 24;
         REQUIRE_OK(avt_vae_state_open(&st, n.state, &n.vae, VAE_DECODER, 16, 16));
         REQUIRE_OK(avt_vae_decode(n.be, n.scratch, &n.vae, &st, avt_new(io, DT_F32, 4 * total - 3, 128, 128, 3),
-                                  avt_new(io, DT_F32, VAE_LATENT, total, 16, 16), NULL));
+                                  avt_new(io, DT_F32, total, VAE_LATENT, 16, 16), NULL));
         REQUIRE_OK(avt_sync(n.be));
         peak[i] = avt_arena_peak(n.scratch);
         avt_arena_close(&io);
@@ -867,7 +856,7 @@ static void guard_gives_the_same_bits(void **state)
         close_net(&n);
     }
     assert_memory_equal(px[0], px[1], sizeof(float) * FRAME * 13);
-    assert_memory_equal(z[0], z[1], sizeof(float) * VAE_LATENT * 4 * LH * LW);
+    assert_memory_equal(z[0], z[1], sizeof(float) * LATENT * 4);
     for (int i = 0; i < 2; i++) {
         free(px[i]);
         free(z[i]);
