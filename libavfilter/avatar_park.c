@@ -44,12 +44,13 @@ static void release_all(void *list)
     }
 }
 
-/* The main thread's end runs no destructor of a key. */
+/* The main thread's end runs no destructor of a key; and when this library is closed, no thread may find one any more. */
 static void release_at_exit(void)
 {
     void *list = pthread_getspecific(list_key);
 
-    pthread_setspecific(list_key, NULL);
+    have_key = 0;
+    pthread_key_delete(list_key);
     release_all(list);
 }
 
