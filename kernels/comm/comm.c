@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Comm: opening by kind, the memory of mailboxes, and what every class has in common: see comm.h. */
+/* Comm: opening by kind, the memory of mailboxes, and what every class has in common: see
+ * comm.h. */
 #include <string.h>
 
 #include "comm/threads.h"
@@ -7,7 +8,8 @@
 #define ALIGN 64
 
 static const char *const tag_names[TAG_NB] = {
-    "COMMAND", "IMAGE", "TEXT", "SOUND", "PICTURE", "REFERENCE", "TOKENS", "LATENTS", "RESULT", "FRAMES",
+    "COMMAND", "IMAGE", "TEXT", "SOUND", "PICTURE", "REFERENCE", "TOKENS", "LATENTS", "RESULT",
+    "FRAMES",
 };
 
 const char *avt_comm_tag_name(CommTag tag)

@@ -1,31 +1,35 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Comm: messages between the ranks of a plan. A table of functions; here is what holds for every kind.
+ * Comm: messages between the ranks of a plan. A table of functions; here is what holds for every
+ * kind.
  *
  *   threads   ranks are threads of one process: the reference
  *   strict    the same with the rules of NCCL, for tests: no buffer, in order
  *   dry       for a rehearsal: moves nothing, notes the routes that a rank uses
  *
- * Messages travel on routes, known before the first one: who to whom, about what, how large, how many at once. So all
- * memory of messages is counted in the plan and allocated at open.
+ * Messages travel on routes, known before the first one: who to whom, about what, how large, how
+ * many at once. So all memory of messages is counted in the plan and allocated at open.
  *
- * Between queues of one class of device (cuda0 and cuda1, or twice cpu) a message is a device copy and a mark: neither host
- * thread waits for a queue. A rank without a device (the conductor) sends and receives host bytes, and these, like messages between
- * devices of different classes, go through host memory.
+ * Between queues of one class of device (cuda0 and cuda1, or twice cpu) a message is a device copy
+ * and a mark: neither host thread waits for a queue. A rank without a device (the conductor) sends
+ * and receives host bytes, and these, like messages between devices of different classes, go
+ * through host memory.
  *
- * Every rank walks the same list of work in the same order, so that a receive always meets its send. A rank that fails or aborts
- * wakes all others with the error: never a hang. What was sent before can still be received after that, so that
- * finished work is not lost.
+ * Every rank walks the same list of work in the same order, so that a receive always meets its
+ * send. A rank that fails or aborts wakes all others with the error: never a hang. What was sent
+ * before can still be received after that, so that finished work is not lost.
  */
 #ifndef AVT_COMM_H
 #define AVT_COMM_H
 
 #include "kernels.h"
 
-/* What a message is about: messages of one kind between two ranks arrive in order. Kinds may overtake each other between a rank and the
- * host; between two devices nobody relies on it, see avt_comm_expect(). */
+/* What a message is about: messages of one kind between two ranks arrive in order. Kinds may
+ * overtake each other between a rank and the host; between two devices nobody relies on it, see
+ * avt_comm_expect(). */
 typedef enum CommTag {
-    TAG_COMMAND, TAG_IMAGE, TAG_TEXT, TAG_SOUND, TAG_PICTURE, TAG_REFERENCE, TAG_TOKENS, TAG_LATENTS, TAG_RESULT, TAG_FRAMES, TAG_NB
+    TAG_COMMAND, TAG_IMAGE, TAG_TEXT, TAG_SOUND, TAG_PICTURE, TAG_REFERENCE, TAG_TOKENS, TAG_LATENTS,
+    TAG_RESULT, TAG_FRAMES, TAG_NB
 } CommTag;
 
 const char *avt_comm_tag_name(CommTag tag);
@@ -33,7 +37,7 @@ const char *avt_comm_tag_name(CommTag tag);
 typedef struct CommRoute {              // messages of one kind from one rank to another
     int src, dst;
     CommTag tag;
-    int room;                           // how many may be on their way; a send that finds no room waits for a receive
+    int room;                           // messages on their way; a send that finds no room waits
     size_t size;                        // bytes of the largest
 } CommRoute;
 
@@ -45,7 +49,7 @@ typedef struct CommOptions {
     const char *const *device;          // [nb]; NULL: a rank without a device
     const CommRoute *route;
     int nb_routes;
-    int timeout_ms;                     // strict: a send or receive that nobody meets for so long is an error; 0: COMM_TIMEOUT_MS
+    int timeout_ms;                     // strict: longest wait of a send or receive; 0: COMM_TIMEOUT_MS
     const Log *log;
 } CommOptions;
 
@@ -65,7 +69,7 @@ typedef struct CommClass {
     const char *name;
     int  (*attach)(Comm *c, Arena *mailboxes);
     int  (*send)(Comm *c, int dst, CommTag tag, const CommData *d);
-    int  (*expect)(Comm *c, int src, CommTag tag, const CommData *d);       // NULL: a send never waits for it
+    int  (*expect)(Comm *c, int src, CommTag tag, const CommData *d);   // NULL: no send waits for it
     int  (*recv)(Comm *c, int src, CommTag tag, const CommData *d);
     void (*abort)(Comm *c, int code);
     int  (*status)(Comm *c);
@@ -79,30 +83,34 @@ struct Comm {                           // the beginning of what a class keeps f
     const Log *log;
 };
 
-/** Open the ends of opt->nb ranks: comm[0 .. nb-1]. What `opt` points to is copied or, as `log`, stays.
+/** Open the ends of opt->nb ranks: comm[0 .. nb-1]. What `opt` points to is copied; `log` must stay.
  *  @return 0; ENOMEM; EINVAL (logged) for a route that a kind cannot carry */
 int  avt_comm_open(Comm **comm, const CommOptions *opt);
 /** Close every end of a group (all ranks must have stopped using it). */
 void avt_comm_close(Comm **comm, int nb);
 
-/** Memory of messages: what avt_comm_attach() takes of a rank's arena, and what the group takes of the host. */
+/** Memory of messages: what avt_comm_attach() takes of a rank's arena, and what the group takes
+ *  of the host. */
 size_t avt_comm_message_bytes(const CommOptions *opt, int rank);
 size_t avt_comm_host_bytes(const CommOptions *opt);
-/** Place the mailboxes of what a rank with a device receives; every such rank does so before the first message. @return 0 or ENOMEM */
+/** Place the mailboxes of what a rank with a device receives; every such rank does so before the first
+ *  message. @return 0 or ENOMEM */
 int  avt_comm_attach(Comm *c, Arena *mailboxes);
 
-/** Send a tensor: `t` may be written again by later work of `be`. Waits while the route has no room.
- *  @return 0; EINVAL (logged) for a message that is on no route or too large; the group's failure */
+/** Send a tensor: later work of `be` may write `t` again. Waits while the route has no room.
+ *  @return 0; EINVAL (logged) for a message that has no route or is too large; the group's failure */
 int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t);
-/** Receive into a tensor: waits for the message, not for its contents, which later work of `be` finds in `t`.
+/** Receive into a tensor: waits for the message, not for its numbers, which later work of `be` finds.
  *  @return 0; EINVAL (logged) for a message of another size; the group's failure */
 int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
-/** Say that `t` will be received before other messages are: its sender can go on without waiting for avt_comm_recv(), which follows
- *  with the same arguments. Earlier work of `be` may still use `t`; what is submitted between must not, but where its result is what
- *  the sender sends. Receives of a pair of ranks are expected, or called, in the order of their sends. */
+/** Say that `t` will be received before other messages are: its sender can go on without waiting
+ *  for avt_comm_recv(), which follows with the same arguments. Earlier work of `be` may still
+ *  use `t`; what is submitted between must not, but where its result is what the sender sends.
+ *  Receives of a pair of ranks are expected, or called, in the order of their sends. */
 int avt_comm_expect(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
 
-/** Host bytes, of a rank without a device or to one; a tensor may be at the other end. `data` is copied. */
+/** Host bytes, of a rank without a device or to one; a tensor may be at the other end. `data` is
+ *  copied. */
 int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size);
 int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size);
 
@@ -117,7 +125,8 @@ int  avt_comm_status(Comm *c);
 
 /** One rank's end of a group of `nb` that exists only for a rehearsal. */
 int avt_comm_dry_open(Comm **comm, int nb, int rank, const Log *log);
-/** Routes of all messages sent and received so far, each with its largest size; `room` is the caller's to fill. Owned by `c`. */
+/** Routes of all messages sent and received so far, each with its largest size; `room` is the
+ *  caller's to fill. Owned by `c`. */
 CommRoute *avt_comm_dry_routes(Comm *c, int *nb);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Comm for a rehearsal: one rank's end of a group that is not there. Nothing moves; each message leaves its route behind, so that
- * the plan's messages are those of the code that runs later.
+ * Comm for a rehearsal: one rank's end of a group that is not there. Nothing moves; each message
+ * leaves its route behind, so that the plan's messages are those of the code that runs later.
  */
 #include "comm/comm.h"
 
@@ -68,6 +68,7 @@ int avt_comm_dry_open(Comm **comm, int nb, int rank, const Log *log)
     *comm = (Comm *)d;
     if (!d)
         return AVT_ERR(ENOMEM);
-    d->comm = (Comm){ .cls = &cls, .rank = rank, .nb = nb, .bytes_to = (int64_t *)(d + 1), .log = log };
+    d->comm = (Comm){ .cls = &cls, .rank = rank, .nb = nb, .log = log,
+                       .bytes_to = (int64_t *)(d + 1) };
     return 0;
 }

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Comm for tests: threads of one process under the rules of NCCL. Whoever passes here relies on no buffer and on no tag.
+ * Comm for tests: threads of one process under the rules of NCCL. Whoever passes here relies on no
+ * buffer and on no tag.
  *
- *   no buffer   a send returns when its receive has been posted (avt_comm_recv, avt_comm_expect) and it has copied straight into the
- *               receiver's tensor
- *   in order    the messages between two ranks, whatever they are about: a send meets the oldest receive that is posted and not
- *               met, and a tag that differs is an error that names both
+ *   no buffer   a send returns when its receive has been posted (avt_comm_recv, avt_comm_expect) and it
+ *               has copied straight into the receiver's tensor
+ *   in order    whatever the messages between two ranks are about: a send meets the oldest receive that
+ *               is posted and not met, and a tag that differs is an error that names both
  *   no hang     who meets nobody for timeout_ms is an error that says what both sides wait for
  *
- * Messages with the host at one end (commands, inputs, frames) are the control channel, which is MPI's business and not NCCL's: they go
- * through mailboxes as in comm_threads.c, and so do those between devices of different classes.
+ * Messages with the host at one end (commands, inputs, frames) are the control channel, which is
+ * MPI's business and not NCCL's: they go through mailboxes as in comm_threads.c, and so do those
+ * between devices of different classes.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -25,7 +27,7 @@ typedef struct Post {                   // a receive
     int met;
 } Post;
 
-typedef struct Pair {                   // receives from one rank by another, in the order that they were posted in
+typedef struct Pair {                   // receives by one rank from another, as they were posted
     Post *post;                         // [room]
     int nb, room;
 } Pair;
@@ -42,7 +44,7 @@ typedef struct Strict {
     Pair *pair;                         // [src * nb + dst]
 } Strict;
 
-/* ---- waiting ------------------------------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static struct timespec deadline_in(int ms)
 {
@@ -63,8 +65,8 @@ static const char *describe(char *buf, size_t size, int rank, const Waiting *w)
     if (w->peer < 0)
         snprintf(buf, size, "rank %d waits for no rank", rank);
     else
-        snprintf(buf, size, "rank %d waits to %s rank %d: %s", rank, w->sends ? "send to" : "receive from", w->peer,
-                 avt_comm_tag_name(w->tag));
+        snprintf(buf, size, "rank %d waits to %s rank %d: %s", rank,
+                 w->sends ? "send to" : "receive from", w->peer, avt_comm_tag_name(w->tag));
     return buf;
 }
 
@@ -79,7 +81,8 @@ static int give_up(Comm *c)
     g->status = AVT_ERR(ETIMEDOUT);
     pthread_cond_broadcast(&g->change);
     return avt_fail(c->log, g->status, "comm strict: %s, since %.1f s; %s",
-                    describe(own, sizeof(own), c->rank, w), s->timeout_ms / 1e3, describe(other, sizeof(other), w->peer, &s->waiting[w->peer]));
+                    describe(own, sizeof(own), c->rank, w), s->timeout_ms / 1e3,
+                    describe(other, sizeof(other), w->peer, &s->waiting[w->peer]));
 }
 
 /* Wait for a change, until `end`. 0, the group's failure, or ours. Lock held. */
@@ -89,10 +92,12 @@ static int wait_change(Comm *c, const struct timespec *end)
 
     if (g->status < 0)
         return g->status;
-    return pthread_cond_timedwait(&g->change, &g->lock, end) == ETIMEDOUT && g->status >= 0 ? give_up(c) : g->status;
+    if (pthread_cond_timedwait(&g->change, &g->lock, end) == ETIMEDOUT && g->status >= 0)
+        return give_up(c);
+    return g->status;
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static int through_host(const Pair *p)
 {
@@ -114,8 +119,9 @@ static int meet(Comm *c, int dst, CommTag tag, const CommData *d, Post *p)
     if (p->tag != tag || p->into.size != d->size) {
         g->status = AVT_ERR(EINVAL);
         pthread_cond_broadcast(&g->change);
-        return avt_fail(c->log, g->status, "comm strict: rank %d sends %s, %zu bytes, to rank %d, whose next receive from it is %s, %zu bytes",
-                        c->rank, avt_comm_tag_name(tag), d->size, dst, avt_comm_tag_name(p->tag), p->into.size);
+        return avt_fail(c->log, g->status, "comm strict: rank %d sends %s, %zu bytes, to rank %d, "
+                        "whose next receive from it is %s, %zu bytes", c->rank, avt_comm_tag_name(tag),
+                        d->size, dst, avt_comm_tag_name(p->tag), p->into.size);
     }
     avt_wait(d->be, p->free);
     avt_copy(d->be, p->into.t, d->t);
@@ -157,8 +163,8 @@ static Post *post_of(Comm *c, int src, CommTag tag, const CommData *d, int fresh
         if (p->post[i].tag == tag && p->post[i].into.t.data == d->t.data)
             return &p->post[i];
     if (p->nb == p->room) {
-        avt_fail(c->log, AVT_ERR(EINVAL), "comm strict: rank %d expects more than the %d messages that may be on their way from rank %d",
-                 c->rank, p->room, src);
+        avt_fail(c->log, AVT_ERR(EINVAL), "comm strict: rank %d expects more than the %d messages that "
+                 "may be on their way from rank %d", c->rank, p->room, src);
         return NULL;
     }
     p->post[p->nb] = (Post){ .tag = tag, .into = *d, .free = avt_mark(d->be) };
@@ -203,9 +209,9 @@ static int strict_recv(Comm *c, int src, CommTag tag, const CommData *d)
     ret = post ? 0 : AVT_ERR(EINVAL);
     s->waiting[c->rank] = (Waiting){ .peer = src, .tag = tag };
     while (ret >= 0 && !post->met)
-        ret = wait_change(c, &end);                                 // only this thread moves the posts of its receives
+        ret = wait_change(c, &end);                 // `post` stays: only this thread moves its posts
     s->waiting[c->rank].peer = -1;
-    if (post && post->met) {                                        // it came, whatever failed since
+    if (post && post->met) {                        // it came, whatever failed since
         ret = 0;
         avt_wait(d->be, post->sent);
         drop(p, post);
@@ -214,9 +220,10 @@ static int strict_recv(Comm *c, int src, CommTag tag, const CommData *d)
     return ret;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-/* Room for as many receives of a pair as its routes may have messages on their way; none for a pair that meets in the host. */
+/* Room for as many receives of a pair as its routes may have messages on their way; none for a
+ * pair that meets in the host. */
 static void count_room(Strict *s, const CommOptions *opt)
 {
     for (int i = 0; i < opt->nb_routes; i++)
@@ -234,7 +241,8 @@ static Strict *strict_new(const CommOptions *opt)
 
     for (int i = 0; i < opt->nb_routes; i++)
         posts += (size_t)opt->route[i].room;
-    s = avt_calloc(MEM_COMM, 1, sizeof(*s) + posts * sizeof(Post) + nb * nb * sizeof(Pair) + nb * sizeof(Waiting));
+    s = avt_calloc(MEM_COMM, 1, sizeof(*s) + posts * sizeof(Post) + nb * nb * sizeof(Pair) +
+                                nb * sizeof(Waiting));
     if (!s)
         return NULL;
     post = (Post *)(s + 1);

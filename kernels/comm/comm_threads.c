@@ -2,18 +2,19 @@
 /*
  * Comm over threads of one process, the reference: a mailbox for each route.
  *
- *   queue -> queue    copy into a place of the receiver's device memory, mark | wait for the mark, copy out, mark
- *   queue -> host     download straight into a place of host memory           | copied out
- *   host  -> queue    copied in                                               | upload straight out of it
+ *   queue -> queue   copy into a place in the receiver's memory, mark | wait, copy out, mark
+ *   queue -> host    download straight into a place of host memory   | copied out
+ *   host  -> queue   copied in                                       | upload straight out of it
  *
- * A message is handed over under the lock as the number of its place. Between queues neither thread waits for a copy: the receiver's
- * queue waits for the sender's mark, and the next copy into the place waits for the receiver's.
+ * A message is handed over under the lock as the number of its place. Between queues neither thread
+ * waits for a copy: the receiver's queue waits for the sender's mark, and the next copy into the
+ * place waits for the receiver's.
  */
 #include <string.h>
 
 #include "comm/threads.h"
 
-/* ---- opening ------------------------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int box_open(Box *b, const CommOptions *opt, const CommRoute *r)
 {
@@ -74,7 +75,8 @@ static GroupEnd *end_new(Group *g, const CommClass *cls, int rank, int nb)
     GroupEnd *e = avt_calloc(MEM_COMM, 1, sizeof(*e) + sizeof(int64_t) * (size_t)nb);
 
     if (e) {
-        e->comm = (Comm){ .cls = cls, .rank = rank, .nb = nb, .bytes_to = (int64_t *)(e + 1), .log = g->log };
+        e->comm = (Comm){ .cls = cls, .rank = rank, .nb = nb, .log = g->log,
+                          .bytes_to = (int64_t *)(e + 1) };
         e->group = g;
         g->users++;
     }
@@ -94,7 +96,7 @@ int avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt)
         avt_comm_close(comm, opt->nb);
         g = NULL;
     }
-    return g ? 0 : avt_fail(opt->log, AVT_ERR(ENOMEM), "no memory for %.1f MB of messages between ranks",
+    return g ? 0 : avt_fail(opt->log, AVT_ERR(ENOMEM), "no memory for %.1f MB of messages",
                             (double)avt_comm_host_bytes(opt) / 1e6);
 }
 
@@ -111,13 +113,16 @@ int avt_threads_attach(Comm *c, Arena *mailboxes)
 {
     Group *g = avt_threads_group(c);
 
-    for (int i = 0; i < g->nb_boxes; i++)
-        if (g->box[i].route.dst == c->rank && g->box[i].place == BOX_DEVICE)
-            g->box[i].tensor = avt_new(mailboxes, DT_U8, g->box[i].route.room, (int64_t)g->box[i].stride);
+    for (int i = 0; i < g->nb_boxes; i++) {
+        Box *b = &g->box[i];
+
+        if (b->route.dst == c->rank && b->place == BOX_DEVICE)
+            b->tensor = avt_new(mailboxes, DT_U8, b->route.room, (int64_t)b->stride);
+    }
     return avt_arena_backend(mailboxes)->status;
 }
 
-/* ---- failure ------------------------------------------------------------------------------------------------------- */
+/* ---- failure --------------------------------------------------------------------------------- */
 
 void avt_threads_abort(Comm *c, int code)
 {
@@ -141,7 +146,7 @@ int avt_threads_status(Comm *c)
     return status;
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 Box *avt_threads_box(Comm *c, int src, int dst, CommTag tag)
 {
@@ -197,11 +202,12 @@ static int move_out(Box *b, int k, const CommData *d)
 static int check(Comm *c, const Box *b, int src, int dst, CommTag tag, const CommData *d)
 {
     if (!b || (b->place != BOX_HOST && (!d->be || !b->tensor.be)))
-        return avt_fail(c->log, AVT_ERR(EINVAL), "comm: no route for %s of %s from rank %d to rank %d", avt_comm_tag_name(tag),
-                        d->be ? "a tensor" : "bytes", src, dst);
+        return avt_fail(c->log, AVT_ERR(EINVAL), "comm: no route for %s of %s from rank %d to rank %d",
+                        avt_comm_tag_name(tag), d->be ? "a tensor" : "bytes", src, dst);
     if (d->size > b->route.size)
-        return avt_fail(c->log, AVT_ERR(EINVAL), "comm: %s from rank %d to rank %d has %zu bytes, planned were at most %zu",
-                        avt_comm_tag_name(tag), src, dst, d->size, b->route.size);
+        return avt_fail(c->log, AVT_ERR(EINVAL), "comm: %s from rank %d to rank %d has %zu bytes, "
+                        "planned were at most %zu", avt_comm_tag_name(tag), src, dst, d->size,
+                        b->route.size);
     return 0;
 }
 
@@ -217,7 +223,7 @@ int avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d)
     while (b->nb == b->route.room && g->status >= 0)
         pthread_cond_wait(&g->change, &g->lock);
     ret = b->nb == b->route.room ? g->status : 0;
-    k = (b->first + b->nb) % b->route.room;                         // ours until it is counted: a route has one sender
+    k = (b->first + b->nb) % b->route.room;         // ours until counted: a route has one sender
     pthread_mutex_unlock(&g->lock);
     if (ret >= 0)
         ret = move_in(b, k, d);
@@ -246,8 +252,9 @@ int avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d)
     k = b->first;
     pthread_mutex_unlock(&g->lock);
     if (ret >= 0 && b->letter[k].size != d->size)
-        ret = avt_fail(c->log, AVT_ERR(EINVAL), "comm: rank %d wants %zu bytes of %s from rank %d, which sent %zu", c->rank, d->size,
-                       avt_comm_tag_name(tag), src, b->letter[k].size);
+        ret = avt_fail(c->log, AVT_ERR(EINVAL), "comm: rank %d wants %zu bytes of %s from rank %d, "
+                       "which sent %zu", c->rank, d->size, avt_comm_tag_name(tag), src,
+                       b->letter[k].size);
     if (ret >= 0)
         ret = move_out(b, k, d);
     if (ret < 0)

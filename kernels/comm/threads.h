@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What the ends of a comm between threads share: one lock, one failure, a mailbox for each route. comm_threads.c is made of it;
- * comm_strict.c uses the same for what goes through the host.
+ * What the ends of a comm between threads share: one lock, one failure, a mailbox for each route.
+ * comm_threads.c is made of it; comm_strict.c uses the same for what goes through the host.
  */
 #ifndef AVT_THREADS_H
 #define AVT_THREADS_H
@@ -11,7 +11,7 @@
 #include "comm/comm.h"
 
 typedef enum BoxPlace {
-    BOX_HOST,                           // host memory: one end has no device, or they are of different classes
+    BOX_HOST,                           // host memory: an end has no device, or one of another class
     BOX_DEVICE,                         // the receiver's device memory
     BOX_NONE                            // between two queues of a kind without buffers
 } BoxPlace;
@@ -32,7 +32,7 @@ typedef struct Box {                    // the mailbox of a route, a ring
 } Box;
 
 typedef struct Group {
-    pthread_mutex_t lock;               // messages are few (some dozen a block) and large: one lock is enough
+    pthread_mutex_t lock;               // one for all: messages are few and large
     pthread_cond_t change;
     int users, status;
     const Log *log;
@@ -51,7 +51,8 @@ static inline Group *avt_threads_group(Comm *c)
     return ((GroupEnd *)c)->group;
 }
 
-/** Open the ends with a class of functions, and all mailboxes but those that attach places. @return 0 or ENOMEM, then all is closed */
+/** Open the ends with a class of functions, and all mailboxes but those that attach places.
+ *  @return 0 or ENOMEM, then all is closed */
 int  avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt);
 int  avt_threads_attach(Comm *c, Arena *mailboxes);
 /** A route's mailbox, or NULL. */

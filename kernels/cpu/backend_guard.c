@@ -2,16 +2,19 @@
 /*
  * The guard backend: plain C ops with the manners of a GPU, for tests.
  *
- *   memory   unreadable but for the pages of an op's operands while it runs: who touches a tensor's bytes faults
- *   queue    a call is only written down; sync(), download(), a full list, or a queue that waits for a mark execute it:
- *            who forgets a sync reads old numbers
- *   queues   what no mark orders runs in the wrong order. A queue that nobody asks is the late one: a reader without a wait is before
- *            its writer. One that is asked for a mark runs every second time to the mark alone, and every other time ahead, as far as
- *            its own waits allow: a writer without a wait is before its reader.
+ *   memory   unreadable but for the pages of an op's operands while it runs: who touches a tensor's
+ *            bytes faults
+ *   queue    a call is only written down; sync(), download(), a full list, or a queue that waits for
+ *            a mark execute it: who forgets a sync reads old numbers
+ *   queues   what no mark orders runs in the wrong order. A queue that nobody asks is the late one: a
+ *            reader without a wait is before its writer. One that is asked for a mark runs every
+ *            second time to the mark alone, and every other time ahead, as far as its own waits allow:
+ *            a writer without a wait is before its reader.
  *
- * Page protection belongs to the process, the tensors of several guard backends (ranks, sessions) share pages, weights above all,
- * and a queue executes others: one lock for all lists and all open pages. A queue that was executed by another's thread keeps its
- * failure until its own thread comes.
+ * Page protection belongs to the process, the tensors of several guard backends (ranks, sessions)
+ * share pages, weights above all, and a queue executes others: one lock for all lists and all open
+ * pages. A queue that was executed by another's thread keeps its failure until its own thread
+ * comes.
  */
 #include <pthread.h>
 #include <string.h>
@@ -37,10 +40,10 @@ typedef struct Entry {
 
 typedef struct Guard {
     Backend cpu;                        // holds the table of plain C ops; owns no memory
-    Entry *entry;                       // [room]; those from `next` to `nb` are still to be executed
+    Entry *entry;                       // [room]; `next` to `nb` are still to be executed
     char *bytes;
     size_t next, nb, room, nb_bytes, bytes_room;
-    uint64_t done;                      // entries executed since open: a mark is `done` plus those that wait
+    uint64_t done;                      // entries executed; a mark is `done` plus those that wait
     unsigned asked;                     // how often another queue asked for a mark
     int failed;                         // of an entry, not yet told to the door
     const char *what;
@@ -60,7 +63,9 @@ static int protect(const void *p, size_t size, int prot)
 /* A packed weight may take more than its elements: ask the rule that placed it. */
 static size_t bytes_of(Guard *g, const OpCall *c, Tensor t)
 {
-    const WeightUse use = c->op == OP_CONV3D ? WEIGHT_CONV3D : c->op == OP_CONV1D ? WEIGHT_CONV1D : WEIGHT_LINEAR;
+    const WeightUse use = c->op == OP_CONV3D   ? WEIGHT_CONV3D
+                          : c->op == OP_CONV1D ? WEIGHT_CONV1D
+                                               : WEIGHT_LINEAR;
 
     return t.packed ? avt_cpu_weight_bytes(&g->cpu, use, t.act, t.dtype, t.nd, t.dim) : avt_nbytes(t);
 }
@@ -72,7 +77,8 @@ static int protect_operands(Guard *g, const OpCall *c, int in, int out)
     for (int i = 0; i < 8 && ret >= 0; i++)
         if (c->in[i].be)
             ret = protect(c->in[i].data, bytes_of(g, c, c->in[i]), in);
-    return ret < 0 ? ret : protect(c->out.data, avt_nbytes(c->out), out);     // last: it may share pages with the others
+    // last: it may share pages with the others
+    return ret < 0 ? ret : protect(c->out.data, avt_nbytes(c->out), out);
 }
 
 static int run_op(Guard *g, const OpCall *c)
@@ -116,8 +122,9 @@ static void drop_rest(Guard *g)
     g->next = g->nb;
 }
 
-/* Execute the list until `at`, and then on if `ahead`, up to a wait that is not passed. Before it is passed all queues that must
- * come first are executed; marks always point to calls that were made earlier, so that never comes back to this one. Lock held. */
+/* Execute the list until `at`, and then on if `ahead`, up to a wait that is not passed. Before
+ * it is passed all queues that must come first are executed; marks always point to calls that
+ * were made earlier, so that never comes back to this one. Lock held. */
 static void execute(Guard *g, uint64_t at, int ahead)
 {
     while (g->next < g->nb && (g->done < at || ahead)) {
@@ -187,7 +194,8 @@ static int has_room(Guard *g, size_t size)
     return 1;
 }
 
-/* Write a call down, with a copy of `size` bytes that an upload brings. 0, or what an earlier call failed with. */
+/* Write a call down, with a copy of `size` bytes that an upload brings. 0, or what an earlier
+ * call failed with. */
 static int append(Backend *be, Entry e, const void *bytes, size_t size)
 {
     Guard *g = be->priv;
@@ -293,7 +301,8 @@ static int guard_workspace_open(Backend *be, size_t size)
     return avt_cpu_workspace_open(&g->cpu, size);
 }
 
-static size_t guard_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
+static size_t guard_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd,
+                                 const int64_t *dim)
 {
     Guard *g = be->priv;
 
@@ -308,7 +317,7 @@ static int guard_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype
 
     if (ret < 0)
         return ret;
-    if (!src)                           // planning: nothing is read or written, dst->data may be no memory of ours
+    if (!src)                           // planning: dst->data may be no memory of ours
         return avt_cpu_weight_put(&g->cpu, dst, use, dtype, NULL);
     pthread_mutex_lock(&queues);
     ret = protect(dst->data, size, PROT_READ | PROT_WRITE);
