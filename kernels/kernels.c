@@ -445,6 +445,12 @@ void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor ad
     turn_channels(be, OP_CHANNELS_FIRST, out, x, mul, add, out.dim[1]);
 }
 
+void avt_picture(Backend *be, Tensor out, Tensor x)
+{
+    CHECK(be, OP_PICTURE, is_act(be, out) && x.be && x.dtype == DT_U8 && avt_last_dim(x) == 3 && avt_same_shape(out, x));
+    submit(be, &(OpCall){ .op = OP_PICTURE, .out = out, .x = x }, 0);
+}
+
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_COUNT_NONFINITE, out.dtype == DT_I32 && avt_numel(out) == 1 && is_act(be, x));

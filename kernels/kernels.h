@@ -158,7 +158,10 @@ void avt_channels_last(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add
 /** out[T, C, H, W] = x[T, H, W, 0 .. C) * mul[C] + add[C] (both opt): x may have more channels, which are dropped. Tolerance 1e-7. */
 void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add);
 
-/* ---- leaving -------------------------------------------------------------------------------------------------- */
+/* ---- entering, leaving ---------------------------------------------------------------------------------------- */
+
+/** out[.., 3] = x[.., 3] / 255 * 2 - 1 of a u8 picture: what avt_pixels() gives as PIX_RGB24 again. Exact. */
+void avt_picture(Backend *be, Tensor out, Tensor x);
 
 /** out i32 [1] = how many elements of x are NaN or infinite. */
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x);

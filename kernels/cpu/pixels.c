@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * count_nonfinite, and pixels: [T, H, W, 3] in [-1, 1] to the 8-bit planes of a frame.
+ * picture: 8 bits to [-1, 1]; count_nonfinite; pixels: [T, H, W, 3] in [-1, 1] to the 8-bit planes of a frame.
  *
  *   RGB   round(127.5 (v + 1)); rgb24: R G B per pixel; gbrp: planes G, B, R
  *   YUV   BT.709, limited range, from unrounded r, g, b in [0, 1]:
@@ -15,6 +15,18 @@
 #include <string.h>
 
 #include "cpu/plain.h"
+
+int avt_plain_picture(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_numel(c->out);
+    const uint8_t *x = c->x.data;
+    float *out = c->out.data;
+
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+    for (int64_t i = 0; i < nb; i++)
+        out[i] = (float)x[i] / 255 * 2 - 1;
+    return 0;
+}
 
 int avt_plain_count_nonfinite(Backend *be, const OpCall *c)
 {

@@ -28,6 +28,7 @@ static const CpuOp plain[OP_NB] = {
     [OP_UNPATCHIFY] = avt_plain_unpatchify,
     [OP_CHANNELS_LAST] = avt_plain_channels_last,
     [OP_CHANNELS_FIRST] = avt_plain_channels_first,
+    [OP_PICTURE] = avt_plain_picture,
     [OP_COUNT_NONFINITE] = avt_plain_count_nonfinite,
     [OP_PIXELS] = avt_plain_pixels,
 };

@@ -122,6 +122,7 @@ int avt_plain_patchify(Backend *be, const OpCall *c);
 int avt_plain_unpatchify(Backend *be, const OpCall *c);
 int avt_plain_channels_last(Backend *be, const OpCall *c);
 int avt_plain_channels_first(Backend *be, const OpCall *c);
+int avt_plain_picture(Backend *be, const OpCall *c);
 int avt_plain_count_nonfinite(Backend *be, const OpCall *c);
 int avt_plain_pixels(Backend *be, const OpCall *c);
 

@@ -15,7 +15,6 @@
 
 #include "base/philox.h"
 #include "engine/conductor.h"
-#include "nets/picture.h"
 
 static double now_ms(void)
 {
@@ -181,16 +180,10 @@ static int send_text(AvatarSession *s, const char *prompt)
 
 static int send_picture(AvatarSession *s, const uint8_t *picture, int prime)
 {
-    const int64_t nb = (int64_t)s->info.width * s->info.height * 3;
-    float *px = avt_malloc(MEM_SESSION, (size_t)nb * sizeof(*px));
-    int ret = px ? tell_all(s, &(Cmd){ .kind = CMD_PICTURE, .prime = prime }) : AVT_ERR(ENOMEM);
+    const size_t size = (size_t)s->info.width * (size_t)s->info.height * 3;
+    const int ret = tell_all(s, &(Cmd){ .kind = CMD_PICTURE, .prime = prime });
 
-    if (ret >= 0) {
-        avt_picture_to_float(px, picture, nb);
-        ret = avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_IMAGE, px, (size_t)nb * sizeof(*px));
-    }
-    avt_free(px);
-    return ret;
+    return ret < 0 ? ret : avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_IMAGE, picture, size);
 }
 
 static int send_sink(AvatarSession *s, int from_block)

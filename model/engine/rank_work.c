@@ -59,16 +59,25 @@ static int expect(Rank *r, int src, CommTag tag, Tensor t)
 
 /* ---- picture --------------------------------------------------------------------------------------------------------- */
 
-/* All 19 latents of the still px [1, H, W, 3]: out [19, 16, H, W]. They differ: the last box to settle sees 73 frames of its past. */
+/* The conductor's 8 bits -> px [1, H, W, 3]. */
+static int take_still(Rank *r, Tensor px)
+{
+    const size_t mark = avt_arena_mark(r->scratch);
+    const Tensor u8 = avt_new_dims(r->scratch, DT_U8, px.nd, px.dim);
+    const int ret = recv(r, conductor(r), TAG_IMAGE, u8);
+
+    avt_picture(r->be, px, u8);
+    avt_arena_release(r->scratch, mark);
+    return ret;
+}
+
+/* All 19 latents of the still px: out [19, 16, H, W]. They differ: the last box to settle sees 73 frames of its past. */
 static int encode_still(Rank *r, Tensor out, Tensor px)
 {
     const DitShape *s = &r->set->shape;
     VaeState enc;
-    int ret = avt_vae_state_open(&enc, r->scratch, &r->w->vae, VAE_ENCODER, s->H, s->W);
+    const int ret = avt_vae_state_open(&enc, r->scratch, &r->w->vae, VAE_ENCODER, s->H, s->W);
 
-    if (ret < 0)
-        return ret;
-    ret = recv(r, conductor(r), TAG_IMAGE, px);
     return ret < 0 ? ret : avt_vae_encode_still(r->be, r->scratch, &r->w->vae, &enc, out, px);
 }
 
@@ -154,7 +163,9 @@ static int do_picture(Rank *r, const Cmd *c)
     }
     px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
     z = avt_rank_has_layers(r) ? r->motion : avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
-    ret = encode_still(r, z, px);
+    ret = take_still(r, px);
+    if (ret >= 0)
+        ret = encode_still(r, z, px);
     if (ret >= 0 && avt_rank_has_layers(r))
         ret = take_picture(r);
     if (ret >= 0 && c->prime)

@@ -224,9 +224,3 @@ int avt_picture_upstream(uint8_t *dst, int w, int h, const uint8_t *src, int64_t
     avt_free(resized);
     return ret;
 }
-
-void avt_picture_to_float(float *out, const uint8_t *rgb, int64_t nb)
-{
-    for (int64_t i = 0; i < nb; i++)
-        out[i] = (float)rgb[i] / 255 * 2 - 1;
-}

@@ -27,7 +27,4 @@ typedef struct UpstreamFit {            // the original's geometry
 UpstreamFit avt_picture_fit_upstream(int w, int h, int iw, int ih);
 int avt_picture_upstream(uint8_t *dst, int w, int h, const uint8_t *src, int64_t stride, int iw, int ih);
 
-/** out[h, w, 3] f32 = v / 255 * 2 - 1. */
-void avt_picture_to_float(float *out, const uint8_t *rgb, int64_t nb);
-
 #endif

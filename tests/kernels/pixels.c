@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* pixels in every format against f64, known colours, where chroma sits; count_nonfinite. */
+/* picture; pixels in every format against f64, known colours, where chroma sits; count_nonfinite. */
 #include "op.h"
 
 typedef struct Arg {
@@ -146,6 +146,63 @@ static void siting(void **state)
     }
 }
 
+typedef struct Still {
+    int64_t h, w;
+    const uint8_t *rgb;
+} Still;
+
+static void run_picture(TestBench *t, Tensor out, const void *opaque)
+{
+    const Still *a = opaque;
+    const Tensor x = avt_new(t->arena, DT_U8, a->h, a->w, 3);
+
+    avt_upload(t->be, x, a->rgb);
+    avt_picture(t->be, out, x);
+}
+
+/* Every level of u8, at sizes that fill no tile; black and white are the ends, to the bit. */
+static void pictures(void **state)
+{
+    static const int64_t size[][2] = { { 1, 1 }, { 3, 5 }, { 64, 64 }, { 101, 233 } };
+
+    (void)state;
+    for (int s = 0; s < 4; s++) {
+        const int64_t h = size[s][0], w = size[s][1], nb = h * w * 3;
+        uint8_t *rgb = malloc((size_t)nb);
+        float *got = malloc((size_t)nb * sizeof(*got));
+
+        for (int64_t i = 0; i < nb; i++)
+            rgb[i] = (uint8_t)(i * 255 / (s ? 7 : 2));
+        op_check(&(OpCase){ .name = "picture", .op = OP_PICTURE, .nd = 3, .dim = { h, w, 3 }, .run = run_picture,
+                            .arg = &(Still){ h, w, rgb }, .plain = got, .modes = 1 << MODE_BF16 | 1 << MODE_IN });
+        for (int64_t i = 0; i < nb && !op_bench_mode; i++)
+            assert_true(got[i] == (float)rgb[i] / 255 * 2 - 1 && (rgb[i] != 255 || got[i] == 1) && (rgb[i] || got[i] == -1));
+        free(rgb);
+        free(got);
+    }
+}
+
+/* What went in as 8 bits comes out as the same. */
+static void pictures_come_back(void **state)
+{
+    uint8_t rgb[16 * 16 * 3], back[16 * 16 * 3];
+    TestBench t;
+    Tensor x, px;
+
+    (void)state;
+    for (int i = 0; i < 16 * 16 * 3; i++)
+        rgb[i] = (uint8_t)i;
+    test_bench_open(&t, "cpu", CPU_AUTO, 1);
+    x = avt_new(t.arena, DT_U8, 1, 16, 16, 3);
+    px = avt_new(t.arena, DT_F32, 1, 16, 16, 3);
+    avt_upload(t.be, x, rgb);
+    avt_picture(t.be, px, x);
+    avt_pixels(t.be, x, px, PIX_RGB24);
+    REQUIRE_OK(avt_download(t.be, back, x));
+    assert_memory_equal(back, rgb, sizeof(rgb));
+    test_bench_close(&t);
+}
+
 static void run_count(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
@@ -206,6 +263,10 @@ static void mistakes(void **state)
     op_refused(&t, OP_PIXELS);
     avt_pixels(t.be, avt_new(t.arena, DT_U8, 2, 72), x, PIX_NB);
     op_refused(&t, OP_PIXELS);
+    avt_picture(t.be, x, x);
+    op_refused(&t, OP_PICTURE);
+    avt_picture(t.be, x, avt_new(t.arena, DT_U8, 2, 4, 5, 3));
+    op_refused(&t, OP_PICTURE);
     avt_count_nonfinite(t.be, avt_new(t.arena, DT_I32, 2), x);
     op_refused(&t, OP_COUNT_NONFINITE);
     test_bench_close(&t);
@@ -214,7 +275,7 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(formats), cmocka_unit_test(colours), cmocka_unit_test(siting),
+        cmocka_unit_test(pictures), cmocka_unit_test(pictures_come_back), cmocka_unit_test(formats), cmocka_unit_test(colours), cmocka_unit_test(siting),
         cmocka_unit_test(nonfinite), cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 

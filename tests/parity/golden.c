@@ -376,6 +376,15 @@ int golden_read(Golden *g, float *v, Tensor t)
     return 0;
 }
 
+Tensor golden_picture(Golden *g, const uint8_t *rgb, int64_t nb, int64_t h, int64_t w)
+{
+    const Tensor u8 = avt_new(g->work, DT_U8, nb, h, w, 3), px = avt_new(g->work, DT_F32, nb, h, w, 3);
+
+    avt_upload(g->be, u8, rgb);
+    avt_picture(g->be, px, u8);
+    return px;
+}
+
 Tensor golden_turned(Golden *g, Tensor t)
 {
     const int64_t hw = t.nd == 4 ? t.dim[2] * t.dim[3] : 0;

@@ -55,6 +55,8 @@ int golden_has(const Golden *g, const char *fmt, ...) AVT_PRINTF(2, 3);
 
 /** Values of a tensor, f32 or bf16, in f32. @return 0, or EIO when there are none */
 int golden_read(Golden *g, float *v, Tensor t);
+/** Frames of 8 bits, [nb, H, W, 3] on the host, as networks take them: f32 in [-1, 1]. */
+Tensor golden_picture(Golden *g, const uint8_t *rgb, int64_t nb, int64_t h, int64_t w);
 /** [A, B, H, W] -> [B, A, H, W]: the sets keep latents as [16, T, H, W], the networks take and give [T, 16, H, W]. */
 Tensor golden_turned(Golden *g, Tensor t);
 /** The same of host values [a, b, n], in g's memory. */

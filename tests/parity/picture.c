@@ -41,7 +41,7 @@ static void check_picture(Golden *g, const char *which, const Picture *in, int w
     const double box[4] = { 0, 0, in->w, in->h };
     const int64_t hw = (int64_t)w * h, size = (int64_t)fit.resized_w * fit.resized_h * 3;
     uint8_t *resized = golden_alloc(g, (size_t)size), *cropped = golden_alloc(g, (size_t)(3 * hw));
-    float *last = golden_alloc(g, sizeof(float) * (size_t)(3 * hw)), *first = golden_alloc(g, sizeof(float) * (size_t)(3 * hw));
+    const Tensor first = avt_new(g->work, DT_F32, 1, 3, h, w);
     int64_t dim[CKPT_MAX_DIM];
 
     if (golden_dims(g, dim, "out.%s.resized_u8", which) != 3 || dim[0] != fit.resized_h || dim[1] != fit.resized_w)
@@ -51,10 +51,8 @@ static void check_picture(Golden *g, const char *which, const Picture *in, int w
         golden_fail(g, "no memory");
     golden_expect_u8(g, resized, size, 0, "%s.resized_u8", which);
     golden_expect_u8(g, cropped, 3 * hw, 0, "%s.cropped_u8", which);
-    avt_picture_to_float(last, cropped, 3 * hw);
-    for (int64_t i = 0; i < 3 * hw; i++)
-        first[i % 3 * hw + i / 3] = last[i];
-    golden_expect_host(g, first, 3 * hw, "%s.pixels", which);
+    avt_channels_first(g->be, first, golden_picture(g, cropped, 1, h, w), AVT_NONE, AVT_NONE);
+    golden_expect(g, first, "%s.pixels", which);
 }
 
 /* "main" is ref_image.png, any other <name> ref_image_<name>.png. */

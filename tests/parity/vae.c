@@ -5,7 +5,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "nets/picture.h"
 #include "nets/vae.h"
 #include "parity.h"
 
@@ -14,11 +13,6 @@ typedef struct Set {                    // the network and the inputs of both ca
     const CkptTensor *video;            // in.video_u8 [T, H, W, 3]
     const CkptTensor *latents;          // in.latents<N> [16, N, h, w]
 } Set;
-
-typedef struct Clip {                   // on the host: frames [F, H, W, 3] or latents [T, 16, h, w]
-    float *v;
-    int64_t dim[4];
-} Clip;
 
 static int open_vae(Golden *g, Vae *v)
 {
@@ -59,70 +53,66 @@ static int open_set(Golden *g, Set *s, const Ckpt *file)
     return AVT_INVALID;
 }
 
-/* Frames first .. first + nb of the video; `still` repeats frame `first` instead. */
-static Clip video(Golden *g, const Set *s, int64_t first, int64_t nb, int still)
+/* Frames first .. first + nb of the video, [nb, H, W, 3]; `still` repeats frame `first` instead. AVT_NONE after a failure. */
+static Tensor video(Golden *g, const Set *s, int64_t first, int64_t nb, int still)
 {
     const int64_t *dim = s->video->dim, size = dim[1] * dim[2] * 3;
-    Clip c = { .dim = { nb, dim[1], dim[2], 3 } };
-    const uint8_t *u8;
+    const uint8_t *all;
+    uint8_t *u8;
 
     if (nb < 1 || first + (still ? 1 : nb) > dim[0]) {
         golden_fail(g, "in.video_u8 has only %lld frames", (long long)dim[0]);
-        return c;
+        return AVT_NONE;
     }
-    u8 = golden_bytes(g, s->video);
-    c.v = golden_alloc(g, sizeof(*c.v) * (size_t)(nb * size));
+    all = golden_bytes(g, s->video);
+    u8 = golden_alloc(g, (size_t)(nb * size));
     for (int64_t i = 0; i < nb; i++)
-        avt_picture_to_float(c.v + i * size, u8 + (first + (still ? 0 : i)) * size, size);
-    return c;
+        memcpy(u8 + i * size, all + (first + (still ? 0 : i)) * size, (size_t)size);
+    return golden_picture(g, u8, nb, dim[1], dim[2]);
 }
 
-static Clip latents(Golden *g, const Set *s, int64_t first, int64_t nb)
+/* Latents first .. first + nb of the file's, [nb, 16, h, w]; AVT_NONE after a failure. */
+static Tensor latents(Golden *g, const Set *s, int64_t first, int64_t nb)
 {
     const int64_t *dim = s->latents->dim, hw = dim[2] * dim[3];
     const size_t size = sizeof(float) * (size_t)hw;
-    Clip c = { .dim = { nb, dim[0], dim[2], dim[3] } };
     const char *all;
+    float *v;
+    Tensor z;
 
     if (nb < 1 || first + nb > dim[1]) {
         golden_fail(g, "%s has too few frames", s->latents->name);
-        return c;
+        return AVT_NONE;
     }
+    z = avt_new(g->work, DT_F32, nb, dim[0], dim[2], dim[3]);
     all = golden_bytes(g, s->latents);
-    c.v = golden_alloc(g, size * (size_t)(dim[0] * nb));
+    v = golden_alloc(g, avt_nbytes(z));
     for (int64_t t = 0; t < nb; t++)
         for (int64_t i = 0; i < dim[0]; i++)
-            memcpy(c.v + (t * dim[0] + i) * hw, all + (size_t)(i * dim[1] + first + t) * size, size);
-    return c;
-}
-
-static Tensor place(Golden *g, Clip c)
-{
-    const Tensor t = avt_new_dims(g->work, DT_F32, 4, c.dim);
-
-    avt_upload(g->be, t, c.v);
-    return t;
+            memcpy(v + (t * dim[0] + i) * hw, all + (size_t)(i * dim[1] + first + t) * size, size);
+    avt_upload(g->be, z, v);
+    return z;
 }
 
 /* Frames [F, H, W, 3] -> latents [16, T, h, w], as the file has them. */
-static Tensor encode(Golden *g, const Set *s, VaeState *st, Clip px, const VaeProbe *probe)
+static Tensor encode(Golden *g, const Set *s, VaeState *st, Tensor px, const VaeProbe *probe)
 {
     const int64_t t = (px.dim[0] + (st->started[0] ? 0 : 3)) / 4;
     const Tensor z = avt_new(g->work, DT_F32, t, VAE_LATENT, st->h, st->w);
 
-    if (!px.v || avt_vae_encode(g->be, g->work, &s->vae, st, z, place(g, px), probe) < 0)
+    if (!px.be || avt_vae_encode(g->be, g->work, &s->vae, st, z, px, probe) < 0)
         golden_fail(g, "encode refuses its input");
     return golden_turned(g, z);
 }
 
 /* Latents [T, 16, h, w] -> frames [3, F, H, W]. */
-static Tensor decode(Golden *g, const Set *s, VaeState *st, Clip z, const VaeProbe *probe)
+static Tensor decode(Golden *g, const Set *s, VaeState *st, Tensor z, const VaeProbe *probe)
 {
     const int64_t f = 4 * z.dim[0] - (st->started[0] ? 0 : 3);
     const Tensor px = avt_new(g->work, DT_F32, f, 8 * st->h, 8 * st->w, 3);
     const Tensor out = avt_new(g->work, DT_F32, f, 3, 8 * st->h, 8 * st->w);
 
-    if (!z.v || avt_vae_decode(g->be, g->work, &s->vae, st, px, place(g, z), probe) < 0)
+    if (!z.be || avt_vae_decode(g->be, g->work, &s->vae, st, px, z, probe) < 0)
         golden_fail(g, "decode refuses its input");
     avt_channels_first(g->be, out, px, AVT_NONE, AVT_NONE);
     return golden_turned(g, out);

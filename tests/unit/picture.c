@@ -152,17 +152,6 @@ static void upstream_bars_are_black(void **state)
         assert_int_equal(dst[3 * i], i % 64 < 8 || i % 64 >= 56 ? 0 : 255);
 }
 
-static void floats(void **state)
-{
-    const uint8_t v[4] = { 0, 255, 51, 128 };
-    float f[4];
-
-    (void)state;
-    avt_picture_to_float(f, v, 4);
-    REQUIRE(f[0] == -1 && f[1] == 1);
-    REQUIRE(f[2] == 51.0f / 255 * 2 - 1 && f[3] == 128.0f / 255 * 2 - 1);
-}
-
 /* Every allocation may fail: an error, no leak. */
 static void no_memory(void **state)
 {
@@ -192,7 +181,6 @@ int main(void)
         cmocka_unit_test(sizes),
         cmocka_unit_test(upstream_geometry),
         cmocka_unit_test(upstream_bars_are_black),
-        cmocka_unit_test(floats),
         cmocka_unit_test(no_memory),
     };
 
