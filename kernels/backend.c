@@ -115,6 +115,14 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Nobody wants the result any more: the sticky failure, without a line in the log. */
+static int given_up(Backend *be)
+{
+    if (be->cancel && __atomic_load_n(be->cancel, __ATOMIC_RELAXED) && be->status >= 0)
+        be->status = AVT_ERR(ECANCELED);
+    return be->status < 0;
+}
+
 void avt_backend_run(Backend *be, const OpCall *c)
 {
     OpStat *s = &be->stat[c->op];
@@ -122,13 +130,11 @@ void avt_backend_run(Backend *be, const OpCall *c)
     double flops, bytes;
     int ret;
 
-    if (be->cancel && __atomic_load_n(be->cancel, __ATOMIC_RELAXED)) {
-        be->status = AVT_ERR(ECANCELED);
+    if (given_up(be))
         return;
-    }
     avt_op_cost(c, &flops, &bytes);
     ret = be->cls->run(be, c);
-    if (ret < 0)
+    if (!given_up(be) && ret < 0)                                   // an op may have stopped in its middle, with a result that is none
         avt_backend_fail(be, ret, "%s: %s failed (%d)", be->device, avt_op_name(c->op), ret);
     s->calls++;
     s->flops += flops;

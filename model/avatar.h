@@ -73,6 +73,7 @@ typedef struct AvatarOptions {
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
     const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
                                            of the attention's keys and values; the latents, sums and the picture's encoder stay f32 */
+    const char *front_device;           /* of the encoders of speech and text: "auto" (NULL, the VAE's), or any device */
     int steps;                          /* denoising steps; -1: the model's (4) */
     int cpu_threads;                    /* 0: all cores of the affinity mask */
     int cpu_level;                      /* -1: the best; 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX: a cap, for tests */
@@ -171,7 +172,7 @@ AVATAR_API int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look,
  * @return 0; EINVAL (size, look, no picture), ENOMEM (memory, threads) with the numbers in the log; *s is NULL then
  */
 AVATAR_API int  avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look);
-/** Stop the session's threads and free it. A block in progress is abandoned at its next layer. */
+/** Stop the session's threads and free it, in a fraction of a second: what is in progress is abandoned, in the middle of an op too. */
 AVATAR_API void avatar_session_close(AvatarSession **s);
 AVATAR_API void avatar_session_info(const AvatarSession *s, AvatarInfo *info);
 

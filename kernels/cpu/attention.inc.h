@@ -245,7 +245,8 @@ static int attention(Backend *be, const OpCall *c)
     for (int64_t i = 0; i < tasks * heads; i++) {
         const int64_t first = i % tasks * step;
 
-        attend_blocks(c, work + avt_cpu_thread() * step * size, size, i / tasks, first * MAX_QUERIES, (int)min_i64(step, blocks - first));
+        if (!avt_cpu_given_up(be))
+            attend_blocks(c, work + avt_cpu_thread() * step * size, size, i / tasks, first * MAX_QUERIES, (int)min_i64(step, blocks - first));
     }
     return 0;
 }

@@ -426,7 +426,8 @@ int avt_amx_attention(Backend *be, const OpCall *c)
         for (int64_t i = 0; i < heads * tasks; i++) {
             const int64_t first = i % tasks * nb;
 
-            run_task(c, work + avt_cpu_thread() * size, i / tasks, first, min_i64(nb, blocks - first));
+            if (!avt_cpu_given_up(be))
+                run_task(c, work + avt_cpu_thread() * size, i / tasks, first, min_i64(nb, blocks - first));
         }
         _tile_release();
     }

@@ -95,18 +95,36 @@ int64_t avt_cpu_memory_left(Backend *be)
     return avt_host_memory_left();
 }
 
-size_t avt_cpu_workspace(Backend *be, const OpCall *c)
+/* Rows of a product that take about a fifth of a second at what a core of the level reaches: a matter of shape, threads and level
+ * alone, as how a product is cut may show in its last bits. oneDNN does not look up from one of f32; those of tiles do. */
+static int64_t rows_at_once(const Backend *be, const OpCall *c)
+{
+    static const double gflops[] = { [CPU_PLAIN] = 2, [CPU_ONEDNN] = 10, [CPU_AVX2] = 40, [CPU_AVX512] = 80, [CPU_AMX] = 80 };
+    const Cpu *cpu = be->priv;
+    const double row = 2e-9 * (double)c->linear.w.dim[0] * (double)c->linear.w.dim[1];
+    const int64_t rows = (int64_t)(0.2 * be->threads * gflops[cpu->best] / (row + 1e-9));
+
+    if ((is_narrow(c) && cpu->op16[OP_LINEAR] != avt_cpu_widened) || c->out.nd != 2 || c->linear.x.nd != 2)
+        return c->out.dim[0];
+    return rows > 128 ? rows / 64 * 64 : 128;
+}
+
+static OpCall rows_of(const OpCall *c, int64_t first, int64_t nb)
+{
+    OpCall part = *c;
+
+    part.out = avt_rows(c->out, first, nb);
+    part.linear.x = avt_rows(c->linear.x, first, nb);
+    if (c->linear.res.be)
+        part.linear.res = avt_rows(c->linear.res, first, nb);
+    return part;
+}
+
+static size_t measure(Backend *be, const OpCall *c)
 {
     Cpu *cpu = be->priv;
     size_t most;
 
-    if (c->op == OP_ATTENTION && c->out.nd == 4) {
-        const OpCall one = avt_cpu_one_of(c, 0);
-
-        return avt_cpu_workspace(be, &one);
-    }
-    if (!may_want(cpu, c))
-        return 0;
     cpu->work_used = cpu->work_most = 0;
     cpu->measuring = 1;
     run_one(be, c);
@@ -114,6 +132,34 @@ size_t avt_cpu_workspace(Backend *be, const OpCall *c)
     most = cpu->work_most;
     cpu->work_used = cpu->work_most = 0;
     return most;
+}
+
+/* A product may run whole or in parts. */
+static size_t measure_linear(Backend *be, const OpCall *c)
+{
+    const int64_t m = c->out.dim[0], step = rows_at_once(be, c), rest = step < m ? m % step : 0;
+    size_t most = measure(be, c);
+
+    for (int i = 0; i < 2; i++)
+        if (step < m && (i || rest)) {
+            const OpCall part = rows_of(c, 0, i ? step : rest);
+            const size_t size = measure(be, &part);
+
+            most = size > most ? size : most;
+        }
+    return most;
+}
+
+size_t avt_cpu_workspace(Backend *be, const OpCall *c)
+{
+    if (c->op == OP_ATTENTION && c->out.nd == 4) {
+        const OpCall one = avt_cpu_one_of(c, 0);
+
+        return avt_cpu_workspace(be, &one);
+    }
+    if (!may_want(be->priv, c))
+        return 0;
+    return c->op == OP_LINEAR ? measure_linear(be, c) : measure(be, c);
 }
 
 int avt_cpu_workspace_open(Backend *be, size_t size)
@@ -165,11 +211,27 @@ OpCall avt_cpu_one_of(const OpCall *c, int64_t b)
     return one;
 }
 
+/* One that takes long, and may be given up, goes a part of its rows at a time. */
+static int run_linear(Backend *be, const OpCall *c)
+{
+    const int64_t m = c->out.dim[0], step = be->cancel ? rows_at_once(be, c) : m;
+    int ret = 0;
+
+    if (step >= m)
+        return run_in_room(be, c);
+    for (int64_t first = 0; first < m && ret >= 0 && !avt_cpu_given_up(be); first += step) {
+        const OpCall part = rows_of(c, first, m - first < step ? m - first : step);
+
+        ret = run_in_room(be, &part);
+    }
+    return ret;
+}
+
 /* Attentions of a batch go one after another: they are few, and each has work for all threads. */
 int avt_cpu_run(Backend *be, const OpCall *c)
 {
     const int64_t nb = c->op == OP_ATTENTION && c->out.nd == 4 ? c->out.dim[0] : 0;
-    int ret = nb ? 0 : run_in_room(be, c);
+    int ret = nb ? 0 : c->op == OP_LINEAR ? run_linear(be, c) : run_in_room(be, c);
 
     for (int64_t b = 0; b < nb && ret >= 0; b++) {
         const OpCall one = avt_cpu_one_of(c, b);
@@ -213,6 +275,8 @@ static int open_levels(Backend *be, Cpu *cpu)
     if (be->level >= CPU_AMX && avt_cpu_has(CPU_AMX))
         avt_cpu_amx(cpu);
 #endif
+    for (CpuLevel l = CPU_PLAIN; l <= CPU_AMX && l <= be->level; l++)      // last: once tiles are permitted, oneDNN 2.6 fails if it starts then
+        cpu->best = avt_cpu_has(l) ? l : cpu->best;
     return ret;
 }
 

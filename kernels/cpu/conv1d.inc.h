@@ -130,7 +130,8 @@ static int conv1d(Backend *be, const OpCall *c)
         return AVT_ERR(ENOMEM);
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 512)
     for (int64_t i = 0; i < pieces * groups; i++)
-        piece(&(Piece){ c, i % pieces * times, min_i64((i % pieces + 1) * times, nb), i / pieces, work + size * avt_cpu_thread() });
+        if (!avt_cpu_given_up(be))
+            piece(&(Piece){ c, i % pieces * times, min_i64((i % pieces + 1) * times, nb), i / pieces, work + size * avt_cpu_thread() });
     return avt_conv1d_act(be, c);
 }
 

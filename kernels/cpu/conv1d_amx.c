@@ -85,8 +85,9 @@ int avt_amx_conv1d(Backend *be, const OpCall *c)
         avt_amx_open();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < pieces * c->u.conv1d.groups; i++)
-            piece(&(Times){ .c = c, .t = i % pieces * times, .end = min_i64((i % pieces + 1) * times, c->out.dim[0]), .cin = cin,
-                            .group = i / pieces, .strip = (uint16_t *)(own + sums) }, (float *)own);
+            if (!avt_cpu_given_up(be))
+                piece(&(Times){ .c = c, .t = i % pieces * times, .end = min_i64((i % pieces + 1) * times, c->out.dim[0]), .cin = cin,
+                                .group = i / pieces, .strip = (uint16_t *)(own + sums) }, (float *)own);
         avt_amx_close();
     }
     return 0;

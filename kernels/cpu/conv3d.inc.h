@@ -270,7 +270,8 @@ static int conv3d(Backend *be, const OpCall *c)
             lay_out(n.w, w + n.first * taps, panels, taps);
 #pragma omp parallel for num_threads(be->threads) if (avt_numel(c->out) > 2048)
         for (int64_t r = 0; r < rows; r++)
-            one_row(&n, n.edge + avt_cpu_thread() * edge, r / out[1], r % out[1]);
+            if (!avt_cpu_given_up(be))
+                one_row(&n, n.edge + avt_cpu_thread() * edge, r / out[1], r % out[1]);
     }
     return 0;
 }

@@ -27,6 +27,7 @@ typedef int (*CpuOp)(Backend *be, const OpCall *c);
 typedef struct Cpu {                    // Backend.priv
     CpuOp op[OP_NB];                    // calls whose numbers are all f32
     CpuOp op16[OP_NB];                  // calls with a bf16 operand or result, any mix: avt_cpu_widened() unless a level does better
+    CpuLevel best;                      // of those in use
     const char *level[OP_NB], *level16[OP_NB];  // "plain", "onednn", ... of each entry: tests prove that the fast version ran
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
@@ -101,6 +102,13 @@ int avt_cpu_widened(Backend *be, const OpCall *c);
 /** Weights as the table wants them. */
 size_t avt_cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 int    avt_cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
+
+/** Has the work of `be` been given up? Looked at in the loops of ops that may take long; what they leave undone nobody sees, as
+ *  avt_backend_run() fails behind them. */
+static inline int avt_cpu_given_up(const Backend *be)
+{
+    return be->cancel && __atomic_load_n(be->cancel, __ATOMIC_RELAXED);
+}
 
 /** Run one call on the table (the guard backend uses it too). */
 int avt_cpu_run(Backend *be, const OpCall *c);

@@ -116,7 +116,8 @@ int avt_amx_linear(Backend *be, const OpCall *c)
         for (int64_t i = 0; i < cut.bands * cut.groups; i++) {
             const int64_t row = i / cut.groups * cut.rows, column = i % cut.groups * cut.columns;
 
-            piece(c, row, min_i64(row + cut.rows, m), column, min_i64(column + cut.columns, n), (float *)own, (uint16_t *)(own + sums));
+            if (!avt_cpu_given_up(be))
+                piece(c, row, min_i64(row + cut.rows, m), column, min_i64(column + cut.columns, n), (float *)own, (uint16_t *)(own + sums));
         }
         avt_amx_close();
     }

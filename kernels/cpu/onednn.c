@@ -680,7 +680,7 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
     if (taps - 1 < c->u.conv.pad_t && !measuring)
         begin(c);
     for (int64_t t = 0; t < out[0]; t += step)
-        for (int64_t k = taps - 1; k >= 0 && ret >= 0; k--) {
+        for (int64_t k = taps - 1; k >= 0 && ret >= 0 && !avt_cpu_given_up(be); k--) {
             s.fresh = k == taps - 1 && k >= c->u.conv.pad_t;
             ret = add_taps(&s, k, t, min_i64(t + step, out[0]));
         }

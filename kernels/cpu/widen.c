@@ -62,7 +62,7 @@ int avt_cpu_widened(Backend *be, const OpCall *c)
     if (cpu->measuring && !avt_cpu_wants(cpu, c->op))
         return 0;
     ret = cpu->op[c->op](be, &wide);
-    if (ret >= 0 && !cpu->measuring && c->out.dtype == DT_BF16)
+    if (ret >= 0 && !cpu->measuring && !avt_cpu_given_up(be) && c->out.dtype == DT_BF16)
         narrow(be, c->out.data, wide.out.data, avt_numel(c->out));
     return ret;
 }

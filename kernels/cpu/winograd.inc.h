@@ -483,7 +483,8 @@ static int winograd(Backend *be, const OpCall *c)
             weight(&n, i / cin, i % cin);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < pairs * batches; i++)
-            some_tiles(&n, i / batches, i % batches * n.at_once, avt_cpu_thread());
+            if (!avt_cpu_given_up(be))
+                some_tiles(&n, i / batches, i % batches * n.at_once, avt_cpu_thread());
     }
     return 0;
 }
