@@ -78,7 +78,7 @@ static const struct {
 typedef struct AvatarContext {
     const AVClass *class;
 
-    char *model, *lora, *devices, *plan, *vae_device, *precision, *opts;
+    char *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *opts;
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
@@ -123,6 +123,7 @@ static const AVOption avatar_options[] = {
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
     STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16", precision, FLAGS),
     STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),
+    STRING("front_device", "set where speech and text are encoded (default: auto)", front_device, FLAGS),
     { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,
         { .i64 = 0 }, 0, 1024, FLAGS },
     { "format", "set the output pixel format", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT,
@@ -140,7 +141,7 @@ static const AVOption avatar_options[] = {
         { .i64 = 0 }, 0, INT64_C(3600000000), FLAGS },
     { "mode", "set how the sound is encoded", OFFSET(mode), AV_OPT_TYPE_INT, { .i64 = AVATAR_OFFLINE },
         AVATAR_OFFLINE, AVATAR_LIVE, FLAGS, .unit = "mode" },
-    CHOICE("offline", "whole, when it has ended",                    AVATAR_OFFLINE, "mode"),
+    CHOICE("offline", "up to 60 s at once, longer sound in windows", AVATAR_OFFLINE, "mode"),
     CHOICE("live",    "block by block, as it comes",                 AVATAR_LIVE,    "mode"),
     { "latency", "set how much sound after a block is waited for, in live mode", OFFSET(latency), AV_OPT_TYPE_DURATION,
         { .i64 = 160000 }, 0, 10000000, FLAGS },
@@ -173,6 +174,7 @@ static void get_options(const AvatarContext *s, AvatarOptions *opt)
     opt->plan        = s->plan;
     opt->vae_device  = s->vae_device;
     opt->precision   = s->precision;
+    opt->front_device = s->front_device;
     opt->steps       = s->steps;
     opt->cpu_threads = s->cpu_threads;
     opt->compat      = s->compat;

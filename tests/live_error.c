@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "draw.h"
+#include "engine/engine.h"
 #include "engine/sound.h"
 #include "kernels.h"
 
@@ -54,6 +55,17 @@ static float *read_wav(const char *path, int64_t *n)
     return pcm;
 }
 
+static int open_front(Front *f, const Measure *m, int64_t samples)
+{
+    const Core *c = m->e->core;
+    const FrontSetup set = { .sizes = &c->sizes, .samples = samples, .log = &m->e->log };
+    const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, &m->e->log);
+    PlanMemory planned;
+    const int ret = avt_front_measure(&planned, &set, c->plan.front_device, &opt, NULL);
+
+    return ret < 0 ? ret : avt_front_open(f, &set, &c->front, &opt, c->plan.front_device, planned.scratch);
+}
+
 /* Features of block `g` as a live session gets them: `left` bounded, silence behind the end. */
 static int live_rows(const Measure *m, Front *f, Loudness *l, int64_t *heard, float *rows, const float *pcm, int64_t n, int64_t g, int64_t la)
 {
@@ -79,14 +91,11 @@ static int whole_rows(const Measure *m, float **rows, const float *pcm, int64_t 
 {
     const int64_t blocks = (n + BLOCK_SAMPLES - 1) / BLOCK_SAMPLES, padded = blocks * BLOCK_SAMPLES + FRONT_SILENCE;
     const Piece p = { .n = padded, .nb = blocks * BLOCK_FRAMES };
-    const Core *c = m->e->core;
     float *piece = calloc((size_t)padded, sizeof(*piece));
     Front f = { 0 };
-    int ret = piece ? avt_front_measure(c, &f.bytes, padded, &m->e->log) : AVATAR_ERR(ENOMEM);
+    int ret = piece ? open_front(&f, m, padded) : AVATAR_ERR(ENOMEM);
 
     *rows = malloc(sizeof(float) * (size_t)(p.nb * m->states * m->dim));
-    if (ret >= 0 && *rows)
-        ret = avt_front_open(&f, c, f.bytes, NULL, &m->e->log);
     if (ret >= 0) {
         memcpy(piece, pcm, (size_t)n * sizeof(*piece));
         avt_wav2vec2_normalize(piece, piece, padded, n);
@@ -126,7 +135,6 @@ static void compare(Measure *m, Sums *s, const float *live, const float *whole)
 
 static int measure_file(Measure *m, Sums *s, const char *path, int64_t la)
 {
-    const Core *c = m->e->core;
     Front f = { 0 };
     Loudness l;
     int64_t n = 0, heard = 0;
@@ -142,9 +150,7 @@ static int measure_file(Measure *m, Sums *s, const char *path, int64_t la)
             l.var += (pcm[i] - l.mean) * (pcm[i] - l.mean) / (double)n;
     }
     if (ret >= 0)
-        ret = avt_front_measure(c, &f.bytes, avt_sound_piece(1, la), &m->e->log);
-    if (ret >= 0)
-        ret = avt_front_open(&f, c, f.bytes, NULL, &m->e->log);
+        ret = open_front(&f, m, avt_sound_piece(1, la));
     for (int64_t g = 0; g * BLOCK_SAMPLES < n && ret >= 0; g++) {
         ret = live_rows(m, &f, &l, &heard, rows, pcm, n, g, la);
         if (ret >= 0)
@@ -328,9 +334,7 @@ static int measure_windows(Measure *m, char **files, int nb_files)
     pcm = join_files(files, nb_files, &n);
     ret = pcm && n > SOUND_WINDOW ? whole_rows(m, &whole, pcm, n) : AVATAR_ERR(EINVAL);
     if (ret >= 0)
-        ret = avt_front_measure(m->e->core, &f.bytes, avt_sound_piece(0, 0), &m->e->log);
-    if (ret >= 0)
-        ret = avt_front_open(&f, m->e->core, f.bytes, &cancel, &m->e->log);
+        ret = open_front(&f, m, avt_sound_piece(0, 0));
     if (ret >= 0)
         ret = avt_sound_open(&o);
     if (ret >= 0) {

@@ -14,7 +14,7 @@ options() {
         BEGIN {
             kind["INT"] = kind["INT64"] = "N"; kind["SIZE"] = "WxH"; kind["TIME"] = "TIME"; kind["CONST"] = "WORD"; kind["TEXT"] = "TEXT"
             value["model"] = "DIR"; value["lora"] = value["output"] = "FILE"; value["container"] = value["video_codec"] = value["audio_codec"] = value["input_format"] = "NAME"; value["devices"] = value["opts"] = "LIST"
-            value["plan"] = "WORD"; value["vae_device"] = "DEVICE"
+            value["plan"] = "WORD"; value["vae_device"] = value["front_device"] = "DEVICE"
             while ((getline line < texi) > 0)
                 read_texi(line)
         }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/sound.h"
 #include "options.h"
 #include "speak.h"
 
@@ -88,42 +89,37 @@ static void print_row(const char *what, const PlanMemory *m, double flops)
            (double)(m->weights + m->state + m->scratch) / GB, flops / 1e12);
 }
 
-/* Text encoder on a full prompt, audio encoder on some seconds of sound: weights and scratch of one call. */
-static int print_front(const PlanSizes *s, const BackendOptions *opt)
+/* Text encoder on a full prompt, speech encoder on some seconds of sound: weights and scratch of one call. */
+static int print_front(const PlanSizes *s, const char *device, const BackendOptions *opt)
 {
-    Backend *be;
-    Arena *weights = NULL, *scratch = NULL;
-    Wav2Vec2 w;
-    Binder b;
-    PlanMemory m = { 0 };
-    OpStat before[OP_NB];
-    int ret = avt_backend_open(&be, "dry", opt);
+    const FrontSetup text = { .sizes = s, .tokens = s->dit.text_len, .log = &tool_log };
+    const FrontSetup sound = { .sizes = s, .samples = AUDIO_SECONDS * AVATAR_SAMPLE_RATE, .log = &tool_log };
+    OpStat stat[OP_NB];
+    PlanMemory m;
+    int ret = avt_front_measure(&m, &text, device, opt, stat);
 
-    if (ret < 0 || (ret = avt_arena_open(&weights, be, "weights", ARENA_UNLIMITED)) < 0
-        || (ret = avt_arena_open(&scratch, be, "scratch", ARENA_UNLIMITED)) < 0)
-        return ret;
-    ret = avt_umt5_encode(be, scratch, &s->umt5, NULL, avt_new(scratch, DT_F32, s->dit.text_len, s->umt5.dim), NULL, s->dit.text_len,
-                          s->dit.text_len);
-    m.scratch = avt_arena_peak(scratch);
-    print_row("umT5, full prompt", &m, sum_flops(be->stat));
-    avt_arena_close(&scratch);
-    memcpy(before, be->stat, sizeof(before));
-    if (ret >= 0 && (ret = avt_arena_open(&scratch, be, "scratch", ARENA_UNLIMITED)) >= 0
-        && (ret = avt_binder_open(&b, NULL, NULL, weights, "wav2vec2", DT_F32, &tool_log)) >= 0) {
-        const int64_t n = AUDIO_SECONDS * AVATAR_SAMPLE_RATE;
+    m.weights = 0;                                                  // those are the speech encoder's
+    if (ret >= 0)
+        print_row("umT5, full prompt", &m, sum_flops(stat));
+    if (ret >= 0)
+        ret = avt_front_measure(&m, &sound, device, opt, stat);
+    if (ret >= 0)
+        print_row("wav2vec2, 10 s", &m, sum_flops(stat));
+    return ret;
+}
 
-        ret = avt_wav2vec2_open(&w, &s->wav2vec2, &b);
-        if (ret >= 0)
-            ret = avt_wav2vec2_encode(be, scratch, &w, avt_new(scratch, DT_F32, s->wav2vec2.nb_layers + 1, avt_wav2vec2_frames(n),
-                                                              s->wav2vec2.dim), NULL, n);
-        m = (PlanMemory){ .weights = avt_arena_peak(weights), .scratch = avt_arena_peak(scratch) };
-        print_row("wav2vec2, 10 s", &m, sum_flops(be->stat) - sum_flops(before));
-        avt_wav2vec2_close(&w);
-        avt_binder_close(&b);
-    }
-    avt_arena_close(&scratch);
-    avt_arena_close(&weights);
-    avt_backend_close(&be);
+/* The front of an offline session: 60 s of sound, its largest piece, and a full prompt. */
+static int print_front_place(const PlanSizes *s, const Plan *plan, const BackendOptions *opt)
+{
+    const FrontSetup set = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len, .log = &tool_log };
+    OpStat stat[OP_NB];
+    char name[64];
+    PlanMemory m;
+    const int ret = avt_front_measure(&m, &set, plan->front_device, opt, stat);
+
+    snprintf(name, sizeof(name), "%s: front", plan->front_device);
+    if (ret >= 0)
+        print_row(name, &m, sum_flops(stat));
     return ret;
 }
 
@@ -165,7 +161,7 @@ static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int step
         print_head(title);
         ret = print_ranks(o, sizes, &plan, opt);
     }
-    return ret < 0 ? ret : print_front(sizes, opt);
+    return ret < 0 ? ret : print_front(sizes, device, opt);
 }
 
 int cmd_plan(int argc, char **argv)
@@ -182,8 +178,8 @@ int cmd_plan(int argc, char **argv)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D]\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda devices keep the "
-                "file's types.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
+                "[--vae-device D] [--front-device D]\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda "
+                "devices keep the file's types.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
     steps = o.engine.steps > 0 ? o.engine.steps : 4;
@@ -199,13 +195,16 @@ int cmd_plan(int argc, char **argv)
     else
         opt.plan_for = "cpu";
     ret = avt_rank_plan(&plan, &(PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices ? o.engine.devices : device, .steps = steps,
-                                               .vae_device = o.engine.vae_device, .nb_layers = sizes.dit.nb_layers,
+                                               .vae_device = o.engine.vae_device, .front_device = o.engine.front_device,
+                                               .nb_layers = sizes.dit.nb_layers,
                                                .cpu_threads = o.engine.cpu_threads }, &sizes, &opt);
     if (ret < 0)
         return 1;
     printf("%s, %dx%d, %d steps\n", avt_plan_text(&plan, text, sizeof(text)), o.look.out_width, o.look.out_height, steps);
     print_head("GB");
     ret = print_ranks(&o, &sizes, &plan, &opt);
+    if (ret >= 0)
+        ret = print_front_place(&sizes, &plan, &opt);
     if (ret >= 0)
         ret = print_networks(&o, &sizes, steps, device, &opt);
     return ret < 0;

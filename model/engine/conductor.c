@@ -169,7 +169,7 @@ static int send_text(AvatarSession *s, const char *prompt)
         ret = tell_all(s, &cmd);
         return ret < 0 ? ret : send_to_layers(s, TAG_TEXT, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
     }
-    ret = avt_front_text(&s->front, &context, &cmd.rows, prompt);
+    ret = avt_front_text(&s->front, c->tokenizer, &context, &cmd.rows, prompt);
     if (ret >= 0)
         ret = tell_all(s, &cmd);
     if (ret >= 0)

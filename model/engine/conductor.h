@@ -63,6 +63,8 @@ struct AvatarSession {
     PlanMemory planned[PLAN_MAX_RANKS];
     Rank rank[PLAN_MAX_RANKS];
     int nb_open;
+    FrontSetup front_set;
+    PlanMemory front_planned;
     Front front;
     RankRoutes routes;
     Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's

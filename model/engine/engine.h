@@ -29,12 +29,7 @@ typedef struct Core {
     RankWeights rank[PLAN_MAX_RANKS];
     int64_t weight_bytes;
 
-    /* the front: what runs before the transformer, on the host */
-    char front_device[32];
-    Backend *front_be;
-    Arena *front_weights;
-    Wav2Vec2 wav2vec2;
-    int has_wav2vec2;
+    FrontWeights front;
     Ckpt *t5;                           // stays open: umT5 is read layer by layer for each prompt
     Tokenizer *tokenizer;
 } Core;

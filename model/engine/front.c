@@ -2,7 +2,7 @@
 /* Text and sound in front of the transformer. See front.h. */
 #include <string.h>
 
-#include "engine/front.h"
+#include "engine/engine.h"
 
 /* ---- the work: for good, or on `dry` with `out` NULL ------------------------------------------------------------------------ */
 
@@ -50,63 +50,53 @@ static int encode_piece(Backend *be, Arena *scratch, const Wav2Vec2 *w, const Pi
     return ret;
 }
 
-/* ---- rehearsal ---------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------------------------------- */
 
-static int rehearse(Backend *be, Arena *weights, Arena *scratch, const Core *c, int64_t samples, const Log *log)
+static int bind(FrontWeights *w, const PlanSizes *sizes, const Ckpt *ckpt, const Log *log)
 {
-    const Piece p = { .n = samples, .nb = BLOCK_FRAMES };           // every block's rows take the same room
-    Wav2Vec2 w;
     Binder b;
-    int ret = avt_binder_open(&b, NULL, NULL, weights, "wav2vec2", DT_F32, log);
+    int ret = avt_binder_open(&b, ckpt, NULL, w->arena, "wav2vec2", DT_F32, log);
 
-    if (ret < 0)
-        return ret;
-    ret = avt_wav2vec2_open(&w, &c->sizes.wav2vec2, &b);
+    if (ret >= 0)
+        ret = avt_wav2vec2_open(&w->wav2vec2, &sizes->wav2vec2, &b);
     avt_binder_close(&b);
-    if (ret < 0)
-        return ret;
-    ret = encode_piece(be, scratch, &w, &p, NULL, NULL, BLOCK_FRAMES, c->compat);
-    avt_wav2vec2_close(&w);
-    return ret < 0 ? ret : encode_ids(be, scratch, &c->sizes.umt5, NULL, NULL, NULL, c->sizes.dit.text_len);
-}
-
-int avt_front_measure(const Core *c, size_t *bytes, int64_t samples, const Log *log)
-{
-    BackendOptions dry = avt_core_backend(c, 1, log);
-    Backend *be;
-    Arena *weights = NULL, *scratch = NULL;
-    int ret;
-
-    dry.plan_for = c->front_device;
-    ret = avt_backend_open(&be, "dry", &dry);
-    if (ret < 0)
-        return ret;
-    ret = avt_arena_open(&weights, be, "weights", ARENA_UNLIMITED);
-    if (ret >= 0)
-        ret = avt_arena_open(&scratch, be, "front scratch", ARENA_UNLIMITED);
-    if (ret >= 0)
-        ret = rehearse(be, weights, scratch, c, samples, log);
-    *bytes = scratch ? avt_arena_peak(scratch) : 0;
-    avt_arena_close(&scratch);
-    avt_arena_close(&weights);
-    avt_backend_close(&be);
     return ret;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------------------- */
-
-int avt_front_open(Front *f, const Core *c, size_t bytes, const int *cancel, const Log *log)
+int avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const Ckpt *wav2vec2, const BackendOptions *opt, const char *device,
+                           size_t capacity)
 {
-    const BackendOptions opt = avt_core_backend(c, c->cpu_threads, log);
-    int ret = avt_backend_open(&f->be, c->front_device, &opt);
+    int ret = avt_backend_open(&w->be, device, opt);
 
-    f->core = c;
-    f->log = log;
-    f->bytes = bytes;
+    if (ret >= 0)
+        ret = avt_arena_open(&w->arena, w->be, "front weights", capacity);
+    if (ret >= 0)
+        ret = bind(w, sizes, wav2vec2, opt->log);
+    if (ret >= 0)
+        ret = avt_sync(w->be);
+    if (ret < 0)
+        avt_front_weights_close(w);
+    return ret;
+}
+
+void avt_front_weights_close(FrontWeights *w)
+{
+    avt_wav2vec2_close(&w->wav2vec2);
+    if (w->be)
+        avt_arena_close(&w->arena);
+    avt_backend_close(&w->be);
+}
+
+int avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device, size_t bytes)
+{
+    int ret;
+
+    *f = (Front){ .set = *set, .w = w, .opt = *opt, .bytes = bytes };
+    ret = avt_backend_open(&f->be, device, opt);
     if (ret < 0)
         return ret;
     pthread_mutex_init(&f->lock, NULL);
-    f->be->cancel = cancel;
+    f->be->cancel = set->cancel;
     ret = avt_arena_open(&f->scratch, f->be, "front scratch", bytes);
     if (ret < 0)
         avt_front_close(f);
@@ -122,21 +112,64 @@ void avt_front_close(Front *f)
     pthread_mutex_destroy(&f->lock);
 }
 
+/* ---- rehearsal ------------------------------------------------------------------------------------------------------------------ */
+
+static int rehearse(Front *f)
+{
+    const Piece p = { .n = f->set.samples, .nb = BLOCK_FRAMES };    // every block's rows take the same room
+    int ret = 0;
+
+    if (p.n)
+        ret = encode_piece(f->be, f->scratch, &f->w->wav2vec2, &p, NULL, NULL, BLOCK_FRAMES, f->set.compat);
+    if (ret >= 0 && f->set.tokens)
+        ret = encode_ids(f->be, f->scratch, &f->set.sizes->umt5, NULL, NULL, NULL, f->set.tokens);
+    return ret;
+}
+
+int avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, const BackendOptions *opt, OpStat *stat)
+{
+    BackendOptions dry = *opt;
+    FrontSetup quiet = *set;
+    FrontWeights w = { 0 };
+    Front f;
+    int ret;
+
+    dry.plan_for = avt_device_kind(device, strlen(device)) == DEVICE_HOST ? device : NULL;     // else the file's types, as in rank.c
+    quiet.cancel = NULL;
+    memset(m, 0, sizeof(*m));
+    ret = avt_front_weights_open(&w, set->sizes, NULL, &dry, "dry", ARENA_UNLIMITED);
+    if (ret < 0)
+        return ret;
+    ret = avt_front_open(&f, &quiet, &w, &dry, "dry", ARENA_UNLIMITED);
+    if (ret >= 0) {
+        ret = rehearse(&f);
+        *m = (PlanMemory){ .weights = avt_arena_peak(w.arena), .scratch = avt_arena_peak(f.scratch) };
+        if (stat)
+            memcpy(stat, f.be->stat, sizeof(f.be->stat));
+        avt_front_close(&f);
+    }
+    avt_front_weights_close(&w);
+    return ret;
+}
+
 int avt_front_reserve(Front *f, int64_t samples, size_t result)
 {
     const int64_t left = avt_host_memory_left();
-    size_t bytes = 0;
-    int ret = avt_front_measure(f->core, &bytes, samples, f->log);
+    FrontSetup set = f->set;
+    PlanMemory m;
+    int ret;
 
-    if (ret < 0 || bytes <= f->bytes)
+    set.samples = samples;
+    ret = avt_front_measure(&m, &set, f->be->device, &f->opt, NULL);
+    if (ret < 0 || m.scratch <= f->bytes)
         return ret;
-    if ((int64_t)(bytes + result) > left)
-        return avt_fail(f->log, AVT_ERR(ENOMEM), "the speech encoder (compat=upstream takes the sound whole): %.0f s need %.2f GB of host memory, "
-                        "%.2f GB are free", (double)samples / AVATAR_SAMPLE_RATE, (double)(bytes + result) / 1e9, (double)left / 1e9);
+    if ((int64_t)(m.scratch + result) > left)
+        return avt_fail(f->set.log, AVT_ERR(ENOMEM), "the speech encoder (compat=upstream takes the sound whole): %.0f s need %.2f GB of host "
+                        "memory, %.2f GB are free", (double)samples / AVATAR_SAMPLE_RATE, (double)(m.scratch + result) / 1e9, (double)left / 1e9);
     pthread_mutex_lock(&f->lock);
     avt_arena_close(&f->scratch);
-    f->bytes = bytes;
-    ret = avt_arena_open(&f->scratch, f->be, "front scratch", bytes);
+    f->bytes = m.scratch;
+    ret = avt_arena_open(&f->scratch, f->be, "front scratch", f->bytes);
     pthread_mutex_unlock(&f->lock);
     return ret;
 }
@@ -145,14 +178,14 @@ int avt_front_reserve(Front *f, int64_t samples, size_t result)
 
 static int encode_tokens(Front *f, float **context, int64_t *rows, const int32_t *ids, int nb)
 {
-    const Core *c = f->core;
-    float *out = avt_malloc(MEM_SESSION, sizeof(float) * (size_t)nb * (size_t)c->sizes.umt5.dim);
+    const Umt5Config *cfg = &f->set.sizes->umt5;
+    float *out = avt_malloc(MEM_SESSION, sizeof(float) * (size_t)nb * (size_t)cfg->dim);
     int ret;
 
     if (!out)
         return AVT_ERR(ENOMEM);
     pthread_mutex_lock(&f->lock);
-    ret = f->scratch ? encode_ids(f->be, f->scratch, &c->sizes.umt5, c->t5, out, ids, nb) : AVT_ERR(ENOMEM);
+    ret = f->scratch ? encode_ids(f->be, f->scratch, cfg, f->w->t5, out, ids, nb) : AVT_ERR(ENOMEM);
     pthread_mutex_unlock(&f->lock);
     if (ret < 0) {
         avt_free(out);
@@ -163,21 +196,21 @@ static int encode_tokens(Front *f, float **context, int64_t *rows, const int32_t
     return 0;
 }
 
-int avt_front_text(Front *f, float **context, int64_t *rows, const char *prompt)
+int avt_front_text(Front *f, const Tokenizer *tokenizer, float **context, int64_t *rows, const char *prompt)
 {
-    const Core *c = f->core;
-    const int max = c->sizes.dit.text_len;
+    const int max = f->set.tokens;
+    const Log *log = f->set.log;
     int32_t *ids = avt_malloc(MEM_SESSION, sizeof(*ids) * (size_t)max);
     char *clean = NULL;
     int64_t left_out = 0;
-    int ret = ids ? avt_text_clean(&clean, prompt, f->log) : AVT_ERR(ENOMEM);
+    int ret = ids ? avt_text_clean(&clean, prompt, log) : AVT_ERR(ENOMEM);
 
     if (ret >= 0)
-        ret = avt_ckpt_unchanged(c->t5, f->log);                    // it is read for as long as the engine lives
+        ret = avt_ckpt_unchanged(f->w->t5, log);                    // it is read for as long as the engine lives
     if (ret >= 0)
-        ret = avt_tokenizer_encode(c->tokenizer, ids, max, clean, &left_out);
+        ret = avt_tokenizer_encode(tokenizer, ids, max, clean, &left_out);
     if (ret >= 0 && left_out)
-        avt_log(f->log, LOG_WARNING, "prompt: the model reads %d tokens; the last %lld of %lld are left out", max, (long long)left_out,
+        avt_log(log, LOG_WARNING, "prompt: the model reads %d tokens; the last %lld of %lld are left out", max, (long long)left_out,
                 (long long)(max + left_out));
     if (ret >= 0)
         ret = encode_tokens(f, context, rows, ids, ret);
@@ -197,11 +230,11 @@ int avt_front_rows(Front *f, const Piece *p, const float *pcm, float *out, int64
 {
     int ret;
 
-    AVT_REQUIRE(f->log, room % BLOCK_FRAMES == 0 && p->nb <= room && p->begin % WAV2VEC2_HOP == 0);
-    if (f->core->compat && p->n < 400)
-        return avt_fail(f->log, AVT_ERR(EINVAL), "compat=upstream: %lld samples are fewer than the 400 that the original needs", (long long)p->n);
+    AVT_REQUIRE(f->set.log, room % BLOCK_FRAMES == 0 && p->nb <= room && p->begin % WAV2VEC2_HOP == 0);
+    if (f->set.compat && p->n < 400)
+        return avt_fail(f->set.log, AVT_ERR(EINVAL), "compat=upstream: %lld samples are fewer than the 400 that the original needs", (long long)p->n);
     pthread_mutex_lock(&f->lock);
-    ret = f->scratch ? encode_piece(f->be, f->scratch, &f->core->wav2vec2, p, pcm, out, room, f->core->compat) : AVT_ERR(ENOMEM);
+    ret = f->scratch ? encode_piece(f->be, f->scratch, &f->w->wav2vec2, p, pcm, out, room, f->set.compat) : AVT_ERR(ENOMEM);
     pthread_mutex_unlock(&f->lock);
     return ret;
 }

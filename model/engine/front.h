@@ -2,19 +2,40 @@
 /*
  * The front: what runs before the transformer. Text -> context rows, a stretch of sound -> feature rows.
  *
- * A session's front is opened with the scratch that its largest piece of work needs, found by doing that work on `dry`. The
- * weights are the engine's.
+ * A place of the plan like a rank: the weights are the engine's, a session opens a backend and a scratch of its own, as large as its
+ * largest piece of work needs, which is found by doing that work on `dry`.
  */
 #ifndef AVT_FRONT_H
 #define AVT_FRONT_H
 
-#include "engine/engine.h"
+#include <pthread.h>
 
+#include "engine/plan.h"
+#include "nets/tokenizer.h"
+
+#define BLOCK_FRAMES 12                 // video frames, and feature rows, of a block
 #define FRONT_SILENCE 80                // samples behind a block that its last row looks at
 
-typedef struct Front {
-    const Core *core;
+typedef struct FrontWeights {           // the engine's, read-only
+    Backend *be;
+    Arena *arena;
+    Wav2Vec2 wav2vec2;
+    const Ckpt *t5;                     // not owned; umT5 is read layer by layer for each prompt. NULL when planning
+} FrontWeights;
+
+typedef struct FrontSetup {             // what a session asks of it
+    const PlanSizes *sizes;
+    int64_t samples;                    // of the largest piece of sound; 0: none
+    int tokens;                         // of the longest prompt; 0: none
+    int compat;                         // enum AvatarCompat
+    const int *cancel;                  // as in Backend
     const Log *log;
+} FrontSetup;
+
+typedef struct Front {
+    FrontSetup set;
+    const FrontWeights *w;
+    BackendOptions opt;
     pthread_mutex_t lock;               // text and sound come from two threads: one at a time
     Backend *be;
     Arena *scratch;
@@ -30,13 +51,18 @@ typedef struct Piece {                  // a stretch of the stream that is encod
     PieceNorm norm;
 } Piece;
 
+/** Bind the speech encoder's weights (wav2vec2 NULL: planning without a file) into an arena of `capacity` bytes on a backend of its own. */
+int  avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const Ckpt *wav2vec2, const BackendOptions *opt, const char *device,
+                            size_t capacity);
+void avt_front_weights_close(FrontWeights *w);
+
 /**
- * Bytes of scratch for a piece of `samples` and a prompt of full length, found on `dry`.
- * @return 0 or an error (logged)
+ * Memory of a front on a device: open it on `dry` and do the largest piece of work of each kind once.
+ * @param stat  (opt) gets the ops' counts of that rehearsal, [OP_NB]
  */
-int  avt_front_measure(const Core *c, size_t *bytes, int64_t samples, const Log *log);
-/** Open a session's front. @param cancel  as in Backend */
-int  avt_front_open(Front *f, const Core *c, size_t bytes, const int *cancel, const Log *log);
+int  avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, const BackendOptions *opt, OpStat *stat);
+/** Open a session's front with `bytes` of scratch, known from avt_front_measure(). */
+int  avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device, size_t bytes);
 void avt_front_close(Front *f);
 /** Make room for a piece of `samples`, if that is more than it was opened for. ENOMEM (logged) when the host has not that much. */
 int  avt_front_reserve(Front *f, int64_t samples, size_t result);
@@ -46,7 +72,7 @@ int  avt_front_reserve(Front *f, int64_t samples, size_t result);
  * @param context  gets a host array [*rows, text_dim], freed with avt_free()
  * @return 0; EINVAL (not UTF-8), AVT_INVALID (weights), ENOMEM, ECANCELED
  */
-int avt_front_text(Front *f, float **context, int64_t *rows, const char *prompt);
+int avt_front_text(Front *f, const Tokenizer *tokenizer, float **context, int64_t *rows, const char *prompt);
 
 /**
  * Feature rows of a piece: one for each video frame (product.md 1), or with compat the original's.

@@ -27,11 +27,7 @@ void avt_core_free(Core *c)
         return;
     for (int r = 0; r < c->plan.nb_ranks; r++)
         avt_rank_weights_close(&c->rank[r]);
-    if (c->has_wav2vec2)
-        avt_wav2vec2_close(&c->wav2vec2);
-    if (c->front_be)
-        avt_arena_close(&c->front_weights);
-    avt_backend_close(&c->front_be);
+    avt_front_weights_close(&c->front);
     avt_ckpt_close(&c->t5);
     avt_tokenizer_close(&c->tokenizer);
     avt_modeldir_close(&c->dir);
@@ -86,43 +82,66 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
     return 0;
 }
 
-/* Bytes of every rank's weights, found on `dry`, against what the host has left. */
-static int plan_weights(Core *c, size_t bytes[PLAN_MAX_RANKS], const ModelFiles *files, const Log *log)
+typedef struct Placed {                 // bytes of the weights of each place, found on `dry`
+    size_t rank[PLAN_MAX_RANKS], front;
+    int64_t host;                       // of those that lie in the host's memory
+} Placed;
+
+/* A CUDA device keeps the file's types, as `dry` does by itself. */
+static BackendOptions dry_for(const Core *c, const char *device, const Log *log)
+{
+    BackendOptions opt = avt_core_backend(c, 1, log);
+
+    opt.plan_for = avt_device_kind(device, strlen(device)) == DEVICE_HOST ? device : NULL;
+    return opt;
+}
+
+static void count_bytes(Core *c, Placed *p, size_t *place, const char *device, size_t bytes)
+{
+    *place = bytes;
+    c->weight_bytes += (int64_t)bytes;
+    p->host += avt_device_kind(device, strlen(device)) == DEVICE_HOST ? (int64_t)bytes : 0;
+}
+
+/* Bytes of the weights of every rank and of the front, against what the host has left. */
+static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt *wav2vec2, const Log *log)
 {
     const int64_t left = avt_host_memory_left();
+    BackendOptions opt = dry_for(c, c->plan.front_device, log);
     ModelFiles headers = *files;
-    int64_t sum = 0;
+    FrontWeights front = { 0 };
+    int ret = avt_front_weights_open(&front, &c->sizes, wav2vec2, &opt, "dry", ARENA_UNLIMITED);
 
+    if (ret < 0)
+        return ret;
+    count_bytes(c, p, &p->front, c->plan.front_device, avt_arena_peak(front.arena));
+    avt_front_weights_close(&front);
     headers.lora = NULL;
     for (int r = 0; r < c->plan.nb_ranks; r++) {
-        BackendOptions opt = avt_core_backend(c, 1, log);
+        const char *device = c->plan.rank[r].device;
         RankWeights w;
-        int ret;
 
-        opt.plan_for = strncmp(c->plan.rank[r].device, "cuda", 4) ? c->plan.rank[r].device : NULL;
+        opt = dry_for(c, device, log);
         ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
         if (ret < 0)
             return ret;
-        bytes[r] = avt_arena_peak(w.arena);
+        count_bytes(c, p, &p->rank[r], device, avt_arena_peak(w.arena));
         avt_rank_weights_close(&w);
-        sum += strncmp(c->plan.rank[r].device, "cuda", 4) ? (int64_t)bytes[r] : 0;
-        c->weight_bytes += (int64_t)bytes[r];
     }
-    if (sum > left)
+    if (p->host > left)
         return avt_fail(log, AVT_ERR(ENOMEM), "%s: the weights take %.2f GB of host memory, %.2f GB are free; use a smaller model or fewer ranks",
-                        c->dir.dir, (double)sum / 1e9, (double)left / 1e9);
+                        c->dir.dir, (double)p->host / 1e9, (double)left / 1e9);
     return 0;
 }
 
-static int load_ranks(Core *c, const ModelFiles *files, const Log *log)
+static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const Log *log)
 {
-    size_t bytes[PLAN_MAX_RANKS];
-    int ret = plan_weights(c, bytes, files, log);
+    int ret = 0;
 
     for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++) {
         const BackendOptions opt = avt_core_backend(c, c->plan.rank[r].threads, log);
 
-        ret = avt_rank_weights_open(&c->rank[r], &c->plan, r, &c->sizes, files, &opt, c->plan.rank[r].device, bytes[r], log);
+        ret = avt_rank_weights_open(&c->rank[r], &c->plan, r, &c->sizes, files, &opt, c->plan.rank[r].device, p->rank[r], log);
         if (ret < 0)
             break;
         c->rank[r].be->log = NULL;                                  // the opener's log may go before the weights do
@@ -133,72 +152,32 @@ static int load_ranks(Core *c, const ModelFiles *files, const Log *log)
     return ret;
 }
 
-static int bind_front(Core *c, Arena *arena, const Ckpt *ckpt, const Log *log)
+static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const Log *log)
 {
-    Binder b;
-    int ret = avt_binder_open(&b, ckpt, NULL, arena, "wav2vec2", DT_F32, log);
+    const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, log);
+    int ret = avt_front_weights_open(&c->front, &c->sizes, wav2vec2, &opt, c->plan.front_device, p->front);
 
-    if (ret >= 0)
-        ret = avt_wav2vec2_open(&c->wav2vec2, &c->sizes.wav2vec2, &b);
-    avt_binder_close(&b);
-    return ret;
-}
-
-/* Bytes of the speech encoder's weights, found on `dry`. */
-static int plan_front(Core *c, size_t *bytes, const Ckpt *ckpt, const Log *log)
-{
-    BackendOptions dry = avt_core_backend(c, 1, log);
-    Backend *be;
-    Arena *arena = NULL;
-    int ret;
-
-    dry.plan_for = c->front_device;
-    ret = avt_backend_open(&be, "dry", &dry);
     if (ret < 0)
         return ret;
-    ret = avt_arena_open(&arena, be, "weights", ARENA_UNLIMITED);
-    if (ret >= 0)
-        ret = bind_front(c, arena, ckpt, log);
-    if (ret >= 0) {
-        avt_wav2vec2_close(&c->wav2vec2);
-        *bytes = avt_arena_peak(arena);
-    }
-    avt_arena_close(&arena);
-    avt_backend_close(&be);
-    return ret;
+    c->front.be->log = NULL;                                        // as for the ranks
+    c->front.t5 = c->t5;
+    return avt_ckpt_unchanged(wav2vec2, log);
 }
 
-static int place_front(Core *c, size_t bytes, const Ckpt *ckpt, const Log *log)
+/* The weights of all places: planned first, then put. */
+static int load_places(Core *c, const ModelFiles *files, const Log *log)
 {
-    const BackendOptions opt = avt_core_backend(c, c->cpu_threads, log);
-    int ret = avt_backend_open(&c->front_be, c->front_device, &opt);
+    Placed p = { .host = 0 };
+    Ckpt *wav2vec2 = NULL;
+    int ret = avt_ckpt_open(&wav2vec2, c->dir.wav2vec2, log);
 
     if (ret >= 0)
-        ret = avt_arena_open(&c->front_weights, c->front_be, "front weights", bytes);
+        ret = plan_weights(c, &p, files, wav2vec2, log);
     if (ret >= 0)
-        ret = bind_front(c, c->front_weights, ckpt, log);
-    c->has_wav2vec2 = ret >= 0;
+        ret = load_ranks(c, &p, files, log);
     if (ret >= 0)
-        ret = avt_sync(c->front_be);
-    if (c->front_be)
-        c->front_be->log = NULL;                                    // as for the ranks
-    return ret;
-}
-
-static int load_front(Core *c, const Log *log)
-{
-    Ckpt *ckpt = NULL;
-    size_t bytes = 0;
-    int ret = avt_ckpt_open(&ckpt, c->dir.wav2vec2, log);
-
-    if (ret >= 0)
-        ret = plan_front(c, &bytes, ckpt, log);
-    if (ret >= 0)
-        ret = place_front(c, bytes, ckpt, log);
-    if (ret >= 0)
-        ret = avt_ckpt_unchanged(ckpt, log);
-    c->weight_bytes += (int64_t)bytes;
-    avt_ckpt_close(&ckpt);
+        ret = load_front(c, &p, wav2vec2, log);
+    avt_ckpt_close(&wav2vec2);
     return ret;
 }
 
@@ -292,20 +271,15 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
         ret = avt_schedule(&c->schedule, steps, 3);
     if (ret >= 0)
         ret = avt_rank_plan(&c->plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
+                                                      .front_device = opt->front_device,
                                                       .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads },
                             &c->sizes, &dry);
     if (ret >= 0)
         ret = choose_precision(c, opt->precision, log);
-    if (ret >= 0) {
-        const int guard = !strcmp(c->plan.rank[0].device, "guard");
-
-        snprintf(c->front_device, sizeof(c->front_device), guard ? "guard" : "cpu");
+    if (ret >= 0)
         ret = load_tokenizer(c, log);
-    }
     if (ret >= 0)
-        ret = load_ranks(c, &(ModelFiles){ dit, vae, lora }, log);
-    if (ret >= 0)
-        ret = load_front(c, log);
+        ret = load_places(c, &(ModelFiles){ dit, vae, lora }, log);
     if (ret >= 0)
         ret = warm(c, log);
     if (ret >= 0)

@@ -142,6 +142,7 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
     if (parse_expert(x, opt->opts, log) < 0)
         return AVT_ERR(EINVAL);
     return avt_plan_make(&plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
+                                                .front_device = opt->front_device,
                                                 .steps = opt->steps > 0 ? opt->steps : 4, .nb_layers = PLAN_MAX_RANKS,
                                                 .cpu_threads = opt->cpu_threads }, log);
 }

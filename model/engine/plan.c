@@ -134,6 +134,17 @@ static int place_vae(Plan *p, const char *vae, int nb, int spare, const Log *log
     return 0;
 }
 
+static int place_front(Plan *p, const PlanOptions *opt, const Log *log)
+{
+    const char *front = opt->front_device && strcmp(opt->front_device, "auto") ? opt->front_device : p->rank[p->vae_rank].device;
+
+    if (avt_device_kind(front, strlen(front)) == DEVICE_NONE)
+        return avt_fail(log, AVT_ERR(EINVAL), "front_device=%s is not a device; write cpu or cuda0", front);
+    snprintf(p->front_device, sizeof(p->front_device), "%s", front);
+    p->front_threads = opt->cpu_threads > 0 ? opt->cpu_threads : avt_nb_cores();
+    return 0;
+}
+
 /* How many of the devices hold layers; the one behind them is the VAE's. What would have no work is refused. */
 static int count_layer_ranks(const Plan *p, const PlanOptions *opt, const char *vae, const char *list, int nb, const Log *log)
 {
@@ -197,7 +208,7 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     p->versions = p->kind == PLAN_SEQUENTIAL ? 1 : 2;
     p->batch = p->kind == PLAN_WAVE ? p->steps : 1;
     share_threads(p, opt->cpu_threads);
-    return 0;
+    return place_front(p, opt, log);
 }
 
 int avt_plan_holds(const Plan *p, int rank, int step)
@@ -212,5 +223,7 @@ const char *avt_plan_text(const Plan *p, char *buf, size_t size)
     for (int r = 0; r < p->nb_ranks && n < size; r++)
         n += (size_t)snprintf(buf + n, size - n, "%s%s%s", r ? "|" : "", p->rank[r].device,
                               p->rank[r].vae ? (p->rank[r].pipe < 0 ? " (VAE)" : "+VAE") : "");
+    if (n < size && strcmp(p->front_device, p->rank[p->vae_rank].device))
+        snprintf(buf + n, size - n, ", front on %s", p->front_device);
     return buf;
 }

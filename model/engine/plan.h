@@ -42,6 +42,8 @@ typedef struct Plan {
     int nb_ranks;
     PlanRank rank[PLAN_MAX_RANKS];      // ranks of a pipe are neighbours, in the order of their layers
     int vae_rank;
+    char front_device[32];              // of the encoders of speech and text, which are no rank: front.h
+    int front_threads;
 } Plan;
 
 typedef struct PlanMemory {             // bytes of one rank, found on `dry`
@@ -64,6 +66,7 @@ typedef struct PlanOptions {            // NULL: "auto"
     const char *plan;                   // "auto", "sequential", "wave", "timestep", "layer"
     const char *devices;                // "auto" or names joined by '|': the order is the pipeline order
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
+    const char *front_device;           // "auto" (the VAE's), or any device
     int steps, nb_layers;
     int cpu_threads;                    // 0: all cores
     PlanLoad load;                      // zeros: the VAE weighs nothing
@@ -77,7 +80,8 @@ typedef struct PlanOptions {            // NULL: "auto"
 int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
-/** Devices in the order of the ranks, as "layer on cuda0|cuda1+VAE"; a rank of the VAE alone is "cuda2 (VAE)". */
+/** Devices in the order of the ranks, as "layer on cuda0|cuda1+VAE"; a rank of the VAE alone is "cuda2 (VAE)". A front that is
+ *  elsewhere than the VAE is named behind them: ", front on cpu". */
 const char *avt_plan_text(const Plan *p, char *buf, size_t size);
 
 /* The network sizes that a memory plan needs. */

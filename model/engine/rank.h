@@ -13,10 +13,9 @@
 #define AVT_RANK_H
 
 #include "comm/comm.h"
-#include "engine/plan.h"
+#include "engine/front.h"
 
 #define LATENT 16                       // channels of a latent
-#define BLOCK_FRAMES 12                 // video frames, and feature rows, of a block
 #define PRIME_LATENTS 7                 // motion latents that the decoder is primed with
 
 typedef enum CmdKind { CMD_END, CMD_PICTURE, CMD_TEXT, CMD_SINK, CMD_WAVE } CmdKind;

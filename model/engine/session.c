@@ -126,16 +126,16 @@ static int plan_memory(AvatarSession *s)
     int64_t host = FRAME_QUEUE * (int64_t)s->block_size + avt_sound_bytes(&s->sound);
     CommOptions comm;
     char text[160];
-    int ret = avt_front_measure(c, &s->front.bytes, avt_sound_piece(s->sound.live, s->sound.lookahead), &s->e->log);
+    BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
+    int ret = avt_front_measure(&s->front_planned, &s->front_set, c->plan.front_device, &opt, NULL);
 
     if (ret < 0)
         return ret;
-    s->info.scratch_bytes += (int64_t)s->front.bytes;
-    host += (int64_t)s->front.bytes;
+    s->info.scratch_bytes += (int64_t)s->front_planned.scratch;
+    if (avt_device_kind(c->plan.front_device, strlen(c->plan.front_device)) == DEVICE_HOST)
+        host += (int64_t)s->front_planned.scratch;
 
     for (int r = 0; r < c->plan.nb_ranks; r++) {
-        const BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
-
         ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, &s->routes, NULL);
 
         if (ret < 0)
@@ -170,6 +170,14 @@ static int open_ranks(AvatarSession *s)
     return ret;
 }
 
+static int open_front(AvatarSession *s)
+{
+    const Core *c = s->e->core;
+    const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, &s->e->log);
+
+    return avt_front_open(&s->front, &s->front_set, &c->front, &opt, c->plan.front_device, s->front_planned.scratch);
+}
+
 static int open_frames(AvatarSession *s)
 {
     for (int i = 0; i < FRAME_QUEUE; i++) {
@@ -198,6 +206,8 @@ static void set_sound(AvatarSession *s, const AvatarLook *look)
     o->given = s->hooks.features;
     o->nb_given = s->hooks.nb_rows;
     o->row_size = (int64_t)c->sizes.dit.nb_audio_layers * c->sizes.dit.audio_dim;
+    s->front_set = (FrontSetup){ .sizes = &c->sizes, .samples = avt_sound_piece(o->live, o->lookahead), .tokens = c->sizes.dit.text_len,
+                                 .compat = c->compat, .cancel = &s->cancel, .log = &s->e->log };
 }
 
 static void set_late(AvatarSession *s, int late, int max_late_ms)
@@ -258,7 +268,7 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = open_frames(s);
     if (ret >= 0)
-        ret = avt_front_open(&s->front, e->core, s->front.bytes, &s->cancel, &e->log);
+        ret = open_front(s);
     if (ret >= 0)
         ret = avt_sound_open(&s->sound);
     if (ret >= 0)

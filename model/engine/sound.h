@@ -15,6 +15,7 @@
 #ifndef AVT_SOUND_H
 #define AVT_SOUND_H
 
+#include "avatar.h"
 #include "engine/front.h"
 #include "engine/loudness.h"
 

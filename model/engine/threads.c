@@ -179,7 +179,7 @@ static void *listener_thread(void *arg)
     AvatarSession *s = arg;
 
     avt_thread_flush_denormals();
-    if (make_team(s, avt_core_threads(s->e->core)) >= 0)
+    if (make_team(s, s->set.plan->front_threads) >= 0)
         avt_sound_listen(&s->sound);
     return NULL;
 }

@@ -37,6 +37,7 @@ static void set_empty_device(AvatarOptions *o) { o->devices = "cpu||cpu"; }
 static void set_device(AvatarOptions *o)      { o->devices = "gpu"; }
 static void set_dry(AvatarOptions *o)         { o->devices = "dry"; }
 static void set_vae(AvatarOptions *o)         { o->vae_device = "cpu:mine"; }
+static void set_front_device(AvatarOptions *o) { o->front_device = "cpu:own"; }
 static void set_vae_device(AvatarOptions *o)  { o->vae_device = "tpu"; }
 static void set_lora(AvatarOptions *o)        { o->lora = "/nonexistent/lora.safetensors"; }
 static void set_layers(AvatarOptions *o)      { o->devices = "cpu|cpu|cpu|cpu|cpu|cpu"; }
@@ -66,6 +67,7 @@ static void bad_options_are_named(void **state)
         { set_plan, 1, "plan=fast", "layer" }, { set_plan_devices, 1, "plan=wave", "devices=cpu|cpu" },
         { set_timestep, 1, "plan=timestep", "4 devices" }, { set_empty_device, 1, "devices=cpu||cpu", "empty" }, { set_device, 1, "devices=gpu", "cpu" },
         { set_dry, 1, "devices=dry", "cpu" }, { set_vae, 1, "vae_device=cpu:mine", "own" }, { set_vae_device, 1, "vae_device=tpu", "cpu" },
+        { set_front_device, 1, "front_device=cpu:own", "cuda0" },
         { set_lora, 0, "/nonexistent/lora.safetensors", "" }, { set_layers, 0, "plan=layer", "4 layers" },
         { set_model, 1, "/nonexistent/model", "folder" }, { set_model_file, 1, "/etc/passwd", "folder" },
     };

@@ -29,6 +29,18 @@ static AvatarEngine *open_engine(const char *model)
     return e;
 }
 
+/* With room for the largest piece of a long sound, or for one of `samples`. */
+static void open_front(Front *f, const AvatarEngine *e, int64_t samples, const int *cancel)
+{
+    const Core *c = e->core;
+    const FrontSetup set = { .sizes = &c->sizes, .samples = samples, .cancel = cancel };
+    const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, NULL);
+    PlanMemory planned;
+
+    REQUIRE_OK(avt_front_measure(&planned, &set, c->plan.front_device, &opt, NULL));
+    REQUIRE_OK(avt_front_open(f, &set, &c->front, &opt, c->plan.front_device, planned.scratch));
+}
+
 static Ears *open_ears(const AvatarEngine *e)
 {
     const PlanSizes *sizes = &e->core->sizes;
@@ -37,8 +49,7 @@ static Ears *open_ears(const AvatarEngine *e)
     assert_non_null(ears);
     pthread_mutex_init(&ears->lock, NULL);
     pthread_cond_init(&ears->change, NULL);
-    REQUIRE_OK(avt_front_measure(e->core, &ears->front.bytes, avt_sound_piece(0, 0), NULL));
-    REQUIRE_OK(avt_front_open(&ears->front, e->core, ears->front.bytes, &ears->cancel, NULL));
+    open_front(&ears->front, e, avt_sound_piece(0, 0), &ears->cancel);
     ears->o = (Sound){ .lock = &ears->lock, .change = &ears->change, .cancel = &ears->cancel, .front = &ears->front,
                        .row_size = (int64_t)sizes->dit.nb_audio_layers * sizes->dit.audio_dim };
     REQUIRE_OK(avt_sound_open(&ears->o));
@@ -142,8 +153,7 @@ static float *one_pass(const AvatarEngine *e, const float *pcm, int64_t n, Piece
         var += ((double)pcm[i] - mean) * ((double)pcm[i] - mean) / (double)p.heard;
     for (int64_t i = 0; i < p.n; i++)
         piece[i] = (float)(((i < have ? (double)pcm[p.begin + i] : 0) - mean) / sqrt(var + 1e-7));
-    REQUIRE_OK(avt_front_measure(e->core, &f.bytes, p.n, NULL));
-    REQUIRE_OK(avt_front_open(&f, e->core, f.bytes, NULL, NULL));
+    open_front(&f, e, p.n, NULL);
     rows = calloc((size_t)(room * e->core->sizes.dit.nb_audio_layers * e->core->sizes.dit.audio_dim), sizeof(*rows));
     assert_true(piece && rows);
     REQUIRE_OK(avt_front_rows(&f, &p, piece, rows, room));
@@ -252,7 +262,7 @@ static void blocks_begin_before_the_end(void **state)
 /* Ten minutes in the memory of the first two; nothing is allocated any more. */
 static void memory_is_one_window(void **state)
 {
-    AvatarEngine *e = open_engine(take_dir);
+    AvatarEngine *e = (avatar_engine_flush(), open_engine(take_dir));
     Ears *ears = open_ears(e);
     float *pcm = take_sound(10 * SECOND);
     int64_t blocks = 0, bytes = 0, calls = 0;
@@ -272,6 +282,60 @@ static void memory_is_one_window(void **state)
     assert_true(bytes < (int64_t)ears->front.bytes + (int64_t)avt_sound_bytes(&ears->o) + e->core->weight_bytes + (8 << 20));
     close_ears(ears);
     avatar_engine_close(&e);
+    free(pcm);
+}
+
+/* The longest prompt, and the longest pass: the front's scratch is what was planned, to the byte. */
+static void front_takes_what_was_planned(void **state)
+{
+    AvatarEngine *e = open_engine(take_dir);
+    AvatarLook look = take_look(0);
+    float *pcm = take_sound(60 * SECOND);
+    char prompt[4096] = "";
+    AvatarSession *s = NULL;
+    AvatarFrame f;
+
+    (void)state;
+    memset(prompt, 'x', sizeof(prompt) - 1);
+    for (size_t i = 1; i < sizeof(prompt) - 1; i += 2)
+        prompt[i] = ' ';
+    look.prompt = prompt;
+    REQUIRE_OK(avatar_session_open(&s, e, &look));
+    REQUIRE_OK(avatar_session_send(s, pcm, 60 * SECOND));
+    REQUIRE_OK(avatar_session_send(s, NULL, 0));
+    REQUIRE_OK(avatar_session_receive(s, &f, AVATAR_WAIT));
+    assert_true(s->front_planned.scratch > 0);
+    assert_int_equal(avt_arena_peak(s->front.scratch), s->front_planned.scratch);
+    avatar_session_close(&s);
+    avatar_engine_close(&e);
+    free(pcm);
+}
+
+/* The front on another device than the ranks, one whose memory the host cannot read: the same numbers. */
+static void front_is_a_place(void **state)
+{
+    static const char *const devices[] = { NULL, "cpu", "guard" };
+    const AvatarLook look = take_look(0);
+    float *pcm = take_sound(2 * BLOCK_SAMPLES);
+    Take *t[3];
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        AvatarOptions opt = take_options(NULL, "cpu", NULL, NULL);
+        AvatarEngine *e = NULL;
+
+        opt.front_device = devices[i];
+        t[i] = take_new();
+        REQUIRE_OK(avatar_engine_open(&e, &opt));
+        assert_string_equal(e->core->front.be->device, i ? devices[i] : "cpu");
+        take_all(t[i], e, &look, NULL, pcm, 2 * BLOCK_SAMPLES);
+        assert_int_equal(t[i]->nb, 24);
+        for (int g = 0; g < 2; g++)
+            REQUIRE_CLOSE(t[i]->latents[g], t[0]->latents[g], LATENTS, 1e-5);
+        avatar_engine_close(&e);
+    }
+    for (int i = 0; i < 3; i++)
+        free(t[i]);
     free(pcm);
 }
 
@@ -368,6 +432,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sixty_seconds_are_one_pass), cmocka_unit_test(windows_are_where_they_should_be),
         cmocka_unit_test(arrival_changes_nothing), cmocka_unit_test(blocks_begin_before_the_end), cmocka_unit_test(memory_is_one_window),
+        cmocka_unit_test(front_takes_what_was_planned), cmocka_unit_test(front_is_a_place),
         cmocka_unit_test(close_is_quick), cmocka_unit_test(trained_ears_hear_nearly_the_same),
     };
 

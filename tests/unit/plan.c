@@ -51,6 +51,20 @@ static void loop_finds_its_way(void **state)
     REQUIRE(avt_plan_holds(&p, 1, 2) && !avt_plan_holds(&p, 3, 2));
 }
 
+/* The front is where the VAE is, or where one says; the text names it only there. */
+static void front_has_its_place(void **state)
+{
+    const PlanOptions o = { .plan = "layer", .devices = "cuda0|cuda1", .front_device = "cpu", .steps = 4, .nb_layers = L, .cpu_threads = 8 };
+    char text[64];
+    Plan p;
+
+    (void)state;
+    REQUIRE_OK(make(&p, "layer", cudas(3), "cuda1", 4, L, NULL));
+    REQUIRE(!strcmp(p.front_device, "cuda1") && p.front_threads == 8 && !strstr(avt_plan_text(&p, text, sizeof(text)), "front"));
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(!strcmp(p.front_device, "cpu") && !strcmp(avt_plan_text(&p, text, sizeof(text)), "layer on cuda0|cuda1+VAE, front on cpu"));
+}
+
 static void text_names_all_ranks(void **state)
 {
     char text[64];
@@ -271,7 +285,7 @@ static void every_device_works(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loop_finds_its_way), cmocka_unit_test(text_names_all_ranks),
+        cmocka_unit_test(loop_finds_its_way), cmocka_unit_test(front_has_its_place), cmocka_unit_test(text_names_all_ranks),
         cmocka_unit_test(vae_rank_is_neither_slowest_nor_fullest), cmocka_unit_test(vae_rank_is_not_spared_too_much),
         cmocka_unit_test(own_rank_leaves_layers_even), cmocka_unit_test(tiny_models_are_split),
         cmocka_unit_test(published_model_is_balanced), cmocka_unit_test(no_device_is_dropped), cmocka_unit_test(every_device_works),
