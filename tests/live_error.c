@@ -63,7 +63,7 @@ static int open_front(Front *f, const Measure *m, int64_t samples)
     PlanMemory planned;
     const int ret = avt_front_measure(&planned, &set, c->plan.front_device, &opt, NULL);
 
-    return ret < 0 ? ret : avt_front_open(f, &set, &c->front, &opt, c->plan.front_device, planned.scratch);
+    return ret < 0 ? ret : avt_front_open(f, &set, &c->front, &opt, c->plan.front_device, &planned);
 }
 
 /* Features of block `g` as a live session gets them: `left` bounded, silence behind the end. */

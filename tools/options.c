@@ -48,6 +48,8 @@ static const Option options[] = {
     { "audio_codec", TEXT,  AT(audio_codec),        "encoder of the sound (also -c:a; default: by the container)", NULL },
     { "input_format", TEXT, AT(input_format),       "what AUDIO is if its bytes do not say it; s16le: raw 16 kHz mono", NULL },
     { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
+    { "json",        FLAG,  AT(json),               "plan: for programs, in bytes", NULL },
+    { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },
     { "help",        FLAG,  AT(help),               "this list", NULL },
 };
 

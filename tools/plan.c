@@ -80,13 +80,19 @@ static double sum_flops(const OpStat *stat)
 
 static void print_head(const char *what)
 {
-    printf("%-26s %9s %9s %9s %9s %10s\n", what, "weights", "state", "scratch", "sum", "TFLOP");
+    printf("%-26s %9s %9s %9s %9s %9s %9s %10s\n", what, "weights", "state", "scratch", "workspace", "messages", "sum", "TFLOP");
 }
 
 static void print_row(const char *what, const PlanMemory *m, double flops)
 {
-    printf("%-26s %9.3f %9.3f %9.3f %9.3f %10.3f\n", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
-           (double)(m->weights + m->state + m->scratch) / GB, flops / 1e12);
+    printf("%-26s %9.3f %9.3f %9.3f %9.3f %9.3f %9.3f %10.3f\n", what, (double)m->weights / GB, (double)m->state / GB, (double)m->scratch / GB,
+           (double)m->workspace / GB, (double)m->messages / GB, (double)avt_plan_sum(m) / GB, flops / 1e12);
+}
+
+static void json_memory(const char *device, const PlanMemory *m)
+{
+    printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu}",
+           device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m));
 }
 
 /* Text encoder on a full prompt, speech encoder on some seconds of sound: weights and scratch of one call. */
@@ -109,7 +115,7 @@ static int print_front(const PlanSizes *s, const char *device, const BackendOpti
 }
 
 /* The front of an offline session: 60 s of sound, its largest piece, and a full prompt. */
-static int print_front_place(const PlanSizes *s, const Plan *plan, const BackendOptions *opt)
+static int print_front_place(const PlanSizes *s, const Plan *plan, const BackendOptions *opt, int json)
 {
     const FrontSetup set = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len, .log = &tool_log };
     OpStat stat[OP_NB];
@@ -118,17 +124,26 @@ static int print_front_place(const PlanSizes *s, const Plan *plan, const Backend
     const int ret = avt_front_measure(&m, &set, plan->front_device, opt, stat);
 
     snprintf(name, sizeof(name), "%s: front", plan->front_device);
-    if (ret >= 0)
+    if (ret >= 0 && json) {
+        printf("], \"front\": ");
+        json_memory(plan->front_device, &m);
+    } else if (ret >= 0)
         print_row(name, &m, sum_flops(stat));
     return ret;
 }
 
-static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt)
+static int setup(RankSetup *set, const ToolOptions *o, const PlanSizes *sizes, const Plan *plan)
 {
-    RankSetup set = { .plan = plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = &tool_log };
-    int ret = avt_schedule(&set.schedule, plan->steps, 3);
+    *set = (RankSetup){ .plan = plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = &tool_log,
+                        .shape = avt_dit_shape(o->look.out_height / 8, o->look.out_width / 8) };
+    return avt_schedule(&set->schedule, plan->steps, 3);
+}
 
-    set.shape = avt_dit_shape(o->look.out_height / 8, o->look.out_width / 8);
+static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt, int json)
+{
+    RankSetup set;
+    int ret = setup(&set, o, sizes, plan);
+
     for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
         const PlanRank *p = &plan->rank[r];
         OpStat stat[OP_NB];
@@ -140,7 +155,10 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
             snprintf(name, sizeof(name), "%s: VAE", p->device);
         else
             snprintf(name, sizeof(name), "%s: layers %d-%d%s", p->device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
-        if (ret >= 0)
+        if (ret >= 0 && json) {
+            printf(r ? ", " : "");
+            json_memory(p->device, &m);
+        } else if (ret >= 0)
             print_row(name, &m, sum_flops(stat));
     }
     return ret;
@@ -150,7 +168,7 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
 static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int steps, const char *device, const BackendOptions *opt)
 {
     Plan plan;
-    char own[40], title[40];
+    char own[40], title[64];
     int ret;
 
     snprintf(title, sizeof(title), "networks alone, one %s", device);
@@ -159,9 +177,102 @@ static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int step
                                                .nb_layers = sizes->dit.nb_layers }, &tool_log);
     if (ret >= 0) {
         print_head(title);
-        ret = print_ranks(o, sizes, &plan, opt);
+        ret = print_ranks(o, sizes, &plan, opt, 0);
     }
     return ret < 0 ? ret : print_front(sizes, device, opt);
+}
+
+/* ---- operations ---------------------------------------------------------------------------------------------------------- */
+
+static void json_shape(const char *name, Tensor t)
+{
+    char shape[96];
+
+    printf("\"%s\": \"%s %s\"", name, avt_dtype_name(t.dtype), avt_shape_text(shape, sizeof(shape), t.nd, t.dim));
+}
+
+static void json_ops(const DryCall *c, int64_t nb, const DryCall *sum)
+{
+    printf("{\"calls\": %lld, \"bytes\": %.0f, \"flops\": %.0f, \"ops\": [", (long long)sum->calls, sum->bytes, sum->flops);
+    for (int64_t i = 0; i < nb; i++) {
+        printf("%s\n  {\"op\": \"%s\", \"calls\": %lld, \"bytes\": %.0f, \"flops\": %.0f, ", i ? "," : "", avt_op_name(c[i].first.op),
+               (long long)c[i].calls, c[i].bytes, c[i].flops);
+        json_shape("out", c[i].first.out);
+        printf("}");
+    }
+    printf("\n]}\n");
+}
+
+/* A line an op, whatever its shapes. */
+static void print_ops(const DryCall *c, int64_t nb, const DryCall *sum)
+{
+    printf("%-20s %8s %10s %10s\n", "operation", "calls", "GB", "TFLOP");
+    for (int op = 0; op < OP_NB; op++) {
+        DryCall s = { .calls = 0 };
+
+        for (int64_t i = 0; i < nb; i++)
+            if ((int)c[i].first.op == op) {
+                s.calls += c[i].calls;
+                s.bytes += c[i].bytes;
+                s.flops += c[i].flops;
+            }
+        if (s.calls)
+            printf("%-20s %8lld %10.3f %10.3f\n", avt_op_name((OpId)op), (long long)s.calls, s.bytes / GB, s.flops / 1e12);
+    }
+    printf("%-20s %8lld %10.3f %10.3f\n", "sum", (long long)sum->calls, sum->bytes / GB, sum->flops / 1e12);
+}
+
+/* One block at one step in mid-stream, all layers on one device. */
+static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, const char *device, const BackendOptions *opt)
+{
+    DryCall *calls = NULL, sum = { .calls = 0 };
+    char own[40];
+    RankSetup set;
+    int64_t nb = 0;
+    Plan plan;
+    int ret;
+
+    snprintf(own, sizeof(own), "%s:own", device);
+    ret = avt_plan_make(&plan, &(PlanOptions){ .plan = "sequential", .devices = device, .vae_device = own, .steps = steps,
+                                               .nb_layers = sizes->dit.nb_layers, .cpu_threads = o->engine.cpu_threads }, &tool_log);
+    if (ret >= 0)
+        ret = setup(&set, o, sizes, &plan);
+    if (ret >= 0)
+        ret = avt_rank_item(&calls, &nb, &set, sizes, opt);
+    for (int64_t i = 0; i < nb && ret >= 0; i++) {
+        sum.calls += calls[i].calls;
+        sum.bytes += calls[i].bytes;
+        sum.flops += calls[i].flops;
+    }
+    if (ret >= 0)
+        (o->json ? json_ops : print_ops)(calls, nb, &sum);
+    avt_free(calls);
+    return ret < 0;
+}
+
+/* ---- the command --------------------------------------------------------------------------------------------------------- */
+
+static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, int steps, const char *device, const BackendOptions *opt)
+{
+    char text[256];
+    int ret;
+
+    avt_plan_text(plan, text, sizeof(text));
+    if (o->json)
+        printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text,
+               avt_dtype_name(opt->act), o->look.out_width, o->look.out_height, steps);
+    else {
+        printf("%s, %dx%d, %d steps, %s\n", text, o->look.out_width, o->look.out_height, steps, avt_dtype_name(opt->act));
+        print_head("GB");
+    }
+    ret = print_ranks(o, sizes, plan, opt, o->json);
+    if (ret >= 0)
+        ret = print_front_place(sizes, plan, opt, o->json);
+    if (ret >= 0 && !o->json)
+        ret = print_networks(o, sizes, steps, device, opt);
+    if (o->json)
+        printf("}\n");
+    return ret < 0;
 }
 
 int cmd_plan(int argc, char **argv)
@@ -170,16 +281,17 @@ int cmd_plan(int argc, char **argv)
     PlanSizes sizes;
     Plan plan;
     BackendOptions opt = { .level = CPU_AUTO, .log = &tool_log };
+    PlanOptions p;
+    char first[32];
     const char *device = "cpu";
-    char text[256];
     int ret = tool_options(&o, argc, argv), steps;
 
     if (ret)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D]\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend; cuda "
-                "devices keep the file's types.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
+                "[--vae-device D] [--front-device D] [--precision P] [--json]\n       avatar plan --ops [--json] ...: operations of one block at "
+                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
     steps = o.engine.steps > 0 ? o.engine.steps : 4;
@@ -190,22 +302,22 @@ int cmd_plan(int argc, char **argv)
     if (avt_settle_size(&o.look.out_width, &o.look.out_height, &(ModelDir){ .width = sizes.width, .height = sizes.height }, 0, &o.look,
                         &tool_log) < 0)
         return 2;
-    if (o.engine.devices && !strncmp(o.engine.devices, "cuda", 4))
-        device = "cuda0";
-    else
-        opt.plan_for = "cpu";
-    ret = avt_rank_plan(&plan, &(PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices ? o.engine.devices : device, .steps = steps,
-                                               .vae_device = o.engine.vae_device, .front_device = o.engine.front_device,
-                                               .nb_layers = sizes.dit.nb_layers,
-                                               .cpu_threads = o.engine.cpu_threads }, &sizes, &opt);
-    if (ret < 0)
+    if (o.engine.devices && strcmp(o.engine.devices, "auto")) {
+        snprintf(first, sizeof(first), "%.*s", (int)strcspn(o.engine.devices, "|"), o.engine.devices);
+        device = first;
+    }
+    p = (PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
+                       .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .cpu_threads = o.engine.cpu_threads };
+    if (o.engine.cpu_level >= 0)
+        opt.level = (CpuLevel)o.engine.cpu_level;
+    if (avt_plan_make(&plan, &p, &tool_log) < 0)
         return 1;
-    printf("%s, %dx%d, %d steps\n", avt_plan_text(&plan, text, sizeof(text)), o.look.out_width, o.look.out_height, steps);
-    print_head("GB");
-    ret = print_ranks(&o, &sizes, &plan, &opt);
-    if (ret >= 0)
-        ret = print_front_place(&sizes, &plan, &opt);
-    if (ret >= 0)
-        ret = print_networks(&o, &sizes, steps, device, &opt);
-    return ret < 0;
+    opt.act = avt_plan_act(&plan, opt.level, NULL);
+    if (avt_options_precision(&opt.act, o.engine.precision, &tool_log) < 0)
+        return 1;
+    if (o.ops)
+        return plan_ops(&o, &sizes, steps, device, &opt);
+    if (avt_rank_plan(&plan, &p, &sizes, &opt) < 0)
+        return 1;
+    return plan_memory(&o, &sizes, &plan, steps, device, &opt);
 }

@@ -151,6 +151,15 @@ static int dry_run(Backend *be, const OpCall *c)
     return 0;
 }
 
+void avt_dry_forget(Backend *be)
+{
+    Dry *d = be->priv;
+
+    d->nb = 0;
+    if (d->slot)
+        memset(d->slot, 0, 2 * (size_t)d->room * sizeof(*d->slot));
+}
+
 const DryCall *avt_dry_calls(const Backend *be, int64_t *nb)
 {
     const Dry *d = be->priv;

@@ -87,17 +87,20 @@ void avt_front_weights_close(FrontWeights *w)
     avt_backend_close(&w->be);
 }
 
-int avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device, size_t bytes)
+int avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device,
+                   const PlanMemory *room)
 {
     int ret;
 
-    *f = (Front){ .set = *set, .w = w, .opt = *opt, .bytes = bytes };
+    *f = (Front){ .set = *set, .w = w, .opt = *opt, .room = *room };
     ret = avt_backend_open(&f->be, device, opt);
     if (ret < 0)
         return ret;
     pthread_mutex_init(&f->lock, NULL);
     f->be->cancel = set->cancel;
-    ret = avt_arena_open(&f->scratch, f->be, "front scratch", bytes);
+    ret = avt_arena_open(&f->scratch, f->be, "front scratch", room->scratch);
+    if (ret >= 0)
+        ret = avt_workspace_open(f->be, room->workspace);
     if (ret < 0)
         avt_front_close(f);
     return ret;
@@ -134,16 +137,16 @@ int avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, 
     Front f;
     int ret;
 
-    dry.plan_for = avt_device_kind(device, strlen(device)) == DEVICE_HOST ? device : NULL;     // else the file's types, as in rank.c
+    dry.plan_for = device;
     quiet.cancel = NULL;
     memset(m, 0, sizeof(*m));
     ret = avt_front_weights_open(&w, set->sizes, NULL, &dry, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
-    ret = avt_front_open(&f, &quiet, &w, &dry, "dry", ARENA_UNLIMITED);
+    ret = avt_front_open(&f, &quiet, &w, &dry, "dry", &(PlanMemory){ .scratch = ARENA_UNLIMITED });
     if (ret >= 0) {
         ret = rehearse(&f);
-        *m = (PlanMemory){ .weights = avt_arena_peak(w.arena), .scratch = avt_arena_peak(f.scratch) };
+        *m = (PlanMemory){ .weights = avt_arena_peak(w.arena), .scratch = avt_arena_peak(f.scratch), .workspace = f.be->workspace_peak };
         if (stat)
             memcpy(stat, f.be->stat, sizeof(f.be->stat));
         avt_front_close(&f);
@@ -161,15 +164,17 @@ int avt_front_reserve(Front *f, int64_t samples, size_t result)
 
     set.samples = samples;
     ret = avt_front_measure(&m, &set, f->be->device, &f->opt, NULL);
-    if (ret < 0 || m.scratch <= f->bytes)
+    if (ret < 0 || (m.scratch <= f->room.scratch && m.workspace <= f->room.workspace))
         return ret;
-    if ((int64_t)(m.scratch + result) > left)
+    if ((int64_t)(m.scratch + m.workspace + result) > left)
         return avt_fail(f->set.log, AVT_ERR(ENOMEM), "the speech encoder (compat=upstream takes the sound whole): %.0f s need %.2f GB of host "
-                        "memory, %.2f GB are free", (double)samples / AVATAR_SAMPLE_RATE, (double)(m.scratch + result) / 1e9, (double)left / 1e9);
+                        "memory, %.2f GB are free", (double)samples / AVATAR_SAMPLE_RATE, (double)(m.scratch + m.workspace + result) / 1e9, (double)left / 1e9);
     pthread_mutex_lock(&f->lock);
     avt_arena_close(&f->scratch);
-    f->bytes = m.scratch;
-    ret = avt_arena_open(&f->scratch, f->be, "front scratch", f->bytes);
+    f->room = m;
+    ret = avt_arena_open(&f->scratch, f->be, "front scratch", m.scratch);
+    if (ret >= 0)
+        ret = avt_workspace_open(f->be, m.workspace);
     pthread_mutex_unlock(&f->lock);
     return ret;
 }

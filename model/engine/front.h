@@ -39,7 +39,7 @@ typedef struct Front {
     pthread_mutex_t lock;               // text and sound come from two threads: one at a time
     Backend *be;
     Arena *scratch;
-    size_t bytes;                       // of scratch
+    PlanMemory room;                    // of scratch and workspace
 } Front;
 
 typedef enum PieceNorm { NORM_OWN, NORM_LEVEL, NORM_LOUDNESS } PieceNorm;       // by itself, or as in loudness.h
@@ -61,8 +61,9 @@ void avt_front_weights_close(FrontWeights *w);
  * @param stat  (opt) gets the ops' counts of that rehearsal, [OP_NB]
  */
 int  avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, const BackendOptions *opt, OpStat *stat);
-/** Open a session's front with `bytes` of scratch, known from avt_front_measure(). */
-int  avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device, size_t bytes);
+/** Open a session's front with scratch and workspace as avt_front_measure() found them (opt->threads being the same). */
+int  avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device,
+                    const PlanMemory *room);
 void avt_front_close(Front *f);
 /** Make room for a piece of `samples`, if that is more than it was opened for. ENOMEM (logged) when the host has not that much. */
 int  avt_front_reserve(Front *f, int64_t samples, size_t result);

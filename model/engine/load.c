@@ -87,12 +87,11 @@ typedef struct Placed {                 // bytes of the weights of each place, f
     int64_t host;                       // of those that lie in the host's memory
 } Placed;
 
-/* A CUDA device keeps the file's types, as `dry` does by itself. */
 static BackendOptions dry_for(const Core *c, const char *device, const Log *log)
 {
     BackendOptions opt = avt_core_backend(c, 1, log);
 
-    opt.plan_for = avt_device_kind(device, strlen(device)) == DEVICE_HOST ? device : NULL;
+    opt.plan_for = device;
     return opt;
 }
 
@@ -220,19 +219,16 @@ static int sane_threads(int asked, const Log *log)
 }
 
 /* The precision asked for, or what all devices of the plan run fastest. A line says which, and why. */
-static int choose_precision(Core *c, const char *asked, const Log *log)
+static int choose_precision(Core *c, const Plan *p, const char *asked, const Log *log)
 {
-    const CpuLevel level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level;
+    const char *slow;
+    const DType best = avt_plan_act(p, c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, &slow);
     const int said = avt_options_precision(&c->act, asked, log);
-    const char *slow = NULL;
 
-    for (int r = 0; r < c->plan.nb_ranks; r++)
-        if (avt_device_act(c->plan.rank[r].device, level) == DT_F32)
-            slow = c->plan.rank[r].device;
     if (said < 0)
         return said;
     if (!said)
-        c->act = slow ? DT_F32 : DT_BF16;
+        c->act = best;
     if (said && c->act == DT_BF16 && slow)
         avt_log(log, LOG_INFO, "precision bf16, as asked for: slower than f32 on %s, which has nothing for it", slow);
     else if (said)
@@ -240,18 +236,33 @@ static int choose_precision(Core *c, const char *asked, const Log *log)
     else if (slow)
         avt_log(log, LOG_INFO, "precision f32, as %s has nothing that runs bf16 faster", slow);
     else
-        avt_log(log, LOG_INFO, "precision bf16, which %s runs faster than f32", c->plan.rank[0].device);
+        avt_log(log, LOG_INFO, "precision bf16, which %s runs faster than f32", p->rank[0].device);
     return 0;
+}
+
+/* The plan, and the precision, which its layers are weighed in. */
+static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *log)
+{
+    const PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .front_device = opt->front_device,
+                            .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads };
+    BackendOptions dry;
+    Plan p;
+    int ret = avt_plan_make(&p, &o, log);
+
+    if (ret >= 0)
+        ret = choose_precision(c, &p, opt->precision, log);
+    dry = avt_core_backend(c, 1, log);
+    return ret < 0 ? ret : avt_rank_plan(&c->plan, &o, &c->sizes, &dry);
 }
 
 /* In both types: what encodes the picture is f32 whatever the precision. */
 static int warm(const Core *c, const Log *log)
 {
     BackendOptions opt = avt_core_backend(c, 1, log);
-    int ret = avt_threads_warm(c->front_device, &opt);
+    int ret = avt_threads_warm(c->plan.front_device, &opt);
 
     opt.act = DT_F32;
-    return ret < 0 || c->act == DT_F32 ? ret : avt_threads_warm(c->front_device, &opt);
+    return ret < 0 || c->act == DT_F32 ? ret : avt_threads_warm(c->plan.front_device, &opt);
 }
 
 int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
@@ -259,7 +270,6 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
     const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
     Ckpt *dit = NULL, *vae = NULL;
     Lora *lora = NULL;
-    const BackendOptions dry = avt_core_backend(c, 1, log);
     char text[64];
     int ret;
 
@@ -270,12 +280,7 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
     if (ret >= 0)
         ret = avt_schedule(&c->schedule, steps, 3);
     if (ret >= 0)
-        ret = avt_rank_plan(&c->plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
-                                                      .front_device = opt->front_device,
-                                                      .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads },
-                            &c->sizes, &dry);
-    if (ret >= 0)
-        ret = choose_precision(c, opt->precision, log);
+        ret = make_plan(c, opt, steps, log);
     if (ret >= 0)
         ret = load_tokenizer(c, log);
     if (ret >= 0)

@@ -211,6 +211,18 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     return place_front(p, opt, log);
 }
 
+DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow)
+{
+    const char *device = NULL;
+
+    for (int r = 0; r < p->nb_ranks; r++)
+        if (avt_device_act(p->rank[r].device, level) == DT_F32)
+            device = p->rank[r].device;
+    if (slow)
+        *slow = device;
+    return device ? DT_F32 : DT_BF16;
+}
+
 int avt_plan_holds(const Plan *p, int rank, int step)
 {
     return rank >= p->first[step] && rank <= p->last[step];

@@ -78,6 +78,8 @@ typedef struct PlanOptions {            // NULL: "auto"
  * @return 0; EINVAL (logged) with the option, the value, the remedy
  */
 int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log);
+/** Type of activations that every device of the plan runs fastest; *slow (opt) gets a device for which that is f32, or NULL. */
+DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
 /** Devices in the order of the ranks, as "layer on cuda0|cuda1+VAE"; a rank of the VAE alone is "cuda2 (VAE)". A front that is

@@ -338,53 +338,86 @@ static int measure_messages(PlanMemory *m, const RankSetup *set, int index, Comm
     return ret;
 }
 
-static int measure(PlanMemory *m, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *dry,
-                   RankRoutes *routes, OpStat *stat)
+typedef struct Rehearsal {              // a rank on `dry`, that has done everything once
+    RankSetup set;
+    RankWeights w;
+    Comm *comm;
+    Rank r;
+} Rehearsal;
+
+static void rehearsal_close(Rehearsal *h)
+{
+    if (h->r.be)
+        avt_rank_close(&h->r);
+    if (h->comm)
+        avt_comm_close(&h->comm, 1);
+    avt_rank_weights_close(&h->w);
+}
+
+static int rehearsal_open(Rehearsal *h, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt)
 {
     const PlanMemory unlimited = { .state = ARENA_UNLIMITED, .scratch = ARENA_UNLIMITED };
-    Rank r;
-    int ret = avt_rank_open(&r, set, index, w, comm, dry, "dry", &unlimited);
+    BackendOptions dry = *opt;
+    int ret;
 
-    if (ret < 0)
-        return ret;
-    ret = rehearse(&r);
-    if (stat)
-        memset(r.be->stat, 0, sizeof(r.be->stat));
-    if (stat && ret >= 0)
-        ret = rehearse_wave(&r, MID_STREAM);
-    *m = (PlanMemory){ .weights = avt_arena_peak(w->arena), .state = avt_arena_peak(r.state), .scratch = avt_arena_peak(r.scratch),
-                         .workspace = r.be->workspace_peak };
+    *h = (Rehearsal){ .set = *set };
+    h->set.hooks = (RankHooks){ 0 };
+    h->set.cancel = NULL;
+    dry.plan_for = set->plan->rank[index].device;
+    dry.threads = set->plan->rank[index].threads;                   // workspaces depend on them
+    ret = avt_rank_weights_open(&h->w, set->plan, index, sizes, &(ModelFiles){ 0 }, &dry, "dry", ARENA_UNLIMITED, set->log);
     if (ret >= 0)
-        ret = measure_messages(m, set, index, comm, routes);
-    if (stat)
-        memcpy(stat, r.be->stat, sizeof(r.be->stat));
-    avt_rank_close(&r);
+        ret = avt_comm_dry_open(&h->comm, set->plan->nb_ranks + 1, index, set->log);
+    if (ret >= 0)
+        ret = avt_rank_open(&h->r, &h->set, index, &h->w, h->comm, &dry, "dry", &unlimited);
+    if (ret >= 0)
+        ret = rehearse(&h->r);
+    if (ret < 0)
+        rehearsal_close(h);
     return ret;
 }
 
 int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, RankRoutes *routes,
                      OpStat *stat)
 {
-    RankSetup quiet = *set;
-    BackendOptions dry = *opt;
-    RankWeights w;
-    Comm *comm;
-    int ret;
+    Rehearsal h;
+    int ret = rehearsal_open(&h, set, index, sizes, opt);
 
-    dry.plan_for = set->plan->rank[index].device;
-    dry.threads = set->plan->rank[index].threads;                   // workspaces depend on them
     memset(m, 0, sizeof(*m));
-    quiet.hooks = (RankHooks){ 0 };
-    quiet.cancel = NULL;
-    ret = avt_rank_weights_open(&w, set->plan, index, sizes, &(ModelFiles){ 0 }, &dry, "dry", ARENA_UNLIMITED, set->log);
     if (ret < 0)
         return ret;
-    ret = avt_comm_dry_open(&comm, set->plan->nb_ranks + 1, index, set->log);
-    if (ret >= 0) {
-        ret = measure(m, &quiet, index, &w, comm, &dry, routes, stat);
-        avt_comm_close(&comm, 1);
+    if (stat) {
+        memset(h.r.be->stat, 0, sizeof(h.r.be->stat));
+        ret = rehearse_wave(&h.r, MID_STREAM);
+        memcpy(stat, h.r.be->stat, sizeof(h.r.be->stat));
     }
-    avt_rank_weights_close(&w);
+    *m = (PlanMemory){ .weights = avt_arena_peak(h.w.arena), .state = avt_arena_peak(h.r.state), .scratch = avt_arena_peak(h.r.scratch),
+                         .workspace = h.r.be->workspace_peak };
+    if (ret >= 0)
+        ret = measure_messages(m, &h.set, index, h.comm, routes);
+    rehearsal_close(&h);
+    return ret;
+}
+
+int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    const CmdItem item = { .block = MID_STREAM, .step = set->plan->steps - 1 };
+    const Cmd c = { .kind = CMD_WAVE, .new_block = -1, .nb_items = 1, .item[0] = item };
+    const DryCall *seen;
+    Rehearsal h;
+    int ret = rehearsal_open(&h, set, 0, sizes, opt);
+
+    *calls = NULL;
+    if (ret < 0)
+        return ret;
+    avt_dry_forget(h.r.be);
+    ret = avt_rank_obey(&h.r, &c);
+    seen = avt_dry_calls(h.r.be, nb);
+    if (ret >= 0 && !(*calls = avt_malloc(MEM_SESSION, sizeof(**calls) * (size_t)(*nb + 1))))
+        ret = AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        memcpy(*calls, seen, sizeof(**calls) * (size_t)*nb);
+    rehearsal_close(&h);
     return ret;
 }
 

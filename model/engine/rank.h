@@ -13,6 +13,7 @@
 #define AVT_RANK_H
 
 #include "comm/comm.h"
+#include "dry/dry.h"
 #include "engine/front.h"
 
 #define LATENT 16                       // channels of a latent
@@ -132,6 +133,12 @@ CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, const 
  */
 int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, RankRoutes *routes,
                      OpStat *stat);
+/**
+ * The calls of one item in mid-stream at the last step, each op once for every set of shapes, in the order of first calls.
+ * @param set    of a plan whose rank 0 holds all layers and not the VAE
+ * @param calls  gets a list of *nb, freed with avt_free()
+ */
+int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *opt);
 /** What a layer and the VAE ask of a device at the model's own size of frames, by rehearsals: for avt_plan_make(). */
 int avt_rank_loads(PlanLoad *load, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt);
 /** avt_plan_make() with the loads that it wants found first; o->load is not looked at. Logs to opt->log. */

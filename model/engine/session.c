@@ -127,13 +127,16 @@ static int plan_memory(AvatarSession *s)
     CommOptions comm;
     char text[160];
     BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
-    int ret = avt_front_measure(&s->front_planned, &s->front_set, c->plan.front_device, &opt, NULL);
+    int ret;
+
+    opt.threads = c->plan.front_threads;
+    ret = avt_front_measure(&s->front_planned, &s->front_set, c->plan.front_device, &opt, NULL);
 
     if (ret < 0)
         return ret;
-    s->info.scratch_bytes += (int64_t)s->front_planned.scratch;
+    s->info.scratch_bytes += (int64_t)(s->front_planned.scratch + s->front_planned.workspace);
     if (avt_device_kind(c->plan.front_device, strlen(c->plan.front_device)) == DEVICE_HOST)
-        host += (int64_t)s->front_planned.scratch;
+        host += (int64_t)(s->front_planned.scratch + s->front_planned.workspace);
 
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, &s->routes, NULL);
@@ -175,7 +178,7 @@ static int open_front(AvatarSession *s)
     const Core *c = s->e->core;
     const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, &s->e->log);
 
-    return avt_front_open(&s->front, &s->front_set, &c->front, &opt, c->plan.front_device, s->front_planned.scratch);
+    return avt_front_open(&s->front, &s->front_set, &c->front, &opt, c->plan.front_device, &s->front_planned);
 }
 
 static int open_frames(AvatarSession *s)

@@ -8,6 +8,7 @@ Tests of the tool, with a tiny model on the CPU: what it reads, what it writes, 
 One line a case, then "N passed, N failed, N skipped". Every run has a time limit: a hang is a failure.
 """
 import argparse
+import json
 import os
 import pathlib
 import shutil
@@ -320,6 +321,18 @@ def inspect_and_plan(tmp):
         r = Run('plan', *args)
         require(r.ret == 0 and b'weights' in r.out and not r.err, r.what)
     fails(Run('plan', '--plan', 'fast'), 1, 'fast')
+    fails(Run('plan', '--precision', 'fp12'), 1, 'fp12')
+    four = json.loads(Run('plan', '--devices', 'cuda0|cuda1|cuda2|cuda3', '--plan', 'layer', '--json').out)
+    assert len(four['ranks']) == 4 and four['precision'] == 'bf16', four
+    for r in four['ranks']:
+        parts = [r[k] for k in ('weights', 'state', 'scratch', 'workspace', 'messages')]
+        assert r['sum'] == sum(parts) and all(p > 0 for p in parts) and r['sum'] < 24e9, r
+    one = json.loads(Run('plan', '--devices', 'cuda0', '--json').out)['ranks'][0]
+    wide = json.loads(Run('plan', '--devices', 'cuda0', '--precision', 'f32', '--json').out)['ranks'][0]
+    assert one['state'] < 47e9 < 1.9 * one['state'] < wide['state'], (one, wide)
+    ops = json.loads(Run('plan', '--devices', 'cuda0', '--ops', '--json').out)
+    assert ops['calls'] == sum(o['calls'] for o in ops['ops']) <= 750 and abs(ops['flops'] / 120.8e12 - 1) < 1e-2, ops['calls']
+    assert 'attention' in Run('plan', '--model', A.model, '--size', '64x64', '--ops').out
     for args in (('--help',), ('speak', '--help'), ('plan', '--help'), ('inspect', '--help'), ('--version',)):
         r = Run(*args)
         require(r.ret == 0 and r.out and not r.err, r.what)

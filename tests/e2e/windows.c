@@ -38,7 +38,7 @@ static void open_front(Front *f, const AvatarEngine *e, int64_t samples, const i
     PlanMemory planned;
 
     REQUIRE_OK(avt_front_measure(&planned, &set, c->plan.front_device, &opt, NULL));
-    REQUIRE_OK(avt_front_open(f, &set, &c->front, &opt, c->plan.front_device, planned.scratch));
+    REQUIRE_OK(avt_front_open(f, &set, &c->front, &opt, c->plan.front_device, &planned));
 }
 
 static Ears *open_ears(const AvatarEngine *e)
@@ -279,7 +279,7 @@ static void memory_is_one_window(void **state)
     assert_in_range(blocks, (600 - 40) * 25 / 12, 600 * 25 / 12);
     assert_int_equal(avt_mem_bytes(MEM_NB), bytes);
     assert_int_equal(avt_mem_calls(), calls);
-    assert_true(bytes < (int64_t)ears->front.bytes + (int64_t)avt_sound_bytes(&ears->o) + e->core->weight_bytes + (8 << 20));
+    assert_true(bytes < (int64_t)ears->front.room.scratch + (int64_t)avt_sound_bytes(&ears->o) + e->core->weight_bytes + (8 << 20));
     close_ears(ears);
     avatar_engine_close(&e);
     free(pcm);
