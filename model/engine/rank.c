@@ -98,12 +98,16 @@ static int open_layers(Rank *r)
 static int open_host(Rank *r)
 {
     const DitShape *s = &r->set->shape;
-    const size_t latent = (size_t)(LATENT * DIT_BLOCK * s->H * s->W), picture = (size_t)(64 * s->H * s->W * 3);
+    const RankHooks *hooks = &r->set->hooks;
+    const size_t latents = (size_t)(LATENT * DIT_BLOCK * s->H * s->W), frames = (size_t)(BLOCK_FRAMES * 64 * s->H * s->W * 3);
+    const size_t noise = avt_rank_draws_noise(r) ? latents * sizeof(float) : 0;
+    const size_t seen = (!r->place->vae ? 0 : hooks->pixels ? frames : hooks->latents ? latents : 0) * sizeof(float);
 
-    r->host_size = (r->place->vae && r->set->hooks.pixels ? BLOCK_FRAMES * picture : latent) * sizeof(float);
-    r->host = avt_malloc(MEM_SESSION, r->host_size);
-    if (!r->host)
-        return avt_fail(r->set->log, AVT_ERR(ENOMEM), "rank %d: no memory for %.1f MB of staging", r->index, (double)r->host_size / 1e6);
+    r->noise_block = -1;
+    r->noise = noise ? avt_malloc(MEM_SESSION, noise) : NULL;
+    r->host = seen ? avt_malloc(MEM_SESSION, seen) : NULL;
+    if ((noise && !r->noise) || (seen && !r->host))
+        return avt_fail(r->set->log, AVT_ERR(ENOMEM), "rank %d: no memory for %.1f MB of staging", r->index, (double)(noise + seen) / 1e6);
     return 0;
 }
 
@@ -187,6 +191,7 @@ void avt_rank_close(Rank *r)
     avt_freep(&r->text);
     avt_freep(&r->sink);
     avt_freep(&r->audio);
+    avt_freep(&r->noise);
     avt_freep(&r->host);
     if (r->be) {
         avt_sync(r->be);

@@ -43,7 +43,7 @@ typedef struct Cmd {
 /* What tests put in place of drawn numbers, and what they look at. All may be NULL. Called from a rank's thread. */
 typedef struct RankHooks {
     void *opaque;
-    void (*noise)(void *opaque, float *out, int64_t nb, int64_t block);                 // [3, 16, H, W]
+    void (*noise)(void *opaque, float *out, int64_t nb, int64_t block);                 // [3, 16, H, W]; asked for a block ahead
     void (*latents)(void *opaque, int64_t block, const float *latents, int64_t nb);     // of a finished block
     void (*pixels)(void *opaque, int64_t block, const float *px, int64_t nb);           // [12, H, W, 3]
     void (*picture)(void *opaque, const float *ref, int64_t nb_ref, const float *motion, int64_t nb_motion);    // [1, 16, H, W], [19, ..]
@@ -100,8 +100,10 @@ typedef struct Rank {
     Tensor ref, ref_next, motion;       // [1, 16, H, W], [19, 16, H, W]
     VaeState dec;
     DitItem *items;                     // [steps]
-    float *host;                        // staging: noise, what a hook sees
-    size_t host_size;
+    float *noise;                       // [3, 16, H, W], ranks that draw it: of block noise_block with noise_seed
+    int64_t noise_block;                // -1: of none yet
+    uint64_t noise_seed;
+    float *host;                        // what a hook sees
 } Rank;
 
 /** Open a rank's state (sizes known from avt_rank_measure) on a backend of its own. */
@@ -119,6 +121,12 @@ int  avt_rank_obey(Rank *r, const Cmd *c);
 static inline int avt_rank_has_layers(const Rank *r)
 {
     return r->place->pipe >= 0;
+}
+
+/* The first rank of step 0's pipe embeds the noise, the last one takes the Euler step from it. */
+static inline int avt_rank_draws_noise(const Rank *r)
+{
+    return avt_rank_has_layers(r) && avt_plan_holds(r->set->plan, r->index, 0) && (r->place->prev < 0 || r->place->next < 0);
 }
 
 /** The comm of a plan; `device` [nb_ranks + 1] is filled and must stay for as long as the result is used. */

@@ -240,17 +240,19 @@ static Tensor latent_of(Rank *r, int64_t block)
     return avt_at(r->latent, block % r->nb_slots);
 }
 
-static void make_noise(Rank *r, const CmdItem *it)
+/* r->noise, unless it is there. */
+static void make_noise(Rank *r, int64_t block, uint64_t seed)
 {
-    const Tensor x = latent_of(r, it->block);
+    const DitShape *s = &r->set->shape;
 
-    if (avt_backend_is_dry(r->be))
+    if (avt_backend_is_dry(r->be) || (r->noise_block == block && r->noise_seed == seed))
         return;
     if (r->set->hooks.noise)
-        r->set->hooks.noise(r->set->hooks.opaque, r->host, avt_numel(x), it->block);
+        r->set->hooks.noise(r->set->hooks.opaque, r->noise, DIT_BLOCK * LATENT * s->H * s->W, block);
     else
-        avt_noise(r->host, DIT_BLOCK, LATENT, r->set->shape.H * r->set->shape.W, it->seed, it->block);
-    avt_upload(r->be, x, r->host);
+        avt_noise(r->noise, DIT_BLOCK, LATENT, s->H * s->W, seed, block);
+    r->noise_block = block;
+    r->noise_seed = seed;
 }
 
 /* First rank: latents -> tokens. Others: tokens from the rank before. The last rank has made its own copy of the noise. */
@@ -269,8 +271,10 @@ static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
     item->sink = &r->sink[it->sink];
     item->ring = &r->ring[it->step];
     item->audio = &r->audio[it->block % r->nb_slots];
-    if (!it->step && (begins(r->place) || ends(r->place)))
-        make_noise(r, it);
+    if (!it->step && avt_rank_draws_noise(r)) {
+        make_noise(r, it->block, it->seed);
+        avt_upload(r->be, latent_of(r, it->block), r->noise);
+    }
     if (!begins(r->place))
         return recv(r, r->place->prev, TAG_TOKENS, item->x);
     if (it->step)
@@ -389,6 +393,14 @@ static int take_features(Rank *r, int64_t block)
     return ret < 0 ? ret : avt_dit_audio(r->be, r->scratch, &r->w->dit, &r->audio[block % r->nb_slots], rows);
 }
 
+/* While the device is at work on the wave, the host makes the noise of the block after its newest: most likely with the same seed. */
+static void look_ahead(Rank *r, const CmdItem *it, int nb)
+{
+    for (int k = 0; k < nb && avt_rank_draws_noise(r); k++)
+        if (!it[k].step)
+            make_noise(r, it[k].block + 1, it[k].seed);
+}
+
 static int do_wave(Rank *r, const Cmd *c)
 {
     const Plan *p = r->set->plan;
@@ -401,6 +413,7 @@ static int do_wave(Rank *r, const Cmd *c)
     for (int k = 0, nb; k < c->nb_items && ret >= 0; k += nb) {
         nb = c->nb_items - k < p->batch ? c->nb_items - k : p->batch;
         ret = run_items(r, c->item + k, nb);
+        look_ahead(r, c->item + k, ret < 0 ? 0 : nb);
         for (int j = k; j < k + nb && ret >= 0; j++)
             if (c->item[j].step + 1 == p->steps && r->place->vae)
                 ret = decode_block(r, &c->item[j]);

@@ -8,6 +8,7 @@
 #include <semaphore.h>
 #include <time.h>
 
+#include "base/philox.h"
 #include "take.h"
 
 static const struct {
@@ -260,11 +261,17 @@ typedef struct Script {
     AvatarSession *s;
     const Change *change;
     int nb, next;
+    void (*noise)(void *opaque, float *out, int64_t nb, int64_t block);     // or NULL
+    int asked, late;                                // for noise; blocks that were through before the next one's noise was there
+    int64_t newest;                                 // block that it was asked for
 } Script;
 
 static void script_latents(void *opaque, int64_t block, const float *v, int64_t nb)
 {
-    take_latents(((Script *)opaque)->take, block, v, nb);
+    Script *sc = opaque;
+
+    take_latents(sc->take, block, v, nb);
+    sc->late += sc->newest <= block;
 }
 
 /* Runs in the conductor's thread: the changes come exactly before their blocks, whatever is in flight. */
@@ -285,21 +292,27 @@ static int script_admit(void *opaque, int64_t block, int64_t wave)
     return 1;
 }
 
+static void play_script(Script *sc, size_t plan, const float *features, int64_t nb_rows)
+{
+    const SessionHooks hooks = { .rank = { .opaque = sc, .noise = sc->noise, .latents = script_latents }, .admit = script_admit,
+                                 .features = features, .nb_rows = nb_rows };
+    AvatarEngine *e = open_engine(plan, NULL);
+
+    memset(sc->take, 0, sizeof(*sc->take));
+    sc->s = open_session(e, &hooks);
+    REQUIRE_OK(avatar_session_send(sc->s, NULL, 0));
+    take_frames(sc->take, sc->s, AVATAR_WAIT);
+    assert_int_equal(sc->take->ret, AVATAR_EOF);
+    assert_int_equal(sc->next, sc->nb);
+    avatar_session_close(&sc->s);
+    avatar_engine_close(&e);
+}
+
 static void run_script(Take *t, size_t plan, const Change *change, int nb, const float *features, int64_t nb_rows)
 {
     Script sc = { .take = t, .change = change, .nb = nb };
-    const SessionHooks hooks = { .rank = { .opaque = &sc, .latents = script_latents }, .admit = script_admit, .features = features,
-                                 .nb_rows = nb_rows };
-    AvatarEngine *e = open_engine(plan, NULL);
 
-    memset(t, 0, sizeof(*t));
-    sc.s = open_session(e, &hooks);
-    REQUIRE_OK(avatar_session_send(sc.s, NULL, 0));
-    take_frames(t, sc.s, AVATAR_WAIT);
-    assert_int_equal(t->ret, AVATAR_EOF);
-    assert_int_equal(sc.next, nb);
-    avatar_session_close(&sc.s);
-    avatar_engine_close(&e);
+    play_script(&sc, plan, features, nb_rows);
 }
 
 /* Prompt, picture and seed, alone and together, before, at and after the sink's refresh; several blocks are in flight. */
@@ -331,6 +344,40 @@ static void changes_start_with_a_block(void **state)
     free(plain);
     free(ref);
     free(t);
+    free(features);
+}
+
+/* The definition's, product.md 4, [16, 3, H, W] turned by hand: seed 5, from block 2 on 77. */
+static void noise_by_definition(void *opaque, float *out, int64_t nb, int64_t block)
+{
+    enum { HW = SIZE / 8 * (SIZE / 8) };
+    Script *sc = opaque;
+    float v[16][3][HW];
+
+    assert_int_equal(nb, 16 * 3 * HW);
+    avt_philox_normal(v[0][0], 0, nb, block < 2 ? 5 : 77, (uint32_t)block);
+    for (int i = 0; i < 48; i++)
+        memcpy(out + (i % 3 * 16 + i / 3) * HW, v[i / 3][i % 3], sizeof(v[0][0]));
+    sc->asked++;
+    sc->newest = block;
+}
+
+/* While a block is at work the noise of the next one is made, with its seed; another seed makes it again. */
+static void noise_is_made_ahead(void **state)
+{
+    static const Change change = { 2, NULL, 0, 77 };
+    float *features = take_features(48, 3);
+    Take *t = take_new(), *by_hand = take_new();
+    Script sc = { .take = by_hand, .change = &change, .nb = 1, .noise = noise_by_definition };
+
+    (void)state;
+    run_script(t, 0, &change, 1, features, 48);
+    play_script(&sc, 0, features, 48);
+    assert_true(latents_rms(t, by_hand, 0, 4) == 0 && same_frames(t, by_hand, 0, 48));
+    assert_int_equal(sc.asked, 4 + 1 + 1);          // four blocks, one that never comes, one again for its seed
+    assert_int_equal(sc.late, 0);
+    free(t);
+    free(by_hand);
     free(features);
 }
 
@@ -751,6 +798,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frame_counts), cmocka_unit_test(formats), cmocka_unit_test(pieces_equal_whole), cmocka_unit_test(poll_never_waits),
         cmocka_unit_test(end_stays_the_end), cmocka_unit_test(bad_sound_is_refused), cmocka_unit_test(changes_start_with_a_block),
+        cmocka_unit_test(noise_is_made_ahead),
         cmocka_unit_test(early_change_is_the_first_look), cmocka_unit_test(set_between_receives), cmocka_unit_test(bad_changes_are_refused),
         cmocka_unit_test(long_prompt_says_what_is_left_out), cmocka_unit_test(bad_prompt_is_refused),
         cmocka_unit_test(changes_wait_for_their_sound), cmocka_unit_test(abort_is_quick), cmocka_unit_test(close_without_reading),
