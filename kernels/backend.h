@@ -38,7 +38,7 @@ typedef struct ConvSpec {
     int stride_t, stride;               // time, space
     int pad_t;                          // zero frames in front, besides the cached ones
     int pad0, pad1;                     // zeros: top and left, bottom and right
-    int second;                         // the result's first frame is the second of a pair; a matter of bits, see avt_conv3d()
+    int64_t frame;                      // number of the result's first frame in its stream; a matter of bits, see avt_conv3d()
 } ConvSpec;
 
 typedef struct Conv1dSpec {

@@ -319,7 +319,7 @@ void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, T
     CHECK(be, OP_CONV3D, out.dim[1] == (s.pad0 + x.dim[1] + s.pad1 - w[3]) / s.stride + 1);
     CHECK(be, OP_CONV3D, out.dim[2] == (s.pad0 + x.dim[2] + s.pad1 - w[4]) / s.stride + 1);
     CHECK(be, OP_CONV3D, !res.be || (is_act(be, res) && res.dtype == out.dtype && avt_same_shape(res, out)));
-    CHECK(be, OP_CONV3D, s.second == 0 || s.second == 1);
+    CHECK(be, OP_CONV3D, s.frame >= 0);
     submit(be, &(OpCall){ .op = OP_CONV3D, .out = out, .conv = { x, prev, c->w, c->b, res }, .u.conv = s }, 1 << 4);
 }
 

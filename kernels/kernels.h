@@ -115,10 +115,8 @@ typedef struct Conv {
  *  x [T, H, W, Cin]; prev (opt) [P, H, W, Cin]: the frames before x; spec.pad_t zero frames before those.
  *  T' = (spec.pad_t + P + T - kT) / stride_t + 1; H' = (pad0 + H + pad1 - kH) / stride + 1, W' likewise.
  *  res (opt) has out's shape, may be out itself (=). Tolerance 2e-6 * sqrt(Cin kT kH kW).
- *  Bits: a backend may compute frames of out in pairs, first and second in different ways; spec.second (0 or 1) says that out
- *  begins with a second one. A stream that is cut has the bits of one call if each frame is the first, or the second, in all cuts; one
- *  whose partner is in another call has the same bits as beside it. Whole pairs are faster: of 1 + 4 n frames the very first is best
- *  a second. */
+ *  Bits: a backend may compute frames of out in pairs, first and second in different ways: frame 0 of a stream alone, 1 and 2, 3 and 4.
+ *  spec.frame says where out begins, so that a stream that is cut anywhere has the bits of one call; whole pairs are faster. */
 void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, Tensor res, ConvSpec spec);
 /** out[T', Cout] = act(conv1d(x[T, Cin]) + b), T' = (pad0 + T + pad1 - k) / stride + 1. Tolerance 2e-6 * sqrt(Cin k / groups). */
 void avt_conv1d(Backend *be, Tensor out, Tensor x, const Conv *c, Conv1dSpec spec, Act act);

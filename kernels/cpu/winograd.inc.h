@@ -11,7 +11,7 @@
  * The places are chosen for rounding: constants exact in binary, magnitudes near 1. As the sums are 27 times shorter, the errors
  * stay at 1.3 to 1.5 times those of the definition summed in order; with the usual places, +-1 and +-2, they are 3 times those.
  *
- * Bits: frames make pairs, ConvSpec.second says which. A frame whose partner is not in the call is computed alone by the same
+ * Bits: frames make pairs, ConvSpec.frame says which. A frame whose partner is not in the call is computed alone by the same
  * steps in the same order, so that its bits do not depend on where a stream was cut. Equal frames: the points that are
  * differences in time are zeros, so that the frames of a pair are equal to the last bit, as a still in the VAE wants it.
  *
@@ -41,6 +41,7 @@ static const float near2 = 0.5625f, far2 = 2.25f, near1 = 0.75f, far1 = 1.5f;   
 
 typedef struct Winograd {
     const OpCall *c;
+    int second;                         // the first frame of the result is the second of a pair
     int64_t prev, front;                // cached frames; frames of input before x, cached or zero
     int64_t across, tiles;              // tiles in a row, in a picture
     int64_t at_once;
@@ -168,7 +169,7 @@ static const float *input_frame(const Winograd *n, int64_t frame)
 static Pair pair_of(const Winograd *n, int64_t i)
 {
     const int alone = n->points == GRID;
-    Pair p = { .frame = alone ? i : 2 * i - n->c->u.conv.second, .to = 1 };
+    Pair p = { .frame = alone ? i : 2 * i - n->second, .to = 1 };
 
     if (!alone) {
         p.from = p.frame < 0;
@@ -457,8 +458,9 @@ static int is_for_winograd(const OpCall *c)
 static int winograd(Backend *be, const OpCall *c)
 {
     const int64_t *dim = c->out.dim, cin = c->in[0].dim[3], depth = c->in[2].dim[2], threads = be->threads;
-    const int64_t pairs = depth == 1 ? dim[0] : (dim[0] + c->u.conv.second + 1) / 2;
-    Winograd n = { .c = c, .prev = c->in[1].be ? c->in[1].dim[0] : 0, .across = (dim[2] + STEP - 1) / STEP,
+    const int second = !(c->u.conv.frame & 1);                      // is the first frame that of a pair?
+    const int64_t pairs = depth == 1 ? dim[0] : (dim[0] + second + 1) / 2;
+    Winograd n = { .c = c, .second = second, .prev = c->in[1].be ? c->in[1].dim[0] : 0, .across = (dim[2] + STEP - 1) / STEP,
                    .vectors = (dim[3] + VN - 1) / VN, .points = depth == 1 ? GRID : DEPTH * GRID,
                    .at_once = cin * dim[3] > 128 * 128 ? AT_MOST : AT_ONCE };
     int64_t batches;

@@ -242,7 +242,7 @@ int avt_vae_state_open(VaeState *st, Arena *a, const Vae *v, int half, int64_t h
 void avt_vae_state_reset(VaeState *st)
 {
     memset(st->nb, 0, sizeof(st->nb));
-    memset(st->odd, 0, sizeof(st->odd));
+    memset(st->frames, 0, sizeof(st->frames));
     memset(st->started, 0, sizeof(st->started));
 }
 
@@ -297,7 +297,7 @@ static void remember(Pass *p, int slot, Tensor x)
     const int64_t size = kept.dim[0], t = x.dim[0];
     int *nb = &p->st->nb[slot];
 
-    p->st->odd[slot] ^= (int)(t & 1);
+    p->st->frames[slot] += t;
     if (t >= size) {
         avt_copy(p->be, kept, avt_rows(x, t - size, size));
         *nb = (int)size;
@@ -323,7 +323,7 @@ static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
 {
     const int pad = (int)c->conv.w.dim[3] / 2;
     const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2 - p->st->nb[c->slot], .pad0 = pad, .pad1 = pad,
-                            .second = !p->st->odd[c->slot] };
+                            .frame = p->st->frames[c->slot] };
 
     avt_conv3d(p->be, out, x, past(p, c->slot), &c->conv, res, spec);
     remember(p, c->slot, x);
@@ -446,7 +446,7 @@ static Tensor time_down(Pass *p, int s, Tensor x)
     if (n && (!p->still || fresh(p->still->seen_half[s], repeats_from(s, 1), n))) {
         const Tensor rest = avt_rows(x, first, 2 * n);
 
-        avt_conv3d(p->be, avt_rows(out, first, n), rest, past(p, c->slot), &c->conv, AVT_NONE, (ConvSpec){ 2, 1, 0, 0, 0, 0 });
+        avt_conv3d(p->be, avt_rows(out, first, n), rest, past(p, c->slot), &c->conv, AVT_NONE, (ConvSpec){ .stride_t = 2, .stride = 1 });
         remember(p, c->slot, rest);
     }
     if (p->still)
@@ -476,7 +476,7 @@ static Tensor encode_stage(Pass *p, int s, Tensor x)
             y = residual(p, &net->res[s][k], y);
             see(p, y, "encoder.downsamples.%d", 3 * s + k);
         }
-        avt_conv3d(p->be, avt_rows(out, i, n), y, AVT_NONE, &net->sample[s].conv, AVT_NONE, (ConvSpec){ 1, 2, 0, 0, 1, 0 });
+        avt_conv3d(p->be, avt_rows(out, i, n), y, AVT_NONE, &net->sample[s].conv, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 2, .pad1 = 1 });
         avt_arena_release(p->scratch, mark);
     }
     if (p->still)
@@ -604,7 +604,7 @@ static Tensor space_up(Pass *p, int s, Tensor x)
 
     for (int64_t i = 0; i < t; i++) {
         avt_upsample(p->be, large, avt_rows(x, i, 1));
-        avt_conv3d(p->be, avt_rows(out, i, 1), large, AVT_NONE, c, AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1, 0 });
+        avt_conv3d(p->be, avt_rows(out, i, 1), large, AVT_NONE, c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad0 = 1, .pad1 = 1 });
     }
     avt_arena_release(p->scratch, mark);
     return out;

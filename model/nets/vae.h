@@ -78,7 +78,7 @@ int avt_vae_open(Vae *v, Binder *b, int width, int halves);
 typedef struct VaeState {
     Tensor slot[VAE_MAX_SLOTS];         // [2, H, W, C] last inputs of each causal convolution; [1, ..] in the encoder's resamplers
     int nb[VAE_MAX_SLOTS];              // how many of them are valid (the last ones)
-    int odd[VAE_MAX_SLOTS];             // whether an odd number of frames has gone by
+    int64_t frames[VAE_MAX_SLOTS];      // how many have gone by
     int started[3];                     // per resampler: its first frame, which it treats differently, has gone by
     int half;                           // VAE_ENCODER or VAE_DECODER
     int64_t h, w;                       // latent size

@@ -234,7 +234,7 @@ static void stream(void **state)
     avt_conv3d(t.be, whole, x, AVT_NONE, &c, AVT_NONE, a.spec);
     avt_conv3d(t.be, avt_rows(pieces, 0, CUT), avt_rows(x, 0, CUT), AVT_NONE, &c, AVT_NONE, a.spec);
     avt_conv3d(t.be, avt_rows(pieces, CUT, T - CUT), avt_rows(x, CUT, T - CUT), avt_rows(x, CUT - 2, 2), &c,
-               AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1, 0 });
+               AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad0 = 1, .pad1 = 1 });
     p = test_read(&t, whole);
     q = test_read(&t, pieces);
     assert_memory_equal(p, q, (size_t)(T * frame) * sizeof(*p));
@@ -268,7 +268,7 @@ static void speed(void **state)
 static void mistakes(void **state)
 {
     const Arg a = { .t = 2, .h = 4, .w = 5, .cin = 3, .cout = 6, .k = CAUSAL3 };
-    const ConvSpec s = { 1, 1, 2, 1, 1, 0 };
+    const ConvSpec s = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
     TestBench t;
     Tensor x, out;
     Conv c;
@@ -280,15 +280,15 @@ static void mistakes(void **state)
     out = avt_new(t.arena, DT_F32, 2, 4, 5, 6);
     avt_conv3d(t.be, avt_rows(out, 0, 1), x, AVT_NONE, &c, AVT_NONE, s);
     op_refused(&t, OP_CONV3D);
-    avt_conv3d(t.be, out, x, avt_new(t.arena, DT_F32, 2, 4, 4, 3), &c, AVT_NONE, (ConvSpec){ 1, 1, 0, 1, 1, 0 });
+    avt_conv3d(t.be, out, x, avt_new(t.arena, DT_F32, 2, 4, 4, 3), &c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad0 = 1, .pad1 = 1 });
     op_refused(&t, OP_CONV3D);
     avt_conv3d(t.be, out, avt_new(t.arena, DT_F32, 2, 4, 5, 4), AVT_NONE, &c, AVT_NONE, s);
     op_refused(&t, OP_CONV3D);
     avt_conv3d(t.be, out, x, AVT_NONE, &c, x, s);
     op_refused(&t, OP_CONV3D);
-    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ 1, 1, 2, 1, 0, 0 });
+    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1 });
     op_refused(&t, OP_CONV3D);
-    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ 1, 1, 2, 1, 1, 2 });
+    avt_conv3d(t.be, out, x, AVT_NONE, &c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1, .frame = -1 });
     op_refused(&t, OP_CONV3D);
     avt_conv3d(t.be, out, x, AVT_NONE, &(Conv){ .w = c.w, .b = avt_new(t.arena, DT_F32, 5) }, AVT_NONE, s);
     op_refused(&t, OP_CONV3D);

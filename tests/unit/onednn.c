@@ -50,7 +50,7 @@ static Tensor random_tensor(TestBench *t, int64_t frames, int64_t h, int64_t w, 
 /* Four frames at once, one by one, two and two, three and one: the same bits, also where frames are computed in pairs. */
 static void cut_a_stream(CpuLevel level, DType act, int64_t cout, int64_t cin, int64_t h, int64_t k, int second)
 {
-    ConvSpec spec = { .stride_t = 1, .stride = 1, .pad0 = (int)k / 2, .pad1 = (int)k / 2, .second = second };
+    ConvSpec spec = { .stride_t = 1, .stride = 1, .pad0 = (int)k / 2, .pad1 = (int)k / 2, .frame = !second };
     float *whole, *cut;
     TestBench t;
     Tensor x, out;
@@ -66,7 +66,7 @@ static void cut_a_stream(CpuLevel level, DType act, int64_t cout, int64_t cin, i
         avt_fill(t.be, out, NAN);
         for (int64_t f = 0, nb; f < 4; f += nb) {
             nb = step < 4 - f ? step : 4 - f;
-            spec.second = second ^ (int)(f & 1);
+            spec.frame = !second + f;
             avt_conv3d(t.be, avt_rows(out, f, nb), avt_rows(x, f + 2, nb), avt_rows(x, f, 2), &c, AVT_NONE, spec);
         }
         cut = test_read(&t, out);
@@ -104,7 +104,7 @@ static void a_still_stays_still(void **state)
         int pairs = 0;
 
         for (int threads = 1; threads <= 3; threads++) {
-            const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1, .second = threads == 2 };
+            const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1, .frame = threads != 2 };
             TestBench t;
             Tensor x, out;
             Conv c;
