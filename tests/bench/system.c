@@ -136,7 +136,46 @@ static const char *small_model(const Bench *b)
     return dir;
 }
 
+/* The rank's end of a group whose other ends are chance: what comes is random, for picture, text and sound; what goes is lost. */
+typedef struct Chance {
+    Comm comm;
+    int64_t bytes_to[2];
+    float *numbers;                     // of any message
+} Chance;
+
+static int chance_attach(Comm *c, Arena *mailboxes)
+{
+    (void)c, (void)mailboxes;
+    return 0;
+}
+
+static int chance_send(Comm *c, int dst, CommTag tag, const CommData *d)
+{
+    (void)c, (void)dst, (void)tag, (void)d;
+    return 0;
+}
+
+static int chance_recv(Comm *c, int src, CommTag tag, const CommData *d)
+{
+    (void)src, (void)tag;
+    avt_upload(d->be, d->t, ((Chance *)c)->numbers);
+    return 0;
+}
+
+static int chance_open(Chance *c, int64_t nb, const Log *log)
+{
+    static const CommClass cls = { .name = "chance", .attach = chance_attach, .send = chance_send, .recv = chance_recv };
+
+    c->comm = (Comm){ .cls = &cls, .nb = 2, .bytes_to = c->bytes_to, .log = log };
+    c->numbers = avt_malloc(MEM_BACKEND, (size_t)nb * sizeof(*c->numbers));
+    if (!c->numbers)
+        return AVT_ERR(ENOMEM);
+    test_random(c->numbers, nb, 1);
+    return 0;
+}
+
 typedef struct Small {                  // a rank that has all of the model
+    Chance chance;
     ModelDir dir;
     Ckpt *dit, *vae, *t5;
     PlanSizes sizes;
@@ -169,12 +208,15 @@ static int small_open(Small *s, const Bench *b, const char *dir, int64_t size)
         ret = avt_rank_measure(&s->memory, &s->set, 0, &s->sizes, &opt, NULL, NULL);
     if (ret >= 0)
         ret = avt_rank_weights_open(&s->w, &s->plan, 0, &s->sizes, &(ModelFiles){ .dit = s->dit, .vae = s->vae }, &opt, "cpu", s->memory.weights, b->log);
-    return ret < 0 ? ret : avt_rank_open(&s->rank, &s->set, 0, &s->w, NULL, &opt, "cpu", &s->memory);
+    if (ret >= 0)
+        ret = chance_open(&s->chance, (int64_t)(s->memory.scratch / sizeof(float)), b->log);     // more than any message has
+    return ret < 0 ? ret : avt_rank_open(&s->rank, &s->set, 0, &s->w, &s->chance.comm, &opt, "cpu", &s->memory);
 }
 
 static void small_close(Small *s)
 {
     avt_rank_close(&s->rank);
+    avt_free(s->chance.numbers);
     avt_rank_weights_close(&s->w);
     avt_ckpt_close(&s->dit);
     avt_ckpt_close(&s->vae);
@@ -192,14 +234,11 @@ static int small_block(Rank *r, int64_t block)
     return ret;
 }
 
-/* A stream up to where its ring is full. The staging buffer, random or what it holds, stands for picture, text and sound. */
+/* A stream up to where its ring is full */
 static int small_start(Small *s)
 {
-    const int64_t nb = (int64_t)(s->rank.host_size / sizeof(float));
-    int ret;
+    int ret = avt_rank_prepare(&s->rank);
 
-    test_random(s->rank.host, nb, 1);
-    ret = avt_rank_prepare(&s->rank);
     if (ret >= 0)
         ret = avt_rank_obey(&s->rank, &(Cmd){ .kind = CMD_PICTURE, .prime = 1 });
     if (ret >= 0)
