@@ -4,18 +4,32 @@
 
 #include "cpu/plain.h"
 
+/* A pixel's numbers: few, for which a call takes longer than the copy. */
+static inline void copy_pixel(char *restrict to, const char *restrict from, int64_t size)
+{
+    int64_t i = 0;
+
+    for (; i + 32 <= size; i += 32)
+        memcpy(to + i, from + i, 32);
+    if (i < size)
+        memcpy(to + i, from + i, (size_t)(size - i));
+}
+
 int avt_plain_upsample(Backend *be, const OpCall *c)
 {
-    const int64_t rows = c->out.dim[0] * c->out.dim[1], h = c->out.dim[1], w = c->out.dim[2], ch = c->out.dim[3];
+    const int64_t rows = c->x.dim[0] * c->x.dim[1], w = c->x.dim[2], ch = c->x.dim[3];
     const int64_t size = ch * (int64_t)avt_dtype_size(c->out.dtype);
 
-#pragma omp parallel for num_threads(be->threads) if (rows * w * ch > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (4 * rows * w * ch > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < rows; r++) {
-        const char *x = (const char *)c->x.data + (r / h * (h / 2) + r % h / 2) * (w / 2) * size;
-        char *out = (char *)c->out.data + r * w * size;
+        const char *x = (const char *)c->x.data + r * w * size;
+        char *out = (char *)c->out.data + r * 4 * w * size;         // two rows
 
-        for (int64_t i = 0; i < w; i++)
-            memcpy(out + i * size, x + i / 2 * size, (size_t)size);
+        for (int64_t i = 0; i < w; i++) {
+            copy_pixel(out + 2 * i * size, x + i * size, size);
+            copy_pixel(out + (2 * i + 1) * size, x + i * size, size);
+        }
+        memcpy(out + 2 * w * size, out, (size_t)(2 * w * size));
     }
     return 0;
 }
@@ -23,11 +37,12 @@ int avt_plain_upsample(Backend *be, const OpCall *c)
 int avt_plain_transpose(Backend *be, const OpCall *c)
 {
     const int64_t nb_b = c->out.dim[0], nb_a = c->out.dim[1], ch = c->out.dim[2], size = ch * (int64_t)avt_dtype_size(c->out.dtype);
+    const int64_t nb = nb_a * nb_b, step = 256;
 
-#pragma omp parallel for num_threads(be->threads) if (nb_a * nb_b * ch > 4 * PARALLEL_MIN)
-    for (int64_t b = 0; b < nb_b; b++)
-        for (int64_t a = 0; a < nb_a; a++)
-            memcpy((char *)c->out.data + (b * nb_a + a) * size, (const char *)c->x.data + (a * nb_b + b) * size, (size_t)size);
+#pragma omp parallel for num_threads(be->threads) if (nb * ch > 4 * PARALLEL_MIN)
+    for (int64_t first = 0; first < nb; first += step)
+        for (int64_t i = first; i < min_i64(first + step, nb); i++)
+            copy_pixel((char *)c->out.data + i * size, (const char *)c->x.data + (i % nb_a * nb_b + i / nb_a) * size, size);
     return 0;
 }
 
