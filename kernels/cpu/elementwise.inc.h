@@ -31,7 +31,7 @@ static int act(Backend *be, const OpCall *c)
 #pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
     for (int64_t p = 0; p < nb; p += SLICE)
         for (int64_t i = p; i < min_i64(p + SLICE, nb); i += VN)
-            store_typed(c->out.data, to, i, v_act(c->u.act, load_typed(c->x.data, from, i, nb - i)), nb - i);
+            store_typed(c->out.data, to, i, v_act(c->u.act, load_typed(c->x.data, from, i, nb - i), to), nb - i);
     return 0;
 }
 

@@ -92,7 +92,7 @@ INLINE void row_affine(const Row *r, const float *w, const float *b, float eps, 
             a = v_mul(a, v_add(v_set(plus), load_some(w + i, r->nb - i)));
         if (b)
             a = v_add(a, load_some(b + i, r->nb - i));
-        row_store(r, i, v_act(act, a));
+        row_store(r, i, v_act(act, a, r->to));
     }
 }
 
@@ -139,32 +139,50 @@ INLINE float quick_squares(const Row *r)
     return v_sum(s);
 }
 
-INLINE void channel_row(const Row *r, const float *w, double root, Act act)
+/* factor[k] = root / |x| of rows first .. first + nb - 1, nb <= VN, in f32; 0 where squares or factor leave its range */
+INLINE void quick_factors(const OpCall *c, int64_t first, int64_t nb, DType from, DType to, float factor[VN])
 {
-    const float quick = r->nb <= QUICK ? quick_squares(r) : 0;
-    double size;
+    const int64_t width = avt_last_dim(c->x);
+    const V root = v_set((float)sqrt((double)width));
 
-    if (quick > 1e-20f && quick < 1e20f) {                          // neither squares nor factor leave the range of f32
-        const V f = v_set((float)root / sqrtf(quick));
+    for (int64_t k = 0; k < VN; k++) {
+        const Row r = row_of(c, first + min_i64(k, nb - 1), width, from, to);
 
-        for (int64_t i = 0; i < r->nb; i += VN)
-            row_store(r, i, v_act(act, v_mul(v_mul(row_load(r, i), f), load_some(w + i, r->nb - i))));
-        return;
+        factor[k] = width <= QUICK ? quick_squares(&r) : 0;
     }
-    size = sqrt(lane_squares(r, 0));
-    for (int64_t i = 0; i < r->nb; i += VN)
-        row_store(r, i, v_act(act, scaled(r, i, w, root / (size > 1e-12 ? size : 1e-12))));
+    v_store(factor, v_within(v_load(factor), 1e-20f, 1e20f, v_div(root, v_root(v_load(factor)))));
 }
 
+INLINE void channel_row(const Row *r, const float *w, Act act)
+{
+    const double size = sqrt(lane_squares(r, 0)), f = sqrt((double)r->nb) / (size > 1e-12 ? size : 1e-12);
+
+    for (int64_t i = 0; i < r->nb; i += VN)
+        row_store(r, i, v_act(act, scaled(r, i, w, f), r->to));
+}
+
+INLINE void channel_row_quick(const Row *r, const float *w, float f, Act act)
+{
+    for (int64_t i = 0; i < r->nb; i += VN)
+        row_store(r, i, v_act(act, v_mul(v_mul(row_load(r, i), v_set(f)), load_some(w + i, r->nb - i)), r->to));
+}
+
+/* VN rows at a time, so that their roots and divisions are one. */
 INLINE void channel_norm_rows(const OpCall *c, int64_t first, int64_t nb, DType from, DType to)
 {
     const int64_t width = avt_last_dim(c->x);
-    const double root = sqrt((double)width);
+    const float *w = c->norm.w.data;
+    float factor[VN];
 
-    for (int64_t i = first; i < first + nb; i++) {
-        const Row r = row_of(c, i, width, from, to);
+    for (int64_t i = 0; i < nb; i++) {
+        const Row r = row_of(c, first + i, width, from, to);
 
-        channel_row(&r, c->norm.w.data, root, c->u.norm.act);
+        if (i % VN == 0)
+            quick_factors(c, first + i, min_i64(VN, nb - i), from, to, factor);
+        if (factor[i % VN] > 0)
+            channel_row_quick(&r, w, factor[i % VN], c->u.norm.act);
+        else
+            channel_row(&r, w, c->u.norm.act);
     }
 }
 

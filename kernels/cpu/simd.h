@@ -42,6 +42,8 @@ INLINE V v_add(V a, V b)                     { return _mm512_add_ps(a, b); }
 INLINE V v_sub(V a, V b)                     { return _mm512_sub_ps(a, b); }
 INLINE V v_mul(V a, V b)                     { return _mm512_mul_ps(a, b); }
 INLINE V v_div(V a, V b)                     { return _mm512_div_ps(a, b); }
+INLINE V v_part(V a)                         { return _mm512_rcp14_ps(a); }                // 1 / a within 2^-11
+INLINE V v_root(V a)                         { return _mm512_sqrt_ps(a); }
 INLINE V v_fma(V a, V b, V c)                { return _mm512_fmadd_ps(a, b, c); }          // a b + c
 INLINE V v_fnma(V a, V b, V c)               { return _mm512_fnmadd_ps(a, b, c); }         // c - a b
 INLINE V v_max(V a, V b)                     { return _mm512_max_ps(a, b); }               // b when one is NaN
@@ -55,6 +57,11 @@ INLINE V v_swap(V a)                         { return _mm512_permute_ps(a, 0xb1)
 INLINE V v_addsub(V a, V b)                  { return _mm512_mask_sub_ps(_mm512_add_ps(a, b), 0x5555, a, b); }     // even: a - b
 INLINE float v_sum(V a)                      { return _mm512_reduce_add_ps(a); }
 INLINE float v_top(V a)                      { return _mm512_reduce_max_ps(a); }
+INLINE V v_within(V a, float low, float high, V b)                  // b where a lies between, else 0
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, v_set(low), _CMP_GT_OQ) & _mm512_cmp_ps_mask(a, v_set(high), _CMP_LT_OQ), b);
+}
+
 INLINE int v_equal(V a, V b)                 { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) == 0xffff; }
 
 /* bf16: the upper half of an f32. Rounding is to nearest, ties to even; NaN stays NaN (avt_f32_bf16). */
@@ -113,6 +120,8 @@ INLINE V v_add(V a, V b)                     { return _mm256_add_ps(a, b); }
 INLINE V v_sub(V a, V b)                     { return _mm256_sub_ps(a, b); }
 INLINE V v_mul(V a, V b)                     { return _mm256_mul_ps(a, b); }
 INLINE V v_div(V a, V b)                     { return _mm256_div_ps(a, b); }
+INLINE V v_part(V a)                         { return _mm256_rcp_ps(a); }
+INLINE V v_root(V a)                         { return _mm256_sqrt_ps(a); }
 INLINE V v_fma(V a, V b, V c)                { return _mm256_fmadd_ps(a, b, c); }
 INLINE V v_fnma(V a, V b, V c)               { return _mm256_fnmadd_ps(a, b, c); }
 INLINE V v_max(V a, V b)                     { return _mm256_max_ps(a, b); }
@@ -123,6 +132,11 @@ INLINE V v_even(V a)                         { return _mm256_moveldup_ps(a); }
 INLINE V v_odd(V a)                          { return _mm256_movehdup_ps(a); }
 INLINE V v_swap(V a)                         { return _mm256_permute_ps(a, 0xb1); }
 INLINE V v_addsub(V a, V b)                  { return _mm256_addsub_ps(a, b); }
+INLINE V v_within(V a, float low, float high, V b)
+{
+    return _mm256_and_ps(_mm256_and_ps(_mm256_cmp_ps(a, v_set(low), _CMP_GT_OQ), _mm256_cmp_ps(a, v_set(high), _CMP_LT_OQ)), b);
+}
+
 INLINE int v_equal(V a, V b)                 { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 0xff; }
 
 INLINE V v_scale2(V a, V n)                                         // in two steps: 2^n itself may overflow or be subnormal
@@ -259,6 +273,20 @@ INLINE V v_exp(V x)
     return v_scale2(v_add(v_fma(v_mul(r, r), q, r), v_set(1)), n);
 }
 
+/* 1 / (1 + e^u) within 4e-6, for what is rounded to bf16 next: no division. u log2(e) = n + f, |f| <= 1 / 2; 2^f fitted as above;
+ * one step of Newton's, for which e^u must not be infinite. */
+INLINE V v_sigmoid16(V u)
+{
+    const V a = v_mul(v_min(v_set(88), v_max(v_set(-104), u)), v_set(1.44269504f)), n = v_round(a), f = v_sub(a, n);
+    V q = v_fma(v_set(0.0095701059f), f, v_set(0.055917870f)), p;
+
+    q = v_fma(q, f, v_set(0.24024744f));
+    q = v_fma(q, f, v_set(0.69312179f));
+    q = v_add(v_set(1), v_scale2(v_fma(q, f, v_set(0.99999928f)), n));
+    p = v_part(q);
+    return v_mul(p, v_fnma(q, p, v_set(2)));
+}
+
 /* erfc(z) for z >= 0: t poly(t) e^(-z^2), t = 1 / (1 + 0.33 z) */
 INLINE V v_erfc(V z)
 {
@@ -272,16 +300,24 @@ INLINE V v_erfc(V z)
     return v_mul(v_mul(p, t), v_exp(v_fnma(z, z, v_set(0))));
 }
 
-INLINE V v_act(Act act, V x)
+/* x / (1 + e^u), for a result of type `to` */
+INLINE V v_sigmoid(V x, V u, DType to)
+{
+    if (to == DT_BF16)
+        return v_mul(x, v_sigmoid16(u));
+    return v_div(x, v_add(v_set(1), v_exp(u)));
+}
+
+INLINE V v_act(Act act, V x, DType to)
 {
     V u;
 
     switch (act) {
     case ACT_SILU:
-        return v_div(x, v_add(v_set(1), v_exp(v_sub(v_set(0), x))));
+        return v_sigmoid(x, v_sub(v_set(0), x), to);
     case ACT_GELU_TANH:                                             // 0.5 (1 + tanh u) = 1 / (1 + e^(-2u))
         u = v_mul(v_mul(v_set(-1.5957691216f), x), v_fma(v_mul(x, x), v_set(0.044715f), v_set(1)));
-        return v_div(x, v_add(v_set(1), v_exp(u)));
+        return v_sigmoid(x, u, to);
     case ACT_GELU_ERF:                                              // max(x, 0) - |x| / 2 erfc(|x| / sqrt 2)
         u = v_abs(x);
         return v_fnma(v_mul(v_set(0.5f), u), v_erfc(v_mul(u, v_set(0.70710678f))), v_max(v_set(0), x));

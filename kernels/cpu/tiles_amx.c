@@ -144,7 +144,7 @@ INLINE Columns columns_of(const Tiles *t, int64_t n)
 
 INLINE void finish(const Tiles *t, const float *sum, int64_t at, const Columns *c)
 {
-    const V v = v_act(t->act, v_add(v_load(sum), c->bias));
+    const V v = v_act(t->act, v_add(v_load(sum), c->bias), t->out.dtype);
 
     store_act(&t->out, at, c->mask, t->res.be ? v_fma(v, c->gate, load_act(&t->res, at, c->mask)) : v_mul(v, c->gate));
 }
