@@ -53,6 +53,46 @@ static void pack_column(const Packing *p, uint16_t *to, DType dtype, const void 
     }
 }
 
+/* Numbers k .. k + nb - 1 of a row of the source, in bf16, filled up with zeros to CHUNK */
+static void take_row(uint16_t to[CHUNK], DType dtype, const void *src, int64_t at, int64_t nb)
+{
+    float piece[CHUNK];
+
+    if (dtype == DT_BF16) {
+        memcpy(to, (const char *)src + 2 * at, 2 * (size_t)nb);
+    } else {
+        avt_to_f32(piece, dtype, src, at, nb);
+        for (int64_t i = 0; i < nb; i++)
+            to[i] = avt_f32_bf16(piece[i]);
+    }
+    memset(to + nb, 0, (size_t)(CHUNK - nb) * sizeof(*to));
+}
+
+/* Sixteen rows of a product's weight: a tile is their turned square of words, a word being a pair of numbers. */
+static void pack_rows(const Packing *p, uint16_t *to, DType dtype, const void *src, int64_t o)
+{
+    const int64_t rows = min_i64(SIDE, p->cout - o);
+    uint16_t row[SIDE][CHUNK];
+
+    memset(row, 0, sizeof(row));
+    for (int64_t k = 0; k < p->cin; k += CHUNK) {
+        for (int64_t r = 0; r < rows; r++)
+            take_row(row[r], dtype, src, (o + r) * p->cin + k, min_i64(CHUNK, p->cin - k));
+        for (int64_t t = 0; t < CHUNK && k + t < p->deep * DEEP; t += DEEP, to += TILE16) {
+            uint32_t turned[SIDE][SIDE];
+
+            for (int r = 0; r < SIDE; r++) {
+                uint32_t word[SIDE];
+
+                memcpy(word, row[r] + t, sizeof(word));
+                for (int i = 0; i < SIDE; i++)
+                    turned[i][r] = word[i];
+            }
+            memcpy(to, turned, sizeof(turned));
+        }
+    }
+}
+
 int avt_amx_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src)
 {
     const Packing p = packing_of(use, dst->dim);
@@ -63,6 +103,12 @@ int avt_amx_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, con
     dst->dtype = DT_BF16;
     if (!src || !avt_numel(*dst))
         return 0;
+    if (use == WEIGHT_LINEAR) {
+#pragma omp parallel for num_threads(be->threads)
+        for (int64_t o = 0; o < p.cout; o += SIDE)
+            pack_rows(&p, (uint16_t *)dst->data + o / SIDE * group, dtype, src, o);
+        return 0;
+    }
     memset(dst->data, 0, bytes_of(&p));
 #pragma omp parallel for num_threads(be->threads)
     for (int64_t o = 0; o < p.cout; o++)
