@@ -8,8 +8,8 @@
 #define ALIGN 64
 
 static const char *const tag_names[TAG_NB] = {
-    "COMMAND", "IMAGE", "TEXT", "SOUND", "PICTURE", "REFERENCE", "TOKENS", "LATENTS", "RESULT",
-    "FRAMES",
+    "COMMAND", "IMAGE", "TEXT", "SOUND", "PICTURE", "REFERENCE", "TIME", "TOKENS", "LATENTS",
+    "RESULT", "FRAMES",
 };
 
 const char *avt_comm_tag_name(CommTag tag)

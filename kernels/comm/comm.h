@@ -28,7 +28,7 @@
  * overtake each other between a rank and the host; between two devices nobody relies on it, see
  * avt_comm_expect(). */
 typedef enum CommTag {
-    TAG_COMMAND, TAG_IMAGE, TAG_TEXT, TAG_SOUND, TAG_PICTURE, TAG_REFERENCE, TAG_TOKENS, TAG_LATENTS,
+    TAG_COMMAND, TAG_IMAGE, TAG_TEXT, TAG_SOUND, TAG_PICTURE, TAG_REFERENCE, TAG_TIME, TAG_TOKENS, TAG_LATENTS,
     TAG_RESULT, TAG_FRAMES, TAG_NB
 } CommTag;
 

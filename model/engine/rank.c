@@ -202,25 +202,6 @@ void avt_rank_close(Rank *r)
     avt_backend_close(&r->be);
 }
 
-/* Time embeddings are constants of the schedule: once, before the first command. */
-int avt_rank_prepare(Rank *r)
-{
-    int ret = 0;
-
-    if (!avt_rank_has_layers(r))
-        return 0;
-    ret = avt_dit_time(r->be, r->scratch, &r->w->dit, &r->sink_time, 0);
-    for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
-        if (avt_plan_holds(r->set->plan, r->index, i))
-            ret = avt_dit_time(r->be, r->scratch, &r->w->dit, &r->time[i], r->set->schedule.timestep[i]);
-    for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
-        for (int64_t l = 0; l < r->ring[i].nb; l++) {
-            avt_fill(r->be, r->ring[i].k[l], 0);
-            avt_fill(r->be, r->ring[i].v[l], 0);
-        }
-    return ret;
-}
-
 /* ---- the walk --------------------------------------------------------------------------------------------------------------- */
 
 int avt_rank_run(Rank *r)
@@ -426,20 +407,22 @@ int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const Plan
     return ret;
 }
 
-/* Bytes and FLOPs of a block of a rank that holds all layers of a plan of one device. */
+/* Bytes and FLOPs of a block of a rank that holds all layers of a plan of one device: of a model of so many layers. */
 static int load_of(double *bytes, double *flops, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
 {
     Plan plan;
     RankSetup set = { .plan = &plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
                       .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
+    PlanSizes held = *sizes;
     OpStat stat[OP_NB];
     PlanMemory m;
     int ret = avt_plan_make(&plan, o, opt->log);
 
+    held.dit.nb_layers = o->nb_layers;
     if (ret >= 0)
         ret = avt_schedule(&set.schedule, o->steps, 3);
     if (ret >= 0)
-        ret = avt_rank_measure(&m, &set, 0, sizes, opt, NULL, stat);
+        ret = avt_rank_measure(&m, &set, 0, &held, opt, NULL, stat);
     if (ret < 0)
         return ret;
     *bytes = (double)avt_plan_sum(&m);

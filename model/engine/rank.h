@@ -3,6 +3,7 @@
  * Rank: one worker of a plan. It holds some layers (or the VAE, or both) and walks the conductor's list of commands; what it
  * does for a command follows from the plan alone, and every rank meets the others in the same order.
  *
+ *   rank --time embeddings--> next rank of the pipe                         (before the first command)
  *   conductor --Cmd--> all ranks
  *   VAE rank --19 latents of the picture--> first rank of each pipe         (CMD_PICTURE)
  *   rank --x [N, D]--> next rank of the pipe                                (an item, a sink)
@@ -114,7 +115,7 @@ void avt_rank_sync(Rank *r);
 void avt_rank_close(Rank *r);
 /** Walk the conductor's commands until CMD_END or a failure (which aborts the group). For a thread of its own. */
 int  avt_rank_run(Rank *r);
-/** What comes before the first command. */
+/** What comes before the first command: rank_work.c. */
 int  avt_rank_prepare(Rank *r);
 /** Do one command: rank_work.c. Scratch is as before afterwards. */
 int  avt_rank_obey(Rank *r, const Cmd *c);

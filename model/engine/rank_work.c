@@ -57,6 +57,39 @@ static int expect(Rank *r, int src, CommTag tag, Tensor t)
     return !r->comm || src == r->index ? 0 : avt_comm_expect(r->comm, r->be, src, tag, t);
 }
 
+/* ---- before the first command ----------------------------------------------------------------------------------------- */
+
+/* A time's embedding, made by the first rank of a pipe, which has the weights for it, and handed on. */
+static int prepare_time(Rank *r, DitTime *t, float at)
+{
+    int ret;
+
+    if (begins(r->place))
+        ret = avt_dit_time(r->be, r->scratch, &r->w->dit, t, at);
+    else if ((ret = recv(r, r->place->prev, TAG_TIME, t->both)) >= 0)
+        ret = avt_dit_modulation(r->be, &r->w->dit, t);
+    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_TIME, t->both);
+}
+
+/* Time embeddings are constants of the schedule. */
+int avt_rank_prepare(Rank *r)
+{
+    int ret = 0;
+
+    if (!avt_rank_has_layers(r))
+        return 0;
+    ret = prepare_time(r, &r->sink_time, 0);
+    for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
+        if (avt_plan_holds(r->set->plan, r->index, i))
+            ret = prepare_time(r, &r->time[i], r->set->schedule.timestep[i]);
+    for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
+        for (int64_t l = 0; l < r->ring[i].nb; l++) {
+            avt_fill(r->be, r->ring[i].k[l], 0);
+            avt_fill(r->be, r->ring[i].v[l], 0);
+        }
+    return ret;
+}
+
 /* ---- picture --------------------------------------------------------------------------------------------------------- */
 
 /* The conductor's 8 bits -> px [1, H, W, 3]. */

@@ -6,7 +6,7 @@
  *                         -> head -> velocity [3, 16, H, W]
  *
  * The unit of work is an item: block g at step i, or a sink prefill. A Dit may hold only layers l0 .. l1-1 (a rank of a
- * pipeline); the stem (embeddings, time, text, audio encoder, head) is there on every rank. Spec: dit.md, streaming.md 6.
+ * pipeline). Of the stem, embeddings and time are there with layer 0, the head with the last layer, text and audio on every rank. Spec: dit.md, streaming.md 6.
  */
 #ifndef AVT_DIT_H
 #define AVT_DIT_H
@@ -67,7 +67,8 @@ typedef struct Dit {
     int rope_half;                      // 1: rotary tables rounded to f16, as the original does (compat)
     Linear patch, cond, pack1, pack2, pack4;        // patch embedding, pose, motion buckets: [D, 16 pt ph pw]
     Tensor mask;                        // [3, D]: noisy, reference, motion
-    Linear text0, text2, time0, time2, time_proj;
+    Linear time0, time2, time_proj;
+    Linear text0, text2;
     Tensor head_modulation;             // [2, D]: shift, scale
     Linear head;                        // [64, D]
     Tensor audio_weights;               // [nb_audio_layers]
@@ -87,6 +88,7 @@ void avt_dit_close(Dit *d);
 /* ---- what an item needs, made once and reused; each lives in an arena of the caller ----------------------------- */
 
 typedef struct DitTime {                // of one timestep, f32
+    Tensor both;                        // [7, D]: e, e0
     Tensor e;                           // [D] to the head
     Tensor e0;                          // [6, D] to the layers
     Tensor layers;                      // [l1 - l0, 6, D]: a layer's own modulation + e0
@@ -116,9 +118,9 @@ int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, 
 
 /** out[freq_dim] on the host: cosines, then sines, of t * 10000^(-i / half); angles in f64. Source: dit.md 5. */
 void avt_dit_sinusoid(float *out, int freq_dim, float t);
-/** t in 0 .. 1000; the sink's is 0. */
+/** t in 0 .. 1000; the sink's is 0. With layer 0 alone: other ranks are given `both` and do the second half. */
 int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t);
-/** The second half of it: `layers` and `head` out of e0 and e. */
+/** The second half of it: `layers` and, with the last layer, `head` out of e0 and e. */
 int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out);
 /** Text embedding of context [L, text_dim] (L <= text_len, padded here with zero rows) and its keys per layer [text_len, NH, hd].
  *  @param embedded  (opt) gets the embedded rows [text_len, D]; for parity */

@@ -97,7 +97,7 @@ int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out)
 {
     for (int i = 0; i < d->l1 - d->l0; i++)
         avt_add(be, avt_at(out->layers, i), d->layer[i].modulation, out->e0);
-    if (out->e.be)
+    if (d->head_modulation.be)
         avt_add(be, out->head, d->head_modulation, out->e);
     return be->status;
 }

@@ -81,7 +81,8 @@ static void bind_audio(Dit *d, Binder *b, const DitConfig *c)
     d->audio_final = avt_bind_linear(b, D, D, 1, AUDIO "encoder.final_linear");
 }
 
-static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
+/* Embeddings and time, with layer 0. */
+static void bind_front(Dit *d, Binder *b, const DitConfig *c)
 {
     const DType act = b->act;
     const int64_t D = c->dim;
@@ -92,15 +93,28 @@ static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
     d->pack1 = patch_linear(b, D, 1, 2, "frame_packer.proj");
     d->pack2 = patch_linear(b, D, 2, 4, "frame_packer.proj_2x");
     d->pack4 = patch_linear(b, D, 4, 8, "frame_packer.proj_4x");
-    d->head = avt_bind_linear(b, 64, D, 1, "head.head");
     d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");      // modulation is f32, too
     d->time2 = avt_bind_linear(b, D, D, 1, "time_embedding.2");
     d->time_proj = avt_bind_linear(b, 6 * D, D, 1, "time_projection.1");
     b->act = act;
     d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
-    d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
-    d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
+}
+
+/* With the last layer. */
+static void bind_head(Dit *d, Binder *b, int64_t D)
+{
+    const DType act = b->act;
+
+    b->act = DT_F32;
+    d->head = avt_bind_linear(b, 64, D, 1, "head.head");
+    b->act = act;
     d->head_modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(2, D), "head.modulation");
+}
+
+static void bind_text(Dit *d, Binder *b, const DitConfig *c)
+{
+    d->text0 = avt_bind_linear(b, c->dim, c->text_dim, 1, "text_embedding.0");
+    d->text2 = avt_bind_linear(b, c->dim, c->dim, 1, "text_embedding.2");
 }
 
 int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
@@ -118,7 +132,11 @@ int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
         avt_dit_close(d);
         return AVT_ERR(ENOMEM);
     }
-    bind_stem(d, b, cfg);
+    if (l0 == 0)
+        bind_front(d, b, cfg);
+    if (l1 == cfg->nb_layers)
+        bind_head(d, b, cfg->dim);
+    bind_text(d, b, cfg);
     bind_audio(d, b, cfg);
     for (int i = l0; i < l1; i++)
         bind_layer(&d->layer[i - l0], b, cfg, i);
@@ -144,8 +162,9 @@ void avt_dit_close(Dit *d)
 
 int avt_dit_time_open(DitTime *t, Arena *a, const Dit *d)
 {
-    t->e = avt_new(a, DT_F32, d->cfg.dim);
-    t->e0 = avt_new(a, DT_F32, 6, d->cfg.dim);
+    t->both = avt_new(a, DT_F32, 7, d->cfg.dim);
+    t->e = avt_at(t->both, 0);
+    t->e0 = avt_rows(t->both, 1, 6);
     t->layers = avt_new(a, DT_F32, d->l1 - d->l0, 6, d->cfg.dim);
     t->head = avt_new(a, DT_F32, 2, d->cfg.dim);
     return avt_arena_backend(a)->status;

@@ -289,7 +289,6 @@ static DitTime time_of(Golden *g, const Dit *d, Tensor e0)
 
     avt_dit_time_open(&t, g->work, d);
     avt_copy(g->be, t.e0, e0);
-    t.e = AVT_NONE;                                                 // no head here
     avt_dit_modulation(g->be, d, &t);
     return t;
 }

@@ -87,19 +87,46 @@ static Tensor random_tensor(Rank *r, uint64_t seed, int nd, const int64_t *dim)
 }
 #define RANDOM(r, seed, ...) random_tensor(r, seed, AVT_DIMS(__VA_ARGS__))
 
-static void prepare(Rank *r)
+static void hand_over(Rank *from, Tensor a, Rank *to, Tensor b)
+{
+    float *v = malloc(avt_nbytes(a));
+
+    REQUIRE_OK(avt_download(from->be, v, a));
+    avt_upload(to->be, b, v);
+    free(v);
+}
+
+static DitTime *time_at(Rank *r, int i)             // -1: the sink's
+{
+    return i < 0 ? &r->zero : &r->time[i];
+}
+
+/* The first rank has the weights of it; `first` may be r. */
+static void prepare_time(Rank *r, Rank *first, int i)
+{
+    DitTime *t = time_at(r, i);
+
+    if (!r->d.l0) {
+        REQUIRE_OK(avt_dit_time(r->be, r->scratch, &r->d, t, i < 0 ? 0 : 900.f - 200.f * (float)i));
+        return;
+    }
+    hand_over(first, time_at(first, i)->both, r, t->both);
+    REQUIRE_OK(avt_dit_modulation(r->be, &r->d, t));
+}
+
+static void prepare(Rank *r, Rank *first)
 {
     const DitConfig *c = &r->d.cfg;
     const size_t mark = avt_arena_mark(r->scratch);
     const Tensor context = RANDOM(r, 1, 4, c->text_dim);
 
     REQUIRE_OK(avt_dit_text(r->be, r->scratch, &r->d, &r->text, context, AVT_NONE));
-    REQUIRE_OK(avt_dit_time(r->be, r->scratch, &r->d, &r->zero, 0));
+    prepare_time(r, first, -1);
     for (int i = 0; i < WAVE; i++) {
         const int A = r->audio[i].nb_actors;
         const Tensor features = RANDOM(r, 10 + (uint64_t)i, A, 12, c->nb_audio_layers, c->audio_dim);
 
-        REQUIRE_OK(avt_dit_time(r->be, r->scratch, &r->d, &r->time[i], 900.f - 200.f * (float)i));
+        prepare_time(r, first, i);
         REQUIRE_OK(avt_dit_audio(r->be, r->scratch, &r->d, &r->audio[i], features));
         if (A > 1)
             avt_copy(r->be, r->audio[i].mask, RANDOM(r, 20, A, DIT_BLOCK, r->s.n));
@@ -136,15 +163,6 @@ static DitItem block_item(Rank *r, int i, int64_t block)
 static DitItem sink_item(Rank *r)
 {
     return (DitItem){ .x = r->x_sink, .sink_pass = 1, .shape = &r->s, .time = &r->zero, .text = &r->text, .sink = &r->sink };
-}
-
-static void hand_over(Rank *from, Tensor a, Rank *to, Tensor b)
-{
-    float *v = malloc(avt_nbytes(a));
-
-    REQUIRE_OK(avt_download(from->be, v, a));
-    avt_upload(to->be, b, v);
-    free(v);
 }
 
 static void run_sink(Rank *r, int nb)
@@ -188,7 +206,7 @@ static float *run_all(Rank *r, int nb, int changed)
     float *out = malloc(sizeof(*out) * NB * WAVE);
 
     for (int p = 0; p < nb; p++)
-        prepare(&r[p]);
+        prepare(&r[p], &r[0]);
     run_sink(r, nb);
     for (int64_t round = 0; round < 5; round++)                     // the ring wraps
         run_wave(r, nb, round, round == 4 ? changed : -1, out);
@@ -324,7 +342,7 @@ static void last_sink_layer_is_cut(void **state)
         Rank r;
 
         open_rank(&r, &f, "cpu", 1, 0, TINY_L, 1, NULL);
-        prepare(&r);
+        prepare(&r, &r);
         embed_sink(&r);
         calls[k] = -r.be->stat[OP_ATTENTION].calls;
         it = sink_item(&r);
