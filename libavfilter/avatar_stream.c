@@ -4,6 +4,7 @@
  * Stream of the avatar filter. See avatar_stream.h.
  */
 
+#include "libavutil/avstring.h"
 #include "libavutil/avutil.h"
 #include "libavutil/fifo.h"
 #include "libavutil/frame.h"
@@ -115,6 +116,7 @@ int ff_avatar_stream_open(AvatarStream *st)
     if ((ret = avatar_session_open(&st->session, st->engine, &look)) < 0)
         return ret;
     avatar_session_info(st->session, &info);
+    av_strlcpy(st->precision, info.precision, sizeof(st->precision));
     if (info.width != st->width || info.height != st->height) {
         av_log(st->log, AV_LOG_ERROR, "The picture gives %dx%d, but the output was configured as %dx%d; set size\n",
                info.width, info.height, st->width, st->height);

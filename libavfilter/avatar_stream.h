@@ -45,6 +45,7 @@ typedef struct AvatarStream {
     struct AVFrame *picture;            ///< rgb24
     char *prompt;                       ///< NULL: the model's
     int width, height;                  ///< of the frames
+    char precision[8];                  ///< of the engine: f32, bf16
     int64_t hold;                       ///< samples of silence behind the sound
 
     struct AVFifo *queue;                      ///< Item: sound and changes that the session has not been given

@@ -457,6 +457,7 @@ static void set_metadata(const AvatarStream *st, AVFrame *out, const AvatarFrame
     av_dict_set_int(&out->metadata, "lavfi.avatar.seed", in->seed, 0);
     av_dict_set_int(&out->metadata, "lavfi.avatar.prompt_id", in->prompt_id, 0);
     av_dict_set_int(&out->metadata, "lavfi.avatar.repeated", in->repeated, 0);
+    av_dict_set(&out->metadata, "lavfi.avatar.precision", st->precision, 0);
     snprintf(text, sizeof(text), "%.6f", sound);
     av_dict_set(&out->metadata, "lavfi.avatar.audio_pts", text, 0);
     snprintf(text, sizeof(text), "%.3f", st->clock.filled / (double)AVATAR_SAMPLE_RATE);

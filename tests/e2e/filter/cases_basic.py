@@ -235,6 +235,7 @@ def metadata_on_frames(d):
     assert [int(t['lavfi.avatar.frame']) for t in tags] == list(range(13)), tags
     assert [int(t['lavfi.avatar.block']) for t in tags] == [n // 12 for n in range(13)]
     assert all(t['lavfi.avatar.seed'] == '7' and t['lavfi.avatar.prompt_id'] == '0' for t in tags)
+    assert all(t['lavfi.avatar.precision'] in ('f32', 'bf16') for t in tags), tags[0]
     assert all(abs(float(t['lavfi.avatar.audio_pts']) - n / 25) < 1e-6 for n, t in enumerate(tags))
     assert [n for n, t in enumerate(tags) if 'lavfi.avatar.compute_ms' in t] == [0, 12], 'compute_ms is not on first frames'
     graph = 'amovie=%s,%s' % (d.wav(640), filt(image=d.png()))
