@@ -137,7 +137,7 @@ typedef struct BackendClass {
     void  (*fetch)(Backend *be, void *dst, const void *src, size_t size);    // an upload that reads src when the queue comes to it
     void *(*host_alloc)(Backend *be, size_t size);                  // host memory that fetch reads fast (pinned), 64-byte aligned
     void  (*host_free)(Backend *be, void *p, size_t size);
-    size_t (*workspace)(Backend *be, const OpCall *c);             // bytes that run() wants besides the operands; their addresses mean nothing
+    int64_t (*workspace)(Backend *be, const OpCall *c);            // bytes that run() wants besides the operands, or an error; their addresses mean nothing
     int   (*workspace_open)(Backend *be, size_t size);             // have so much from now on, and no more
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // for dst->act; fills dst->data, sets dtype

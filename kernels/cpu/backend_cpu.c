@@ -120,37 +120,38 @@ static OpCall rows_of(const OpCall *c, int64_t first, int64_t nb)
     return part;
 }
 
-static size_t measure(Backend *be, const OpCall *c)
+static int64_t measure(Backend *be, const OpCall *c)
 {
     Cpu *cpu = be->priv;
-    size_t most;
+    int64_t most;
 
     cpu->work_used = cpu->work_most = 0;
     cpu->measuring = 1;
-    run_one(be, c);
+    cpu->unmeasured = 0;
+    run_one(be, c);                     // ENOMEM is its rule here: it is given nothing
     cpu->measuring = 0;
-    most = cpu->work_most;
+    most = (int64_t)cpu->work_most;
     cpu->work_used = cpu->work_most = 0;
-    return most;
+    return cpu->unmeasured < 0 ? cpu->unmeasured : most;
 }
 
 /* A product may run whole or in parts. */
-static size_t measure_linear(Backend *be, const OpCall *c)
+static int64_t measure_linear(Backend *be, const OpCall *c)
 {
     const int64_t m = c->out.dim[0], step = rows_at_once(be, c), rest = step < m ? m % step : 0;
-    size_t most = measure(be, c);
+    int64_t most = measure(be, c);
 
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2 && most >= 0; i++)
         if (step < m && (i || rest)) {
             const OpCall part = rows_of(c, 0, i ? step : rest);
-            const size_t size = measure(be, &part);
+            const int64_t size = measure(be, &part);
 
-            most = size > most ? size : most;
+            most = size < 0 || size > most ? size : most;
         }
     return most;
 }
 
-size_t avt_cpu_workspace(Backend *be, const OpCall *c)
+int64_t avt_cpu_workspace(Backend *be, const OpCall *c)
 {
     if (c->op == OP_ATTENTION && c->out.nd == 4) {
         const OpCall one = avt_cpu_one_of(c, 0);
@@ -177,14 +178,16 @@ int avt_cpu_workspace_open(Backend *be, size_t size)
 static int make_room(Backend *be, const OpCall *c)
 {
     Cpu *cpu = be->priv;
-    const size_t size = cpu->planned ? 0 : avt_cpu_workspace(be, c);
+    const int64_t size = cpu->planned ? 0 : avt_cpu_workspace(be, c);
 
     cpu->work_used = cpu->work_most = 0;
-    if (size <= cpu->work_size)
+    if (size < 0)
+        return (int)size;
+    if ((size_t)size <= cpu->work_size)
         return 0;
     avt_free(cpu->work);
-    cpu->work = avt_malloc(MEM_BACKEND, size);
-    cpu->work_size = cpu->work ? size : 0;
+    cpu->work = avt_malloc(MEM_BACKEND, (size_t)size);
+    cpu->work_size = cpu->work ? (size_t)size : 0;
     return cpu->work ? 0 : AVT_ERR(ENOMEM);
 }
 

@@ -287,7 +287,7 @@ static void *guard_host_alloc(Backend *be, size_t size)
     return avt_pages_alloc(MEM_TENSOR, size);
 }
 
-static size_t guard_workspace(Backend *be, const OpCall *c)
+static int64_t guard_workspace(Backend *be, const OpCall *c)
 {
     Guard *g = be->priv;
 

@@ -39,6 +39,7 @@ typedef struct Cpu {                    // Backend.priv
     size_t work_size, work_used, work_most;
     int planned;                        // its size is for good
     int measuring;                      // nothing is run, only what it would want is added up
+    int unmeasured;                     // error because of which that came to no end
 } Cpu;
 
 /* conv3d: weights [Cout, Cin, 1 or 3, 3, 3] that winograd.inc.h takes, where a level has it. Of those of one frame not the ones
@@ -93,7 +94,7 @@ static inline int avt_cpu_wants(const Cpu *cpu, OpId op)
 OpCall avt_cpu_one_of(const OpCall *c, int64_t b);
 /** BackendClass.memory_left, workspace, workspace_open (the guard backend uses them too). */
 int64_t avt_cpu_memory_left(Backend *be);
-size_t avt_cpu_workspace(Backend *be, const OpCall *c);
+int64_t avt_cpu_workspace(Backend *be, const OpCall *c);
 int    avt_cpu_workspace_open(Backend *be, size_t size);
 
 /** What an op is for bf16: operands widened to f32, the table's f32 op, the result rounded once. */

@@ -523,7 +523,8 @@ static int execute(Backend *be, Item *it, const Operands *x)
 /* The primitive of `p`, whose `threads` are filled in here. */
 static int find_item(Backend *be, Item **it, Problem *p)
 {
-    Onednn *o = ((Cpu *)be->priv)->onednn;
+    Cpu *cpu = be->priv;
+    Onednn *o = cpu->onednn;
     double work = 2.0 * p->dst[0] * p->dst[1] * p->src[1];
     Item *packed;
     int ret;
@@ -532,7 +533,11 @@ static int find_item(Backend *be, Item **it, Problem *p)
         work *= (double)p->dst[2] * p->dst[3] * p->wei[2] * p->wei[3];
     p->threads = work < SMALL ? 1 : be->threads;
     ret = find_packed(o, &packed, p->nd, p->wei);
-    return ret < 0 ? ret : find(o, it, p, &packed->wei);
+    if (ret >= 0)
+        ret = find(o, it, p, &packed->wei);
+    if (ret < 0)
+        cpu->unmeasured = ret;
+    return ret;
 }
 
 static int solve(Backend *be, Problem *p, const Operands *x)

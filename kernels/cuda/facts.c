@@ -35,11 +35,11 @@ static int cuda_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype,
     return src ? AVT_ERR(ENOSYS) : 0;
 }
 
-static size_t cuda_workspace(Backend *be, const OpCall *c)
+static int64_t cuda_workspace(Backend *be, const OpCall *c)
 {
     (void)be;
     if (c->op == OP_CONV3D)
-        return avt_nbytes(c->conv.x) + (c->conv.prev.be ? avt_nbytes(c->conv.prev) : 0);
+        return (int64_t)(avt_nbytes(c->conv.x) + (c->conv.prev.be ? avt_nbytes(c->conv.prev) : 0));
     return c->op == OP_LINEAR ? PRODUCT_WORKSPACE : 0;
 }
 

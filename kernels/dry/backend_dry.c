@@ -129,13 +129,15 @@ static int grow(Dry *d)
 static int dry_run(Backend *be, const OpCall *c)
 {
     Dry *d = be->priv;
-    const size_t workspace = d->target->cls->workspace(d->target, c);
+    const int64_t workspace = d->target->cls->workspace(d->target, c);
     double flops, bytes;
     int32_t *slot;
     DryCall *call;
 
-    if (workspace > be->workspace_peak)
-        be->workspace_peak = workspace;
+    if (workspace < 0)
+        return (int)workspace;
+    if ((size_t)workspace > be->workspace_peak)
+        be->workspace_peak = (size_t)workspace;
     if (d->nb == d->room && grow(d) < 0)
         return AVT_ERR(ENOMEM);
     slot = find(d, c);
@@ -168,7 +170,7 @@ const DryCall *avt_dry_calls(const Backend *be, int64_t *nb)
     return d->call;
 }
 
-static size_t dry_workspace(Backend *be, const OpCall *c)
+static int64_t dry_workspace(Backend *be, const OpCall *c)
 {
     const Dry *d = be->priv;
 

@@ -169,7 +169,7 @@ static inline void *op_once_of(const OpCase *c, CpuLevel level, int threads, Mod
     REQUIRE_OK(avt_download(t.be, bytes, whole));
     assert_int_equal(op_spy.nb, 1);
     *tolerance = avt_op_tolerance(&op_spy.last);
-    assert_int_equal(t.be->cls->workspace(t.be, &op_spy.last), t.be->workspace_peak);       // what is planned is what is used
+    assert_int_equal(t.be->cls->workspace(t.be, &op_spy.last), (int64_t)t.be->workspace_peak);       // what is planned is what is used
     for (size_t i = 0; i < (size_t)all * size; i++)
         if (i < GUARD * size || i >= (size_t)(nb + GUARD) * size)
             assert_int_equal(bytes[i], (uint8_t)(0xa5 ^ i * 7));
