@@ -423,18 +423,20 @@ static int cache_grow(Onednn *o)
     return 0;
 }
 
-static int find(Onednn *o, Item **out, const Problem *p, const Md *packed)
+static int find(Backend *be, Item **out, const Problem *p, const Md *packed)
 {
+    Cpu *cpu = be->priv;
+    Onednn *o = cpu->onednn;
     Item **slot;
     int ret;
 
     if (2 * o->nb >= o->room && cache_grow(o) < 0)
-        return AVT_ERR(ENOMEM);
+        return cpu->unmeasured = AVT_ERR(ENOMEM);
     slot = slot_of(o->slot, o->room, p);
     if (!*slot) {
         ret = item_open(o, slot, p, packed);
         if (ret < 0)
-            return ret;
+            return cpu->unmeasured = ret;
         o->nb++;
     }
     *out = *slot;
@@ -442,7 +444,7 @@ static int find(Onednn *o, Item **out, const Problem *p, const Md *packed)
 }
 
 /* The order in which weights of this shape are packed: chosen for a large problem, on one thread. */
-static int find_packed(Onednn *o, Item **out, int nd, const int32_t *wei)
+static int find_packed(Backend *be, Item **out, int nd, const int32_t *wei)
 {
     enum { ROWS = 256, N = 4, H = 96, W = 176 };
     Problem p = { .nd = nd, .wei = { wei[0], wei[1] }, .stride = 1, .bias = 1 };
@@ -455,7 +457,7 @@ static int find_packed(Onednn *o, Item **out, int nd, const int32_t *wei)
         memcpy(p.src, (int32_t[]){ N, wei[1], H + wei[2] - 1, W + wei[3] - 1 }, sizeof(p.src));
         memcpy(p.dst, (int32_t[]){ N, wei[0], H, W }, sizeof(p.dst));
     }
-    return find(o, out, &p, NULL);
+    return find(be, out, &p, NULL);
 }
 
 /* ---- running -------------------------------------------------------------------------------------------------------- */
@@ -523,8 +525,6 @@ static int execute(Backend *be, Item *it, const Operands *x)
 /* The primitive of `p`, whose `threads` are filled in here. */
 static int find_item(Backend *be, Item **it, Problem *p)
 {
-    Cpu *cpu = be->priv;
-    Onednn *o = cpu->onednn;
     double work = 2.0 * p->dst[0] * p->dst[1] * p->src[1];
     Item *packed;
     int ret;
@@ -532,12 +532,8 @@ static int find_item(Backend *be, Item **it, Problem *p)
     if (p->nd == 4)
         work *= (double)p->dst[2] * p->dst[3] * p->wei[2] * p->wei[3];
     p->threads = work < SMALL ? 1 : be->threads;
-    ret = find_packed(o, &packed, p->nd, p->wei);
-    if (ret >= 0)
-        ret = find(o, it, p, &packed->wei);
-    if (ret < 0)
-        cpu->unmeasured = ret;
-    return ret;
+    ret = find_packed(be, &packed, p->nd, p->wei);
+    return ret < 0 ? ret : find(be, it, p, &packed->wei);
 }
 
 static int solve(Backend *be, Problem *p, const Operands *x)
@@ -677,7 +673,7 @@ static int conv3d_onednn(Backend *be, const OpCall *c)
 
     if (w[0] <= NARROW)
         return measuring ? 0 : avt_plain_conv3d(be, c);
-    ret = find_packed(((Cpu *)be->priv)->onednn, &packed, 4, wei);
+    ret = find_packed(be, &packed, 4, wei);
     if (ret < 0)
         return ret;
     s.tap = (packed->size + ALIGN - 1) / ALIGN * ALIGN;
@@ -706,7 +702,7 @@ static int packed_of(Backend *be, Item **out, WeightUse use, const int64_t *dim)
     const int32_t conv[4] = { (int32_t)dim[0], (int32_t)dim[1], use == WEIGHT_LINEAR ? 0 : (int32_t)dim[3],
                               use == WEIGHT_LINEAR ? 0 : (int32_t)dim[4] };
 
-    return find_packed(((Cpu *)be->priv)->onednn, out, use == WEIGHT_LINEAR ? 2 : 4, use == WEIGHT_LINEAR ? linear : conv);
+    return find_packed(be, out, use == WEIGHT_LINEAR ? 2 : 4, use == WEIGHT_LINEAR ? linear : conv);
 }
 
 static size_t weight_bytes_onednn(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
