@@ -332,7 +332,7 @@ def inspect_and_plan(tmp):
     assert one['state'] < 47e9 < 1.9 * one['state'] < wide['state'], (one, wide)
     ops = json.loads(Run('plan', '--devices', 'cuda0', '--ops', '--json').out)
     assert ops['calls'] == sum(o['calls'] for o in ops['ops']) <= 750 and abs(ops['flops'] / 120.8e12 - 1) < 1e-2, ops['calls']
-    assert 'attention' in Run('plan', '--model', A.model, '--size', '64x64', '--ops').out
+    assert b'attention' in Run('plan', '--model', A.model, '--size', '64x64', '--ops').out
     for args in (('--help',), ('speak', '--help'), ('plan', '--help'), ('inspect', '--help'), ('--version',)):
         r = Run(*args)
         require(r.ret == 0 and r.out and not r.err, r.what)
