@@ -32,7 +32,7 @@ for prog; do
     printf '%s %-44s %4d passed%s%s  %3d s\n' "$([ "$f" = 0 ] && echo 'ok  ' || echo 'FAIL')" "$name" "$p" \
         "$([ "$f" = 0 ] || echo ", $f failed")" "$([ "$s" = 0 ] || echo ", $s skipped")" $(($(date +%s) - start))
     grep -E '^(SKIP|\[  SKIPPED \] [^0-9])|SKIPPED:' "$out" | grep -v 'test(s), listed below' | sort -u | sed 's/^/     /'
-    [ "$f" = 0 ] || { [ "$ret" = 124 ] && echo "     no end within $limit s"; tail -n 40 "$out" | sed 's/^/     /'; }
+    [ "$f" = 0 ] || { [ "$ret" = 124 ] && echo "     no end within $limit s"; { grep -E '^(FAIL|FAILED)\b' "$out"; tail -n 40 "$out"; } | sed 's/^/     /'; }
 done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]
