@@ -179,7 +179,8 @@ AVATAR_API void avatar_session_info(const AvatarSession *s, AvatarInfo *info);
 /**
  * Give speech: nb_samples of 16 kHz mono f32 in [-1, 1], copied. NULL closes the stream, always; 0 samples with a pointer only ask
  * whether there is room. NaN and infinite samples are refused. What one call gives is taken whole, however much it is; nothing is
- * taken while 2 minutes of sound wait (never with compat=upstream, which needs all of it).
+ * taken while 65 minutes of sound wait, 250 MB (never so with compat=upstream, which needs all of it). Who takes what frames there are
+ * before he sends more has at most 90 s waiting.
  * @return 0; AVATAR_EAGAIN (nothing was taken: receive frames, which are there or are being made, then send again), EINVAL, AVATAR_EOF
  *         when the stream is closed already, ENOMEM, or the session's failure
  */

@@ -320,6 +320,12 @@ static int compare_windows(Measure *m, Sound *o, const float *whole, int64_t n)
     return ret;
 }
 
+static void *listen_to(void *sound)
+{
+    avt_sound_listen(sound);
+    return NULL;
+}
+
 static int measure_windows(Measure *m, char **files, int nb_files)
 {
     pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -327,9 +333,10 @@ static int measure_windows(Measure *m, char **files, int nb_files)
     const int cancel = 0;
     Front f = { 0 };
     Sound o = { .lock = &lock, .change = &change, .cancel = &cancel, .log = &m->e->log, .front = &f, .row_size = (int64_t)m->states * m->dim };
+    pthread_t listener;
     float *whole = NULL, *pcm;
     int64_t n;
-    int ret;
+    int ret, listening = 0;
 
     pcm = join_files(files, nb_files, &n);
     ret = pcm && n > SOUND_WINDOW ? whole_rows(m, &whole, pcm, n) : AVATAR_ERR(EINVAL);
@@ -337,6 +344,8 @@ static int measure_windows(Measure *m, char **files, int nb_files)
         ret = open_front(&f, m, avt_sound_piece(0, 0));
     if (ret >= 0)
         ret = avt_sound_open(&o);
+    if (ret >= 0)
+        ret = (listening = !pthread_create(&listener, NULL, listen_to, &o)) ? 0 : AVATAR_ERR(ENOMEM);
     if (ret >= 0) {
         pthread_mutex_lock(&lock);
         ret = avt_sound_append(&o, pcm, n);
@@ -346,6 +355,10 @@ static int measure_windows(Measure *m, char **files, int nb_files)
     }
     if (ret >= 0)
         ret = compare_windows(m, &o, whole, n);
+    if (listening) {
+        avt_sound_stop(&o);
+        pthread_join(listener, NULL);
+    }
     avt_sound_close(&o);
     avt_front_close(&f);
     free(whole);

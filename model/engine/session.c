@@ -389,7 +389,7 @@ int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
     if (avt_in_callback())
         return AVT_ERR(EDEADLK);
     pthread_mutex_lock(&s->lock);
-    over = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : 0;
+    over = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : pcm && avt_sound_full(&s->sound) ? AVATAR_EAGAIN : 0;
     at = s->sound.start + s->sound.nb;
     if (nb_samples < 0 || bad >= 0)
         ret = AVT_ERR(EINVAL);

@@ -221,7 +221,7 @@ int64_t avt_sound_bytes(const Sound *o)
 {
     const int64_t rows = o->given ? o->nb_given : o->live ? LIVE_ROWS : ROWS;
 
-    return (rows * o->row_size + SOUND_ROOM + avt_sound_piece(o->live, o->lookahead)) * (int64_t)sizeof(float);
+    return (rows * o->row_size + SOUND_WAITS + avt_sound_piece(o->live, o->lookahead)) * (int64_t)sizeof(float);
 }
 
 /* ---- opening --------------------------------------------------------------------------------------------------------------------- */

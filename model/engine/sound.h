@@ -25,7 +25,8 @@
 #define SOUND_WINDOW 960000             // samples of a window, and most that are taken whole: 60 s
 #define SOUND_STEP 480000               // from window to window: 30 s
 #define SOUND_RIGHT 80000               // a window's context behind its rows: 5 s
-#define SOUND_ROOM 1920000              // samples that wait before avt_sound_full(): 2 min, more than any piece needs
+#define SOUND_WAITS (SOUND_WINDOW + SOUND_STEP)     // samples that a piece may have to wait for, with those kept for a last window
+#define SOUND_ROOM ((int64_t)3900 * 16000)          // samples that wait before avt_sound_full(): an hour, the filter's longest hole, and more
 
 typedef enum SoundState { SOUND_MISSING, SOUND_READY, SOUND_OVER } SoundState;
 
@@ -70,7 +71,7 @@ typedef struct Sound {
 
 /** Samples of the largest piece that a stream of this kind may have (compat: of those that are not longer than 60 s). */
 int64_t avt_sound_piece(int live, int64_t lookahead);
-/** Host bytes that a sound holds at most, while the sender heeds avt_sound_full() (compat: of those up to 60 s). */
+/** Host bytes that a sound holds while the sender takes what frames there are before he sends more (compat: of those up to 60 s). */
 int64_t avt_sound_bytes(const Sound *o);
 /** @return 0, ENOMEM */
 int  avt_sound_open(Sound *o);
