@@ -7,6 +7,7 @@
 
 #include "base/half.h"
 #include "base/philox.h"
+#include "config.h"
 #include "test.h"
 
 static char log_text[16384];
@@ -78,6 +79,32 @@ void test_random(float *v, int64_t nb, uint64_t seed)
         for (int i = 0; i < 4 && 4 * q + i < nb; i++)
             v[4 * q + i] = (float)((int32_t)x[i] * 0x1p-31);
     }
+}
+
+void test_read_speech(float *pcm, int nb)
+{
+    FILE *f = fopen(AVT_SRCDIR "/tests/gold/lips.wav", "rb");
+    int16_t *words = malloc((size_t)nb * sizeof(*words));
+
+    assert_non_null(f);
+    assert_non_null(words);
+    REQUIRE_OK(fseek(f, 44, SEEK_SET));             // mono s16 behind the plainest of heads
+    assert_int_equal(fread(words, sizeof(*words), (size_t)nb, f), nb);
+    fclose(f);
+    for (int i = 0; i < nb; i++)
+        pcm[i] = (float)words[i] / 32768;
+    free(words);
+}
+
+void test_shell(const char *fmt, ...)
+{
+    char cmd[1024];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(cmd, sizeof(cmd), fmt, ap);
+    va_end(ap);
+    REQUIRE_OK(system(cmd));
 }
 
 void test_bench_open(TestBench *t, const char *device, CpuLevel level, int threads)

@@ -28,6 +28,12 @@ void test_distance(const float *a, const float *b, int64_t nb, double *max_abs, 
 /** Uniform values in [-1, 1], repeatable. */
 void test_random(float *v, int64_t nb, uint64_t seed);
 
+/** The first nb samples of tests/gold/lips.wav, 16 kHz: two sentences of speech. */
+void test_read_speech(float *pcm, int nb);
+
+/** A shell's command that must succeed. */
+void test_shell(const char *fmt, ...) AVT_PRINTF(1, 2);
+
 /** A backend and an arena for a test; sizes are generous (pages are touched only when used). */
 typedef struct TestBench {
     Backend *be;

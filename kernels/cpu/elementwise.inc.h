@@ -35,31 +35,30 @@ static int act(Backend *be, const OpCall *c)
     return 0;
 }
 
-/* Rows of a, each with the row of b that belongs to it: its own, or the only one. */
-static int add(Backend *be, const OpCall *c)
+/* Rows of a, each with the row of b that belongs to it: its own, or the only one. `product` is known where this is inlined. */
+static inline __attribute__((always_inline)) int pairs(Backend *be, const OpCall *c, int product)
 {
     const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->pair.a), step = avt_numel(c->pair.b) == nb ? width : 0;
     const Tensor a = c->pair.a, b = c->pair.b, out = c->out;
 
 #pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < avt_rows_of(a); r++)
-        for (int64_t i = 0; i < width; i += VN)
-            store_typed(out.data, out.dtype, r * width + i, v_add(load_typed(a.data, a.dtype, r * width + i, width - i),
-                                                                load_typed(b.data, b.dtype, r * step + i, width - i)), width - i);
+        for (int64_t i = 0; i < width; i += VN) {
+            const V x = load_typed(a.data, a.dtype, r * width + i, width - i), y = load_typed(b.data, b.dtype, r * step + i, width - i);
+
+            store_typed(out.data, out.dtype, r * width + i, product ? v_mul(x, y) : v_add(x, y), width - i);
+        }
     return 0;
+}
+
+static int add(Backend *be, const OpCall *c)
+{
+    return pairs(be, c, 0);
 }
 
 static int mul(Backend *be, const OpCall *c)
 {
-    const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->pair.a), step = avt_numel(c->pair.b) == nb ? width : 0;
-    const Tensor a = c->pair.a, b = c->pair.b, out = c->out;
-
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < avt_rows_of(a); r++)
-        for (int64_t i = 0; i < width; i += VN)
-            store_typed(out.data, out.dtype, r * width + i, v_mul(load_typed(a.data, a.dtype, r * width + i, width - i),
-                                                                load_typed(b.data, b.dtype, r * step + i, width - i)), width - i);
-    return 0;
+    return pairs(be, c, 1);
 }
 
 static int axpy(Backend *be, const OpCall *c)

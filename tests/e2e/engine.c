@@ -143,19 +143,6 @@ static void bad_looks_are_named(void **state)
 
 /* ---- folders ------------------------------------------------------------------------------------------------------------ */
 
-static void shell(const char *fmt, ...) AVT_PRINTF(1, 2);
-
-static void shell(const char *fmt, ...)
-{
-    char cmd[1024];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(cmd, sizeof(cmd), fmt, ap);
-    va_end(ap);
-    REQUIRE_OK(system(cmd));
-}
-
 /* What the readers say about a bad file comes through, and nothing stays behind. */
 static void bad_folders_are_told(void **state)
 {
@@ -182,7 +169,7 @@ static void bad_folders_are_told(void **state)
         char dir[64];
 
         snprintf(dir, sizeof(dir), "%s.bad", take_dir);
-        shell("cp -r %s %s && %s %s/%s", take_dir, dir, bad[i].damage, dir, bad[i].file);
+        test_shell("cp -r %s %s && %s %s/%s", take_dir, dir, bad[i].damage, dir, bad[i].file);
         opt.model = dir;
         opt.log_level = AVATAR_LOG_WARNING;
         assert_true(avatar_engine_open(&e, &opt) < 0);
@@ -191,7 +178,7 @@ static void bad_folders_are_told(void **state)
             print_error("%s %s: %s", bad[i].damage, bad[i].file, lines.text);
         assert_non_null(strstr(lines.text, bad[i].says));
         assert_int_equal(avt_mem_bytes(MEM_NB), 0);
-        shell("rm -r %s", dir);
+        test_shell("rm -r %s", dir);
     }
 }
 
@@ -238,13 +225,13 @@ static void changed_files_are_read_again(void **state)
 
     (void)state;
     REQUIRE_OK(avatar_engine_open(&e[0], &opt));
-    shell("touch -d '2001-01-01' %s/Wan2.1_VAE.safetensors", take_dir);
+    test_shell("touch -d '2001-01-01' %s/Wan2.1_VAE.safetensors", take_dir);
     REQUIRE_OK(avatar_engine_open(&e[1], &opt));
     assert_true(e[1]->core != e[0]->core);
-    shell("touch %s/note && rm %s/note", take_dir, take_dir);
+    test_shell("touch %s/note && rm %s/note", take_dir, take_dir);
     REQUIRE_OK(avatar_engine_open(&e[2], &opt));
     assert_ptr_equal(e[2]->core, e[1]->core);           // nobody reads a note
-    shell("touch %s/avatar.json", take_dir);
+    test_shell("touch %s/avatar.json", take_dir);
     REQUIRE_OK(avatar_engine_open(&e[3], &opt));
     assert_true(e[3]->core != e[0]->core && e[3]->core != e[2]->core);
     for (int i = 0; i < 4; i++)

@@ -16,19 +16,6 @@
 
 #define HANG_SECONDS 60                             // of a child
 
-static void shell(const char *fmt, ...) AVT_PRINTF(1, 2);
-
-static void shell(const char *fmt, ...)
-{
-    char cmd[1024];
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(cmd, sizeof(cmd), fmt, ap);
-    va_end(ap);
-    REQUIRE_OK(system(cmd));
-}
-
 /* The child's exit status; a signal (SIGALRM: it hung) fails the test. */
 static int in_child(int (*work)(int), int arg)
 {
@@ -397,12 +384,12 @@ static void rewritten_files_are_read_again(void **state)
 
     (void)state;
     REQUIRE_OK(avatar_engine_open(&e[0], &opt));
-    shell("printf '{\"lora\": \"none\", \"size\": \"80x96\"}' > %s/avatar.json", take_dir);
+    test_shell("printf '{\"lora\": \"none\", \"size\": \"80x96\"}' > %s/avatar.json", take_dir);
     REQUIRE_OK(avatar_engine_open(&e[1], &opt));
     look.out_width = look.out_height = 0;
     REQUIRE_OK(avatar_engine_size(e[1], &look, &w, &h));
     assert_true(w == 80 && h == 96);
-    shell("cd %s && mv diffusion_pytorch_model.safetensors part-1.safetensors && python3 -c 'import json, struct\n"
+    test_shell("cd %s && mv diffusion_pytorch_model.safetensors part-1.safetensors && python3 -c 'import json, struct\n"
           "f = open(\"part-1.safetensors\", \"rb\"); n = struct.unpack(\"<Q\", f.read(8))[0]\n"
           "json.dump({\"weight_map\": {k: \"part-1.safetensors\" for k in json.loads(f.read(n)) if k[0] != \"_\"}},"
           " open(\"diffusion_pytorch_model.safetensors.index.json\", \"w\"))'", take_dir);
@@ -412,13 +399,13 @@ static void rewritten_files_are_read_again(void **state)
     REQUIRE_OK(avatar_engine_open(&e[0], &opt));
     REQUIRE_OK(avatar_engine_open(&e[1], &opt));
     assert_ptr_equal(e[0]->core, e[1]->core);
-    shell("cd %s && cp part-1.safetensors /tmp/avatar-shard-%d && dd if=/tmp/avatar-shard-%d of=part-1.safetensors conv=notrunc status=none && "
+    test_shell("cd %s && cp part-1.safetensors /tmp/avatar-shard-%d && dd if=/tmp/avatar-shard-%d of=part-1.safetensors conv=notrunc status=none && "
           "rm /tmp/avatar-shard-%d", take_dir, getpid(), getpid(), getpid());
     REQUIRE_OK(avatar_engine_open(&e[2], &opt));
     assert_true(e[2]->core != e[0]->core);
     for (int i = 0; i < 3; i++)
         avatar_engine_close(&e[i]);
-    shell("cd %s && rm *.index.json && mv part-1.safetensors diffusion_pytorch_model.safetensors", take_dir);
+    test_shell("cd %s && rm *.index.json && mv part-1.safetensors diffusion_pytorch_model.safetensors", take_dir);
     avatar_engine_flush();
 }
 

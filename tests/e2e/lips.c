@@ -40,19 +40,6 @@ static AvatarEngine *engine;
 
 /* ---- what is given ---------------------------------------------------------------------------------------------------------- */
 
-static void read_speech(void)
-{
-    static int16_t pcm[SAMPLES];
-    FILE *f = fopen(AVT_SRCDIR "/tests/gold/lips.wav", "rb");
-
-    assert_non_null(f);
-    REQUIRE_OK(fseek(f, 44, SEEK_SET));             // 16 kHz mono s16 behind the plainest of heads
-    assert_int_equal(fread(pcm, sizeof(*pcm), SAMPLES, f), SAMPLES);
-    fclose(f);
-    for (int i = 0; i < SAMPLES; i++)
-        speech[i] = (float)pcm[i] / 32768;
-}
-
 static void read_truth(void)
 {
     FILE *f = fopen(AVT_SRCDIR "/tests/gold/lips.csv", "r");
@@ -210,7 +197,7 @@ static int setup(void **state)
     AvatarOptions opt;
 
     (void)state;
-    read_speech();
+    test_read_speech(speech, SAMPLES);
     read_truth();
     avatar_options_default(&opt);
     avatar_look_default(&look);

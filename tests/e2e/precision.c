@@ -32,26 +32,13 @@ typedef struct Film {
 static float speech[SAMPLES];
 static AvatarLook look;
 
-static void read_speech(void)
-{
-    static int16_t pcm[SAMPLES];
-    FILE *f = fopen(AVT_SRCDIR "/tests/gold/lips.wav", "rb");
-
-    assert_non_null(f);
-    REQUIRE_OK(fseek(f, 44, SEEK_SET));             // 16 kHz mono s16 behind the plainest of heads
-    assert_int_equal(fread(pcm, sizeof(*pcm), SAMPLES, f), SAMPLES);
-    fclose(f);
-    for (int i = 0; i < SAMPLES; i++)
-        speech[i] = (float)pcm[i] / 32768;
-}
-
 static int setup(void **state)
 {
     png_image png = { .version = PNG_IMAGE_VERSION };
     png_bytep rgb;
 
     (void)state;
-    read_speech();
+    test_read_speech(speech, SAMPLES);
     REQUIRE(png_image_begin_read_from_file(&png, AVT_SRCDIR "/model/nano/faces/anna.png"));
     png.format = PNG_FORMAT_RGB;
     rgb = malloc(PNG_IMAGE_SIZE(png));
