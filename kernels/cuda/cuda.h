@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the files of the CUDA backend share: the state of a queue, and the ops, one .cu each.
+ *
+ *   backend.c (library) --dlopen--> libavatar_cuda.so: backend_cuda.cu  memory, queues, marks, weights, errors
+ *                                                      linear.cu  attention.cu  conv.cu ...  an op or a family of them
+ *
+ * An op checks nothing (the door has), submits to cuda->stream and returns 0 or a negative errno; it never waits, and allocates
+ * nothing: what it needs besides its operands is cuda->workspace, of the size that avt_cuda_workspace() (facts.c) gives for the call.
+ */
+#ifndef AVT_CUDA_CUDA_H
+#define AVT_CUDA_CUDA_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <cudnn.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels.h"
+
+typedef struct CudaPlans CudaPlans;     // plans of libraries, by shape; made once each
+
+/* be->priv */
+typedef struct Cuda {
+    int index;                          // N of cudaN
+    int arch;                           // compute capability: 80, 86, 89, 90, 100, 120
+    int multiprocessors;
+    cudaStream_t stream;
+    cublasLtHandle_t lt;
+    cudnnHandle_t dnn;
+    CudaPlans *plans;
+    void *workspace;                    // 256-byte aligned
+    size_t workspace_size;
+} Cuda;
+
+static inline Cuda *avt_cuda(Backend *be) { return (Cuda *)be->priv; }
+
+/** 0, or a negative errno after one log line for a failed call of the runtime or a library: ENOMEM, EIO (a lost device), EINVAL. */
+int avt_cuda_check(Backend *be, cudaError_t e, const char *what);
+int avt_cuda_check_lt(Backend *be, cublasStatus_t e, const char *what);
+int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what);
+
+/** Bytes of workspace of a call on an architecture; the plan's figure and run()'s limit are this one number. */
+int64_t avt_cuda_workspace(const OpCall *c, int arch);
+
+/* ---- ops, each for every combination of types that the door lets through ---------------------------------------------------- */
+
+int avt_cuda_linear(Backend *be, const OpCall *c);                  // linear.cu: cuBLASLt
+int avt_cuda_attention(Backend *be, const OpCall *c);               // attention.cu
+int avt_cuda_conv3d(Backend *be, const OpCall *c);                  // conv.cu: cuDNN
+int avt_cuda_conv1d(Backend *be, const OpCall *c);
+int avt_cuda_copy(Backend *be, const OpCall *c);                    // copy.cu: copy, fill
+int avt_cuda_fill(Backend *be, const OpCall *c);
+int avt_cuda_norm_rope(Backend *be, const OpCall *c);               // norms.cu
+int avt_cuda_layer_norm(Backend *be, const OpCall *c);
+int avt_cuda_channel_norm(Backend *be, const OpCall *c);
+int avt_cuda_rope_table(Backend *be, const OpCall *c);              // rope.cu
+int avt_cuda_rope(Backend *be, const OpCall *c);
+int avt_cuda_elementwise(Backend *be, const OpCall *c);             // elementwise.cu: act, add, mul, axpy, gate_add
+int avt_cuda_rows(Backend *be, const OpCall *c);                    // rows.cu: gather, lerp_rows, layer_mix, transpose
+int avt_cuda_layout(Backend *be, const OpCall *c);                  // layout.cu: patchify, unpatchify, channels_last, channels_first, upsample
+int avt_cuda_pixels(Backend *be, const OpCall *c);                  // pixels.cu: picture, pixels
+int avt_cuda_count_nonfinite(Backend *be, const OpCall *c);         // reduce.cu
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
