@@ -6,7 +6,9 @@
  *                                                      linear.cu  attention.cu  conv.cu ...  an op or a family of them
  *
  * An op checks nothing (the door has), submits to cuda->stream and returns 0 or a negative errno; it never waits, and allocates
- * nothing: what it needs besides its operands is cuda->workspace, of the size that avt_cuda_workspace() (facts.c) gives for the call.
+ * nothing: what it needs besides its operands is cuda->workspace, of the size that avt_cuda_workspace() (space.h) gives for the call.
+ *
+ * Weights lie row-major in the type that facts.c says; those of convolutions turned, [Cout][taps][Cin / groups].
  */
 #ifndef AVT_CUDA_CUDA_H
 #define AVT_CUDA_CUDA_H
@@ -19,6 +21,7 @@
 extern "C" {
 #endif
 
+#include "cuda/space.h"
 #include "kernels.h"
 
 typedef struct CudaPlans CudaPlans;     // plans of libraries, by shape; made once each
@@ -43,8 +46,15 @@ int avt_cuda_check(Backend *be, cudaError_t e, const char *what);
 int avt_cuda_check_lt(Backend *be, cublasStatus_t e, const char *what);
 int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what);
 
-/** Bytes of workspace of a call on an architecture; the plan's figure and run()'s limit are this one number. */
-int64_t avt_cuda_workspace(const OpCall *c, int arch);
+/* ---- plans and the layout of weights: plans.cu, conv.cu ---------------------------------------------------------------------- */
+
+/** Plans of cuBLASLt and cuDNN for be's queue; asks the device what its cuBLASLt can (this waits). After lt, dnn and stream are there.
+ *  @return NULL with a failed backend */
+CudaPlans *avt_cuda_plans_open(Backend *be);
+void avt_cuda_plans_close(CudaPlans **plans);
+
+/** A convolution's weight from the file's order [Cout, Cin, taps] to ours, [Cout, taps, Cin], both on the device, of one type. */
+int avt_cuda_turn_taps(Backend *be, void *dst, const void *src, DType dtype, int64_t cout, int64_t cin, int64_t taps);
 
 /* ---- ops, each for every combination of types that the door lets through ---------------------------------------------------- */
 

@@ -2,15 +2,15 @@
 /*
  * What a CUDA device takes, by arithmetic: a Backend of it opens for planning on a machine without a driver, and runs nothing.
  *
- *   weights     row-major: what meets bf16 in bf16, other matrices as the file has them, vectors in f32
- *   workspace   a product 32 MiB, which cuBLASLt wants on sm_90 and newer (4 MiB before); a convolution its input in one piece, cached
- *               frames and new ones. Source: shared facts of cuBLAS 13.1 and cuDNN 9.19
+ *   weights     row-major, a convolution's [Cout][taps][Cin]: what meets bf16 in bf16, other matrices as the file has them, vectors in f32
+ *   workspace   space.h
  */
 #include <string.h>
 
+#include "cuda/space.h"
 #include "kernels.h"
 
-#define PRODUCT_WORKSPACE ((size_t)32 << 20)
+#define PLANNED_ARCH 90                 // products want most workspace from sm_90 on
 
 static DType kept_dtype(WeightUse use, DType act, DType dtype)
 {
@@ -38,9 +38,7 @@ static int cuda_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype,
 static int64_t cuda_workspace(Backend *be, const OpCall *c)
 {
     (void)be;
-    if (c->op == OP_CONV3D)
-        return (int64_t)(avt_nbytes(c->conv.x) + (c->conv.prev.be ? avt_nbytes(c->conv.prev) : 0));
-    return c->op == OP_LINEAR ? PRODUCT_WORKSPACE : 0;
+    return avt_cuda_workspace(c, PLANNED_ARCH);
 }
 
 static int64_t cuda_memory_left(Backend *be)

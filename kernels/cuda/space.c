@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Workspace of a call on a CUDA device. Source of the libraries' figures: cuBLAS 13.1, cuDNN 9.19, see space.h. */
+#include "cuda/space.h"
+
+#define MIB ((size_t)1 << 20)
+#define LINEAR_LIMIT (64 * MIB)         // of widened rows, and of rows in f32: a block of 704x384 with a gate is one piece
+#define CONV_LIBRARY (64 * MIB)         // the most that a plan of cuDNN may want; the exact f32 engine wants 16 MiB at 384 channels
+
+static size_t padded(size_t n)
+{
+    return (n + 255) / 256 * 256;
+}
+
+/* As many rows as fit the limit, at least one. */
+static size_t rows_within(int64_t rows, size_t row)
+{
+    const int64_t most = row ? (int64_t)(LINEAR_LIMIT / row) : rows;
+
+    return padded((size_t)(rows < most ? rows : most > 0 ? most : 1) * row);
+}
+
+static int aligned_row(int64_t n, DType dtype)
+{
+    return n > 0 && (size_t)n * avt_dtype_size(dtype) % 16 == 0;
+}
+
+int avt_cuda_linear_suits(const OpCall *c)
+{
+    const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
+
+    return aligned_row(k, c->linear.x.dtype) && aligned_row(n, c->out.dtype);
+}
+
+LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
+{
+    const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
+    const DType x = c->linear.x.dtype;
+    const int rounds = c->out.dtype == DT_BF16, own_finish = c->u.act != ACT_NONE || c->linear.gate.be;
+    LinearSpace s = { 0 };
+
+    if (!avt_cuda_linear_suits(c))
+        return s;
+    s.library = (arch >= 90 ? 32 : 4) * MIB;
+    if (c->linear.w.dtype != x)
+        s.weight = rows_within(n, (size_t)k * avt_dtype_size(x));
+    if ((rounds && (own_finish || x == DT_F32)) || (c->linear.res.be && c->linear.gate.be))
+        s.result = rows_within(avt_rows_of(c->out), (size_t)n * sizeof(float));
+    return s;
+}
+
+int avt_cuda_conv_suits(const OpCall *c)
+{
+    return c->conv.x.dtype == DT_BF16 || c->out.dtype == DT_F32;
+}
+
+ConvSpace avt_cuda_conv_space(const OpCall *c)
+{
+    ConvSpace s = { 0 };
+
+    if (!avt_cuda_conv_suits(c))
+        return s;
+    s.library = CONV_LIBRARY;
+    if (c->conv.prev.be)
+        s.frames = padded(avt_nbytes(c->conv.prev) + avt_nbytes(c->conv.x));
+    if (c->conv.w.dtype != c->conv.x.dtype)
+        s.weight = padded((size_t)avt_numel(c->conv.w) * avt_dtype_size(c->conv.x.dtype));
+    return s;
+}
+
+int64_t avt_cuda_workspace(const OpCall *c, int arch)
+{
+    const LinearSpace l = c->op == OP_LINEAR ? avt_cuda_linear_space(c, arch) : (LinearSpace){ 0 };
+    const ConvSpace v = c->op == OP_CONV3D ? avt_cuda_conv_space(c) : (ConvSpace){ 0 };
+
+    return (int64_t)(l.library + l.weight + l.result + v.library + v.frames + v.weight);
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a CUDA device wants for a call besides its operands, by arithmetic: the plan's figure and run()'s limit are one number. No
+ * header of CUDA here: a plan is made on machines without any.
+ *
+ *   product      [ cuBLASLt's own | rows of a weight, widened | rows of the result in f32, before a finish of our own ]
+ *   convolution  [ cuDNN's own | frames, cached and new, in one piece | the weight, widened ]
+ *
+ * Each part begins at a multiple of 256 bytes. What a library cannot take by its shape goes to our own kernel, which wants nothing.
+ */
+#ifndef AVT_CUDA_SPACE_H
+#define AVT_CUDA_SPACE_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels.h"
+
+typedef struct LinearSpace {
+    size_t library;
+    size_t weight, result;              // bytes; 0: not wanted. At least a row of each, else as many as fit a limit
+} LinearSpace;
+
+typedef struct ConvSpace {
+    size_t library, frames, weight;
+} ConvSpace;
+
+/** Does cuBLASLt take the shape? Rows of x, w and out are multiples of 16 bytes. */
+int avt_cuda_linear_suits(const OpCall *c);
+LinearSpace avt_cuda_linear_space(const OpCall *c, int arch);
+
+/** Does cuDNN take the shape and the types? */
+int avt_cuda_conv_suits(const OpCall *c);
+ConvSpace avt_cuda_conv_space(const OpCall *c);
+
+/** Bytes of workspace of a call on an architecture (80, 86, 89, 90, 100, 120). */
+int64_t avt_cuda_workspace(const OpCall *c, int arch);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
