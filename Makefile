@@ -108,6 +108,7 @@ include $(SRC)/tools/ffmpeg.mak
 
 RUN = $(SRC)/tests/run.sh
 include $(SRC)/tests/proof.mak
+include $(SRC)/tests/simt/simt.mak
 ifeq ($(TESTS_CAN),yes)
 build-tests: $(TESTS) $(CORPUS_TESTS) $(BUILD)/tests/parity $(BUILD)/tests/mkmodel
 else
@@ -242,6 +243,7 @@ help:
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
 	@echo "make check-bad T=part            the table of bad input: tests/e2e/bad_input/table.py"
 	@echo "make check-oom       the Nth allocation fails, for every N"
+	@echo "make simt            the programs with the CUDA backend on an emulated GPU, device cuda0: build/simt"
 	@echo "make check-valgrind  one stream of the tool under valgrind"
 	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
 	@echo "make soak SECONDS=10000 MODEL=dir   hours of live sound: memory and time stay flat"
