@@ -43,12 +43,13 @@ static int tell_all(AvatarSession *s, const Cmd *c)
     return ret;
 }
 
-static int send_to_layers(AvatarSession *s, CommTag tag, const void *data, size_t size)
+/* To the first rank of each pipe, which hands on what the others need of it. */
+static int send_to_pipes(AvatarSession *s, CommTag tag, const void *data, size_t size)
 {
     int ret = 0;
 
     for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
-        if (s->set.plan->rank[r].pipe >= 0)
+        if (s->set.plan->rank[r].pipe >= 0 && s->set.plan->rank[r].prev < 0)
             ret = avt_comm_send_bytes(comm_of(s), r, tag, data, size);
     return ret;
 }
@@ -167,13 +168,13 @@ static int send_text(AvatarSession *s, const char *prompt)
     if (s->hooks.context) {
         cmd.rows = s->hooks.nb_context;
         ret = tell_all(s, &cmd);
-        return ret < 0 ? ret : send_to_layers(s, TAG_TEXT, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
+        return ret < 0 ? ret : send_to_pipes(s, TAG_TEXT, s->hooks.context, (size_t)(cmd.rows * dim) * sizeof(float));
     }
     ret = avt_front_text(&s->front, c->tokenizer, &context, &cmd.rows, prompt);
     if (ret >= 0)
         ret = tell_all(s, &cmd);
     if (ret >= 0)
-        ret = send_to_layers(s, TAG_TEXT, context, (size_t)(cmd.rows * dim) * sizeof(float));
+        ret = send_to_pipes(s, TAG_TEXT, context, (size_t)(cmd.rows * dim) * sizeof(float));
     avt_free(context);
     return ret;
 }
@@ -308,7 +309,7 @@ static int send_wave(AvatarSession *s, int with_new)
     if (ret >= 0 && with_new)
         ret = avt_sound_rows(&s->sound, &rows);
     if (ret >= 0 && with_new)
-        ret = send_to_layers(s, TAG_SOUND, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
+        ret = send_to_pipes(s, TAG_SOUND, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
     for (int i = 0; i < s->nb_flight; i++)
         s->flight[i].step++;
     while (s->nb_flight && s->flight[0].step == s->set.plan->steps) {

@@ -74,10 +74,14 @@ static int open_layers(Rank *r)
     const int steps = set->plan->steps;
     int ret = avt_dit_time_open(&r->sink_time, r->state, d);
 
-    r->latent = avt_new(r->state, DT_F32, r->nb_slots, DIT_BLOCK, LATENT, s->H, s->W);
-    r->ref = avt_new(r->state, DT_F32, 1, LATENT, s->H, s->W);
-    r->ref_next = avt_new(r->state, DT_F32, 1, LATENT, s->H, s->W);
-    r->motion = avt_new(r->state, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
+    if (r->place->prev < 0 || r->place->next < 0) {                 // between them there are tokens alone
+        r->latent = avt_new(r->state, DT_F32, r->nb_slots, DIT_BLOCK, LATENT, s->H, s->W);
+        r->ref = avt_new(r->state, DT_F32, 1, LATENT, s->H, s->W);
+    }
+    if (r->place->prev < 0)
+        r->motion = avt_new(r->state, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
+    if (r->place->next < 0)
+        r->ref_next = avt_new(r->state, DT_F32, 1, LATENT, s->H, s->W);
     for (int i = 0; i < steps && ret >= 0; i++) {
         if (!avt_plan_holds(r->set->plan, r->index, i))
             continue;

@@ -3,7 +3,7 @@
  * Rank: one worker of a plan. It holds some layers (or the VAE, or both) and walks the conductor's list of commands; what it
  * does for a command follows from the plan alone, and every rank meets the others in the same order.
  *
- *   rank --time embeddings--> next rank of the pipe                         (before the first command)
+ *   rank --time, text, sound, embedded--> next rank of the pipe             (before the first command; CMD_TEXT; a new block)
  *   conductor --Cmd--> all ranks
  *   VAE rank --19 latents of the picture--> first rank of each pipe         (CMD_PICTURE)
  *   rank --x [N, D]--> next rank of the pipe                                (an item, a sink)
@@ -97,8 +97,8 @@ typedef struct Rank {
     DitKeys *text, *sink;               // [nb_versions]
     DitKeys *ring;                      // [steps]: those of this rank's pipe
     DitAudio *audio;                    // [nb_slots]
-    Tensor latent;                      // [nb_slots, 3, 16, H, W]
-    Tensor ref, ref_next, motion;       // [1, 16, H, W], [19, 16, H, W]
+    Tensor latent;                      // [nb_slots, 3, 16, H, W]: first and last ranks of a pipe, as ref
+    Tensor ref, ref_next, motion;       // [1, 16, H, W]; the same, last ranks; [19, 16, H, W], first ranks
     VaeState dec;
     DitItem *items;                     // [steps]
     float *noise;                       // [3, 16, H, W], ranks that draw it: of block noise_block with noise_seed

@@ -195,11 +195,11 @@ static int do_picture(Rank *r, const Cmd *c)
         return ret;
     }
     px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
-    z = avt_rank_has_layers(r) ? r->motion : avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
+    z = begins(r->place) ? r->motion : avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
     ret = take_still(r, px);
     if (ret >= 0)
         ret = encode_still(r, z, px);
-    if (ret >= 0 && avt_rank_has_layers(r))
+    if (ret >= 0 && begins(r->place))
         ret = take_picture(r);
     if (ret >= 0 && c->prime)
         ret = prime_decoder(r, z, px);
@@ -213,17 +213,29 @@ static int do_picture(Rank *r, const Cmd *c)
 
 /* ---- text and sink --------------------------------------------------------------------------------------------------- */
 
+static int take_text(Rank *r, const Cmd *c, Tensor embedded)
+{
+    const Tensor context = avt_new(r->scratch, DT_F32, c->rows, r->w->dit.cfg.text_dim);
+    const int ret = recv(r, conductor(r), TAG_TEXT, context);
+
+    return ret < 0 ? ret : avt_dit_text(r->be, r->scratch, &r->w->dit, &r->text[c->slot], context, embedded);
+}
+
+/* The first rank of a pipe embeds the text; its rows are handed on. */
 static int do_text(Rank *r, const Cmd *c)
 {
-    const int64_t dim = r->w->dit.cfg.text_dim;
-    Tensor context;
+    const Dit *d = &r->w->dit;
+    Tensor e;
     int ret;
 
     if (!avt_rank_has_layers(r))
         return 0;
-    context = avt_new(r->scratch, DT_F32, c->rows, dim);
-    ret = recv(r, conductor(r), TAG_TEXT, context);
-    return ret < 0 ? ret : avt_dit_text(r->be, r->scratch, &r->w->dit, &r->text[c->slot], context, AVT_NONE);
+    e = avt_new(r->scratch, r->be->act, d->cfg.text_len, d->cfg.dim);
+    if (begins(r->place))
+        ret = take_text(r, c, e);
+    else if ((ret = recv(r, r->place->prev, TAG_TEXT, e)) >= 0)
+        ret = avt_dit_text_keys(r->be, d, &r->text[c->slot], e);
+    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_TEXT, e);
 }
 
 /* The reference becomes latent frame 0 of block 0's result, which the last rank of the last step kept. */
@@ -397,7 +409,7 @@ static int decode_block(Rank *r, const CmdItem *it)
     const DitShape *s = &r->set->shape;
     const size_t mark = avt_arena_mark(r->scratch);
     const int64_t size = avt_pixels_size(r->set->format, 8 * s->H, 8 * s->W);
-    Tensor z = avt_rank_has_layers(r) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, s->H, s->W);
+    Tensor z = ends(r->place) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, s->H, s->W);
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
     const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3);
     int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);
@@ -417,13 +429,26 @@ static int decode_block(Rank *r, const CmdItem *it)
     return ret;
 }
 
-static int take_features(Rank *r, int64_t block)
+static int take_features(Rank *r, DitAudio *out)
 {
     const DitConfig *cfg = &r->w->dit.cfg;
     const Tensor rows = avt_new(r->scratch, DT_F32, 1, BLOCK_FRAMES, cfg->nb_audio_layers, cfg->audio_dim);
     const int ret = recv(r, conductor(r), TAG_SOUND, rows);
 
-    return ret < 0 ? ret : avt_dit_audio(r->be, r->scratch, &r->w->dit, &r->audio[block % r->nb_slots], rows);
+    return ret < 0 ? ret : avt_dit_audio(r->be, r->scratch, &r->w->dit, out, rows);
+}
+
+/* The first rank of a pipe encodes the block's features; what comes of them is handed on. */
+static int take_sound(Rank *r, int64_t block)
+{
+    DitAudio *o = &r->audio[block % r->nb_slots];
+    int ret;
+
+    if (begins(r->place))
+        ret = take_features(r, o);
+    else if ((ret = recv(r, r->place->prev, TAG_SOUND, o->both)) >= 0)
+        ret = avt_dit_audio_keys(r->be, r->scratch, &r->w->dit, o);
+    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_SOUND, o->both);
 }
 
 /* While the device is at work on the wave, the host makes the noise of the block after its newest: most likely with the same seed. */
@@ -441,7 +466,7 @@ static int do_wave(Rank *r, const Cmd *c)
     int ret = 0;
 
     if (c->new_block >= 0 && avt_rank_has_layers(r))
-        ret = take_features(r, c->new_block);
+        ret = take_sound(r, c->new_block);
     avt_arena_release(r->scratch, mark);
     for (int k = 0, nb; k < c->nb_items && ret >= 0; k += nb) {
         nb = c->nb_items - k < p->batch ? c->nb_items - k : p->batch;

@@ -6,7 +6,8 @@
  *                         -> head -> velocity [3, 16, H, W]
  *
  * The unit of work is an item: block g at step i, or a sink prefill. A Dit may hold only layers l0 .. l1-1 (a rank of a
- * pipeline). Of the stem, embeddings and time are there with layer 0, the head with the last layer, text and audio on every rank. Spec: dit.md, streaming.md 6.
+ * pipeline). Of the stem, embeddings, time, text and audio encoder are there with layer 0, the head with the last layer. Spec: dit.md,
+ * streaming.md 6.
  */
 #ifndef AVT_DIT_H
 #define AVT_DIT_H
@@ -103,6 +104,7 @@ typedef struct DitKeys {                // keys and values of the layers held: t
 
 typedef struct DitAudio {               // of one block
     int nb_actors;
+    Tensor both;                        // [A 3 (tokens + 2), D]: local, then global, as the encoder gives them
     Tensor local;                       // [A, 3, tokens + 1, D]
     Tensor global;                      // [A, 3, D]
     Tensor mask;                        // [A, 3, n] f32, or AVT_NONE (then one actor)
@@ -123,11 +125,13 @@ int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float 
 /** The second half of it: `layers` and, with the last layer, `head` out of e0 and e. */
 int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out);
 /** Text embedding of context [L, text_dim] (L <= text_len, padded here with zero rows) and its keys per layer [text_len, NH, hd].
- *  @param embedded  (opt) gets the embedded rows [text_len, D]; for parity */
+ *  With layer 0 alone: other ranks are given the embedded rows and do the second half.
+ *  @param embedded  (opt) gets them, [text_len, D] */
 int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded);
 /** The second half of it: keys per layer of embedded rows [text_len, D]. */
 int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded);
-/** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front. mask of `out` is left alone. */
+/** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front. mask of `out` is left alone.
+ *  With layer 0 alone: other ranks are given `both` and do the second half. */
 int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tensor features);
 /** The second half of it: keys, values and tables of the injections out of local and global. */
 int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out);

@@ -134,7 +134,6 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
     return be->status;
 }
 
-
 /* ---- injection -------------------------------------------------------------------------------------------------- */
 
 /* Actor a: att [3 n, D] = attention of x to the tokens of its frame, before the output projection. q: scratch of that size. */

@@ -81,8 +81,8 @@ static void bind_audio(Dit *d, Binder *b, const DitConfig *c)
     d->audio_final = avt_bind_linear(b, D, D, 1, AUDIO "encoder.final_linear");
 }
 
-/* Embeddings and time, with layer 0. */
-static void bind_front(Dit *d, Binder *b, const DitConfig *c)
+/* What makes tokens, time, text and sound ready for the layers: with layer 0. */
+static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
 {
     const DType act = b->act;
     const int64_t D = c->dim;
@@ -98,6 +98,9 @@ static void bind_front(Dit *d, Binder *b, const DitConfig *c)
     d->time_proj = avt_bind_linear(b, 6 * D, D, 1, "time_projection.1");
     b->act = act;
     d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
+    d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
+    d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
+    bind_audio(d, b, c);
 }
 
 /* With the last layer. */
@@ -109,12 +112,6 @@ static void bind_head(Dit *d, Binder *b, int64_t D)
     d->head = avt_bind_linear(b, 64, D, 1, "head.head");
     b->act = act;
     d->head_modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(2, D), "head.modulation");
-}
-
-static void bind_text(Dit *d, Binder *b, const DitConfig *c)
-{
-    d->text0 = avt_bind_linear(b, c->dim, c->text_dim, 1, "text_embedding.0");
-    d->text2 = avt_bind_linear(b, c->dim, c->dim, 1, "text_embedding.2");
 }
 
 int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
@@ -133,11 +130,9 @@ int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
         return AVT_ERR(ENOMEM);
     }
     if (l0 == 0)
-        bind_front(d, b, cfg);
+        bind_stem(d, b, cfg);
     if (l1 == cfg->nb_layers)
         bind_head(d, b, cfg->dim);
-    bind_text(d, b, cfg);
-    bind_audio(d, b, cfg);
     for (int i = l0; i < l1; i++)
         bind_layer(&d->layer[i - l0], b, cfg, i);
     for (int j = 0; j < cfg->nb_inject; j++)
@@ -203,8 +198,9 @@ int avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, i
 
     AVT_REQUIRE(avt_arena_backend(a)->log, nb_actors == 1 || (nb_actors > 1 && with_mask));
     o->nb_actors = nb_actors;
-    o->local = avt_new(a, type, A, DIT_BLOCK, m, D);
-    o->global = avt_new(a, type, A, DIT_BLOCK, D);
+    o->both = avt_new(a, type, A * DIT_BLOCK * (m + 1), D);
+    o->local = avt_view(avt_rows(o->both, 0, A * DIT_BLOCK * m), A, DIT_BLOCK, m, D);
+    o->global = avt_view(avt_rows(o->both, A * DIT_BLOCK * m, A * DIT_BLOCK), A, DIT_BLOCK, D);
     o->k = avt_new(a, type, I, A, DIT_BLOCK, m, D);
     o->v = avt_new(a, type, I, A, DIT_BLOCK, m, D);
     o->table = avt_new(a, DT_F32, I, A, 2, DIT_BLOCK, D);

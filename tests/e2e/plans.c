@@ -215,19 +215,24 @@ static void bytes_are_known(void **state)
     const DitShape shape = avt_dit_shape(SIZE / 8, SIZE / 8);
     const int64_t D = model.sizes.dit.dim * 4, x = shape.N * D, sink = shape.Lc * D, latent = 16 * 3 * 8 * 8 * 4;
     const int64_t time = (4 + 1) * 7 * D;                                               // each step's and the sink's
+    const int64_t row = model.sizes.dit.dim * (int64_t)avt_dtype_size(avt_device_act("cpu", CPU_AUTO));    // of what has been embedded
+    const int64_t text = model.sizes.dit.text_len * row, sound = 3 * (model.sizes.dit.nb_audio_tokens + 2) * row;
+    const int64_t handed_on = time + text + BLOCKS * sound;
     const int steps = 4;
     Result *r = new_result();
 
     (void)state;
     run(r, "layer", "cpu|cpu|cpu", "cpu:own", steps, 0, COMM_THREADS);
-    assert_int_equal(r->bytes[0][1], BLOCKS * steps * x + 2 * sink + time);
-    assert_int_equal(r->bytes[1][2], BLOCKS * steps * x + 2 * sink + time);
+    assert_int_equal(r->bytes[0][1], BLOCKS * steps * x + 2 * sink + handed_on);
+    assert_int_equal(r->bytes[1][2], BLOCKS * steps * x + 2 * sink + handed_on);
     assert_int_equal(r->bytes[2][0], BLOCKS * (steps - 1) * latent + latent / 3);       // next step's input; the refreshed reference
     assert_int_equal(r->bytes[2][3], BLOCKS * latent);
     assert_int_equal(r->bytes[3][0], latent / 3 * DIT_MOTION);                          // the picture's, reference and motion
     assert_int_equal(r->bytes[3][4], BLOCKS * 12 * SIZE * SIZE * 3 / 2);
     assert_int_equal(r->bytes[1][0] + r->bytes[0][2] + r->bytes[0][3] + r->bytes[1][3] + r->bytes[3][1] + r->bytes[3][2], 0);
-    assert_int_equal(r->memory[1].messages, 2 * (x > sink ? x : sink) + 2 * 7 * D);     // mailboxes: two of tokens, of times;
+    assert_int_equal(r->bytes[4][1] + r->bytes[4][2], 2 * (r->bytes[4][3] - SIZE * SIZE * 3));      // commands alone, and the picture
+    // mailboxes: two of tokens, of times, of texts, five of sound;
+    assert_int_equal(r->memory[1].messages, 2 * (x > sink ? x : sink) + 2 * 7 * D + 2 * text + (steps + 1) * sound);
     assert_int_equal(r->memory[0].messages, steps * latent + latent / 3 + 2 * latent / 3 * DIT_MOTION);     // latents, reference, picture;
     assert_int_equal(r->memory[3].messages, 2 * latent);                                // results
     run(r, "layer", "cpu|cpu|cpu", "cpu:own", steps, 0, COMM_STRICT);

@@ -20,6 +20,7 @@ typedef struct Rank {
     DitTime zero, time[WAVE];
     DitKeys text, sink, ring[WAVE];
     DitAudio audio[WAVE];
+    Tensor embedded;                    // the text, handed to the ranks behind the first
     Tensor x[WAVE], x_sink, velocity;
 } Rank;
 
@@ -35,6 +36,7 @@ static void open_state(Rank *r, int nb_actors)
         REQUIRE_OK(avt_dit_audio_open(&r->audio[i], r->state, &r->d, &r->s, nb_actors, nb_actors > 1));
         r->x[i] = avt_new(r->state, DT_F32, r->s.N, r->d.cfg.dim);
     }
+    r->embedded = avt_new(r->state, r->be->act, r->d.cfg.text_len, r->d.cfg.dim);
     r->x_sink = avt_new(r->state, DT_F32, r->s.Lc, r->d.cfg.dim);
     r->velocity = avt_new(r->state, DT_F32, DIT_BLOCK, 16, H, W);
 }
@@ -114,20 +116,45 @@ static void prepare_time(Rank *r, Rank *first, int i)
     REQUIRE_OK(avt_dit_modulation(r->be, &r->d, t));
 }
 
-static void prepare(Rank *r, Rank *first)
+static void prepare_text(Rank *r, Rank *first)
 {
     const DitConfig *c = &r->d.cfg;
-    const size_t mark = avt_arena_mark(r->scratch);
-    const Tensor context = RANDOM(r, 1, 4, c->text_dim);
+    const Tensor e = avt_new(r->scratch, r->be->act, c->text_len, c->dim);
 
-    REQUIRE_OK(avt_dit_text(r->be, r->scratch, &r->d, &r->text, context, AVT_NONE));
+    if (!r->d.l0) {
+        REQUIRE_OK(avt_dit_text(r->be, r->scratch, &r->d, &r->text, RANDOM(r, 1, 4, c->text_dim), r->embedded));
+        return;
+    }
+    hand_over(first, first->embedded, r, e);
+    REQUIRE_OK(avt_dit_text_keys(r->be, &r->d, &r->text, e));
+}
+
+static void prepare_audio(Rank *r, Rank *first, int i)
+{
+    const DitConfig *c = &r->d.cfg;
+    DitAudio *o = &r->audio[i];
+
+    if (!r->d.l0) {
+        const Tensor features = RANDOM(r, 10 + (uint64_t)i, o->nb_actors, 12, c->nb_audio_layers, c->audio_dim);
+
+        REQUIRE_OK(avt_dit_audio(r->be, r->scratch, &r->d, o, features));
+        return;
+    }
+    hand_over(first, first->audio[i].both, r, o->both);
+    REQUIRE_OK(avt_dit_audio_keys(r->be, r->scratch, &r->d, o));
+}
+
+static void prepare(Rank *r, Rank *first)
+{
+    const size_t mark = avt_arena_mark(r->scratch);
+
+    prepare_text(r, first);
     prepare_time(r, first, -1);
     for (int i = 0; i < WAVE; i++) {
         const int A = r->audio[i].nb_actors;
-        const Tensor features = RANDOM(r, 10 + (uint64_t)i, A, 12, c->nb_audio_layers, c->audio_dim);
 
         prepare_time(r, first, i);
-        REQUIRE_OK(avt_dit_audio(r->be, r->scratch, &r->d, &r->audio[i], features));
+        prepare_audio(r, first, i);
         if (A > 1)
             avt_copy(r->be, r->audio[i].mask, RANDOM(r, 20, A, DIT_BLOCK, r->s.n));
     }
