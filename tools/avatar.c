@@ -15,6 +15,7 @@ static const struct {
     { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak: talk.mp4" },
     { "inspect", cmd_inspect, "MODEL                                            what a model folder holds and lacks" },
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
+    { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps" },
 };
 
 static int usage(FILE *f)

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* avatar inspect MODEL, on one screen. */
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "engine/engine.h"
 #include "files/inspect.h"
+#include "manifest.h"
 #include "options.h"
 #include "speak.h"
 
@@ -26,11 +29,15 @@ int cmd_inspect(int argc, char **argv)
     if (ret)
         return ret;
     if (o.help || o.nb_positional != 1) {
-        fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL\n");
+        fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL\n       avatar inspect --manifest MODEL > MODEL/" MANIFEST_NAME "\n");
         return o.help ? 0 : 2;
     }
     o.engine.model = o.positional[0];
     avt_options_folder(folder, &o.engine);
+    if (o.manifest && manifest_write(folder, stdout) < 0)
+        return fprintf(stderr, "avatar: %s: %s\n", folder, strerror(errno)), 1;
+    if (o.manifest)
+        return 0;
     ret = avt_inspect(&text, folder, &log);
     if (text)
         fputs(text, stdout);

@@ -48,8 +48,10 @@ static const Option options[] = {
     { "audio_codec", TEXT,  AT(audio_codec),        "encoder of the sound (also -c:a; default: by the container)", NULL },
     { "input_format", TEXT, AT(input_format),       "what AUDIO is if its bytes do not say it; s16le: raw 16 kHz mono", NULL },
     { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
-    { "json",        FLAG,  AT(json),               "plan: for programs, in bytes", NULL },
+    { "json",        FLAG,  AT(json),               "plan, doctor: for programs, in bytes", NULL },
     { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },
+    { "full",        FLAG,  AT(full),               "doctor: read all of the model's numbers, not 2 GB of them", NULL },
+    { "manifest",    FLAG,  AT(manifest),           "inspect: SHA-256 of every file, for SHA256SUMS in the folder", NULL },
     { "help",        FLAG,  AT(help),               "this list", NULL },
 };
 

@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/sound.h"
 #include "options.h"
+#include "plan.h"
 #include "speak.h"
 
 #define GB 1e9
@@ -22,52 +23,6 @@ static void log_line(void *opaque, int level, const char *text)
 }
 
 static const Log tool_log = { .write = log_line, .level = LOG_WARNING };
-
-static void published(PlanSizes *s)
-{
-    memset(s, 0, sizeof(*s));
-    avt_dit_config_published(&s->dit);
-    s->wav2vec2 = (Wav2Vec2Config){ 1024, 24, 16, 4096, { 512, 512, 512, 512, 512, 512, 512 }, 16, 128 };
-    s->umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32,
-                            .vocab = 256384, .dtype = DT_BF16 };
-    s->vae_width = 96;
-    s->width = 704;
-    s->height = 384;
-    s->dtype = DT_BF16;
-}
-
-static int from_folder(PlanSizes *s, const AvatarOptions *opt)
-{
-    ModelDir m;
-    Ckpt *dit = NULL, *vae = NULL, *t5 = NULL;
-    const CkptTensor *q;
-    int ret = avt_options_model(&m, opt, &tool_log);
-
-    memset(s, 0, sizeof(*s));
-    if (ret >= 0)
-        ret = avt_ckpt_open(&dit, m.dit, &tool_log);
-    if (ret >= 0)
-        ret = avt_ckpt_open(&vae, m.vae, &tool_log);
-    if (ret >= 0)
-        ret = avt_ckpt_open(&t5, m.t5, &tool_log);
-    if (ret >= 0)
-        ret = avt_dit_config(&s->dit, m.config, dit, &tool_log);
-    if (ret >= 0)
-        ret = avt_wav2vec2_config(&s->wav2vec2, m.wav2vec2_config, m.wav2vec2_preprocessor, &tool_log);
-    if (ret >= 0)
-        ret = avt_umt5_config(&s->umt5, t5, &tool_log);
-    if (ret >= 0)
-        ret = s->vae_width = avt_vae_width(vae, &tool_log);
-    q = ret >= 0 ? avt_ckpt_find(dit, "blocks.0.self_attn.q.weight") : NULL;
-    s->dtype = q ? q->dtype : DT_F32;
-    if (ret >= 0)
-        avt_settle_size(&s->width, &s->height, &m, 0, &(AvatarLook){ 0 }, NULL);
-    avt_ckpt_close(&dit);
-    avt_ckpt_close(&vae);
-    avt_ckpt_close(&t5);
-    avt_modeldir_close(&m);
-    return ret < 0 ? ret : 0;
-}
 
 static double sum_flops(const OpStat *stat)
 {
@@ -295,12 +250,11 @@ int cmd_plan(int argc, char **argv)
         return o.help ? 0 : 2;
     }
     steps = o.engine.steps > 0 ? o.engine.steps : 4;
-    if (!o.engine.model || !strcmp(o.engine.model, "published"))
-        published(&sizes);
-    else if (from_folder(&sizes, &o.engine) < 0)
+    if (!o.engine.model)
+        o.engine.model = "published";
+    if (plan_sizes(&sizes, &o.engine, &tool_log) < 0)
         return 1;
-    if (avt_settle_size(&o.look.out_width, &o.look.out_height, &(ModelDir){ .width = sizes.width, .height = sizes.height }, 0, &o.look,
-                        &tool_log) < 0)
+    if (plan_size(&o.look, &sizes, &tool_log) < 0)
         return 2;
     if (o.engine.devices && strcmp(o.engine.devices, "auto")) {
         snprintf(first, sizeof(first), "%.*s", (int)strcspn(o.engine.devices, "|"), o.engine.devices);

@@ -14,6 +14,7 @@
 int cmd_speak(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
+int cmd_doctor(int argc, char **argv);
 
 /* ---- picture_in.c ---- */
 

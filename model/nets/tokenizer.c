@@ -222,6 +222,11 @@ int avt_tokenizer_nb_pieces(const Tokenizer *t)
     return avt_spm_nb(t->spm);
 }
 
+int avt_tokenizer_unknown(const Tokenizer *t)
+{
+    return avt_spm_id(t->spm, "<unk>");
+}
+
 int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *cleaned, int64_t *left_out)
 {
     int64_t nb;

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar doctor [AUDIO] [PICTURE]: looks at what goes in, at the model and at the machine, and says on one screen what is wrong and
+ * what helps. Exit code: 0 good, 1 something is doubtful, 2 something is bad.
+ */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <libavformat/avformat.h>
+
+#include "doctor.h"
+#include "engine/engine.h"
+#include "speak.h"
+
+static const char *const verdicts[] = { "good", "doubtful", "bad" };
+
+/* ---- findings ------------------------------------------------------------------------------------------------------ */
+
+static Finding *add(Findings *f, const char *topic, const char *what, Verdict verdict)
+{
+    Finding *n = &f->list[f->nb < DOCTOR_MAX_FINDINGS ? f->nb++ : DOCTOR_MAX_FINDINGS - 1];
+
+    *n = (Finding){ .topic = topic, .what = what, .value = NAN, .unit = "", .verdict = verdict };
+    return n;
+}
+
+void doctor_number(Findings *f, const char *topic, const char *what, double value, const char *unit, Verdict verdict, const char *remedy, ...)
+{
+    Finding *n = add(f, topic, what, verdict);
+    va_list ap;
+
+    n->value = value;
+    n->unit = unit;
+    va_start(ap, remedy);
+    if (verdict != GOOD)
+        vsnprintf(n->remedy, sizeof(n->remedy), remedy, ap);
+    va_end(ap);
+}
+
+void doctor_words(Findings *f, const char *topic, const char *what, Verdict verdict, const char *text, ...)
+{
+    Finding *n = add(f, topic, what, verdict);
+    va_list ap;
+
+    va_start(ap, text);
+    vsnprintf(n->text, sizeof(n->text), text, ap);
+    va_end(ap);
+}
+
+void doctor_remedy(Findings *f, const char *remedy, ...)
+{
+    Finding *n = &f->list[f->nb - 1];
+    va_list ap;
+
+    va_start(ap, remedy);
+    if (n->verdict != GOOD)
+        vsnprintf(n->remedy, sizeof(n->remedy), remedy, ap);
+    va_end(ap);
+}
+
+Verdict doctor_judge(double value, double doubtful, double bad)
+{
+    const double sign = bad < doubtful ? -1 : 1;
+
+    return sign * value > sign * bad ? BAD : sign * value > sign * doubtful ? DOUBTFUL : GOOD;
+}
+
+static Verdict worst_of(const Findings *f)
+{
+    Verdict w = GOOD;
+
+    for (int i = 0; i < f->nb; i++)
+        w = f->list[i].verdict > w ? f->list[i].verdict : w;
+    return w;
+}
+
+/* ---- showing ------------------------------------------------------------------------------------------------------- */
+
+static void show_line(const Finding *n, int colour)
+{
+    static const char *const paint[] = { "\033[32m", "\033[33m", "\033[31m" };
+    char seen[sizeof(n->text) + 40];
+
+    if (isnan(n->value))
+        snprintf(seen, sizeof(seen), "%s", n->text);
+    else
+        snprintf(seen, sizeof(seen), fabs(n->value) < 1000 ? "%.3g%s%s" : "%.0f%s%s", n->value, n->unit[0] ? " " : "", n->unit);
+    printf("%-9s%-30s%s%-9s%s%s\n", n->topic, n->what, colour ? paint[n->verdict] : "", verdicts[n->verdict], colour ? "\033[0m" : "", seen);
+    if (n->verdict != GOOD && n->remedy[0])
+        printf("%-39s  -> %s\n", "", n->remedy);
+}
+
+static void show(const Findings *f)
+{
+    const int colour = isatty(1);
+    int nb[3] = { 0, 0, 0 };
+
+    for (int i = 0; i < f->nb; i++) {
+        show_line(&f->list[i], colour);
+        nb[f->list[i].verdict]++;
+    }
+    printf("%s: %d good, %d doubtful, %d bad\n", verdicts[worst_of(f)], nb[GOOD], nb[DOUBTFUL], nb[BAD]);
+}
+
+/* In quotes; what JSON does not allow in a text goes out as \\u. */
+static void json_text(const char *text)
+{
+    putchar('"');
+    for (const unsigned char *p = (const unsigned char *)text; *p; p++)
+        printf(*p == '"' || *p == '\\' ? "\\%c" : *p < 32 || *p > 126 ? "\\u%04x" : "%c", *p);
+    putchar('"');
+}
+
+static void show_json(const Findings *f)
+{
+    printf("{\"verdict\": \"%s\", \"findings\": [", verdicts[worst_of(f)]);
+    for (int i = 0; i < f->nb; i++) {
+        const Finding *n = &f->list[i];
+
+        printf("%s\n  {\"topic\": \"%s\", \"what\": \"%s\", \"value\": ", i ? "," : "", n->topic, n->what);
+        printf(isfinite(n->value) ? "%.6g" : "null", n->value);
+        printf(", \"unit\": \"%s\", \"text\": ", n->unit);
+        json_text(n->text);
+        printf(", \"verdict\": \"%s\", \"remedy\": ", verdicts[n->verdict]);
+        json_text(n->remedy);
+        printf("}");
+    }
+    printf("\n]}\n");
+}
+
+/* ---- the command --------------------------------------------------------------------------------------------------- */
+
+typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_UNREADABLE } Input;
+
+/* By what libavformat finds: a picture has video and no sound. */
+static Input kind_of(const char *path)
+{
+    AVFormatContext *fmt = NULL;
+    Input kind = INPUT_UNREADABLE;
+
+    if (avformat_open_input(&fmt, path, NULL, NULL) < 0)
+        return kind;
+    avformat_find_stream_info(fmt, NULL);
+    for (unsigned i = 0; i < fmt->nb_streams; i++) {
+        const enum AVMediaType type = fmt->streams[i]->codecpar->codec_type;
+
+        if (type == AVMEDIA_TYPE_AUDIO)
+            kind = INPUT_SOUND;
+        else if (type == AVMEDIA_TYPE_VIDEO && kind == INPUT_UNREADABLE)
+            kind = INPUT_PICTURE;
+    }
+    avformat_close_input(&fmt);
+    return kind;
+}
+
+static void look_at_picture(Findings *f, const char *path, const ToolOptions *o)
+{
+    AvatarLook look = o->look;
+    ModelDir m = { .dir = NULL };
+    uint8_t *rgb = NULL;
+    int w, h;
+
+    if (media_read_picture(path, &rgb, &look.width, &look.height, NULL) < 0) {
+        doctor_words(f, "picture", "read", BAD, "%.150s cannot be read", path);
+        doctor_remedy(f, "give a file that an image viewer shows");
+        return;
+    }
+    avt_options_model(&m, &o->engine, NULL);
+    if (avt_settle_size(&w, &h, &m, o->engine.compat, &look, NULL) >= 0)
+        doctor_picture(f, rgb, look.width, look.height, w, h);
+    avt_modeldir_close(&m);
+    free(rgb);
+}
+
+static void look_at_inputs(Findings *f, const ToolOptions *o)
+{
+    for (int i = 0; i < o->nb_positional; i++) {
+        const Input kind = kind_of(o->positional[i]);
+
+        if (kind == INPUT_SOUND)
+            doctor_sound(f, o->positional[i], o->input_format);
+        else if (kind == INPUT_PICTURE)
+            look_at_picture(f, o->positional[i], o);
+        else {
+            doctor_words(f, "input", "read", BAD, "%.150s is neither sound nor picture", o->positional[i]);
+            doctor_remedy(f, "give files that ffmpeg plays");
+        }
+    }
+}
+
+int cmd_doctor(int argc, char **argv)
+{
+    static Findings f;
+    ToolOptions o;
+    int ret = tool_options(&o, argc, argv);
+
+    if (ret)
+        return ret;
+    if (o.help || o.nb_positional > 2) {
+        fprintf(o.help ? stdout : stderr, "usage: avatar doctor [AUDIO] [PICTURE] [--model DIR] [--json] [--full] [--OPTION VALUE ...]\n"
+                "Looks at sound, picture, model, prompt and machine. Exit code: 0 good, 1 something is doubtful, 2 something is bad.\n");
+        return o.help ? 0 : 2;
+    }
+    av_log_set_level(AV_LOG_QUIET);
+    look_at_inputs(&f, &o);
+    doctor_model(&f, &o);
+    doctor_system(&f, &o);
+    (o.json ? show_json : show)(&f);
+    return (int)worst_of(&f);
+}

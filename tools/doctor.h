@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar doctor: what is looked at, and what was found. A finding is a line: topic, what, figure, verdict, and what to do about it when
+ * that is not good. Each file looks at one thing and adds its findings; none of them decides about another's.
+ */
+#ifndef AVT_TOOL_DOCTOR_H
+#define AVT_TOOL_DOCTOR_H
+
+#include <stdint.h>
+
+#include "options.h"
+
+typedef enum Verdict { GOOD, DOUBTFUL, BAD } Verdict;
+
+typedef struct Finding {
+    const char *topic;                  // "picture", "sound", ...: static
+    const char *what;                   // static
+    double value;                       // NAN: there is no number
+    const char *unit;                   // static; "" for a ratio
+    Verdict verdict;
+    char text[200];                     // what was seen, where a number does not say it; or ""
+    char remedy[240];                   // "" when good
+} Finding;
+
+#define DOCTOR_MAX_FINDINGS 96
+
+typedef struct Findings {
+    Finding list[DOCTOR_MAX_FINDINGS];
+    int nb;
+} Findings;
+
+/** Add a finding with a number. @param remedy  printf text, not shown when the verdict is GOOD */
+void doctor_number(Findings *f, const char *topic, const char *what, double value, const char *unit, Verdict verdict,
+                   const char *remedy, ...) __attribute__((format(printf, 7, 8)));
+/** Add a finding in words. @param text  what was seen. The remedy is added with doctor_remedy(). */
+void doctor_words(Findings *f, const char *topic, const char *what, Verdict verdict, const char *text, ...)
+    __attribute__((format(printf, 5, 6)));
+/** The remedy of the last finding. */
+void doctor_remedy(Findings *f, const char *remedy, ...) __attribute__((format(printf, 2, 3)));
+
+/** GOOD up to `doubtful`, DOUBTFUL up to `bad`, else BAD; bad < doubtful: the same downwards, for what should be large. */
+Verdict doctor_judge(double value, double doubtful, double bad);
+
+/** doctor_picture.c: a picture as the model will see it, at the size of the frames. rgb [h][w][3] */
+void doctor_picture(Findings *f, const uint8_t *rgb, int w, int h, int out_w, int out_h);
+/** doctor_sound.c: a file of sound, read to its end. @return 0 or an error that was said */
+int  doctor_sound(Findings *f, const char *path, const char *format);
+/** doctor_model.c: the folder's files, the LoRA, the prompt. */
+void doctor_model(Findings *f, const ToolOptions *o);
+/** doctor_system.c: processor, memory, devices, the ffmpeg on the path. */
+void doctor_system(Findings *f, const ToolOptions *o);
+
+#endif

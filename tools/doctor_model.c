@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The model's folder, its LoRA and the prompt. Numbers are read through (NaN, infinity, all zeros) as far as DOCTOR_READ bytes go, or all
+ * of them with --full; SHA256SUMS in the folder, which `avatar inspect --manifest` writes, is compared likewise.
+ */
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "doctor.h"
+#include "engine/engine.h"
+#include "files/lora.h"
+#include "manifest.h"
+#include "nets/tokenizer.h"
+
+#define DOCTOR_READ ((size_t)2 << 30)
+#define PIECE       ((size_t)4 << 20)
+#define PROMPT_MAX  512                             // tokens that the text encoder reads
+
+typedef struct Reason {
+    char text[200];
+} Reason;
+
+static void keep_reason(void *opaque, int level, const char *text)
+{
+    Reason *r = opaque;
+
+    if (level == LOG_ERROR)
+        snprintf(r->text, sizeof(r->text), "%s", text);
+}
+
+/* ---- numbers ----------------------------------------------------------------------------------------------------------- */
+
+static int is_float(DType t)
+{
+    return t <= DT_F64;
+}
+
+/* 1: a value of the tensor is not finite; a negative error: it cannot be read */
+static int tensor_is_bad(const CkptTensor *t, void *piece, const Log *log)
+{
+    const size_t one = avt_dtype_size(t->dtype);
+
+    for (size_t at = 0; at < t->size; at += PIECE) {
+        const size_t n = t->size - at < PIECE ? t->size - at : PIECE;
+        const int ret = avt_ckpt_read(t, piece, at, n, log);
+
+        if (ret < 0)
+            return ret;
+        if (avt_nonfinite(t->dtype, piece, (int64_t)(n / one)) >= 0)
+            return 1;
+    }
+    return 0;
+}
+
+static void scan_numbers(Findings *f, const char *name, const Ckpt *c, size_t *budget)
+{
+    Reason why = { "" };
+    const Log log = { keep_reason, &why, LOG_ERROR };
+    void *piece = malloc(PIECE);
+    int64_t nb = 0, all = avt_ckpt_nb(c);
+    int ret = 0;
+
+    for (int64_t i = 0; piece && i < all && !ret; i++) {
+        const CkptTensor *t = avt_ckpt_get(c, i);
+
+        if (t->size > *budget || !is_float(t->dtype))
+            continue;
+        *budget -= t->size;
+        nb++;
+        ret = tensor_is_bad(t, piece, &log);
+        if (ret > 0)
+            doctor_words(f, "files", "numbers", BAD, "%.40s: %.80s holds a NaN or an infinity", name, t->name),
+                doctor_remedy(f, "get the file again, or undo what wrote it");
+    }
+    free(piece);
+    if (ret < 0)
+        doctor_words(f, "files", "numbers", BAD, "%s", why.text), doctor_remedy(f, "get the file again");
+    else if (!ret && nb)
+        doctor_words(f, "files", "numbers", GOOD, "%.60s: %lld of %lld tensors read, all finite", name, (long long)nb, (long long)all);
+}
+
+/* ---- files ------------------------------------------------------------------------------------------------------------- */
+
+static int has_end(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+
+    return n >= m && !strcmp(name + n - m, end);
+}
+
+static void look_at_part(Findings *f, const ModelDir *m, int i, const char *name, const char *path, size_t *budget)
+{
+    Reason why = { "" };
+    const Log log = { keep_reason, &why, LOG_ERROR };
+    Ckpt *c = NULL;
+
+    if (!path) {
+        avt_modeldir_missing(m, i, &log);
+        doctor_words(f, "files", "there", BAD, "%s is missing", name);
+        doctor_remedy(f, "%.230s", why.text);
+        return;
+    }
+    if (!has_end(name, ".safetensors") && !has_end(name, ".pth") && !has_end(name, ".index.json"))
+        return;
+    if (avt_ckpt_open(&c, path, &log) < 0) {
+        doctor_words(f, "files", "readable", BAD, "%s", why.text);
+        doctor_remedy(f, "get the file again");
+        return;
+    }
+    scan_numbers(f, name, c, budget);
+    avt_ckpt_close(&c);
+}
+
+static void look_at_manifest(Findings *f, const ModelDir *m, int full)
+{
+    ManifestCheck c;
+
+    if (manifest_check(&c, m->dir, full ? INT64_MAX : (int64_t)DOCTOR_READ) < 0)
+        doctor_words(f, "files", "checksums", GOOD, "no %s in the folder to compare with", MANIFEST_NAME);
+    else if (c.bad[0])
+        doctor_words(f, "files", "checksums", BAD, "%s", c.bad), doctor_remedy(f, "get that file again: %s says what it was", MANIFEST_NAME);
+    else
+        doctor_words(f, "files", "checksums", GOOD, "%d files are those of %s, %d were too large to read without --full", c.same, MANIFEST_NAME,
+                     c.left);
+}
+
+/* ---- the LoRA ----------------------------------------------------------------------------------------------------------- */
+
+/* How large the update of a module is against its weight: |scale B A| / |W|, by Frobenius; NAN: not to be had. */
+static double effect_on(Lora *l, const Ckpt *dit, const char *module, Backend *be)
+{
+    char name[160];
+    const CkptTensor *t;
+    double w2 = 0, d2 = 0;
+    float *w = NULL;
+    void *raw = NULL;
+    int64_t nb;
+
+    snprintf(name, sizeof(name), "%s.weight", module);
+    t = avt_ckpt_find(dit, name);
+    if (!t || t->nd != 2 || !avt_lora_has(l, module))
+        return NAN;
+    nb = t->dim[0] * t->dim[1];
+    w = calloc((size_t)nb, sizeof(*w));
+    raw = malloc(t->size);
+    if (w && raw && avt_ckpt_read(t, raw, 0, t->size, NULL) >= 0 && avt_lora_merge(l, module, be, w, t->dim[0], t->dim[1], NULL) > 0) {
+        for (int64_t i = 0; i < nb; i++)
+            d2 += (double)w[i] * w[i];
+        avt_to_f32(w, t->dtype, raw, 0, nb);
+        for (int64_t i = 0; i < nb; i++)
+            w2 += (double)w[i] * w[i];
+    }
+    free(w);
+    free(raw);
+    return w2 > 0 ? sqrt(d2 / w2) : NAN;
+}
+
+static int nb_layers(const Ckpt *dit)
+{
+    char name[64];
+    int n = 0;
+
+    do
+        snprintf(name, sizeof(name), "blocks.%d.self_attn.q.weight", n);
+    while (avt_ckpt_find(dit, name) && ++n < 1000);
+    return n;
+}
+
+/* Pairs that the transformer must have, and has. */
+static int count_pairs(const Lora *l, const Ckpt *dit, int *wanted)
+{
+    int found = 0;
+
+    *wanted = 0;
+    for (int64_t i = 0; i < avt_ckpt_nb(dit); i++) {
+        char module[200];
+        const char *name = avt_ckpt_get(dit, i)->name;
+
+        if (!has_end(name, ".weight"))
+            continue;
+        snprintf(module, sizeof(module), "%.*s", (int)(strlen(name) - strlen(".weight")), name);
+        if (!avt_lora_is_target(module))
+            continue;
+        ++*wanted;
+        found += avt_lora_has(l, module);
+    }
+    return found;
+}
+
+static void judge_effect(Findings *f, Lora *l, const Ckpt *dit)
+{
+    const int layers = nb_layers(dit), at[] = { 0, layers / 2, layers - 1 };
+    const BackendOptions opt = { .level = CPU_AUTO };
+    Backend *be = NULL;
+    double sum = 0;
+    int nb = 0;
+
+    if (layers < 1 || avt_backend_open(&be, "cpu", &opt) < 0)
+        return;
+    for (int i = 0; i < 3; i++) {
+        char module[64];
+        double e;
+
+        snprintf(module, sizeof(module), "blocks.%d.self_attn.q", at[i]);
+        e = effect_on(l, dit, module, be);
+        if (!isnan(e)) {
+            sum += e;
+            nb++;
+        }
+    }
+    avt_backend_close(&be);
+    if (nb && sum / nb < 1e-5)
+        doctor_words(f, "files", "effect of the LoRA", DOUBTFUL, "it changes nothing"), doctor_remedy(f, "was it trained? is lora_alpha 0?");
+    else if (nb)
+        doctor_number(f, "files", "effect of the LoRA", 100 * sum / nb, "% of the weights", doctor_judge(sum / nb, 1, 5),
+                      "the update is as large as the weights: is its alpha right, is it of this model?");
+}
+
+static void judge_pairs(Findings *f, Lora *l, const Ckpt *dit)
+{
+    int wanted, found = count_pairs(l, dit, &wanted);
+
+    if (found == wanted && found == avt_lora_nb(l))
+        doctor_words(f, "files", "LoRA", GOOD, "%d pairs, rank %d, scale %g", found, avt_lora_rank(l), avt_lora_scale(l));
+    else {
+        doctor_words(f, "files", "LoRA", BAD, "%d of its %lld pairs fit, the transformer wants %d", found, (long long)avt_lora_nb(l), wanted);
+        doctor_remedy(f, "it is of another model: take the liveavatar.safetensors that belongs to this one");
+    }
+    if (found)
+        judge_effect(f, l, dit);
+}
+
+static void look_at_lora(Findings *f, const ToolOptions *o, const ModelDir *m)
+{
+    const int said = o->engine.lora && strcmp(o->engine.lora, "auto");
+    const char *path = said ? o->engine.lora : m->lora;
+    Reason why = { "" };
+    const Log log = { keep_reason, &why, LOG_ERROR };
+    Ckpt *dit = NULL;
+    Lora *l = NULL;
+
+    if (!path || !strcmp(path, "none")) {
+        const int fine = m->lora_rule == LORA_NONE || said;
+
+        doctor_words(f, "files", "LoRA", fine ? GOOD : DOUBTFUL, "none");
+        doctor_remedy(f, "the base model alone is soft and slow to converge at 4 steps: put liveavatar.safetensors into the folder");
+        return;
+    }
+    if (avt_lora_open(&l, path, m->lora_alpha, &log) < 0)
+        doctor_words(f, "files", "LoRA", BAD, "%s", why.text), doctor_remedy(f, "get the file again");
+    else if (m->dit && avt_ckpt_open(&dit, m->dit, NULL) >= 0)
+        judge_pairs(f, l, dit);
+    avt_ckpt_close(&dit);
+    avt_lora_close(&l);
+}
+
+/* ---- the prompt --------------------------------------------------------------------------------------------------------- */
+
+static void judge_tokens(Findings *f, const Tokenizer *t, const char *cleaned)
+{
+    static int32_t ids[PROMPT_MAX];
+    int64_t left_out = 0, unknown = 0;
+    const int nb = avt_tokenizer_encode(t, ids, PROMPT_MAX, cleaned, &left_out), unk = avt_tokenizer_unknown(t);
+
+    for (int i = 0; i < nb; i++)
+        unknown += ids[i] == unk;
+    if (nb < 0)
+        return;
+    doctor_number(f, "prompt", "length", (double)(nb + left_out), "tokens of 512", left_out ? DOUBTFUL : GOOD,
+                  "its last %lld tokens are not read: shorten it", (long long)left_out);
+    if (unknown)
+        doctor_number(f, "prompt", "unknown to the tokenizer", (double)unknown, "pieces", DOUBTFUL, "they say nothing to the model: write them otherwise");
+}
+
+static void look_at_prompt(Findings *f, const ToolOptions *o, const ModelDir *m)
+{
+    const char *text = o->look.prompt ? o->look.prompt : m->prompt ? m->prompt : "";
+    Tokenizer *t = NULL;
+    char *cleaned = NULL;
+
+    if (!m->spiece || avt_tokenizer_open(&t, m->spiece, NULL) < 0)
+        return;
+    if (avt_text_clean(&cleaned, text, NULL) < 0)
+        doctor_words(f, "prompt", "text", BAD, "it is not UTF-8"), doctor_remedy(f, "save it as UTF-8");
+    else
+        judge_tokens(f, t, cleaned);
+    avt_free(cleaned);
+    avt_tokenizer_close(&t);
+}
+
+void doctor_model(Findings *f, const ToolOptions *o)
+{
+    Reason why = { "" };
+    const Log log = { keep_reason, &why, LOG_ERROR };
+    char folder[PATH_MAX];
+    size_t budget = o->full ? SIZE_MAX : DOCTOR_READ;
+    const char *name, *path;
+    ModelDir m;
+    int nb;
+
+    avt_options_folder(folder, &o->engine);
+    if (avt_modeldir_look(&m, folder, &log) < 0) {
+        doctor_words(f, "files", "folder", BAD, "%s", why.text[0] ? why.text : folder);
+        doctor_remedy(f, "name the model's folder: --model DIR");
+        return;
+    }
+    nb = f->nb;
+    for (int i = 0; avt_modeldir_part(&m, i, &name, &path); i++)
+        look_at_part(f, &m, i, name, path, &budget);
+    look_at_manifest(f, &m, o->full);
+    if (f->nb > nb)
+        look_at_lora(f, o, &m);
+    look_at_prompt(f, o, &m);
+    avt_modeldir_close(&m);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The machine: processor, memory against the plan, swap, NVIDIA's devices as their management library tells (opened at run time: a
+ * machine without it is no fault), and the ffmpeg that a shell would find.
+ */
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "doctor.h"
+#include "engine/engine.h"
+#include "plan.h"
+
+#define GB 1e9
+
+/* ---- processor ----------------------------------------------------------------------------------------------------- */
+
+static void look_at_cpu(Findings *f, const ToolOptions *o)
+{
+    static const char *const names[] = { "plain C", "oneDNN", "AVX2", "AVX-512", "AMX" };
+    const BackendOptions opt = { .threads = o->engine.cpu_threads, .level = o->engine.cpu_level < 0 ? CPU_AUTO : (CpuLevel)o->engine.cpu_level };
+    Backend *be = NULL;
+
+    if (avt_backend_open(&be, "cpu", &opt) < 0)
+        return;
+    doctor_words(f, "devices", "processor", be->level < CPU_AVX2 ? DOUBTFUL : GOOD, "%d threads, %s", be->threads, names[be->level]);
+    doctor_remedy(f, "without AVX2 every frame takes many times as long: use a newer machine, or build with oneDNN");
+    avt_backend_close(&be);
+}
+
+/* ---- memory -------------------------------------------------------------------------------------------------------- */
+
+/* A number of /proc/FILE behind `key`, or -1. */
+static int64_t proc_number(const char *file, const char *key)
+{
+    FILE *f = fopen(file, "r");
+    char line[256];
+    int64_t v = -1;
+
+    while (f && v < 0 && fgets(line, sizeof(line), f))
+        if (!strncmp(line, key, strlen(key)))
+            v = strtoll(line + strlen(key), NULL, 10);
+    if (f)
+        fclose(f);
+    return v;
+}
+
+static void look_at_memory(Findings *f, const ToolOptions *o)
+{
+    const int64_t left = avt_host_memory_left(), total = proc_number("/proc/meminfo", "SwapTotal:"), free_swap = proc_number("/proc/meminfo", "SwapFree:");
+    const int64_t need = plan_host_bytes(&o->engine, &o->look);
+
+    if (need < 0)
+        doctor_words(f, "memory", "plan", DOUBTFUL, "what the model needs cannot be found"), doctor_remedy(f, "see the findings on its files");
+    else if (left < 0)
+        doctor_number(f, "memory", "needed on the host", (double)need / GB, "GB", GOOD, "%s", "");
+    else {
+        doctor_words(f, "memory", "host", need > left ? BAD : need > left / 10 * 9 ? DOUBTFUL : GOOD, "%.2f GB planned, %.2f GB free", (double)need / GB,
+                     (double)left / GB);
+        doctor_remedy(f, "close other programs, take a smaller size or fewer steps, or precision=bf16: see avatar plan");
+    }
+    if (total > 0)
+        doctor_number(f, "memory", "swapped out", (double)(total - free_swap) / 1e6, "GB", total - free_swap > total / 2 ? DOUBTFUL : GOOD,
+                      "other programs have pushed memory to disk: what is read back from there stutters");
+}
+
+/* ---- NVIDIA -------------------------------------------------------------------------------------------------------- */
+
+typedef struct NvmlMemory {             // nvmlMemory_t
+    unsigned long long total, free, used;
+} NvmlMemory;
+
+typedef struct Nvml {                   // what is called of libnvidia-ml.so.1
+    void *lib;
+    int (*init)(void);
+    int (*shutdown)(void);
+    int (*count)(unsigned *nb);
+    int (*driver)(char *text, unsigned size);
+    int (*handle)(unsigned i, void **device);
+    int (*name)(void *device, char *text, unsigned size);
+    int (*memory)(void *device, NvmlMemory *m);
+    int (*capability)(void *device, int *major, int *minor);
+    int (*throttle)(void *device, unsigned long long *reasons);
+    int (*ecc)(void *device, int corrected, int counter, unsigned long long *nb);
+} Nvml;
+
+static int nvml_open(Nvml *n)
+{
+    struct {
+        void *at;
+        const char *name;
+    } calls[] = { { &n->init, "nvmlInit_v2" }, { &n->shutdown, "nvmlShutdown" }, { &n->count, "nvmlDeviceGetCount_v2" },
+                  { &n->driver, "nvmlSystemGetDriverVersion" }, { &n->handle, "nvmlDeviceGetHandleByIndex_v2" },
+                  { &n->name, "nvmlDeviceGetName" }, { &n->memory, "nvmlDeviceGetMemoryInfo" },
+                  { &n->capability, "nvmlDeviceGetCudaComputeCapability" }, { &n->throttle, "nvmlDeviceGetCurrentClocksThrottleReasons" },
+                  { &n->ecc, "nvmlDeviceGetTotalEccErrors" } };
+
+    memset(n, 0, sizeof(*n));
+    n->lib = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    for (size_t i = 0; n->lib && i < sizeof(calls) / sizeof(calls[0]); i++) {
+        void *call = dlsym(n->lib, calls[i].name);
+
+        if (!call)
+            return 0;
+        memcpy(calls[i].at, &call, sizeof(call));
+    }
+    return n->lib && !n->init();
+}
+
+static void look_at_gpu(Findings *f, const Nvml *n, unsigned i)
+{
+    enum { SLOWED_BY_HEAT_OR_POWER = 0x8 | 0x20 | 0x40 | 0x80 };    // hw slowdown, sw thermal, hw thermal, hw power brake
+    char name[96] = "?";
+    NvmlMemory m = { 0, 0, 0 };
+    unsigned long long why = 0, errors = 0;
+    int major = 0, minor = 0;
+    void *d;
+
+    if (n->handle(i, &d))
+        return;
+    n->name(d, name, sizeof(name));
+    n->memory(d, &m);
+    n->capability(d, &major, &minor);
+    doctor_words(f, "devices", "GPU", major < 8 ? BAD : GOOD, "cuda%u: %s, compute capability %d.%d, %.1f of %.1f GB free", i, name, major, minor,
+                 (double)m.free / GB, (double)m.total / GB);
+    doctor_remedy(f, "cards below 8.0 (Ampere) are not supported");
+    if (m.total && m.used > m.total / 4)
+        doctor_number(f, "memory", "held by others on a GPU", (double)m.used / GB, "GB", DOUBTFUL, "cuda%u: see nvidia-smi for the programs", i);
+    if (!n->throttle(d, &why) && why & SLOWED_BY_HEAT_OR_POWER)
+        doctor_words(f, "devices", "clocks", DOUBTFUL, "cuda%u is slowed down by heat or power", i), doctor_remedy(f, "look at fans and supply: nvidia-smi -q -d PERFORMANCE");
+    if (!n->ecc(d, 1, 0, &errors) && errors)
+        doctor_words(f, "devices", "memory errors", BAD, "cuda%u: %llu uncorrected since the driver was loaded", i, errors), doctor_remedy(f, "reset or replace the card");
+}
+
+static void look_at_gpus(Findings *f)
+{
+    char driver[96] = "?";
+    unsigned nb = 0;
+    Nvml n;
+
+    if (!nvml_open(&n)) {
+        doctor_words(f, "devices", "GPU", GOOD, "no NVIDIA driver on this machine: the CPU computes");
+        return;
+    }
+    n.driver(driver, sizeof(driver));
+    n.count(&nb);
+    doctor_words(f, "devices", "driver", atoi(driver) < 580 ? BAD : GOOD, "%s, %u devices", driver, nb);
+    doctor_remedy(f, "CUDA 13 wants driver 580 or newer");
+    for (unsigned i = 0; i < nb; i++)
+        look_at_gpu(f, &n, i);
+    n.shutdown();
+}
+
+/* ---- ffmpeg -------------------------------------------------------------------------------------------------------- */
+
+/* Does the output of a command hold a text? Its first line goes to `first`. */
+static int says(const char *command, const char *text, char first[120])
+{
+    FILE *p = popen(command, "r");
+    char line[512];
+    int found = 0;
+
+    first[0] = 0;
+    while (p && fgets(line, sizeof(line), p)) {
+        if (!first[0])
+            snprintf(first, 120, "%.*s", (int)strcspn(line, "\n"), line);
+        found |= strstr(line, text) != NULL;
+    }
+    return p && pclose(p) == 0 && found;
+}
+
+static void look_at_ffmpeg(Findings *f)
+{
+    char first[120], version[120];
+
+    if (!says("ffmpeg -version 2>/dev/null </dev/null", "ffmpeg version", version)) {
+        doctor_words(f, "ffmpeg", "on the path", DOUBTFUL, "there is none");
+        doctor_remedy(f, "make ffmpeg builds one with the filter; put build/ffmpeg/bin into PATH");
+    } else if (says("ffmpeg -hide_banner -filters 2>/dev/null </dev/null", " avatar ", first))
+        doctor_words(f, "ffmpeg", "filter avatar", GOOD, "in %.80s", version);
+    else {
+        doctor_words(f, "ffmpeg", "filter avatar", DOUBTFUL, "not in %.80s", version);
+        doctor_remedy(f, "that ffmpeg has not got it: make ffmpeg builds one, in build/ffmpeg/bin");
+    }
+}
+
+void doctor_system(Findings *f, const ToolOptions *o)
+{
+    look_at_cpu(f, o);
+    look_at_gpus(f);
+    look_at_memory(f, o);
+    doctor_words(f, "memory", "fragmentation", GOOD, "cannot be: everything is taken once, in arenas");
+    look_at_ffmpeg(f);
+}

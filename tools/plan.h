@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What `avatar plan` and `avatar doctor` know of a model before a weight is read. */
+#ifndef AVT_TOOL_PLAN_H
+#define AVT_TOOL_PLAN_H
+
+#include "avatar.h"
+#include "engine/rank.h"
+
+/** Sizes of the model that the options name; "published": those of Live Avatar's 14B. @return 0 or an error (logged) */
+int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log);
+/** Settle the frames' size in `look`. @return 0 or EINVAL (logged) */
+int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
+/** Bytes of this machine's memory that the plan of these options takes, weights included, or an error. */
+int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look);
+
+#endif
