@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+Cases of tool.py: `avatar doctor`. Each fault is planted into something healthy; the finding that it is about says so, and said nothing of
+the kind before. Healthy are: the shipped portraits, tests/gold/lips.wav, the embedded model, and recordings of others where installed.
+"""
+import array
+import glob
+import json
+import math
+import os
+import pathlib
+import random
+import shutil
+import struct
+import subprocess
+import wave
+
+import tool_harness
+from tool_harness import Run, Skip, case, media, require
+
+SRC = pathlib.Path(__file__).resolve().parents[2]
+NANO = SRC / 'model/nano'
+SPEECH = SRC / 'tests/gold/lips.wav'
+ORDER = ('good', 'doubtful', 'bad')
+
+
+def doctor(*args, **kw):
+    r = Run('doctor', '--json', *args, **kw)
+    d = json.loads(r.out)
+    worst = max((f['verdict'] for f in d['findings']), key=ORDER.index)
+    require(d['verdict'] == worst and r.ret == ORDER.index(worst), r.what, d['verdict'])
+    require(all(bool(f['remedy']) or f['verdict'] == 'good' for f in d['findings']), 'a fault without a remedy', d)
+    return d['findings']
+
+
+def of(findings, topic):
+    return [f for f in findings if f['topic'] == topic]
+
+
+def healthy(findings, topic):
+    bad = [f for f in of(findings, topic) if f['verdict'] != 'good']
+    require(of(findings, topic) and not bad, topic, bad)
+
+
+def found(findings, topic, what, verdict=None):
+    """The finding is there and not good (or exactly `verdict`)."""
+    hit = [f for f in of(findings, topic) if f['what'] == what]
+    require(hit and any(f['verdict'] == verdict if verdict else f['verdict'] != 'good' for f in hit), topic, what, verdict, hit)
+
+
+# ---- pictures, [y][x] of luma
+
+def textured(n=256, seed=4):
+    """A picture with a spectrum of 1/f: octaves of smooth noise, each half as strong as the one before."""
+    rnd = random.Random(seed)
+    out = [[0.0] * n for _ in range(n)]
+    step = n // 2
+    while step:
+        grid = [[rnd.uniform(-1, 1) for _ in range(n // step + 2)] for _ in range(n // step + 2)]
+        for y in range(n):
+            gy, fy = divmod(y, step)
+            fy /= step
+            for x in range(n):
+                gx, fx = divmod(x, step)
+                fx /= step
+                a, b = grid[gy], grid[gy + 1]
+                out[y][x] += step ** 0.7 * ((1 - fy) * ((1 - fx) * a[gx] + fx * a[gx + 1]) + fy * ((1 - fx) * b[gx] + fx * b[gx + 1]))
+        step //= 2
+    top = max(abs(v) for row in out for v in row)
+    return [[124 + 100 * v / top for v in row] for row in out]
+
+
+def softened(p, k):
+    """Made k times smaller, and as large again."""
+    n, m = len(p), len(p) // k
+    small = [[sum(p[k * y + j][k * x + i] for j in range(k) for i in range(k)) / k / k for x in range(m)] for y in range(m)]
+
+    def at(y, x):
+        fy, fx = max(0, min(m - 1.001, (y + 0.5) / k - 0.5)), max(0, min(m - 1.001, (x + 0.5) / k - 0.5))
+        iy, ix = int(fy), int(fx)
+        fy, fx = fy - iy, fx - ix
+        return (1 - fy) * ((1 - fx) * small[iy][ix] + fx * small[iy][ix + 1]) + fy * ((1 - fx) * small[iy + 1][ix] + fx * small[iy + 1][ix + 1])
+    return [[at(y, x) for x in range(n)] for y in range(n)]
+
+
+def in_blocks(p):
+    """What the strongest compression leaves of each 8x8 square: its mean, and a little of the rest."""
+    out = [row[:] for row in p]
+    for y in range(0, len(p), 8):
+        for x in range(0, len(p), 8):
+            mean = sum(p[y + j][x + i] for j in range(8) for i in range(8)) / 64
+            for j in range(8):
+                for i in range(8):
+                    out[y + j][x + i] = mean + 0.25 * (p[y + j][x + i] - mean)
+    return out
+
+
+def ppm(path, p):
+    data = bytes(max(0, min(255, round(v))) for row in p for v in row for _ in range(3))
+    path.write_bytes(b'P6 %d %d 255\n' % (len(p[0]), len(p)) + data)
+    return path
+
+
+def each(p, f):
+    return [[f(v) for v in row] for row in p]
+
+
+@case
+def doctor_portraits(tmp):
+    """None of the shipped pictures is called anything but good."""
+    for face in sorted((NANO / 'faces').glob('*.png')):
+        healthy(doctor(face), 'picture')
+
+
+@case
+def doctor_picture(tmp):
+    p = textured()
+    size = ('--size', '256x256')
+    rnd = random.Random(1)
+    healthy(doctor(ppm(tmp / 'p.ppm', p), *size), 'picture')
+    planted = (
+        ('soft.ppm', softened(p, 2), 'sharpness'), ('softer.ppm', softened(p, 4), 'sharpness'),
+        ('noisy.ppm', each(p, lambda v: v + rnd.gauss(0, 20)), 'noise'), ('blocks.ppm', in_blocks(p), 'blocks of JPEG'),
+        ('dark.ppm', each(p, lambda v: 0.15 * v), 'mean brightness of its middle'), ('flat.ppm', each(p, lambda v: 120 + 0.1 * (v - 120)), 'range of brightness'),
+        ('burnt.ppm', each(p, lambda v: 4 * v - 150), 'burnt out or drowned'), ('grey.ppm', each(p, lambda v: 128), 'sharpness'),
+        ('small.ppm', [row[64:128] for row in p[64:128]], 'enlarged for the frames by'), ('long.ppm', [row[:48] for row in p], 'kept of it'),
+    )
+    for name, picture, what in planted:
+        found(doctor(ppm(tmp / name, picture), *size), 'picture', what)
+    require([f for f in of(doctor(tmp / 'softer.ppm', *size), 'picture') if f['what'] == 'sharpness'][0]['verdict'] == 'bad', 'four times enlarged is bad')
+    found(doctor(tmp / 'none.png'), 'input', 'read', 'bad')
+
+
+# ---- sounds
+
+def read_wav(path):
+    with wave.open(str(path)) as w:
+        v = array.array('h', w.readframes(w.getnframes()))
+        return [x / 32768 for x in v[::w.getnchannels()]], w.getframerate()
+
+
+def write_wav(path, *channels, rate=16000):
+    pcm = array.array('h', (max(-32768, min(32767, round(32767 * c[i]))) for i in range(len(channels[0])) for c in channels))
+    path.write_bytes(media.wav_head(2 * len(pcm), rate, len(channels)) + pcm.tobytes())
+    return path
+
+
+def low_pass(x, cut, taps=81):
+    """cut: of the sample rate"""
+    k = [(2 * cut if i == 0 else math.sin(2 * math.pi * cut * i) / (math.pi * i)) * (0.54 + 0.46 * math.cos(2 * math.pi * i / taps))
+         for i in range(-(taps // 2), taps // 2 + 1)]
+    return [sum(a * b for a, b in zip(k, x[i:i + taps])) for i in range(len(x) - taps)]
+
+
+@case
+def doctor_recordings(tmp):
+    """No recording of speech is called bad, and hardly one doubtful."""
+    paths = [SPEECH] + glob.glob('/usr/share/pocketsphinx/test/data/*/*.wav') + glob.glob('/usr/share/sounds/alsa/[FRS]*.wav')
+    for path in paths:
+        healthy(doctor(path), 'sound')
+
+
+@case
+def doctor_sound(tmp):
+    x, rate = read_wav(SPEECH)
+    rnd = random.Random(2)
+    hiss = [rnd.gauss(0, 1) for _ in x]
+    loud = math.sqrt(sum(v * v for v in x) / len(x))
+    t = [i / rate for i in range(6 * rate)]
+    chord = [0.08 * sum(math.sin(2 * math.pi * f * h * s) / h for f in (220, 277.2, 329.6) for h in (1, 2, 3)) for s in t]
+    delayed = [a + 0.5 * b for a, b in zip(x + [0] * 3000, [0] * 3000 + x)]
+    narrow = low_pass(x[:40000], 3400 / rate)
+    found(doctor(write_wav(tmp / 'loud.wav', [8 * v for v in x])), 'sound', 'clipped samples', 'bad')
+    found(doctor(write_wav(tmp / 'quiet.wav', [0.005 * v for v in x])), 'sound', 'level of speech')
+    found(doctor(write_wav(tmp / 'noise.wav', [0.5 * (v + loud * n) for v, n in zip(x, hiss)])), 'sound', 'speech above the room', 'bad')
+    found(doctor(write_wav(tmp / 'echo.wav', [0.6 * v for v in delayed])), 'sound', 'echo')
+    found(doctor(write_wav(tmp / 'narrow.wav', narrow)), 'sound', 'bandwidth')
+    found(doctor(write_wav(tmp / 'phone.wav', narrow[::2], rate=8000)), 'sound', 'sample rate')
+    found(doctor(write_wav(tmp / 'anti.wav', x, [-v for v in x])), 'sound', 'channels', 'bad')
+    found(doctor(write_wav(tmp / 'left.wav', x, [0] * len(x))), 'sound', 'channels')
+    found(doctor(write_wav(tmp / 'late.wav', [0] * 80000 + x)), 'sound', 'silence at its start')
+    few = doctor(write_wav(tmp / 'few.wav', x[:16000] + [1e-4 * rnd.gauss(0, 1) for _ in range(40 * rate)]))
+    found(few, 'sound', 'frames with speech')
+    found(few, 'sound', 'blocks with speech')
+    found(doctor(write_wav(tmp / 'music.wav', chord)), 'sound', 'pauses between syllables')
+    found(doctor(write_wav(tmp / 'silence.wav', [0] * 32000)), 'sound', 'frames with speech', 'bad')
+    found(doctor(write_wav(tmp / 'short.wav', x[:4000])), 'sound', 'length')
+
+
+# ---- model, prompt
+
+def linked_model(tmp, *own):
+    """The embedded model, its files linked, those in `own` copied so that they may be spoilt."""
+    m = tmp / 'model'
+    shutil.rmtree(m, ignore_errors=True)
+    shutil.copytree(NANO, m, copy_function=os.link if os.stat(tmp).st_dev == os.stat(NANO).st_dev else shutil.copy2)
+    for name in own:
+        (m / name).unlink()
+        shutil.copyfile(NANO / name, m / name)
+    return m
+
+
+def with_header(path, change):
+    """A safetensors file with its header's text changed, padded to what it was or longer."""
+    data = path.read_bytes()
+    n = struct.unpack('<Q', data[:8])[0]
+    head = change(json.loads(data[8:8 + n]))
+    text = json.dumps(head).encode()
+    text += b' ' * (-len(text) % 8)
+    path.write_bytes(struct.pack('<Q', len(text)) + text + data[8 + n:])
+
+
+@case
+def doctor_files(tmp):
+    w2v = 'wav2vec2-large-xlsr-53-english/model.safetensors'
+    healthy(doctor(), 'files')
+    m = linked_model(tmp)
+    (m / 'Wan2.1_VAE.pth').unlink()
+    found(doctor('--model', m), 'files', 'there', 'bad')
+    m = linked_model(tmp, w2v)
+    data = bytearray((m / w2v).read_bytes())
+    head = json.loads(data[8:8 + struct.unpack('<Q', data[:8])[0]])
+    tensor = [t for t in head.values() if t.get('dtype') in ('F32', 'BF16', 'F16')][3]
+    at = 8 + struct.unpack('<Q', data[:8])[0] + tensor['data_offsets'][0]
+    data[at:at + 4] = {'F32': struct.pack('<f', math.nan), 'BF16': b'\xc0\x7f\xc0\x7f', 'F16': b'\x00\x7e\x00\x7e'}[tensor['dtype']]
+    (m / w2v).write_bytes(data)
+    found(doctor('--model', m), 'files', 'numbers', 'bad')
+    (m / w2v).write_bytes(data[:len(data) // 2])
+    found(doctor('--model', m), 'files', 'readable', 'bad')
+    found(doctor('--model', tmp / 'nowhere'), 'files', 'folder', 'bad')
+
+
+@case
+def doctor_manifest(tmp):
+    m = linked_model(tmp, 'avatar.json')
+    r = Run('inspect', '--manifest', m)
+    require(r.ret == 0 and len(r.out.splitlines()) > 10, r.what)
+    (m / 'SHA256SUMS').write_bytes(r.out)
+    require(subprocess.run(['sha256sum', '--quiet', '-c', 'SHA256SUMS'], cwd=m).returncode == 0, 'sha256sum does not agree')
+    healthy(doctor('--model', m), 'files')
+    (m / 'avatar.json').write_text((m / 'avatar.json').read_text() + '\n')
+    found(doctor('--model', m), 'files', 'checksums', 'bad')
+
+
+@case
+def doctor_lora(tmp):
+    name = 'liveavatar.safetensors'
+    m = linked_model(tmp, name)
+    with_header(m / name, lambda h: {k.replace('self_attn', 'other_attn'): v for k, v in h.items()})
+    found(doctor('--model', m), 'files', 'LoRA', 'bad')
+    (m / name).write_bytes(b'no LoRA')
+    found(doctor('--model', m), 'files', 'LoRA', 'bad')
+    (m / name).unlink()
+    found(doctor('--model', m), 'files', 'LoRA')
+    healthy(doctor('--model', m, '--lora', NANO / name), 'files')
+
+
+@case
+def doctor_prompt(tmp):
+    healthy(doctor('--prompt', 'a smile'), 'prompt')
+    found(doctor('--prompt', 'word ' * 700), 'prompt', 'length')
+    found(doctor('--prompt', os.fsdecode(b'\xff\xfe')), 'prompt', 'text', 'bad')
+
+
+# ---- the machine
+
+@case
+def doctor_memory(tmp):
+    healthy([f for f in doctor() if f['what'] == 'host'], 'memory')
+    found(doctor('--size', '4096x4096'), 'memory', 'host', 'bad')
+
+
+def path_with(folder, script):
+    folder.mkdir(exist_ok=True)
+    if script:
+        (folder / 'ffmpeg').write_text('#!/bin/sh\n' + script)
+        (folder / 'ffmpeg').chmod(0o755)
+    (folder / 'sh').exists() or os.symlink('/bin/sh', folder / 'sh')
+    return {**os.environ, 'PATH': str(folder)}
+
+
+@case
+def doctor_ffmpeg(tmp):
+    version = 'case "$*" in *-version*) echo "ffmpeg version 7.1";; *) echo " %s  |->V  words";; esac\n'
+    found(doctor(env=path_with(tmp / 'none', None)), 'ffmpeg', 'on the path', 'doubtful')
+    found(doctor(env=path_with(tmp / 'stock', version % '.. scale')), 'ffmpeg', 'filter avatar', 'doubtful')
+    healthy(doctor(env=path_with(tmp / 'ours', version % '.. avatar')), 'ffmpeg')
+
+
+NVML = r'''
+#include <string.h>
+typedef struct { unsigned long long total, free, used; } Memory;
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
+int nvmlSystemGetDriverVersion(char *t, unsigned n) { strncpy(t, DRIVER, n); return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { *d = 0; return i; }
+int nvmlDeviceGetName(void *d, char *t, unsigned n) { strncpy(t, "a card", n); return d != 0; }
+int nvmlDeviceGetMemoryInfo(void *d, Memory *m) { *m = (Memory){ 24000000000u, 24000000000u - USED, USED }; return d != 0; }
+int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) { *a = MAJOR; *b = 0; return d != 0; }
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, unsigned long long *r) { *r = THROTTLE; return d != 0; }
+int nvmlDeviceGetTotalEccErrors(void *d, int c, int k, unsigned long long *n) { *n = ECC; return d != 0 || c + k != 1; }
+'''
+
+
+@case
+def doctor_devices(tmp):
+    """What NVIDIA's management library tells, by a false one."""
+    if not shutil.which('cc'):
+        raise Skip('no C compiler')
+    (tmp / 'nvml.c').write_text(NVML)
+    fine = {'DRIVER': '"580.65"', 'USED': '0u', 'MAJOR': '9', 'THROTTLE': '0', 'ECC': '0'}
+
+    def seen(**changed):
+        flags = ['-D%s=%s' % kv for kv in {**fine, **changed}.items()]
+        subprocess.run(['cc', '-shared', '-fPIC', *flags, '-o', tmp / 'libnvidia-ml.so.1', tmp / 'nvml.c'], check=True)
+        return doctor(env={**os.environ, 'LD_LIBRARY_PATH': str(tmp)})
+    healthy(seen(), 'devices')
+    found(seen(DRIVER='"570.10"'), 'devices', 'driver', 'bad')
+    found(seen(MAJOR='7'), 'devices', 'GPU', 'bad')
+    found(seen(THROTTLE='0x40'), 'devices', 'clocks')
+    found(seen(ECC='3'), 'devices', 'memory errors', 'bad')
+    found(seen(USED='20000000000u'), 'memory', 'held by others on a GPU')
