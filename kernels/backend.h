@@ -165,7 +165,7 @@ struct Backend {
 };
 
 typedef struct BackendOptions {
-    int threads;                        // 0: cores of the affinity mask
+    int threads;                        // 0: avt_nb_cores()
     CpuLevel level;
     DType act;                          // of activations; DT_F32 when not said
     const char *plan_for;               // dry: the device whose weights, workspace and level are followed, so that the planned bytes

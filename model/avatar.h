@@ -75,7 +75,7 @@ typedef struct AvatarOptions {
                                            of the attention's keys and values; the latents, sums and the picture's encoder stay f32 */
     const char *front_device;           /* of the encoders of speech and text: "auto" (NULL, the VAE's), or any device */
     int steps;                          /* denoising steps; -1: the model's (4) */
-    int cpu_threads;                    /* 0: all cores of the affinity mask */
+    int cpu_threads;                    /* 0: all cores of the affinity mask, or what a quota is worth */
     int cpu_level;                      /* -1: the best; 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX: a cap, for tests */
     int compat;                         /* enum AvatarCompat */
     AvatarLogCallback log;              /* NULL: silence */

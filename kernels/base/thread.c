@@ -14,14 +14,22 @@
 #include <omp.h>
 #endif
 
+#include "base/group.h"
 #include "base/mem.h"
 #include "base/thread.h"
 
-int avt_nb_cores(void)
+int avt_nb_mask(void)
 {
     cpu_set_t set;
 
     return sched_getaffinity(0, sizeof(set), &set) ? 1 : CPU_COUNT(&set);
+}
+
+int avt_nb_cores(void)
+{
+    const int mask = avt_nb_mask(), quota = avt_group_cores(AVT_GROUPS, AVT_GROUPS_SELF);
+
+    return quota < mask ? quota : mask;
 }
 
 void avt_thread_flush_denormals(void)

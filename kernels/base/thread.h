@@ -6,6 +6,8 @@
 #include "base/log.h"
 
 /** Cores in the affinity mask of the process. */
+int avt_nb_mask(void);
+/** Cores whose time the process may use: the mask's, or as many as the control group's quota is worth. */
 int avt_nb_cores(void);
 
 /**

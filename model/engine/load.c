@@ -208,13 +208,15 @@ static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Ckpt *
     return ret;
 }
 
-/* More than a few threads a core only wait for one another. */
+/* More than a few threads a core only wait for one another; threads beyond a quota of time stand still together when it is used up. */
 static int sane_threads(int asked, const Log *log)
 {
-    const int most = 4 * avt_nb_cores();
+    const int nb = avt_nb_cores(), most = 4 * nb;
 
     if (asked > most)
-        avt_log(log, LOG_WARNING, "cpu_threads=%d: %d are used, as this process has %d cores", asked, most, avt_nb_cores());
+        avt_log(log, LOG_WARNING, "cpu_threads=%d: %d are used, as this process has %d cores", asked, most, nb);
+    else if (!asked && nb < avt_nb_mask())
+        avt_log(log, LOG_INFO, "%d of %d cores are used: the control group's quota of processor time is worth no more", nb, avt_nb_mask());
     return asked > most ? most : asked;
 }
 
