@@ -174,7 +174,7 @@ bench-live: all ffmpeg $(BUILD)/tests/live_error
 
 demo:
 	@$(SRC)/tools/setup.sh demo
-	@$(SRC)/tools/fresh.sh $(SRC)
+	@$(SRC)/tools/fresh.sh $(SRC) demo
 	@echo "building the library and the tool"
 	@$(AGAIN) $(JOBS) all >/dev/null
 	@$(SRC)/tools/demo.sh film $(SRC) $(BUILD)

@@ -50,6 +50,12 @@ cp "$dir/stale/config.mak" "$dir/stale/before" && (cd "$dir/stale" && stubbed "$
 ok $? "a complete configuration is left alone"
 (cd "$dir/stale" && rm config.mak && stubbed "$src/tools/fresh.sh" "$src" 2> said) && grep -q 'left out: tool' "$dir/stale/said"
 ok $? "what is left out is said"
+sed -i 's/^MISSED.*/MISSED = tests/' "$dir/stale/config.mak"
+stub cc "case \"\$*\" in *lcmocka*) exit 1 ;; esac; exec $(command -v cc) \"\$@\""
+rm "$dir/bin/pkg-config"
+(cd "$dir/stale" && stubbed "$src/tools/fresh.sh" "$src" demo 2> said && [ ! -s said ] && stubbed "$src/tools/fresh.sh" "$src" 2> said && grep -q 'left out: tests' said)
+ok $? "but not tests in a demo"
+rm "$dir/bin/cc"
 skeleton "$dir/clean" && (cd "$dir/clean" && make clean > out 2>&1) && [ ! -e "$dir/clean/config.mak" ]
 ok $? "make clean does not configure"
 make -s -C "$src" no-tool TOOL=no | grep -q 'SKIPPED the tool'
