@@ -49,7 +49,7 @@ INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
 FLAGS = $(CFLAGS) $(WARN) -std=c11 -D_GNU_SOURCE -fPIC $(OPENMP) $(INC)
 V_CC = @echo "CC      $<";
 
-all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar,no-tool)
+all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar,no-tool) $(if $(filter yes,$(CUDA)),cuda)
 no-tool:
 	@echo "SKIPPED the tool: configure did not find libavformat and its kin"
 
@@ -76,6 +76,28 @@ $(BUILD)/libavatar.a: $(LIB_O)
 $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 	@echo "LD      $@"
 	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
+
+# The plugin: what needs CUDA, and the few of our files that it calls; warnings, spills and local memory are errors.
+CUDA_HOME = $(patsubst %/bin/,%,$(dir $(NVCC)))
+CUDA_CU := $(sort $(wildcard $(SRC)/kernels/cuda/*.cu))
+CUDA_O := $(call object,$(CUDA_CU)) $(patsubst %,$(BUILD)/obj/plugin/%.o,kernels/cuda/plugin/host kernels/cuda/facts kernels/cuda/space kernels/tensor kernels/base/log kernels/base/text)
+CUDA_FLAGS = -std=c++17 -O3 -Werror all-warnings -Xptxas -Werror,-warn-spills,-warn-lmem-usage -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(INC) \
+	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+ifneq ($(NVCC),)
+cuda: $(BUILD)/libavatar_cuda.so
+else
+cuda:
+	@echo "make cuda: configure did not find nvcc, cuBLASLt and cuDNN; doc/cuda.md says what to install, then run ./configure again" >&2; false
+endif
+$(BUILD)/obj/%.o: $(SRC)/%.cu config.h
+	@mkdir -p $(@D)
+	@echo "NVCC    $<"; $(NVCC) $(CUDA_FLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/obj/plugin/%.o: $(SRC)/%.c config.h
+	@mkdir -p $(@D)
+	$(V_CC)$(CC) $(FLAGS) -fvisibility=hidden -MMD -MP -c -o $@ $<
+$(BUILD)/libavatar_cuda.so: $(CUDA_O)
+	@echo "LD      $@"
+	@$(NVCC) -shared -o $@ $^ -Xlinker --no-undefined -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcublasLt -lcudnn
 
 $(BUILD)/avatar.1: $(SRC)/tools/man.sh $(SRC)/doc/avatar.1.in $(SRC)/doc/avatar.texi $(SRC)/tools/options.c $(SRC)/model/avatar.h config.mak
 	@echo "MAN     $@"
@@ -200,6 +222,7 @@ install: all $(BUILD)/installed/libavatar.pc
 	install -m 755 $(BUILD)/libavatar.so $(call to,$(libdir)/libavatar.so.$(LIB_VERSION))
 	ln -sf libavatar.so.$(LIB_VERSION) $(call to,$(libdir)/libavatar.so.0)
 	ln -sf libavatar.so.0 $(call to,$(libdir)/libavatar.so)
+	[ ! -e $(BUILD)/libavatar_cuda.so ] || install -m 644 $(BUILD)/libavatar_cuda.so $(call to,$(libdir))
 	install -m 644 $(SRC)/model/avatar.h $(call to,$(includedir))
 	install -m 644 $(BUILD)/installed/libavatar.pc $(call to,$(libdir)/pkgconfig)
 	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(call to,$(prefix)/bin)
@@ -210,7 +233,7 @@ install: all $(BUILD)/installed/libavatar.pc
 	[ ! -e $(SRC)/model/nano/config.json ] || { $(call tree,$(SRC)/model/nano,$(call to,$(datadir)/avatar/nano)); }
 	@[ -n $(call to,) ] || $(SRC)/tools/ldconfig.sh $(libdir)
 uninstall:
-	rm -f $(call to,$(libdir))/libavatar.a $(call to,$(libdir))/libavatar.so* $(call to,$(includedir)/avatar.h)
+	rm -f $(call to,$(libdir))/libavatar.a $(call to,$(libdir))/libavatar.so* $(call to,$(libdir))/libavatar_cuda.so $(call to,$(includedir)/avatar.h)
 	rm -f $(call to,$(libdir)/pkgconfig/libavatar.pc) $(call to,$(prefix)/bin/avatar) $(call to,$(mandir)/man1/avatar.1)
 	rm -rf $(call to,$(datadir)/avatar)
 
@@ -224,7 +247,7 @@ check-deb: deb
 format:
 	@cd $(SRC) && { git diff --name-only HEAD; git ls-files -o --exclude-standard; } | grep -E '\.(c|h|cc|cu)$$' | xargs -r clang-format -i
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/avatar $(BUILD)/avatar.1
+	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/libavatar_cuda.so $(BUILD)/avatar $(BUILD)/avatar.1
 distclean:
 	rm -rf $(BUILD) config.h config.mak config.log
 
@@ -232,6 +255,7 @@ help:
 	@echo "make demo            install what is missing, build, make a picture speak: demo.mp4; then FFmpeg, and the same by the filter"
 	@echo "make check           install what is missing, build, run every test"
 	@echo "make                 library (build/libavatar.so, .a), tool (build/avatar)"
+	@echo "make cuda            build/libavatar_cuda.so: CUDA devices (doc/cuda.md); ./configure --cuda-archs=90a for one kind of card"
 	@echo "make ffmpeg          build/ffmpeg/bin/ffmpeg with the filter inside"
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
 	@echo "make deb             Debian packages of library, headers, tool, model: build/deb/*.deb; check-deb looks into them"
@@ -252,6 +276,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all no-tool to-check build-tests check check-unit check-kernels check-e2e check-tool check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
+.PHONY: all no-tool cuda to-check build-tests check check-unit check-kernels check-e2e check-tool check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
--include $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)
+-include $(CUDA_O:.o=.d) $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)

@@ -57,12 +57,10 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strcmp(device, kinds[i].name))
             open = kinds[i].open;
-    if (!open && opt && opt->planning && avt_device_kind(device, strlen(device)) == DEVICE_CUDA)
-        open = avt_backend_cuda_facts_open;
+    if (!open && avt_device_kind(device, strlen(device)) == DEVICE_CUDA)
+        open = opt && opt->planning ? avt_backend_cuda_facts_open : avt_backend_cuda_open;
     if (open)
         ret = open(be);
-    else if (avt_device_kind(device, strlen(device)) == DEVICE_CUDA)
-        ret = avt_fail(be->log, AVT_ERR(ENOSYS), "device %s: this build has no CUDA backend; use devices=cpu", device);
     else
         ret = avt_fail(be->log, AVT_ERR(EINVAL), "device '%s' is not known: cpu or cudaN", device);
     if (ret < 0) {

@@ -119,6 +119,7 @@ typedef struct Mark {
 
 typedef struct QueueStat {              // what avt_mark(), avt_wait(), avt_fetch() were asked for
     int64_t marks, waits, fetches;
+    int64_t stops;                      // how often the host waited for the queue: avt_sync(), avt_download(), an upload without room
     double fetched;                     // bytes
 } QueueStat;
 
@@ -210,6 +211,7 @@ DType avt_cpu_act(CpuLevel level);                                  // avt_devic
 int avt_backend_cpu_open(Backend *be);
 int avt_backend_guard_open(Backend *be);
 int avt_backend_dry_open(Backend *be);
+int avt_backend_cuda_open(Backend *be);                             // by the plugin, libavatar_cuda.so
 int avt_backend_cuda_facts_open(Backend *be);                       // for planning
 
 #endif

@@ -99,6 +99,7 @@ int avt_download(Backend *be, void *dst, Tensor src)
         return be->status;
     if (!src.data)
         return AVT_ERR(EINVAL);
+    be->queue.stops++;
     if (be->cls->download(be, dst, src.data, avt_nbytes(src)) < 0 && be->status >= 0)
         avt_backend_fail(be, AVT_ERR(EIO), "%s: download failed", be->device);
     return be->status;
@@ -108,6 +109,7 @@ int avt_sync(Backend *be)
 {
     const int ret = be->cls->sync(be);
 
+    be->queue.stops++;
     if (ret < 0 && be->status >= 0)
         be->status = ret;
     return be->status;

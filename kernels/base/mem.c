@@ -132,6 +132,19 @@ void avt_pages_free(MemTag tag, void *p, size_t size)
     atomic_fetch_sub(&bytes_of[tag], (int64_t)size);
 }
 
+int avt_mem_claim(MemTag tag, size_t size)
+{
+    if (must_fail())
+        return 0;
+    atomic_fetch_add(&bytes_of[tag], (int64_t)size);
+    return 1;
+}
+
+void avt_mem_give_back(MemTag tag, size_t size)
+{
+    atomic_fetch_sub(&bytes_of[tag], (int64_t)size);
+}
+
 int64_t avt_mem_bytes(MemTag tag)
 {
     int64_t sum = 0;

@@ -23,6 +23,10 @@ char *avt_sprintf(MemTag tag, const char *fmt, ...) __attribute__((format(printf
 void *avt_pages_alloc(MemTag tag, size_t size);
 void  avt_pages_free(MemTag tag, void *p, size_t size);
 
+/** Count memory that is got elsewhere, a device's or pinned: 1, or 0 when this allocation is to fail (avt_mem_fail_at). */
+int   avt_mem_claim(MemTag tag, size_t size);
+void  avt_mem_give_back(MemTag tag, size_t size);
+
 int64_t avt_mem_bytes(MemTag tag);                                  // in use now; MEM_NB sums all tags
 int64_t avt_mem_calls(void);                                        // allocations since start, pages included
 

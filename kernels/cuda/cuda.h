@@ -2,13 +2,13 @@
 /*
  * What the files of the CUDA backend share: the state of a queue, and the ops, one .cu each.
  *
- *   backend.c (library) --dlopen--> libavatar_cuda.so: backend_cuda.cu  memory, queues, marks, weights, errors
- *                                                      linear.cu  attention.cu  conv.cu ...  an op or a family of them
+ *   plugin.c (library) --dlopen--> libavatar_cuda.so: backend_cuda.cu  memory, queues, marks, errors; the table of ops
+ *                                                     upload.cu        what comes from the host: staging, weights
+ *                                                     linear.cu  attention.cu  conv.cu ...  an op or a family of them
  *
  * An op checks nothing (the door has), submits to cuda->stream and returns 0 or a negative errno; it never waits, and allocates
  * nothing: what it needs besides its operands is cuda->workspace, of the size that avt_cuda_workspace() (space.h) gives for the call.
- *
- * Weights lie row-major in the type that facts.c says; those of convolutions turned, [Cout][taps][Cin / groups].
+ * cuda->index is the current device when an op is called. Weights lie as facts.h says.
  */
 #ifndef AVT_CUDA_CUDA_H
 #define AVT_CUDA_CUDA_H
@@ -21,10 +21,14 @@
 extern "C" {
 #endif
 
+#include "cuda/facts.h"
 #include "cuda/space.h"
 #include "kernels.h"
 
 typedef struct CudaPlans CudaPlans;     // plans of libraries, by shape; made once each
+typedef struct CudaStaging CudaStaging; // upload.cu: pinned memory on the way to the device
+
+#define CUDA_EVENTS 64                  // marks of a queue that can be told apart
 
 /* be->priv */
 typedef struct Cuda {
@@ -33,10 +37,14 @@ typedef struct Cuda {
     int multiprocessors;
     cudaStream_t stream;
     cublasLtHandle_t lt;
-    cudnnHandle_t dnn;
+    cudnnHandle_t dnn;                  // made before the first convolution or attention
     CudaPlans *plans;
     void *workspace;                    // 256-byte aligned
     size_t workspace_size;
+    int planned;                        // the workspace has the size that the plan found: it does not grow
+    CudaStaging *staging;
+    cudaEvent_t event[CUDA_EVENTS];
+    uint64_t nb_marks;                  // mark n is event[n % CUDA_EVENTS]
 } Cuda;
 
 static inline Cuda *avt_cuda(Backend *be) { return (Cuda *)be->priv; }
@@ -55,6 +63,14 @@ void avt_cuda_plans_close(CudaPlans **plans);
 
 /** A convolution's weight from the file's order [Cout, Cin, taps] to ours, [Cout, taps, Cin], both on the device, of one type. */
 int avt_cuda_turn_taps(Backend *be, void *dst, const void *src, DType dtype, int64_t cout, int64_t cin, int64_t taps);
+
+/* ---- upload.cu ------------------------------------------------------------------------------------------------------------- */
+
+/** As BackendClass.upload, weight_put; the staging is allocated when something comes. */
+void avt_cuda_upload(Backend *be, void *dst, const void *src, size_t size);
+int  avt_cuda_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
+/** Free the staging, after a sync. */
+void avt_cuda_staging_close(Cuda *cuda);
 
 /* ---- ops, each for every combination of types that the door lets through ---------------------------------------------------- */
 

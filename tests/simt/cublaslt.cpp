@@ -112,4 +112,5 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t dd, const v
     };
     simt_enqueue(st, "cublasLtMatmul", 0, &run); return CUBLAS_STATUS_SUCCESS;
 }
+const char *cublasLtGetStatusString(cublasStatus_t e) { return e == CUBLAS_STATUS_SUCCESS ? "success" : e == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "an error"; }
 }

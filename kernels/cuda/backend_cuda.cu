@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The CUDA backend: a Backend is a stream of a device, its memory is cudaMalloc's, an op is a launch or a call of a library.
+ *
+ *   host thread   op  op  op  mark  op  op  download ......  waits here alone
+ *   stream            op  op  op event  op  op  copy
+ *
+ * The primary context is used, with blocking waits, so that a program that has it already (FFmpeg with primary_ctx=1) shares it. A mark
+ * is an event in a ring. Nothing is allocated by an op; without a plan the workspace grows before it runs.
+ *
+ * Trap: the current device belongs to the thread, and a backend may come from another one each time: enter() first.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/cuda.h"
+#include "cuda/plugin.h"
+
+#define NEED_DRIVER 13000               // of CUDA 13: R580
+
+/* ---- errors ---------------------------------------------------------------------------------------------------------------- */
+
+/* What leaves the context useless: later calls fail as well, whatever they are. */
+static int is_lost(cudaError_t e)
+{
+    switch (e) {
+    case cudaErrorDevicesUnavailable: case cudaErrorECCUncorrectable: case cudaErrorNvlinkUncorrectable: case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout: case cudaErrorIllegalAddress: case cudaErrorMisalignedAddress: case cudaErrorIllegalInstruction:
+    case cudaErrorInvalidAddressSpace: case cudaErrorInvalidPc: case cudaErrorHardwareStackError: case cudaErrorAssert:
+    case cudaErrorContextIsDestroyed: case cudaErrorDeviceUninitialized: case cudaErrorExternalDevice: case cudaErrorUnknown:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+int avt_cuda_check(Backend *be, cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess)
+        return 0;
+    cudaGetLastError();                                             // what does not stick is told once
+    if (e == cudaErrorMemoryAllocation) {
+        avt_backend_fail(be, AVT_ERR(ENOMEM), "%s: no memory for %s; choose a smaller size=, more devices=, or end what else runs on it", be->device,
+                         what);
+        return AVT_ERR(ENOMEM);
+    }
+    if (is_lost(e)) {
+        avt_backend_fail(be, AVT_ERR(EIO), "%s: %s: the device is lost (%s); look for Xid in the kernel's log (dmesg) and start the program again",
+                         be->device, what, cudaGetErrorString(e));
+        return AVT_ERR(EIO);
+    }
+    avt_backend_fail(be, AVT_ERR(EINVAL), "%s: %s: %s", be->device, what, cudaGetErrorString(e));
+    return AVT_ERR(EINVAL);
+}
+
+int avt_cuda_check_lt(Backend *be, cublasStatus_t e, const char *what)
+{
+    const int code = e == CUBLAS_STATUS_ALLOC_FAILED ? AVT_ERR(ENOMEM) : e == CUBLAS_STATUS_EXECUTION_FAILED ? AVT_ERR(EIO) : AVT_ERR(EINVAL);
+
+    if (e == CUBLAS_STATUS_SUCCESS)
+        return 0;
+    avt_backend_fail(be, code, "%s: %s: cuBLASLt says %s", be->device, what, cublasLtGetStatusString(e));
+    return code;
+}
+
+int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what)
+{
+    const int code = e == CUDNN_STATUS_ALLOC_FAILED ? AVT_ERR(ENOMEM) : CUDNN_STATUS_CATEGORY(e) == CUDNN_STATUS_EXECUTION_FAILED ? AVT_ERR(EIO)
+                                                                                                                         : AVT_ERR(EINVAL);
+
+    if (e == CUDNN_STATUS_SUCCESS)
+        return 0;
+    avt_backend_fail(be, code, "%s: %s: cuDNN says %s", be->device, what, cudnnGetErrorString(e));
+    return code;
+}
+
+static int enter(Backend *be)
+{
+    return avt_cuda_check(be, cudaSetDevice(avt_cuda(be)->index), "choosing the device");
+}
+
+/* ---- devices --------------------------------------------------------------------------------------------------------------- */
+
+static int devices(const Log *log)
+{
+    int driver = 0, nb = 0;
+    cudaError_t e = cudaDriverGetVersion(&driver);
+
+    if (e != cudaSuccess || !driver)
+        return avt_fail(log, AVT_ERR(ENOSYS), "cuda: this machine has no NVIDIA driver; install R580 or newer, or use devices=cpu");
+    if (driver < NEED_DRIVER)
+        return avt_fail(log, AVT_ERR(ENOSYS), "cuda: the NVIDIA driver knows CUDA up to %d.%d, this build needs %d.%d; install R580 or newer, or use "
+                        "devices=cpu", driver / 1000, driver % 1000 / 10, NEED_DRIVER / 1000, NEED_DRIVER % 1000 / 10);
+    e = cudaGetDeviceCount(&nb);
+    if (e != cudaSuccess && e != cudaErrorNoDevice)
+        return avt_fail(log, AVT_ERR(ENOSYS), "cuda: the driver does not start (%s); see nvidia-smi, or use devices=cpu", cudaGetErrorString(e));
+    return nb;
+}
+
+static int attribute(int index, cudaDeviceAttr which)
+{
+    int v = 0;
+
+    return cudaDeviceGetAttribute(&v, which, index) == cudaSuccess ? v : 0;
+}
+
+static int arch_of(int index, const Log *log)
+{
+    const int nb = devices(log);
+    int arch;
+
+    if (nb < 0)
+        return nb;
+    if (!nb)
+        return avt_fail(log, AVT_ERR(ENOSYS), "device cuda%d: the driver sees no GPU on this machine; see nvidia-smi and CUDA_VISIBLE_DEVICES, or use "
+                        "devices=cpu", index);
+    if (index >= nb)
+        return avt_fail(log, AVT_ERR(ENOSYS), "device cuda%d: there is no such device, the last one is cuda%d", index, nb - 1);
+    arch = 10 * attribute(index, cudaDevAttrComputeCapabilityMajor) + attribute(index, cudaDevAttrComputeCapabilityMinor);
+    if (arch < 80)
+        return avt_fail(log, AVT_ERR(ENOSYS), "device cuda%d: the card's compute capability is %d.%d, 8.0 (Ampere) is the least; use another device "
+                        "or devices=cpu", index, arch / 10, arch % 10);
+    return arch;
+}
+
+/* Make the device current, its context as we want it. */
+static cudaError_t start_device(int index)
+{
+    const cudaError_t e = cudaInitDevice(index, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid);
+
+    return e == cudaSuccess ? cudaSetDevice(index) : e;
+}
+
+static int64_t memory_left(int index)
+{
+    size_t left = 0, all = 0;
+
+    if (arch_of(index, NULL) < 0 || start_device(index) != cudaSuccess || cudaMemGetInfo(&left, &all) != cudaSuccess)
+        return -1;
+    return (int64_t)left;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------------------------------------- */
+
+static int64_t cuda_memory_left(Backend *be)
+{
+    return memory_left(avt_cuda(be)->index);
+}
+
+static void *device_memory(Backend *be, MemTag tag, size_t size)
+{
+    void *p = NULL;
+
+    if (enter(be) < 0 || !avt_mem_claim(tag, size))
+        return NULL;
+    if (cudaMalloc(&p, size) == cudaSuccess)
+        return p;
+    cudaGetLastError();
+    avt_mem_give_back(tag, size);
+    return NULL;
+}
+
+/* cudaFree() waits for the device: nobody uses the memory any more. */
+static void device_free(Backend *be, MemTag tag, void *p, size_t size)
+{
+    if (!p)
+        return;
+    cudaSetDevice(avt_cuda(be)->index);
+    cudaFree(p);
+    avt_mem_give_back(tag, size);
+}
+
+static void cuda_free(Backend *be, void *p, size_t size)
+{
+    device_free(be, MEM_TENSOR, p, size);
+}
+
+static void *cuda_alloc(Backend *be, size_t size)
+{
+    void *p = device_memory(be, MEM_TENSOR, size);
+
+    if (p && avt_cuda_check(be, cudaMemsetAsync(p, 0, size, avt_cuda(be)->stream), "clearing memory") < 0) {
+        cuda_free(be, p, size);
+        p = NULL;
+    }
+    return p;
+}
+
+static void *cuda_host_alloc(Backend *be, size_t size)
+{
+    void *p = NULL;
+
+    if (enter(be) < 0 || !avt_mem_claim(MEM_TENSOR, size))
+        return NULL;
+    if (cudaHostAlloc(&p, size, cudaHostAllocPortable) == cudaSuccess)
+        return p;
+    cudaGetLastError();
+    avt_mem_give_back(MEM_TENSOR, size);
+    return NULL;
+}
+
+static void cuda_host_free(Backend *be, void *p, size_t size)
+{
+    cudaSetDevice(avt_cuda(be)->index);
+    cudaFreeHost(p);
+    avt_mem_give_back(MEM_TENSOR, size);
+}
+
+static int64_t cuda_workspace(Backend *be, const OpCall *c)
+{
+    return avt_cuda_workspace(c, avt_cuda(be)->arch);
+}
+
+static int workspace_resize(Backend *be, size_t size)
+{
+    Cuda *cuda = avt_cuda(be);
+
+    device_free(be, MEM_BACKEND, cuda->workspace, cuda->workspace_size);
+    cuda->workspace = size ? device_memory(be, MEM_BACKEND, size) : NULL;
+    cuda->workspace_size = cuda->workspace ? size : 0;
+    return cuda->workspace || !size ? 0 : AVT_ERR(ENOMEM);
+}
+
+static int cuda_workspace_open(Backend *be, size_t size)
+{
+    const int ret = workspace_resize(be, size);
+
+    avt_cuda(be)->planned = ret >= 0;
+    return ret;
+}
+
+/* ---- the queue ------------------------------------------------------------------------------------------------------------- */
+
+static int cuda_sync(Backend *be)
+{
+    return enter(be) < 0 ? be->status : avt_cuda_check(be, cudaStreamSynchronize(avt_cuda(be)->stream), "waiting for the device");
+}
+
+static int cuda_download(Backend *be, void *dst, const void *src, size_t size)
+{
+    int ret = enter(be);
+
+    if (ret >= 0)
+        ret = avt_cuda_check(be, cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, avt_cuda(be)->stream), "copying to the host");
+    return ret < 0 ? ret : cuda_sync(be);
+}
+
+static void cuda_fetch(Backend *be, void *dst, const void *src, size_t size)
+{
+    if (enter(be) >= 0)
+        avt_cuda_check(be, cudaMemcpyAsync(dst, src, size, cudaMemcpyHostToDevice, avt_cuda(be)->stream), "fetching from host memory");
+}
+
+static uint64_t cuda_mark(Backend *be)
+{
+    Cuda *cuda = avt_cuda(be);
+    const uint64_t at = cuda->nb_marks++;
+
+    if (enter(be) >= 0)
+        avt_cuda_check(be, cudaEventRecord(cuda->event[at % CUDA_EVENTS], cuda->stream), "marking the queue");
+    return at;
+}
+
+static void cuda_wait(Backend *be, Mark m)
+{
+    if (enter(be) >= 0)
+        avt_cuda_check(be, cudaStreamWaitEvent(avt_cuda(be)->stream, avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0), "waiting for a mark");
+}
+
+/* ---- ops ------------------------------------------------------------------------------------------------------------------- */
+
+typedef int (*Op)(Backend *be, const OpCall *c);
+
+/* NULL: not there. */
+static Op op_of(OpId op)
+{
+    switch (op) {
+    default:
+        return NULL;
+    }
+}
+
+/* Between devices: direct where the driver can, else it goes through host memory. */
+static int copy_between(Backend *be, const OpCall *c)
+{
+    const int from = avt_cuda(c->x.be)->index, to = avt_cuda(c->out.be)->index;
+
+    if (c->x.dtype != c->out.dtype) {
+        avt_backend_fail(be, AVT_ERR(EINVAL), "copy: %s on %s to %s on %s: between devices the type stays", avt_dtype_name(c->x.dtype), c->x.be->device,
+                         avt_dtype_name(c->out.dtype), c->out.be->device);
+        return be->status;
+    }
+    return avt_cuda_check(be, cudaMemcpyPeerAsync(c->out.data, to, c->x.data, from, avt_nbytes(c->x), avt_cuda(be)->stream),
+                          "copying between devices");
+}
+
+static int wants_dnn(OpId op)
+{
+    return op == OP_CONV3D || op == OP_CONV1D || op == OP_ATTENTION;
+}
+
+/* cuDNN's handle takes device memory: a queue that has no use for one has none. */
+static int dnn_open(Backend *be)
+{
+    Cuda *cuda = avt_cuda(be);
+    int ret = avt_cuda_check_dnn(be, cudnnCreate(&cuda->dnn), "starting cuDNN");
+
+    return ret < 0 ? ret : avt_cuda_check_dnn(be, cudnnSetStream(cuda->dnn, cuda->stream), "giving cuDNN the stream");
+}
+
+/* Everything that the call wants is there, or is made. */
+static int make_ready(Backend *be, const OpCall *c)
+{
+    Cuda *cuda = avt_cuda(be);
+    const size_t want = (size_t)avt_cuda_workspace(c, cuda->arch);
+    int ret = enter(be);
+
+    if (want > be->workspace_peak)
+        be->workspace_peak = want;
+    if (ret >= 0 && want > cuda->workspace_size)
+        ret = cuda->planned ? AVT_ERR(ENOMEM) : workspace_resize(be, want);
+    if (ret >= 0 && wants_dnn(c->op) && !cuda->dnn)
+        ret = dnn_open(be);
+    return ret;
+}
+
+static int cuda_run(Backend *be, const OpCall *c)
+{
+    const Op op = op_of(c->op);
+    int ret = make_ready(be, c);
+
+    if (ret < 0)
+        return ret;
+    if (c->op == OP_COPY && strcmp(c->x.be->device, c->out.be->device))
+        ret = copy_between(be, c);
+    else if (op)
+        ret = op(be, c);
+    else
+        avt_backend_fail(be, ret = AVT_ERR(ENOSYS), "%s: %s is not in this build; use devices=cpu", be->device, avt_op_name(c->op));
+    return ret < 0 || !be->profile ? ret : cuda_sync(be);
+}
+
+/* ---- open and close -------------------------------------------------------------------------------------------------------- */
+
+static void cuda_close(Backend *be)
+{
+    Cuda *cuda = avt_cuda(be);
+
+    cudaSetDevice(cuda->index);
+    if (cuda->stream)
+        cudaStreamSynchronize(cuda->stream);
+    avt_cuda_staging_close(cuda);
+    device_free(be, MEM_BACKEND, cuda->workspace, cuda->workspace_size);
+    for (int i = 0; i < CUDA_EVENTS; i++)
+        if (cuda->event[i])
+            cudaEventDestroy(cuda->event[i]);
+    if (cuda->dnn)
+        cudnnDestroy(cuda->dnn);
+    if (cuda->lt)
+        cublasLtDestroy(cuda->lt);
+    if (cuda->stream)
+        cudaStreamDestroy(cuda->stream);
+    avt_freep(&be->priv);
+}
+
+static int open_queue(Backend *be)
+{
+    Cuda *cuda = avt_cuda(be);
+    int ret = avt_cuda_check(be, start_device(cuda->index), "starting the device");
+
+    cuda->multiprocessors = attribute(cuda->index, cudaDevAttrMultiProcessorCount);
+    if (ret >= 0)
+        ret = avt_cuda_check(be, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "making a stream");
+    for (int i = 0; i < CUDA_EVENTS && ret >= 0; i++)
+        ret = avt_cuda_check(be, cudaEventCreateWithFlags(&cuda->event[i], cudaEventDisableTiming), "making an event");
+    return ret < 0 ? ret : avt_cuda_check_lt(be, cublasLtCreate(&cuda->lt), "starting cuBLASLt");
+}
+
+static BackendClass make_class(void)
+{
+    BackendClass c = {};
+
+    c.name = "cuda";
+    c.memory_left = cuda_memory_left;
+    c.alloc = cuda_alloc;
+    c.free = cuda_free;
+    c.upload = avt_cuda_upload;
+    c.download = cuda_download;
+    c.run = cuda_run;
+    c.sync = cuda_sync;
+    c.mark = cuda_mark;
+    c.wait = cuda_wait;
+    c.fetch = cuda_fetch;
+    c.host_alloc = cuda_host_alloc;
+    c.host_free = cuda_host_free;
+    c.workspace = cuda_workspace;
+    c.workspace_open = cuda_workspace_open;
+    c.weight_bytes = avt_cuda_weight_bytes;
+    c.weight_put = avt_cuda_weight_put;
+    c.close = cuda_close;
+    return c;
+}
+
+static const BackendClass cuda_class = make_class();
+
+static int cuda_open(Backend *be)
+{
+    const int index = atoi(be->device + strlen("cuda")), arch = arch_of(index, be->log);
+    Cuda *cuda = arch < 0 ? NULL : (Cuda *)avt_calloc(MEM_BACKEND, 1, sizeof(*cuda));
+    int ret;
+
+    if (!cuda)
+        return arch < 0 ? arch : AVT_ERR(ENOMEM);
+    cuda->index = index;
+    cuda->arch = arch;
+    be->cls = &cuda_class;
+    be->priv = cuda;
+    ret = open_queue(be);
+    if (ret < 0)
+        cuda_close(be);
+    return ret;
+}
+
+const CudaPlugin *avt_cuda_table(void)
+{
+    static const CudaPlugin table = { CUDA_ABI, devices, arch_of, memory_left, cuda_open };
+
+    return &table;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a CUDA device takes, by arithmetic: the one truth of the plan, made on machines without a driver, and of the backend. No CUDA
+ * header. The workspace of an op is in space.h.
+ *
+ * Weights are row-major, f32 or bf16:
+ *   vectors, tables     f32
+ *   what meets bf16     bf16
+ *   what meets f32      bf16 where the file has bf16 (a value of it is one of f32), else f32
+ *   linear [N, K]       as they are
+ *   conv3d, conv1d      channels last: [Cout, kT, kH, kW, Cin], [Cout, k, Cin / groups]; Tensor.dim stays the door's [Cout, Cin, ...]
+ */
+#ifndef AVT_CUDA_FACTS_H
+#define AVT_CUDA_FACTS_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "backend.h"
+
+#define CUDA_PLAN_ARCH 90               // planned for where no driver tells: none takes more workspace
+#define CUDA_CHUNK     ((size_t)2 << 20)
+#define CUDA_CHUNKS    8
+#define CUDA_STAGING   (CUDA_CHUNK * CUDA_CHUNKS)       // pinned bytes of a queue that has brought something
+
+/** Type in which a weight is kept for activations of type `act`. */
+DType avt_cuda_weight_dtype(WeightUse use, DType act, DType dtype);
+
+/** As BackendClass.weight_bytes. */
+size_t avt_cuda_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
