@@ -17,8 +17,8 @@
 #include "tensor.h"
 
 typedef enum OpId {
-    OP_COPY, OP_FILL, OP_LINEAR, OP_NORM_ROPE, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_ROPE_TABLE, OP_ROPE, OP_ATTENTION, OP_CONV3D,
-    OP_CONV1D, OP_UPSAMPLE, OP_ACT, OP_ADD, OP_MUL, OP_AXPY, OP_GATE_ADD, OP_GATHER, OP_LERP_ROWS, OP_LAYER_MIX, OP_TRANSPOSE,
+    OP_COPY, OP_FILL, OP_LINEAR, OP_LINEAR_GROUP, OP_NORM_ROPE, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_ROPE_TABLE, OP_ROPE, OP_ATTENTION,
+    OP_CONV3D, OP_CONV1D, OP_UPSAMPLE, OP_ACT, OP_ADD, OP_MUL, OP_AXPY, OP_GATE_ADD, OP_GATHER, OP_LERP_ROWS, OP_LAYER_MIX, OP_TRANSPOSE,
     OP_PATCHIFY, OP_UNPATCHIFY, OP_CHANNELS_LAST, OP_CHANNELS_FIRST, OP_PICTURE, OP_COUNT_NONFINITE, OP_PIXELS,
     OP_NB
 } OpId;
@@ -66,15 +66,18 @@ typedef struct RopeGrid {
 
 typedef enum PixelFormat { PIX_RGB24, PIX_YUV420P, PIX_YUV444P, PIX_NV12, PIX_GBRP, PIX_NB } PixelFormat;
 
-#define OP_MAX_IN 8
+#define OP_MAX_IN  8
+#define OP_MAX_OUT 3
 
 typedef struct OpCall {
     OpId op;
     Tensor out;
+    Tensor more[OP_MAX_OUT - 1];        // linear_group: results of the products after the first
     union {                             // operands, by number or by name; absent ones are AVT_NONE
         Tensor in[OP_MAX_IN];
         Tensor x;                       // in[0]: of every op that has but one input, and of most others
         struct { Tensor x, w, b, gate, res; } linear;
+        struct { Tensor x, w[OP_MAX_OUT], b[OP_MAX_OUT]; } group;   // linear_group; no w: no product
         struct { Tensor x, w, table, squares; } norm_rope;
         struct { Tensor x, w, b; } norm;                            // channel_norm (no b), layer_norm
         struct { Tensor x, table; } rope;
@@ -203,6 +206,8 @@ void avt_backend_fail(Backend *be, int code, const char *fmt, ...) AVT_PRINTF(3,
 void avt_backend_run(Backend *be, const OpCall *c);
 
 const char *avt_op_name(OpId op);
+/** Product i of a call of linear_group, as a call of linear; its out.be is NULL when there is none. */
+OpCall avt_op_product(const OpCall *c, int i);
 /** Floating-point operations of a call (2 per multiply-add) and bytes it must touch at least. */
 void avt_op_cost(const OpCall *c, double *flops, double *bytes);
 

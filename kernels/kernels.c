@@ -4,7 +4,6 @@
  *
  * A check that fails names the op and the condition, once; the backend keeps EINVAL and ignores what follows.
  */
-#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -220,6 +219,26 @@ void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear 
 {
     CHECK(be, OP_LINEAR, res.be);
     linear(be, out, res, x, l, gate, ACT_NONE);
+}
+
+void avt_linear_group(Backend *be, int nb, const Tensor *out, Tensor x, const Linear *const *l)
+{
+    OpCall c = { .op = OP_LINEAR_GROUP, .group = { .x = x } };
+
+    CHECK(be, OP_LINEAR_GROUP, nb > 1 && nb <= OP_MAX_OUT && is_act(be, x));
+    for (int i = 0; i < nb; i++) {
+        const Tensor w = l[i]->w, o = out[i];
+
+        CHECK(be, OP_LINEAR_GROUP, is_weight(w, WEIGHT_LINEAR, 2, x) && avt_last_dim(x) == w.dim[1] && is_vec_or_none(l[i]->b, w.dim[0]));
+        CHECK(be, OP_LINEAR_GROUP, is_key(o) && is_near(be, OP_LINEAR_GROUP, o) && avt_last_dim(o) == w.dim[0] && avt_rows_of(o) == avt_rows_of(x));
+        CHECK(be, OP_LINEAR_GROUP, !overlap(o, x) && (!l[i]->b.be || !overlap(o, l[i]->b)));
+        for (int j = 0; j < i; j++)
+            CHECK(be, OP_LINEAR_GROUP, !overlap(o, out[j]));
+        *(i ? &c.more[i - 1] : &c.out) = o;
+        c.group.w[i] = w;
+        c.group.b[i] = l[i]->b;
+    }
+    submit(be, &c, 0);
 }
 
 void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps, Tensor squares, int64_t width)
@@ -470,38 +489,4 @@ void avt_pixels(Backend *be, Tensor out, Tensor x, PixelFormat format)
     CHECK(be, OP_PIXELS, x.dim[1] % 2 == 0 && x.dim[2] % 2 == 0);
     CHECK(be, OP_PIXELS, avt_numel(out) == x.dim[0] * avt_pixels_size(format, x.dim[1], x.dim[2]));
     submit(be, &(OpCall){ .op = OP_PIXELS, .out = out, .x = x, .u.pixels.format = format }, 0);
-}
-
-/* Of a call whose numbers are all f32. */
-static float tolerance_f32(const OpCall *c)
-{
-    const int64_t *w;
-
-    switch (c->op) {
-    case OP_LINEAR:
-        return 2e-6f * sqrtf((float)c->linear.w.dim[1]);
-    case OP_CONV3D:
-        w = c->conv.w.dim;
-        return 2e-6f * sqrtf((float)(w[1] * w[2] * w[3] * w[4]));
-    case OP_CONV1D:
-        w = c->conv1d.w.dim;
-        return 2e-6f * sqrtf((float)(w[1] * w[2]));
-    case OP_ATTENTION:
-        return c->attention.k1.dtype == DT_F32 ? 5e-6f : 0x1p-7f;
-    case OP_LAYER_NORM: case OP_NORM_ROPE: case OP_ACT:
-        return 2e-6f;
-    case OP_CHANNEL_NORM: case OP_ROPE: case OP_AXPY: case OP_GATE_ADD: case OP_LERP_ROWS: case OP_LAYER_MIX:
-        return 1e-6f;
-    case OP_ROPE_TABLE: case OP_ADD: case OP_MUL: case OP_CHANNELS_LAST: case OP_CHANNELS_FIRST:
-        return 1e-7f;
-    default:
-        return 0;
-    }
-}
-
-float avt_op_tolerance(const OpCall *c)
-{
-    const float tol = tolerance_f32(c);
-
-    return tol > 0 && c->out.dtype == DT_BF16 ? tol + 0x1p-8f : tol;
 }

@@ -71,6 +71,9 @@ typedef struct Linear {
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act);
 /** out[M, N] = res[M, N] (=) + gate[N] (opt) * (x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
 void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate);
+/** out[i][M, N_i] = x[M, K] w_i^T + b_i for the nb (2 or 3) products of one x, such as q, k, v: each as avt_linear() gives it. The
+ *  results lie apart from each other and may have types of their own. Tolerance 2e-6 * sqrt(K). */
+void avt_linear_group(Backend *be, int nb, const Tensor *out, Tensor x, const Linear *const *l);
 
 /* ---- norms ---------------------------------------------------------------------------------------------------- */
 

@@ -120,6 +120,27 @@ static OpCall rows_of(const OpCall *c, int64_t first, int64_t nb)
     return part;
 }
 
+/* Attentions of a batch, products of a group go one after another: they are few, and each has work for all threads. 0: c is one. */
+static int64_t nb_calls(const OpCall *c)
+{
+    if (c->op == OP_LINEAR_GROUP)
+        return 2 + (c->group.w[2].be != NULL);
+    return c->op == OP_ATTENTION && c->out.nd == 4 ? c->out.dim[0] : 0;
+}
+
+static OpCall one_of(const OpCall *c, int64_t i)
+{
+    OpCall one = *c;
+
+    if (c->op == OP_LINEAR_GROUP)
+        return avt_op_product(c, (int)i);
+    one.out = avt_at(c->out, i);
+    one.attention.q = avt_at(c->attention.q, i);
+    one.attention.k1 = avt_at(c->attention.k1, i);
+    one.attention.v1 = avt_at(c->attention.v1, i);
+    return one;
+}
+
 static int64_t measure(Backend *be, const OpCall *c)
 {
     Cpu *cpu = be->priv;
@@ -151,16 +172,25 @@ static int64_t measure_linear(Backend *be, const OpCall *c)
     return most;
 }
 
-int64_t avt_cpu_workspace(Backend *be, const OpCall *c)
+static int64_t workspace_of_one(Backend *be, const OpCall *c)
 {
-    if (c->op == OP_ATTENTION && c->out.nd == 4) {
-        const OpCall one = avt_cpu_one_of(c, 0);
-
-        return avt_cpu_workspace(be, &one);
-    }
     if (!may_want(be->priv, c))
         return 0;
     return c->op == OP_LINEAR ? measure_linear(be, c) : measure(be, c);
+}
+
+int64_t avt_cpu_workspace(Backend *be, const OpCall *c)
+{
+    const int64_t nb = nb_calls(c);
+    int64_t most = nb ? 0 : workspace_of_one(be, c);
+
+    for (int64_t i = 0; i < nb && most >= 0; i++) {
+        const OpCall one = one_of(c, i);
+        const int64_t size = workspace_of_one(be, &one);
+
+        most = size < 0 || size > most ? size : most;
+    }
+    return most;
 }
 
 int avt_cpu_workspace_open(Backend *be, size_t size)
@@ -203,17 +233,6 @@ static int run_in_room(Backend *be, const OpCall *c)
     return ret;
 }
 
-OpCall avt_cpu_one_of(const OpCall *c, int64_t b)
-{
-    OpCall one = *c;
-
-    one.out = avt_at(c->out, b);
-    one.attention.q = avt_at(c->attention.q, b);
-    one.attention.k1 = avt_at(c->attention.k1, b);
-    one.attention.v1 = avt_at(c->attention.v1, b);
-    return one;
-}
-
 /* One that takes long, and may be given up, goes a part of its rows at a time. */
 static int run_linear(Backend *be, const OpCall *c)
 {
@@ -230,16 +249,20 @@ static int run_linear(Backend *be, const OpCall *c)
     return ret;
 }
 
-/* Attentions of a batch go one after another: they are few, and each has work for all threads. */
+static int run_alone(Backend *be, const OpCall *c)
+{
+    return c->op == OP_LINEAR ? run_linear(be, c) : run_in_room(be, c);
+}
+
 int avt_cpu_run(Backend *be, const OpCall *c)
 {
-    const int64_t nb = c->op == OP_ATTENTION && c->out.nd == 4 ? c->out.dim[0] : 0;
-    int ret = nb ? 0 : c->op == OP_LINEAR ? run_linear(be, c) : run_in_room(be, c);
+    const int64_t nb = nb_calls(c);
+    int ret = nb ? 0 : run_alone(be, c);
 
-    for (int64_t b = 0; b < nb && ret >= 0; b++) {
-        const OpCall one = avt_cpu_one_of(c, b);
+    for (int64_t i = 0; i < nb && ret >= 0; i++) {
+        const OpCall one = one_of(c, i);
 
-        ret = run_in_room(be, &one);
+        ret = run_alone(be, &one);
     }
     return ret;
 }
@@ -280,6 +303,8 @@ static int open_levels(Backend *be, Cpu *cpu)
 #endif
     for (CpuLevel l = CPU_PLAIN; l <= CPU_AMX && l <= be->level; l++)      // last: once tiles are permitted, oneDNN 2.6 fails if it starts then
         cpu->best = avt_cpu_has(l) ? l : cpu->best;
+    cpu->level[OP_LINEAR_GROUP] = cpu->level[OP_LINEAR];            // whose code it is
+    cpu->level16[OP_LINEAR_GROUP] = cpu->level16[OP_LINEAR];
     return ret;
 }
 

@@ -74,10 +74,13 @@ static int protect_operands(Guard *g, const OpCall *c, int in, int out)
 {
     int ret = 0;
 
-    for (int i = 0; i < 8 && ret >= 0; i++)
+    for (int i = 0; i < OP_MAX_IN && ret >= 0; i++)
         if (c->in[i].be)
             ret = protect(c->in[i].data, bytes_of(g, c, c->in[i]), in);
-    // last: it may share pages with the others
+    // last: they may share pages with the others
+    for (int i = 0; i < OP_MAX_OUT - 1 && ret >= 0; i++)
+        if (c->more[i].be)
+            ret = protect(c->more[i].data, avt_nbytes(c->more[i]), out);
     return ret < 0 ? ret : protect(c->out.data, avt_nbytes(c->out), out);
 }
 

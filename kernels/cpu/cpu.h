@@ -90,8 +90,6 @@ static inline int avt_cpu_wants(const Cpu *cpu, OpId op)
     return (op == OP_LINEAR || op == OP_CONV3D || op == OP_CONV1D || op == OP_ATTENTION) && strcmp(cpu->level[op], "plain");
 }
 
-/** Attention b of a batch. */
-OpCall avt_cpu_one_of(const OpCall *c, int64_t b);
 /** BackendClass.memory_left, workspace, workspace_open (the guard backend uses them too). */
 int64_t avt_cpu_memory_left(Backend *be);
 int64_t avt_cpu_workspace(Backend *be, const OpCall *c);

@@ -74,7 +74,7 @@ void avt_cuda_staging_close(Cuda *cuda);
 
 /* ---- ops, each for every combination of types that the door lets through ---------------------------------------------------- */
 
-int avt_cuda_linear(Backend *be, const OpCall *c);                  // linear.cu: cuBLASLt
+int avt_cuda_linear(Backend *be, const OpCall *c);                  // linear.cu: cuBLASLt; of a linear_group: its avt_op_product() one by one
 int avt_cuda_attention(Backend *be, const OpCall *c);               // attention.cu
 int avt_cuda_conv3d(Backend *be, const OpCall *c);                  // conv.cu: cuDNN
 int avt_cuda_conv1d(Backend *be, const OpCall *c);

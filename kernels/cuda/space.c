@@ -67,10 +67,26 @@ ConvSpace avt_cuda_conv_space(const OpCall *c)
     return s;
 }
 
+/* The products of a group come one after another. */
+static int64_t group_workspace(const OpCall *c, int arch)
+{
+    int64_t most = 0;
+
+    for (int i = 0; i < OP_MAX_OUT && c->group.w[i].be; i++) {
+        const OpCall one = avt_op_product(c, i);
+        const int64_t size = avt_cuda_workspace(&one, arch);
+
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
 int64_t avt_cuda_workspace(const OpCall *c, int arch)
 {
     const LinearSpace l = c->op == OP_LINEAR ? avt_cuda_linear_space(c, arch) : (LinearSpace){ 0 };
     const ConvSpace v = c->op == OP_CONV3D ? avt_cuda_conv_space(c) : (ConvSpace){ 0 };
 
+    if (c->op == OP_LINEAR_GROUP)
+        return group_workspace(c, arch);
     return (int64_t)(l.library + l.weight + l.result + v.library + v.frames + v.weight);
 }

@@ -77,6 +77,9 @@ static int same_call(const OpCall *a, const OpCall *b)
     for (int i = 0; i < OP_MAX_IN; i++)
         if (!same_form(a->in[i], b->in[i]))
             return 0;
+    for (int i = 0; i < OP_MAX_OUT - 1; i++)
+        if (!same_form(a->more[i], b->more[i]))
+            return 0;
     return 1;
 }
 

@@ -52,28 +52,28 @@ static void see_layer(const DitItem *it, int layer, const char *what, Tensor t)
     see(it, name, t);
 }
 
-/* q, k [M, D] out of u: linear (into `raw`, which may be out), then the norm over the full width and, with a table, the rotation. */
-static void project(Backend *be, const Dit *d, Tensor out, Tensor raw, Tensor u, const Linear *l, Tensor norm, Tensor table)
+/* The norm of q or k [M, D] over the full width and, with a table, the rotation, in place. */
+static void normalize(Backend *be, const Dit *d, Tensor x, Tensor norm, Tensor table)
 {
-    avt_linear(be, raw, u, l, ACT_NONE);
-    avt_norm_rope(be, out, raw, norm, table, d->cfg.eps);
+    avt_norm_rope(be, x, x, norm, table, d->cfg.eps);
 }
 
-/* The block's keys and values into their place in the ring. raw: scratch of their size. */
-static void fill_ring(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor raw, Tensor u)
+/* q of u, and the block's keys and values into their place in the ring. */
+static void fill_ring(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor u)
 {
     const int64_t N = it->shape->N, slot = it->f0 % DIT_RING * it->shape->n;
+    const Tensor k = flat(d, avt_rows(it->ring->k[i], slot, N)), v = flat(d, avt_rows(it->ring->v[i], slot, N));
 
-    project(be, d, flat(d, avt_rows(it->ring->k[i], slot, N)), raw, u, &a->k, a->norm_k, it->rope);
-    avt_linear(be, flat(d, avt_rows(it->ring->v[i], slot, N)), u, &a->v, ACT_NONE);
+    avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
+    normalize(be, d, k, a->norm_k, it->rope);
+    normalize(be, d, q, a->norm_q, it->rope);
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
-static void attend_block(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q, Tensor own)
+static void attend_block(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
 {
     const int64_t n = it->shape->n, frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
 
-    (void)own;
     avt_rope(be, avt_rows(it->sink->k[i], 0, n), it->sink->ref[i], it->rope_sink);
     avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n),
                   it->sink->k[i], it->sink->v[i], AVT_NONE, scale_of(d));
@@ -86,12 +86,18 @@ static void attend_sink(Backend *be, const Dit *d, DitItem *it, int i, Tensor at
                   scale_of(d));
 }
 
-/* The sink's keys and values of layer i; all that the last layer has to give. */
-static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor raw, Tensor u)
+/* q of u, and the sink's keys and values of layer i, which are all that the last layer has to give (q: AVT_NONE). own: see attend_sink(). */
+static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor own, Tensor u)
 {
-    project(be, d, flat(d, it->sink->k[i]), raw, u, &a->k, a->norm_k, it->rope_sink);
-    avt_norm_rope(be, flat(d, it->sink->ref[i]), avt_rows(raw, 0, it->shape->n), a->norm_k, AVT_NONE, d->cfg.eps);
-    avt_linear(be, flat(d, it->sink->v[i]), u, &a->v, ACT_NONE);
+    const Tensor k = flat(d, it->sink->k[i]), v = flat(d, it->sink->v[i]);
+
+    avt_linear_group(be, q.be ? 3 : 2, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
+    avt_norm_rope(be, flat(d, it->sink->ref[i]), avt_rows(k, 0, it->shape->n), a->norm_k, AVT_NONE, d->cfg.eps);
+    if (own.be)
+        avt_norm_rope(be, own, k, a->norm_k, it->rope, d->cfg.eps);
+    normalize(be, d, k, a->norm_k, it->rope_sink);
+    if (q.be)
+        normalize(be, d, q, a->norm_q, it->rope);
 }
 
 static int is_last_sink(const Dit *d, const DitItem *it, int i)
@@ -103,16 +109,19 @@ static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
 {
     const DitAttention *a = &d->layer[i].self;
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
-    Tensor own = AVT_NONE;
+    const Tensor u = like(scratch, it->x), q = is_last_sink(d, it, i) ? AVT_NONE : like(scratch, it->x);
+    const Tensor own = it->sink_pass && it->given_rope.be ? like(scratch, it->x) : AVT_NONE;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
-    (it->sink_pass ? fill_sink : fill_ring)(be, d, a, it, i, q, u);
-    if (it->sink_pass && it->given_rope.be)                         // q holds the keys before their norm
-        avt_norm_rope(be, own = like(scratch, it->x), q, a->norm_k, it->rope, d->cfg.eps);
-    if (!is_last_sink(d, it, i)) {
-        project(be, d, q, q, u, &a->q, a->norm_q, it->rope);
-        (it->sink_pass ? attend_sink : attend_block)(be, d, it, i, u, q, own);
+    if (it->sink_pass)
+        fill_sink(be, d, a, it, i, q, own, u);
+    else
+        fill_ring(be, d, a, it, i, q, u);
+    if (q.be) {
+        if (it->sink_pass)
+            attend_sink(be, d, it, i, u, q, own);
+        else
+            attend_block(be, d, it, i, u, q);
         avt_linear_add(be, it->x, it->x, u, &a->o, avt_at(m, 2));
     }
     avt_arena_release(scratch, mark);
@@ -125,7 +134,8 @@ static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
 
     avt_layer_norm(be, u, it->x, l->norm3_w, l->norm3_b, d->cfg.eps, ACT_NONE);
-    project(be, d, q, q, u, &l->cross.q, l->cross.norm_q, AVT_NONE);
+    avt_linear(be, q, u, &l->cross.q, ACT_NONE);
+    normalize(be, d, q, l->cross.norm_q, AVT_NONE);
     avt_attention(be, heads(d, u), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
     avt_linear_add(be, it->x, it->x, u, &l->cross.o, AVT_NONE);
     avt_arena_release(scratch, mark);

@@ -123,9 +123,8 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
             continue;
         k = avt_view(avt_at(out->k, in->index), rows, D);
         v = avt_view(avt_at(out->v, in->index), rows, D);
-        avt_linear(be, k, avt_view(out->local, rows, D), &in->attn.k, ACT_NONE);
+        avt_linear_group(be, 2, (const Tensor[]){ k, v }, avt_view(out->local, rows, D), (const Linear *const[]){ &in->attn.k, &in->attn.v });
         avt_norm_rope(be, k, k, in->attn.norm_k, AVT_NONE, d->cfg.eps);
-        avt_linear(be, v, avt_view(out->local, rows, D), &in->attn.v, ACT_NONE);
         avt_linear(be, avt_view(table, A * DIT_BLOCK, 2 * D), g, &in->adain, ACT_NONE);
         for (int64_t a = 0; a < A; a++)                             // shift and scale of a frame -> shifts, scales of the frames
             avt_transpose(be, avt_at(avt_at(out->table, in->index), a), avt_at(table, a));

@@ -108,11 +108,10 @@ int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded)
 
     for (int i = 0; i < d->l1 - d->l0; i++) {
         const DitAttention *a = &d->layer[i].cross;
-        const Tensor k = avt_view(out->k[i], M, D);
+        const Tensor k = avt_view(out->k[i], M, D), v = avt_view(out->v[i], M, D);
 
-        avt_linear(be, k, embedded, &a->k, ACT_NONE);
+        avt_linear_group(be, 2, (const Tensor[]){ k, v }, embedded, (const Linear *const[]){ &a->k, &a->v });
         avt_norm_rope(be, k, k, a->norm_k, AVT_NONE, d->cfg.eps);
-        avt_linear(be, avt_view(out->v[i], M, D), embedded, &a->v, ACT_NONE);
     }
     return be->status;
 }

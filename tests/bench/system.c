@@ -95,7 +95,7 @@ static int stage_of(OpId op)
         return PIXELS;
     if (spy.in_vae)
         return op == OP_CONV3D ? VAE_CONV : VAE_REST;
-    return op == OP_LINEAR ? PRODUCTS : op == OP_ATTENTION ? ATTENTION : REST;
+    return op == OP_LINEAR || op == OP_LINEAR_GROUP ? PRODUCTS : op == OP_ATTENTION ? ATTENTION : REST;
 }
 
 static int spy_run(Backend *be, const OpCall *c)
