@@ -200,15 +200,20 @@ int cmd_doctor(int argc, char **argv)
 
     if (ret)
         return ret;
-    if (o.help || o.nb_positional > 2) {
+    if (o.help || o.nb_positional > 2 || (o.picture && o.nb_positional != 1)) {
         fprintf(o.help ? stdout : stderr, "usage: avatar doctor [AUDIO] [PICTURE] [--model DIR] [--json] [--full] [--OPTION VALUE ...]\n"
-                "Looks at sound, picture, model, prompt and machine. Exit code: 0 good, 1 something is doubtful, 2 something is bad.\n");
+                "       avatar doctor FILM --picture REFERENCE [--json] [-o CURVES.svg]\n"
+                "Looks at sound, picture, model, prompt and machine; or at a finished film. Exit code: 0 good, 1 something is doubtful, 2 something is bad.\n");
         return o.help ? 0 : 2;
     }
     av_log_set_level(AV_LOG_QUIET);
-    look_at_inputs(&f, &o);
-    doctor_model(&f, &o);
-    doctor_system(&f, &o);
+    if (o.picture)
+        doctor_film(&f, o.positional[0], o.picture, o.output);
+    else {
+        look_at_inputs(&f, &o);
+        doctor_model(&f, &o);
+        doctor_system(&f, &o);
+    }
     (o.json ? show_json : show)(&f);
     return (int)worst_of(&f);
 }

@@ -43,6 +43,10 @@ Verdict doctor_judge(double value, double doubtful, double bad);
 
 /** doctor_picture.c: a picture as the model will see it, at the size of the frames. rgb [h][w][3] */
 void doctor_picture(Findings *f, const uint8_t *rgb, int w, int h, int out_w, int out_h);
+/** Fine detail of luma [h][w] against coarser: about 0.5 when sharp; NAN when there is nothing to see. */
+double doctor_sharpness(const uint8_t *luma, int w, int h);
+/** doctor_video.c: a finished film against the picture that it was made of. @param svg  where its curves go, or NULL */
+void doctor_film(Findings *f, const char *path, const char *picture, const char *svg);
 /** doctor_sound.c: a file of sound, read to its end. @return 0 or an error that was said */
 int  doctor_sound(Findings *f, const char *path, const char *format);
 /** doctor_model.c: the folder's files, the LoRA, the prompt. */

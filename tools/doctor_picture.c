@@ -108,6 +108,20 @@ static double sharpness(const Plane *p)
     return least;
 }
 
+double doctor_sharpness(const uint8_t *luma, int w, int h)
+{
+    Plane p;
+    double s = NAN;
+
+    if (!plane_new(&p, w, h))
+        return s;
+    for (int64_t i = 0; i < (int64_t)w * h; i++)
+        p.v[i] = luma[i];
+    s = sharpness(&p);
+    free(p.v);
+    return s;
+}
+
 /* ---- noise --------------------------------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)

@@ -50,6 +50,7 @@ static const Option options[] = {
     { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
     { "json",        FLAG,  AT(json),               "plan, doctor: for programs, in bytes", NULL },
     { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },
+    { "picture",     TEXT,  AT(picture),            "doctor: the picture that a finished film was made of", NULL },
     { "full",        FLAG,  AT(full),               "doctor: read all of the model's numbers, not 2 GB of them", NULL },
     { "manifest",    FLAG,  AT(manifest),           "inspect: SHA-256 of every file, for SHA256SUMS in the folder", NULL },
     { "help",        FLAG,  AT(help),               "this list", NULL },

@@ -321,3 +321,61 @@ def doctor_devices(tmp):
     found(seen(THROTTLE='0x40'), 'devices', 'clocks')
     found(seen(ECC='3'), 'devices', 'memory errors', 'bad')
     found(seen(USED='20000000000u'), 'memory', 'held by others on a GPU')
+
+
+# ---- finished films
+
+def y4m(path, frames):
+    """Luma [y][x] a frame; 4:4:4 with grey colours, or (luma, u, v)."""
+    n = len(frames[0][0] if isinstance(frames[0], tuple) else frames[0])
+    with open(path, 'wb') as f:
+        f.write(b'YUV4MPEG2 W%d H%d F25:1 Ip C444\n' % (n, n))
+        for frame in frames:
+            luma, u, v = frame if isinstance(frame, tuple) else (frame, 128, 128)
+            f.write(b'FRAME\n' + bytes(max(0, min(255, round(x))) for row in luma for x in row) + bytes([u]) * (n * n) + bytes([v]) * (n * n))
+    return path
+
+
+@case
+def doctor_film(tmp):
+    big = textured(192)
+    soft = softened(big, 4)
+
+    def window(p, x):
+        return [row[x:x + 128] for row in p[32:160]]
+    sway = [4 + abs(i % 46 - 23) for i in range(48)]
+    ref = ('--picture', ppm(tmp / 'ref.ppm', window(big, 16)))
+    film = [window(big, x) for x in sway]
+    healthy(doctor(y4m(tmp / 'fine.y4m', film), *ref, '-o', tmp / 'c.svg'), 'film')
+    require((tmp / 'c.svg').read_text().count('<polyline') == 5, 'five curves')
+    planted = (
+        ([window(soft, x) for x in sway], 'sharpness against the picture'),
+        ([window(soft if i > 36 else big, x) for i, x in enumerate(sway)], 'sharpness, end against start'),
+        ([(p, 128 + i // 4, 128 - i // 4) for i, p in enumerate(film)], 'drift of colour'),
+        ([film[i // 2 * 2] for i in range(48)], 'repeated frames'),
+        ([window(big, 2 + i // 12 * 12 + i % 12 % 2) for i in range(48)], 'change across block borders'),
+    )
+    for frames, what in planted:
+        found(doctor(y4m(tmp / 'film.y4m', frames), *ref), 'film', what)
+    found(doctor(SPEECH, *ref), 'film', 'read', 'bad')
+
+
+@case
+def doctor_lips(tmp):
+    """A film of the embedded model, whose sound is then moved inside the file."""
+    face, film = NANO / 'faces/ben.png', tmp / 'film.nut'
+    r = Run('speak', SPEECH, face, '--seed', 1, '--quiet', '-o', film)
+    require(r.ret == 0, r.what)
+    healthy(doctor(film, '--picture', face), 'film')
+    data = film.read_bytes()
+    with wave.open(str(SPEECH)) as w:
+        pcm = w.readframes(w.getnframes())
+    pieces = [pcm[i:i + 1280] for i in range(0, len(pcm) - 1279, 1280)]
+    late = 9                                                        # frames
+    at, out = 0, []
+    for i, piece in enumerate(pieces):
+        k = data.index(piece, at)
+        out += [data[at:k], pieces[i - late] if i >= late else bytes(1280)]
+        at = k + 1280
+    (tmp / 'late.nut').write_bytes(b''.join(out) + data[at:])
+    found(doctor(tmp / 'late.nut', '--picture', face), 'film', 'lips behind the sound', 'bad')
