@@ -16,6 +16,7 @@ static const struct {
     { "inspect", cmd_inspect, "MODEL                                            what a model folder holds and lacks" },
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
     { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps" },
+    { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?" },
 };
 
 static int usage(FILE *f)

@@ -11,7 +11,7 @@ typedef struct ToolOptions {
     const char *output, *container, *video_codec, *audio_codec, *input_format, *picture;
     const char *positional[4];
     int nb_positional;
-    int quiet, help, json, ops, full, manifest;
+    int quiet, help, json, ops, full, manifest, record;
 } ToolOptions;
 
 /**

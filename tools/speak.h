@@ -15,6 +15,7 @@ int cmd_speak(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
 
 /* ---- picture_in.c ---- */
 

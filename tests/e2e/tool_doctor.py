@@ -379,3 +379,28 @@ def doctor_lips(tmp):
         at = k + 1280
     (tmp / 'late.nut').write_bytes(b''.join(out) + data[at:])
     found(doctor(tmp / 'late.nut', '--picture', face), 'film', 'lips behind the sound', 'bad')
+
+
+# ---- known answers
+
+@case
+def verify(tmp):
+    answer, model = tmp / 'a.safetensors', ('--model', tool_harness.A.model)
+    r = Run('verify', answer, *model, '--record', '--precision', 'f32', '--cpu-level', 0)
+    require(r.ret == 0, r.what)
+    for args in (('--precision', 'f32'), ('--precision', 'bf16'), ('--devices', 'cpu|cpu', '--plan', 'layer'), ('--devices', 'cpu|cpu|cpu|cpu', '--plan', 'timestep')):
+        r = Run('verify', answer, *model, *args, '--json')
+        d = json.loads(r.out)
+        require(r.ret == 0 and d['verdict'] == 'good' and 0 < d['worst_block'] < d['limit'], args, r.what, r.out)
+    r = Run('verify', answer, *model, '--prompt', 'something else')
+    require(r.ret == 2 and b'NOT' in r.out, 'another prompt passes', r.what, r.out)
+    answer.write_bytes(answer.read_bytes()[:-100])
+    require(Run('verify', answer, *model).ret == 1, 'a truncated answer passes')
+    require(Run('verify', tmp / 'none', *model).ret == 1, 'no answer passes')
+
+
+@case
+def verify_nano(tmp):
+    """The shipped answer is that of the shipped model; another LoRA is not."""
+    require(Run('verify').ret == 0, 'model/nano/verify.safetensors: record it anew: build/avatar verify --record --precision f32 --cpu-level 0')
+    require(Run('verify', '--lora', 'none').ret == 2, 'without its LoRA it passes')

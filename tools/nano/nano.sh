@@ -49,7 +49,8 @@ dit() {
         ${START:+--start "$START"} --out "$OUT/dit.pt"
 }
 export_() { run export.py --vae "$([ -e "$OUT/decoder.pt" ] && echo "$OUT/decoder.pt" || of vae)" --audio "$(of audio)" --dit "$OUT/dit.pt" \
-    --tokenizer "$OUT/spiece.model" --out "$MODEL"; }
+    --tokenizer "$OUT/spiece.model" --out "$MODEL"
+    build/avatar verify --record --model "$MODEL" --precision f32 --cpu-level 0; }
 report() { run report.py --model "$MODEL" --out "$OUT/report" ${REPORT:-}; }
 
 for stage in ${@:-all}; do
