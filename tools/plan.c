@@ -3,7 +3,9 @@
  * avatar plan: what a model needs at a size under a plan, found on `dry`: memory of each rank and network, work of each stage.
  * Needs no weights: sizes come from the model folder, or are the published ones.
  */
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/engine.h"
@@ -205,6 +207,46 @@ static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, con
     return ret < 0;
 }
 
+/* ---- what fits ------------------------------------------------------------------------------------------------------------ */
+
+/* --memory: room [PLAN_MAX_RANKS] in bytes, one number for all devices or one for each. */
+static int read_room(double *room, const char *text)
+{
+    int nb = 0;
+
+    for (const char *p = text; ; p++) {
+        char *end = NULL;
+        const double gb = strtod(p, &end);
+
+        if (end == p || (*end && *end != '|') || !(gb > 0) || !isfinite(gb) || nb == PLAN_MAX_RANKS) {
+            fprintf(stderr, "avatar: --memory: '%s' is not allowed; GB (10^9) that each device has: 22.15, or 22.15|80\n", text);
+            return -1;
+        }
+        room[nb++] = gb * GB;
+        p = end;
+        if (!*p)
+            break;
+    }
+    for (int i = nb; i < PLAN_MAX_RANKS; i++)
+        room[i] = nb == 1 ? room[0] : 0;
+    return 0;
+}
+
+/* 1 when a device has too little, after a sentence. */
+static int print_lack(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const double *room, const BackendOptions *opt)
+{
+    RankSetup set;
+    double lack = 0;
+    int r = -1, ret = setup(&set, o, sizes, plan);
+
+    if (ret >= 0)
+        ret = avt_rank_lack(&lack, &r, &set, room, sizes, opt);
+    if (r >= 0)
+        fprintf(stderr, "avatar: %dx%d does not fit: %s would take %.2f GB of %.2f; name more devices, or choose a smaller --size or fewer "
+                "--steps\n", o->look.out_width, o->look.out_height, plan->rank[r].device, (room[r] + lack) / GB, room[r] / GB);
+    return ret < 0 || r >= 0;
+}
+
 /* ---- the command --------------------------------------------------------------------------------------------------------- */
 
 static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, int steps, const char *device, const BackendOptions *opt)
@@ -239,14 +281,15 @@ int cmd_plan(int argc, char **argv)
     PlanOptions p;
     char first[32];
     const char *device = "cpu";
+    double room[PLAN_MAX_RANKS];
     int ret = tool_options(&o, argc, argv), steps;
 
     if (ret)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--json]\n       avatar plan --ops [--json] ...: operations of one block at "
-                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
+                "[--vae-device D] [--front-device D] [--precision P] [--memory GB] [--json]\n       avatar plan --ops [--json] ...: operations of one block at "
+                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
     steps = o.engine.steps > 0 ? o.engine.steps : 4;
@@ -261,7 +304,10 @@ int cmd_plan(int argc, char **argv)
         device = first;
     }
     p = (PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
-                       .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .cpu_threads = o.engine.cpu_threads };
+                       .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .cpu_threads = o.engine.cpu_threads,
+                       .room = o.memory ? room : NULL };
+    if (o.memory && read_room(room, o.memory) < 0)
+        return 2;
     if (o.engine.cpu_level >= 0)
         opt.level = (CpuLevel)o.engine.cpu_level;
     if (avt_plan_make(&plan, &p, &tool_log) < 0)
@@ -273,5 +319,6 @@ int cmd_plan(int argc, char **argv)
         return plan_ops(&o, &sizes, steps, device, &opt);
     if (avt_rank_plan(&plan, &p, &sizes, &opt) < 0)
         return 1;
-    return plan_memory(&o, &sizes, &plan, steps, device, &opt);
+    ret = plan_memory(&o, &sizes, &plan, steps, device, &opt);
+    return ret || !o.memory ? ret : print_lack(&o, &sizes, &plan, room, &opt);
 }

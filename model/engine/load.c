@@ -4,6 +4,7 @@
  *
  * Everything that can be refused is refused first (names and shapes against the headers, memory against the plan); then bytes move.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -242,11 +243,32 @@ static int choose_precision(Core *c, const Plan *p, const char *asked, const Log
     return 0;
 }
 
+/* Bytes that each device of a plan has left now; 0: not known, or the host's, which all ranks there share however they are split. */
+static int find_room(double *room, const Plan *p, const BackendOptions *opt)
+{
+    int ret = 0;
+
+    for (int r = 0; r < p->nb_ranks && ret >= 0; r++) {
+        const char *device = p->rank[r].device;
+        Backend *be = NULL;
+
+        room[r] = 0;
+        if (avt_device_kind(device, strlen(device)) == DEVICE_HOST)
+            continue;
+        ret = avt_backend_open(&be, device, opt);
+        if (ret >= 0 && be->cls->memory_left)
+            room[r] = fmax(0, (double)be->cls->memory_left(be));
+        avt_backend_close(&be);
+    }
+    return ret;
+}
+
 /* The plan, and the precision, which its layers are weighed in. */
 static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *log)
 {
-    const PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .front_device = opt->front_device,
-                            .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads };
+    double room[PLAN_MAX_RANKS];
+    PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .front_device = opt->front_device,
+                      .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads };
     BackendOptions dry;
     Plan p;
     int ret = avt_plan_make(&p, &o, log);
@@ -254,6 +276,9 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
     if (ret >= 0)
         ret = choose_precision(c, &p, opt->precision, log);
     dry = avt_core_backend(c, 1, log);
+    if (ret >= 0)
+        ret = find_room(room, &p, &dry);
+    o.room = room;
     return ret < 0 ? ret : avt_rank_plan(&c->plan, &o, &c->sizes, &dry);
 }
 

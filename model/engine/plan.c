@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Plan: from the options' text to ranks. The memory of a rank is found in rank.c, by rehearsal on `dry`. */
+/* Plan: from the options' text to ranks. What they ask of their devices is found in rank.c and rank_weigh.c, by rehearsal on `dry`. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,37 +44,135 @@ static int parse_kind(PlanKind *kind, const char *text, int nb_devices, const Lo
     return avt_fail(log, AVT_ERR(EINVAL), "plan=%s is not known: auto, sequential, wave, timestep or layer", text);
 }
 
-/* Layers of the rank that shares with the VAE: most that leave it neither slower nor fuller than the fullest of the others. */
-static int layers_beside_vae(const PlanLoad *l, int nb, int nb_layers)
+/* ---- layers of a pipe ---------------------------------------------------------------------------------------------------- */
+
+typedef enum Aim { OVER, SLOW, UNEVEN, AIM_NB } Aim;                 // by importance; the last is summed, of the others the largest counts
+
+typedef struct Split {                  // what the first `nb` ranks would take
+    const Plan *p;
+    const PlanOptions *opt;
+    int nb, nb_layers;
+    double room[PLAN_MAX_RANKS];        // for layers
+    PlanCost *until;                    // [nb_layers + 1] of the layers before
+    double *best;                       // [nb + 1, nb_layers + 1] of the first ranks with the first layers
+    int *begin;                         // [nb + 1, nb_layers + 1] where the last of them then begins
+    double most[AIM_NB];                // that a rank may have of the aims that are settled
+} Split;
+
+static void add_cost(PlanCost *to, PlanCost c)
 {
-    int own = nb_layers / nb;
-
-    for (; own > 1; own--) {
-        const int others = (nb_layers - own + nb - 2) / (nb - 1);
-
-        if (own * l->layer_flops + l->vae_flops <= others * l->layer_flops && own * l->layer_bytes + l->vae_bytes <= others * l->layer_bytes)
-            break;
-    }
-    return own;
+    to->flops += c.flops;
+    to->bytes += c.bytes;
 }
 
-/* Even runs of layers, the first ones a layer longer; the rank that shares with the VAE holds fewer. */
-static void split_layers(Plan *p, const PlanOptions *opt, int nb)
+static double aim_of(const Split *s, Aim aim, int r, int l0, int l1)
 {
-    const int shared = nb > 1 && p->vae_rank < nb ? layers_beside_vae(&opt->load, nb, opt->nb_layers) : 0;
-    const int others = shared ? nb - 1 : nb, rest = opt->nb_layers - shared;
+    const PlanLoads *w = s->opt->loads;
+    PlanCost c = { s->until[l1].flops - s->until[l0].flops, s->until[l1].bytes - s->until[l0].bytes };
 
-    for (int r = 0, l = 0, k = 0; r < nb; r++) {
-        PlanRank *rank = &p->rank[r];
-
-        rank->l0 = l;
-        l += shared && r == p->vae_rank ? shared : rest / others + (k++ < rest % others);
-        rank->l1 = l;
+    if (w) {
+        add_cost(&c, w->any);
+        add_cost(&c, !r ? w->first : (PlanCost){ 0 });
+        add_cost(&c, r == s->nb - 1 ? w->last : (PlanCost){ 0 });
+        add_cost(&c, s->p->rank[r].vae ? w->vae : (PlanCost){ 0 });
     }
+    if (aim == OVER)
+        return c.bytes > s->room[r] ? c.bytes - s->room[r] : 0;
+    return aim == SLOW ? c.flops : c.bytes * c.bytes;
+}
+
+/* Where nothing else decides, ranks behind are the shorter ones. */
+static void extend(Split *s, Aim aim, int r, int l1)
+{
+    const int row = s->nb_layers + 1;
+    double *best = &s->best[(r + 1) * row + l1];
+
+    *best = INFINITY;
+    for (int l0 = l1 - 1; l0 >= r; l0--) {
+        const double before = s->best[r * row + l0], own = aim_of(s, aim, r, l0, l1);
+        const double all = aim == UNEVEN ? before + own : before > own ? before : own;
+        int allowed = all < *best;
+
+        for (int i = 0; i < (int)aim && allowed; i++)
+            allowed = aim_of(s, (Aim)i, r, l0, l1) <= s->most[i];
+        if (allowed) {
+            *best = all;
+            s->begin[(r + 1) * row + l1] = l0;
+        }
+    }
+}
+
+/* The best that an aim comes to under those before it. */
+static double settle(Split *s, Aim aim)
+{
+    const int row = s->nb_layers + 1;
+
+    for (int l = 0; l <= s->nb_layers; l++)
+        s->best[l] = l ? INFINITY : 0;
+    for (int r = 0; r < s->nb; r++)
+        for (int l = r + 1; l <= s->nb_layers; l++)
+            extend(s, aim, r, l);
+    return s->best[s->nb * row + s->nb_layers];
+}
+
+/* A device's room is for all that is on it: what is no rank of the pipe is taken off, the rest shared by those that are. */
+static void share_room(Split *s)
+{
+    const Plan *p = s->p;
+    const PlanLoads *w = s->opt->loads;
+
+    for (int r = 0; r < s->nb; r++) {
+        const char *device = p->rank[r].device;
+        int ranks = 0;
+
+        s->room[r] = s->opt->room && s->opt->room[r] > 0 ? s->opt->room[r] : INFINITY;
+        for (int i = 0; i < s->nb; i++)
+            ranks += !strcmp(p->rank[i].device, device);
+        if (w && !strcmp(p->front_device, device))
+            s->room[r] -= w->front;
+        if (w && p->vae_rank >= s->nb && !strcmp(p->rank[p->vae_rank].device, device))
+            s->room[r] -= w->vae_alone;
+        s->room[r] /= ranks;
+    }
+}
+
+static int open_split(Split *s, const Plan *p, const PlanOptions *opt, int nb)
+{
+    const size_t row = (size_t)opt->nb_layers + 1, all = row * ((size_t)nb + 1);
+
+    *s = (Split){ .p = p, .opt = opt, .nb = nb, .nb_layers = opt->nb_layers };
+    s->until = avt_calloc(MEM_ENGINE, row, sizeof(*s->until));
+    s->best = avt_calloc(MEM_ENGINE, all, sizeof(*s->best));
+    s->begin = avt_calloc(MEM_ENGINE, all, sizeof(*s->begin));
+    if (!s->until || !s->best || !s->begin)
+        return AVT_ERR(ENOMEM);
+    for (int l = 0; l < opt->nb_layers; l++) {
+        s->until[l + 1] = s->until[l];
+        add_cost(&s->until[l + 1], opt->loads ? opt->loads->layer[l] : (PlanCost){ 1, 1 });
+    }
+    share_room(s);
+    return 0;
+}
+
+static int split_layers(Plan *p, const PlanOptions *opt, int nb)
+{
+    Split s;
+    int ret = open_split(&s, p, opt, nb);
+
+    for (int aim = 0; aim < AIM_NB && ret >= 0; aim++)
+        s.most[aim] = settle(&s, (Aim)aim);
+    for (int r = nb, l = opt->nb_layers; r > 0 && ret >= 0; r--) {
+        p->rank[r - 1].l1 = l;
+        p->rank[r - 1].l0 = l = s.begin[r * (opt->nb_layers + 1) + l];
+    }
+    avt_free(s.until);
+    avt_free(s.best);
+    avt_free(s.begin);
+    return ret;
 }
 
 /* The first `nb` ranks hold layers: one pipe of all, or a pipe for each. */
-static void place_layers(Plan *p, const PlanOptions *opt, int nb)
+static int place_layers(Plan *p, const PlanOptions *opt, int nb)
 {
     const int pipes = p->kind == PLAN_TIMESTEP ? nb : 1;
 
@@ -83,12 +182,11 @@ static void place_layers(Plan *p, const PlanOptions *opt, int nb)
         p->rank[r].next = pipes > 1 || r + 1 == nb ? -1 : r + 1;
         p->rank[r].l1 = opt->nb_layers;
     }
-    if (pipes == 1)
-        split_layers(p, opt, nb);
     for (int i = 0; i < p->steps; i++) {
         p->first[i] = pipes > 1 ? i : 0;
         p->last[i] = pipes > 1 ? i : nb - 1;
     }
+    return pipes == 1 ? split_layers(p, opt, nb) : 0;
 }
 
 /* Is `vae` this device, with ":own" behind it or not? */
@@ -201,14 +299,17 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     for (int r = 0; r < PLAN_MAX_RANKS; r++)
         p->rank[r].nb_parts = 1;
     ret = place_vae(p, vae, layer_ranks, nb > layer_ranks, log);
+    if (ret >= 0)
+        ret = place_front(p, opt, log);
+    if (ret >= 0)
+        ret = place_layers(p, opt, layer_ranks);
     if (ret < 0)
         return ret;
-    place_layers(p, opt, layer_ranks);
     p->in_flight = p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
     p->versions = p->kind == PLAN_SEQUENTIAL ? 1 : 2;
     p->batch = p->kind == PLAN_WAVE ? p->steps : 1;
     share_threads(p, opt->cpu_threads);
-    return place_front(p, opt, log);
+    return 0;
 }
 
 DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow)

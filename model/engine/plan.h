@@ -57,10 +57,17 @@ static inline size_t avt_plan_sum(const PlanMemory *m)
     return m->weights + m->state + m->scratch + m->workspace + m->messages;
 }
 
-typedef struct PlanLoad {               // what a device carries for a layer, and for the VAE that shares it: avt_rank_loads()
-    double layer_flops, vae_flops;      // of a block, all its steps
-    double layer_bytes, vae_bytes;
-} PlanLoad;
+typedef struct PlanCost {               // FLOPs of a block, all its steps; bytes for as long as a session lives
+    double flops, bytes;
+} PlanCost;
+
+typedef struct PlanLoads {              // what each part of a `layer` plan asks of its device: avt_rank_loads()
+    PlanCost *layer;                    // [nb_layers], with what is bound to it; owned
+    PlanCost any;                       // of every rank with layers, whichever they are
+    PlanCost first, last;               // of a pipe's ends, besides
+    PlanCost vae;                       // beside layers
+    double vae_alone, front;            // bytes
+} PlanLoads;
 
 typedef struct PlanOptions {            // NULL: "auto"
     const char *plan;                   // "auto", "sequential", "wave", "timestep", "layer"
@@ -69,13 +76,15 @@ typedef struct PlanOptions {            // NULL: "auto"
     const char *front_device;           // "auto" (the VAE's), or any device
     int steps, nb_layers;
     int cpu_threads;                    // 0: all cores
-    PlanLoad load;                      // zeros: the VAE weighs nothing
+    const PlanLoads *loads;             // NULL: a layer is like another, and nothing else weighs
+    const double *room;                 // [devices] bytes that each may take, 0: no limit; NULL: none is known
 } PlanOptions;
 
 /**
- * Make a plan from the options' text. Under `layer` the rank that shares with the VAE holds fewer layers: as many as leave it
- * neither the slowest nor the fullest (by opt->load), one at least. Every device that is named gets work, or is refused.
- * @return 0; EINVAL (logged) with the option, the value, the remedy
+ * Make a plan from the options' text. Under `layer` each rank holds one layer at least, and they are split so that, by opt->loads, the
+ * ranks take as little as can be beyond their room, most often nothing; then the slowest of them is as fast as can be; then their bytes
+ * are as even as can be. Every device that is named gets work, or is refused.
+ * @return 0; EINVAL (logged) with the option, the value, the remedy; ENOMEM
  */
 int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log);
 /** Type of activations that every device of the plan runs fastest; *slow (opt) gets a device for which that is f32, or NULL. */

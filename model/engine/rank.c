@@ -276,7 +276,7 @@ static int room_of(const Plan *p, CommTag tag)
         return p->versions;
     case TAG_LATENTS:
         return p->in_flight;
-    case TAG_REFERENCE:
+    case TAG_REFERENCE: case TAG_TOKENS:                            // tokens are taken out before the work on them begins
         return 1;
     default:
         return 2;                                                   // one that is being used and the next
@@ -409,63 +409,4 @@ int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const Plan
         memcpy(*calls, seen, sizeof(**calls) * (size_t)*nb);
     rehearsal_close(&h);
     return ret;
-}
-
-/* Bytes and FLOPs of a block of a rank that holds all layers of a plan of one device: of a model of so many layers. */
-static int load_of(double *bytes, double *flops, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
-{
-    Plan plan;
-    RankSetup set = { .plan = &plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
-                      .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
-    PlanSizes held = *sizes;
-    OpStat stat[OP_NB];
-    PlanMemory m;
-    int ret = avt_plan_make(&plan, o, opt->log);
-
-    held.dit.nb_layers = o->nb_layers;
-    if (ret >= 0)
-        ret = avt_schedule(&set.schedule, o->steps, 3);
-    if (ret >= 0)
-        ret = avt_rank_measure(&m, &set, 0, &held, opt, NULL, stat);
-    if (ret < 0)
-        return ret;
-    *bytes = (double)avt_plan_sum(&m);
-    *flops = 0;
-    for (int i = 0; i < OP_NB; i++)
-        *flops += stat[i].flops;
-    return 0;
-}
-
-/* A layer is the difference between all layers and one, the VAE that between a shared rank and one without. */
-int avt_rank_loads(PlanLoad *l, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt)
-{
-    const int nb = sizes->dit.nb_layers, more = nb > 1 ? nb - 1 : 1;
-    char own[40];
-    PlanOptions o = { .plan = "layer", .devices = device, .vae_device = own, .steps = steps, .nb_layers = 1, .cpu_threads = 1 };
-    double bytes[3], flops[3];
-    int ret;
-
-    snprintf(own, sizeof(own), "%s:own", device);
-    ret = load_of(&bytes[0], &flops[0], &o, sizes, opt);
-    o.nb_layers = nb;
-    if (ret >= 0)
-        ret = load_of(&bytes[1], &flops[1], &o, sizes, opt);
-    o.vae_device = NULL;
-    if (ret >= 0)
-        ret = load_of(&bytes[2], &flops[2], &o, sizes, opt);
-    if (ret >= 0)
-        *l = (PlanLoad){ .layer_flops = (flops[1] - flops[0]) / more, .vae_flops = flops[2] - flops[1],
-                         .layer_bytes = (bytes[1] - bytes[0]) / more, .vae_bytes = bytes[2] - bytes[1] };
-    return ret;
-}
-
-int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
-{
-    PlanOptions weighed = *o;
-    int ret = avt_plan_make(p, o, opt->log);
-
-    if (ret < 0 || p->first[0] == p->last[0])
-        return ret;
-    ret = avt_rank_loads(&weighed.load, sizes, p->rank[p->vae_rank].device, o->steps, opt);
-    return ret < 0 ? ret : avt_plan_make(p, &weighed, opt->log);
 }

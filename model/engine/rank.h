@@ -148,9 +148,16 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
  * @param calls  gets a list of *nb, freed with avt_free()
  */
 int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *opt);
-/** What a layer and the VAE ask of a device at the model's own size of frames, by rehearsals: for avt_plan_make(). */
-int avt_rank_loads(PlanLoad *load, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt);
-/** avt_plan_make() with the loads that it wants found first; o->load is not looked at. Logs to opt->log. */
+/** What layers, ends of a pipe and the VAE ask of a device at the model's own size of frames, by rehearsals: for avt_plan_make(). w->front
+ *  is left 0; w->layer is the caller's to free with avt_free(). rank_weigh.c, as what follows. */
+int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt);
+/** avt_plan_make() with the loads that it wants found first; o->loads is not looked at. Logs to opt->log. */
 int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt);
+/**
+ * Does a plan fit? *lack: bytes that are missing on the device that has too few by most, of all that the plan puts there, front included; 0: none.
+ * @param rank  gets a rank on that device, or -1
+ * @param room  [nb_ranks], as in PlanOptions
+ */
+int avt_rank_lack(double *lack, int *rank, const RankSetup *set, const double *room, const PlanSizes *sizes, const BackendOptions *opt);
 
 #endif

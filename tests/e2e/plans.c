@@ -231,8 +231,8 @@ static void bytes_are_known(void **state)
     assert_int_equal(r->bytes[3][4], BLOCKS * 12 * SIZE * SIZE * 3 / 2);
     assert_int_equal(r->bytes[1][0] + r->bytes[0][2] + r->bytes[0][3] + r->bytes[1][3] + r->bytes[3][1] + r->bytes[3][2], 0);
     assert_int_equal(r->bytes[4][1] + r->bytes[4][2], 2 * (r->bytes[4][3] - SIZE * SIZE * 3));      // commands alone, and the picture
-    // mailboxes: two of tokens, of times, of texts, five of sound;
-    assert_int_equal(r->memory[1].messages, 2 * (x > sink ? x : sink) + 2 * 7 * D + 2 * text + (steps + 1) * sound);
+    // mailboxes: one of tokens, two of times, of texts, five of sound;
+    assert_int_equal(r->memory[1].messages, (x > sink ? x : sink) + 2 * 7 * D + 2 * text + (steps + 1) * sound);
     assert_int_equal(r->memory[0].messages, steps * latent + latent / 3 + 2 * latent / 3 * DIT_MOTION);     // latents, reference, picture;
     assert_int_equal(r->memory[3].messages, 2 * latent);                                // results
     run(r, "layer", "cpu|cpu|cpu", "cpu:own", steps, 0, COMM_STRICT);

@@ -327,6 +327,11 @@ def inspect_and_plan(tmp):
     for r in four['ranks']:
         parts = [r[k] for k in ('weights', 'state', 'scratch', 'workspace', 'messages')]
         assert r['sum'] == sum(parts) and all(p > 0 for p in parts) and r['sum'] < 24e9, r
+    for nb in 4, 5:                                                 # cards of 24 GB: each rank fits, with the front where that is
+        p = json.loads(Run('plan', '--devices', '|'.join('cuda%d' % i for i in range(nb)), '--plan', 'layer', '--memory', '22.15', '--json').out)
+        assert all(r['sum'] + (p['front']['sum'] if r['device'] == p['front']['device'] else 0) <= 22.15e9 for r in p['ranks']), p
+    fails(Run('plan', '--devices', 'cuda0|cuda1', '--memory', '22.15'), 1, 'does not fit')
+    fails(Run('plan', '--devices', 'cuda0|cuda1', '--memory', '22.15|x'), 2, '22.15|x')
     one = json.loads(Run('plan', '--devices', 'cuda0', '--json').out)['ranks'][0]
     wide = json.loads(Run('plan', '--devices', 'cuda0', '--precision', 'f32', '--json').out)['ranks'][0]
     assert one['state'] < 47e9 < 1.9 * one['state'] < wide['state'], (one, wide)

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the parts of a plan ask of their devices, and plans that are made with that. All is found by rehearsals on `dry`, at the
+ * model's own size of frames, so that a plan does not change with the size of a stream.
+ *
+ * Weights, state and FLOPs of a rank are sums over its layers and what is besides; scratch and workspace are those of the largest
+ * command, the same for any number of layers. So ranks of one layer each, and differences of them, give what any rank takes.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/rank.h"
+#include "engine/sound.h"
+
+typedef struct Trial {                  // a plan of three ranks in a pipe; the second has the layers that one asks about
+    Plan plan;
+    RankSetup set;
+    const PlanSizes *sizes;
+    const BackendOptions *opt;
+} Trial;
+
+/* vae: the last of the three is the VAE's as well, else a fourth one is. */
+static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt, int vae)
+{
+    char list[PLAN_MAX_RANKS], own[40];
+    const PlanOptions o = { .plan = "layer", .devices = list, .vae_device = vae ? NULL : own, .steps = steps, .nb_layers = 3, .cpu_threads = 1 };
+    int ret;
+
+    snprintf(list, sizeof(list), "%.20s|%.20s|%.20s", device, device, device);
+    snprintf(own, sizeof(own), "%.30s:own", device);
+    *t = (Trial){ .sizes = sizes, .opt = opt };
+    t->set = (RankSetup){ .plan = &t->plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
+                          .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
+    ret = avt_plan_make(&t->plan, &o, opt->log);
+    return ret < 0 ? ret : avt_schedule(&t->set.schedule, steps, 3);
+}
+
+/* Rank r with layers l0 .. l1-1. */
+static int cost_of(PlanCost *c, Trial *t, int r, int l0, int l1)
+{
+    OpStat stat[OP_NB];
+    PlanMemory m;
+    int ret;
+
+    t->plan.rank[r].l0 = l0;
+    t->plan.rank[r].l1 = l1;
+    ret = avt_rank_measure(&m, &t->set, r, t->sizes, t->opt, NULL, stat);
+    if (ret < 0)
+        return ret;
+    *c = (PlanCost){ .bytes = (double)avt_plan_sum(&m) };
+    for (int i = 0; i < OP_NB; i++)
+        c->flops += stat[i].flops;
+    return 0;
+}
+
+static PlanCost less(PlanCost a, PlanCost b)
+{
+    return (PlanCost){ a.flops - b.flops, a.bytes - b.bytes };
+}
+
+/* Each layer, and what a rank has whichever it holds: twice in two ranks, once in one of both layers. */
+static int weigh_layers(PlanLoads *w, Trial *t, int nb)
+{
+    PlanCost both = { 0, 0 };
+    int ret = 0;
+
+    for (int l = 0; l < nb && ret >= 0; l++)
+        ret = cost_of(&w->layer[l], t, 1, l, l + 1);
+    if (ret >= 0 && nb > 1) {
+        ret = cost_of(&both, t, 1, 0, 2);
+        w->any = less(w->layer[0], less(both, w->layer[1]));
+    }
+    for (int l = 0; l < nb; l++)
+        w->layer[l] = less(w->layer[l], w->any);
+    return ret;
+}
+
+/* The ends of a pipe against its middle, each with the layer that is always there; and the VAE beside the last layer. */
+static int weigh_ends(PlanLoads *w, Trial *t, Trial *shared, int nb)
+{
+    PlanCost c[3], alone = { 0, 0 };
+    int ret = cost_of(&c[0], t, 0, 0, 1);
+
+    if (ret >= 0)
+        ret = cost_of(&c[1], t, 2, nb - 1, nb);
+    if (ret >= 0)
+        ret = cost_of(&c[2], shared, 2, nb - 1, nb);
+    if (ret >= 0)
+        ret = cost_of(&alone, t, 3, 0, 0);
+    if (ret < 0)
+        return ret;
+    w->first = less(less(c[0], w->layer[0]), w->any);
+    w->last = less(less(c[1], w->layer[nb - 1]), w->any);
+    w->vae = less(c[2], c[1]);
+    w->vae_alone = alone.bytes;
+    return 0;
+}
+
+/* A full prompt, and the largest piece of an offline sound. */
+static int weigh_front(double *bytes, const PlanSizes *sizes, const char *device, const BackendOptions *opt)
+{
+    const FrontSetup set = { .sizes = sizes, .samples = avt_sound_piece(0, 0), .tokens = sizes->dit.text_len, .log = opt->log };
+    PlanMemory m;
+    const int ret = avt_front_measure(&m, &set, device, opt, NULL);
+
+    *bytes = (double)avt_plan_sum(&m);
+    return ret;
+}
+
+int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt)
+{
+    const int nb = sizes->dit.nb_layers;
+    Trial t, shared;
+    int ret = trial_open(&t, sizes, device, steps, opt, 0);
+
+    *w = (PlanLoads){ .layer = avt_calloc(MEM_ENGINE, (size_t)nb, sizeof(*w->layer)) };
+    if (ret >= 0 && !w->layer)
+        ret = AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        ret = trial_open(&shared, sizes, device, steps, opt, 1);
+    if (ret >= 0)
+        ret = weigh_layers(w, &t, nb);
+    if (ret >= 0)
+        ret = weigh_ends(w, &t, &shared, nb);
+    if (ret < 0)
+        avt_freep(&w->layer);
+    return ret;
+}
+
+/* All that the plan puts on the device of rank r. */
+static double bytes_on(const Plan *p, const double *rank, double front, int r)
+{
+    double sum = strcmp(p->front_device, p->rank[r].device) ? 0 : front;
+
+    for (int i = 0; i < p->nb_ranks; i++)
+        sum += strcmp(p->rank[i].device, p->rank[r].device) ? 0 : rank[i];
+    return sum;
+}
+
+int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    PlanOptions weighed = *o;
+    PlanLoads w = { .layer = NULL };
+    int ret = avt_plan_make(p, o, opt->log);
+
+    if (ret < 0 || p->first[0] == p->last[0])
+        return ret;
+    ret = avt_rank_loads(&w, sizes, p->rank[p->vae_rank].device, o->steps, opt);
+    if (ret >= 0 && o->room)
+        ret = weigh_front(&w.front, sizes, p->front_device, opt);
+    weighed.loads = &w;
+    if (ret >= 0)
+        ret = avt_plan_make(p, &weighed, opt->log);
+    avt_free(w.layer);
+    return ret;
+}
+
+int avt_rank_lack(double *lack, int *rank, const RankSetup *set, const double *room, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    const Plan *p = set->plan;
+    double bytes[PLAN_MAX_RANKS], front = 0;
+    int ret = weigh_front(&front, sizes, p->front_device, opt);
+
+    for (int r = 0; r < p->nb_ranks && ret >= 0; r++) {
+        PlanMemory m;
+
+        ret = avt_rank_measure(&m, set, r, sizes, opt, NULL, NULL);
+        bytes[r] = (double)avt_plan_sum(&m);
+    }
+    *lack = 0;
+    *rank = -1;
+    for (int r = 0; r < p->nb_ranks && ret >= 0; r++) {
+        const double more = room[r] > 0 ? bytes_on(p, bytes, front, r) - room[r] : 0;
+
+        *rank = more > *lack ? r : *rank;
+        *lack = more > *lack ? more : *lack;
+    }
+    return ret;
+}
