@@ -7,6 +7,7 @@ Measures and faces want numpy and pycairo, speech scipy and espeak-ng too, the n
 import copy
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -26,10 +27,13 @@ if importlib.util.find_spec("torch"):
     import audio
     import dit
     import export
+    import model
     import muon
     import report
     import text
     import torch
+    import train_dit
+    import train_vae
     import vae
 needs_torch = unittest.skipUnless("torch" in globals(), "no PyTorch")
 
@@ -76,6 +80,13 @@ class Speech(unittest.TestCase):
         at = [int(i) for i in np.flatnonzero((b[1:-1] > .99) & (b[1:-1] > b[:-2]) & (b[1:-1] >= b[2:])) + 1]
         self.assertEqual(at, [106, 212, 312])                # not 246: that pause has had its own
         self.assertEqual(motion.blinks(np.zeros(50, bool)).max(), 0)
+
+    def test_clips_to_train_on_blink_in_every_phase(self):
+        c = np.zeros((100, 8), np.float32)
+        b = np.concatenate([motion.blinking(c, random.Random(i))[:, 5] for i in range(30)])
+        share = np.histogram(b, [.1, .4, .7, .95, 1.01])[0] / len(b)
+        self.assertTrue((share > .01).all() and (b > .5).mean() < .5, share)
+        self.assertEqual(c.max(), 0)
 
     def test_a_closed_stop_is_not_a_pause(self):
         e = np.ones(300)
@@ -267,6 +278,21 @@ class Networks(unittest.TestCase):
             z = m.encode(x)
             self.assertLess((z - n.encode(x)).abs().max(), 1e-4)
             self.assertLess((m.decode(z) - n.decode(z)).abs().max(), 1e-4)
+
+    def test_the_committed_model_is_a_start(self):
+        folder = os.path.join(os.path.dirname(__file__), "../../model/nano")
+        a, v, n = model.load_audio(folder), model.load_vae(folder), model.Nano(folder)
+        w, seg = speech.espeak("Four hours of steady work faced us.", speech.ESPEAK_HELD_OUT[0])
+        k, _ = audio.targets(w, seg, motion.curves(w, seg))
+        with torch.no_grad():
+            heard = a.classes(a(torch.as_tensor(audio.normalise(w))[None])[-1])[0].argmax(-1).numpy()
+        self.assertGreater((heard == k).mean(), .6)           # the head that teaches comes back with the encoder
+        m = train_dit.Model()
+        m.dit.load_state_dict(n.dit.state_dict())
+        m.t5.load_state_dict(n.t5.state_dict())
+        with torch.no_grad():
+            x = train_vae.frames(face.identity(face.HELD_OUT + 7), [face.NEUTRAL])
+            self.assertLess((v.decode(v.encode(x)) - x).square().mean(), .004)
 
     def test_lora_and_base_make_the_matrix(self):
         w = torch.randn(48, 32)

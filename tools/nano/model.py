@@ -40,14 +40,14 @@ class Nano:
                 sd[n] = (sd[n].float() + export.SCALE * lora.pop(a.replace("lora_A", "lora_B")).float() @ lora.pop(a).float()).to(torch.bfloat16)
         assert not lora, "LoRA names that match nothing"
         wav = "wav2vec2-large-xlsr-53-english"
-        aud = {n.removeprefix("wav2vec2."): t.float() for n, t in load_file(f"{folder}/{wav}/model.safetensors").items()}
+        aud = {n.removeprefix("wav2vec2.").replace("lm_head.", "classes."): t.float() for n, t in load_file(f"{folder}/{wav}/model.safetensors").items()}
         g, v = aud.pop("encoder.pos_conv_embed.conv.weight_g"), aud.pop("encoder.pos_conv_embed.conv.weight_v")
         aud["encoder.pos_conv_embed.conv.weight"] = g * v / v.norm(dim=(0, 1), keepdim=True)
         w = js(wav + "/config.json")
         self.audio = audio.Wav2Vec2(w["conv_dim"][0], w["hidden_size"], w["num_hidden_layers"], w["num_attention_heads"],
                                     w["intermediate_size"], w["num_conv_pos_embeddings"], w["num_conv_pos_embedding_groups"])
-        bad = self.audio.load_state_dict({n: t for n, t in aud.items() if n != "masked_spec_embed" and not n.startswith("lm_head")}, strict=False)
-        assert not bad.unexpected_keys and all(n.startswith(("classes.", "curves.")) for n in bad.missing_keys), bad
+        bad = self.audio.load_state_dict({n: t for n, t in aud.items() if n != "masked_spec_embed"}, strict=False)
+        assert not bad.unexpected_keys and all(n.startswith("curves.") for n in bad.missing_keys), bad
         keys = ("dim", "num_heads", "num_layers", "ffn_dim", "audio_inject_layers", "audio_dim", "text_dim", "text_len", "freq_dim")
         self.dit = dit.DiT(**{k: c[k] for k in keys}, states=w["num_hidden_layers"] + 1)
         self.dit.load_state_dict({n: t.float() for n, t in sd.items()})

@@ -73,13 +73,27 @@ def speaking(e):
     return ndimage.binary_opening(ndimage.binary_closing(loud, np.ones(20)), np.ones(6))[pad:-pad]
 
 
+def closed(t):
+    """Hundredths of a second from the middle of a blink -> how far the lids are down: 0.16 s in all"""
+    return np.exp(-.5 * (t / 7.5) ** 4)
+
+
 def blinks(on):
     """Speaking or not, at 100 Hz -> closed lids: a blink of 0.16 s in every pause, and where speech begins after half a second of none"""
     n = len(on)
     edge = np.flatnonzero(np.diff(on.astype(int), prepend=0, append=0))
     starts, ends, before = edge[::2], edge[1::2], np.concatenate([[-n], edge[1:-1:2]])
     at = [e + 12 for e in ends if e < n] + [s + 6 for s, last in zip(starts, before) if s - last >= 50]
-    return np.max([np.exp(-.5 * ((np.arange(n) - i) / 7.5) ** 4) for i in at], 0) if at else np.zeros(n)
+    return np.max([closed(np.arange(n) - i) for i in at], 0) if at else np.zeros(n)
+
+
+def blinking(c, rng):
+    """Curves -> with about a blink more for each second, of any phase: lids close rarely in speech, and each phase is another picture"""
+    t = np.arange(len(c)) * 4
+    at = [4 * rng.uniform(-2, len(c) + 2) for _ in range(1 + len(c) // 25)]
+    c = c.copy()
+    c[:, 5] = np.maximum(c[:, 5], np.max([closed(t - i) for i in at], 0))
+    return c
 
 
 def curves(wave, seg):

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Make and train nano, stage by stage; every stage goes on where it was killed.
-# OUT (build/nano) holds environment, data and checkpoints; *_MIN are minutes of training, CLIPS the number of clips, NICE (19) how far
-# training stands back behind other work, REPORT options of report.py (--quick).
+# OUT (build/nano) holds environment, data and checkpoints; *_MIN are minutes of training, on a CPU those that each core gave to it, CLIPS
+# the number of clips, NICE (19) how far training stands back behind other work, REPORT options of report.py (--quick).
 set -eu
 cd "$(dirname "$0")/../.."
 T=tools/nano
@@ -27,7 +27,7 @@ env() {
 run() { nice -n ${NICE:-19} "$PY" -u "$T/$@"; }
 speech() { run train_audio.py --data-only --out "$OUT/audio.pt"; }
 vae() { run train_vae.py --minutes "$VAE_MIN" --workers "$WORKERS" ${START:+--start "$START"} --out "$OUT/vae.pt"; }
-audio() { run train_audio.py --minutes "$AUDIO_MIN" --workers "$WORKERS" --out "$OUT/audio.pt"; }
+audio() { run train_audio.py --minutes "$AUDIO_MIN" --workers "$WORKERS" ${START:+--start "$START"} --out "$OUT/audio.pt"; }
 
 # START, a model folder, stands for the checkpoints of vae and audio that are not there, and the DiT begins with it.
 of() { [ -e "$OUT/$1.pt" ] && echo "$OUT/$1.pt" || echo "${START:-$OUT/$1.pt}"; }

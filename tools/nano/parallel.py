@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,11 @@ def here():
 def wide():
     """How many times larger than on a CPU core a batch is."""
     return 8 if here().type == "cuda" else 1
+
+
+def clock():
+    """Seconds of training: the clock's on a GPU; on a CPU those that this process was given, as it stands back behind other work."""
+    return time.process_time() if here().type == "cpu" else time.monotonic()
 
 
 def half(on):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Synthesise the speech, then train the audio encoder.   train_audio.py --minutes 15 --out build/nano/audio.pt
 
+With --start it goes on from a model folder, which lacks the head that teaches the curves: for the first steps the heads learn alone.
+
 Held out: the flite voice rms, the festival voice ked_diphone, four espeak voices, the Harvard sentences, every recording.
 """
 import argparse
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import audio
+import model
 import motion
 import muon
 import parallel
@@ -21,6 +24,7 @@ import speech
 
 WEIGHT = 12., 8., 8., 5., 5., 4., 4., 4.                     # of the curves
 CROP = 120                                                   # frames of 20 ms
+HEADS = 300                                                  # steps with --start in which the heads learn alone
 SHARE = .2, .2, .4, .2                                       # of espeak, its other voices, flite, festival: recorded speakers are few
 
 
@@ -108,8 +112,9 @@ def crop_of(item, rng, nr):
     return audio.normalise(speech.degrade(w, rng, nr) if rng.random() < .85 else w), k, y
 
 
-def loss_of(m, x, k, y, half=False):
-    with parallel.half(half):
+def loss_of(m, x, k, y, half=False, heads=False):
+    """heads: they alone are taught"""
+    with parallel.half(half), torch.set_grad_enabled(not heads):
         h = m(x)[-1]
     h = h.float()
     return F.cross_entropy(m.classes(h).flatten(0, 1), k.flatten()) + ((m.curves(h) - y) ** 2 * torch.tensor(WEIGHT)).mean()
@@ -127,7 +132,9 @@ def main():
     a.add_argument("--utterances", type=int, default=900, help="of each synthesizer")
     a.add_argument("--workers", type=int, default=2)
     a.add_argument("--batch", type=int, default=8, help="of each worker; eight times as many on a GPU")
+    a.add_argument("--lr", type=float, default=2e-3)
     a.add_argument("--half", type=float, default=.9, help="share of the time in bf16 arithmetic")
+    a.add_argument("--start", help="a model folder to go on from, when there is no checkpoint")
     a.add_argument("--out", default="build/nano/audio.pt")
     a.add_argument("--data-only", action="store_true")
     o = a.parse_args()
@@ -138,7 +145,7 @@ def main():
     items = [(w, *audio.targets(w, s, motion.curves(w, s))) for w, s in said]
     sets = held_out() if rank == 0 else None
     torch.manual_seed(0)
-    m = audio.Wav2Vec2(**audio.CONFIG)
+    m = model.load_audio(o.start).train() if o.start else audio.Wav2Vec2(**audio.CONFIG)
     if rank == 0:
         print(f"{sum(p.numel() for p in m.parameters()) / 1e6:.2f} M parameters, {len(items)} utterances", flush=True)
     wide = [p for n, p in m.named_parameters() if p.ndim > 1 and p.shape[1] > 1 and n.split(".")[0] not in ("classes", "curves")]
@@ -151,21 +158,21 @@ def main():
         spent, step = d["spent"], d["step"]
     rng, nr = random.Random(step * 8 + rank), np.random.default_rng(step * 8 + rank)
     torch.manual_seed(step * 8 + rank)
-    t0, last = time.time() - spent, time.time()
+    t0, last = parallel.clock() - spent, parallel.clock()
 
     def save():
-        torch.save(dict(m=m.state_dict(), opts=opt.state_dict(), spent=time.time() - t0, step=step), o.out + ".new")
+        torch.save(dict(m=m.state_dict(), opts=opt.state_dict(), spent=parallel.clock() - t0, step=step), o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
-    while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
-        lr = 2e-3 * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
+    while (f := parallel.agree((parallel.clock() - t0) / 60 / o.minutes)[0]) < 1:
+        lr = o.lr * min(1, (step + 1) / 100) * (.02 + .98 * (.5 + .5 * math.cos(math.pi * f)))
         crops = [crop_of(items[draw(len(items), o.utterances, rng)], rng, nr) for _ in range(o.batch * parallel.wide())]
         x, k, y = (torch.as_tensor(np.stack(v)) for v in zip(*crops))
-        loss = loss_of(m, x, k, y, f < o.half)
+        loss = loss_of(m, x, k, y, f < o.half, bool(o.start) and step < HEADS)
         opt.descend(loss, lr)
         step += 1
-        if rank == 0 and time.time() - last > 120:
-            last = time.time()
+        if rank == 0 and parallel.clock() - last > 120:
+            last = parallel.clock()
             print(f"min {(last - t0) / 60:.1f} of {o.minutes:.0f} step {step} loss {loss:.3f}", flush=True)
             m.eval()
             evaluate(m, sets)

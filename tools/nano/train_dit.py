@@ -10,7 +10,6 @@ import glob
 import math
 import os
 import random
-import time
 
 import numpy as np
 import sentencepiece
@@ -126,15 +125,15 @@ def main():
     limit = face.HELD_OUT // encode_clips.FILE
     train, held = Clips(o.clips, 0, limit), Clips(o.clips, limit, 1 << 30)
     held.refresh()
-    t0, last = time.time() - spent, time.time()
+    t0, last = parallel.clock() - spent, parallel.clock()
     sums = torch.zeros(4, 2)
 
     def save():
-        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=opt.state_dict(), spent=time.time() - t0, step=step, log=log),
+        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=opt.state_dict(), spent=parallel.clock() - t0, step=step, log=log),
                    o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
-    while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
+    while (f := parallel.agree((parallel.clock() - t0) / 60 / o.minutes)[0]) < 1:
         if not len(train) or step % 25 == 0:
             train.refresh()
         lr = o.lr * min(1, (step + 1) / 40) * (1 if f < .4 else .02 + .98 * (.5 + .5 * math.cos(math.pi * (f - .4) / .6)))
@@ -156,11 +155,11 @@ def main():
             torch._foreach_lerp_(list(ema.parameters()), list(m.parameters()), 1 - min(.998, (1 + step) / (10 + step)))
         for kk, v in zip(k.tolist(), loss.tolist()):
             sums[kk] += torch.tensor([v, 1.])
-        if rank == 0 and time.time() - last > 420:
+        if rank == 0 and parallel.clock() - last > 420:
             with parallel.Threads(o.workers):
                 held.refresh()
                 r = validate(ema, sp, held.data) if len(held) else [0.] * 5
-            last = time.time()
+            last = parallel.clock()
             log.append((round((last - t0) / 60, 1), step, *r))
             print(f"min {log[-1][0]} of {o.minutes:.0f} step {step} clips {len(train)} lr {lr:.1e} train", *[f"{x / max(1, n):.4f}" for x, n in sums.tolist()],
                   "| val", *[f"{x:.4f}" for x in r[:3]], f"| wrong sound {r[3]:.4f} wrong prompt {r[4]:.4f}", flush=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Train the VAE on portraits drawn on the fly.   train_vae.py --minutes 65 --out build/nano/vae.pt   (run again: goes on)
 
-With --start it goes on from another VAE, with long clips from the first step; with --decoder-of the decoder alone: the latents stay
+Minutes are those of one core (parallel.clock). With --start it goes on from another VAE, with long clips from the first step; with --decoder-of the decoder alone: the latents stay
 as they are, so clips and DiT need not wait for the last decibel.
 
 Crops first as single frames, then clips of 5, 9, and 33 to 65 frames: a VAE that saw only short clips wanders in colour on long
@@ -12,7 +12,6 @@ import copy
 import math
 import os
 import random
-import time
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ def clip(seed, n, rng, tracks):
     f = face.for_training(seed)
     c = tracks[rng.randrange(len(tracks))]
     a = rng.randrange(max(1, len(c) - n))
-    c = c[a:a + n]
+    c = motion.blinking(c[a:a + n], rng) if rng.random() < .5 else c[a:a + n]
     if rng.random() < .15:                                   # stills, as in the product's motion latents
         c = np.repeat(c[:1], n, 0)
     c = np.concatenate([c, np.repeat(c[-1:], n - len(c), 0)])
@@ -59,7 +58,7 @@ def batch(b, n, crop, rng, tracks, eyes, mouth):
         w[..., m[0]:m[1], m[2]:m[3]] = mouth
         if crop < 128:
             cy, cx = rng.randrange(128), rng.randrange(128)
-            if rng.random() < .55:
+            if rng.random() < .65:
                 box = m if rng.random() < .6 else e
                 cy, cx = (box[0] + box[1]) // 2 + rng.randint(-20, 20), 64 + rng.randint(-26, 26)
             a, c = min(max(cy - crop // 2, 0), 128 - crop), min(max(cx - crop // 2, 0), 128 - crop)
@@ -93,12 +92,12 @@ def psnr(e):
 
 @torch.no_grad()
 def evaluate(m, clips):
-    """-> mean PSNR: whole picture, mouth, last eight frames"""
+    """-> mean PSNR: whole picture, mouth, eyes, last eight frames"""
     r = []
     for x, f in clips:
         e = (m.render(m.moments(x[None])[0]).clamp(-1, 1)[0] - x) ** 2 / 4
-        y0, y1, x0, x1 = face.mouth_box(f)
-        r.append((psnr(e.mean()), psnr(e[..., y0:y1, x0:x1].mean()), psnr(e[:, -8:].mean())))
+        parts = [e, *(e[..., a:b, c:d] for a, b, c, d in (face.mouth_box(f), face.eye_box(f))), e[:, -8:]]
+        r.append([psnr(x.mean()) for x in parts])
     return np.mean(r, 0).tolist()
 
 
@@ -142,14 +141,14 @@ def main():
     tracks = [motion.curves(*speech.utterance(s)) for s in range(200)]
     held = random.Random(5)
     clips = [clip(2_000_000 + i, 33, held, tracks) for i in range(3)]
-    t0, last, seen = time.time() - spent, time.time(), 0
+    t0, last, seen = parallel.clock() - spent, parallel.clock(), 0
 
     def save():
-        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=opt.state_dict(), spent=time.time() - t0, step=step,
+        torch.save(dict(m=ema.state_dict(), live=m.state_dict(), opts=opt.state_dict(), spent=parallel.clock() - t0, step=step,
                         log=log, width=o.width), o.out + ".new")
         os.replace(o.out + ".new", o.out)
 
-    while (f := parallel.agree((time.time() - t0) / 60 / o.minutes)[0]) < 1:
+    while (f := parallel.agree((parallel.clock() - t0) / 60 / o.minutes)[0]) < 1:
         b, n, crop = same.choice(next(s for until, s in plan if f < until))
         b *= parallel.wide()
         lr = o.lr * min(1, (step + 1) / 60) * (.03 + .97 * (.5 + .5 * math.cos(math.pi * max(0, f - .3) / .7)))
@@ -161,15 +160,15 @@ def main():
         with torch.no_grad():
             k = min(.995, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(ema.parameters()), list(m.parameters()), 1 - k)
-        if rank == 0 and time.time() - last > 240:
+        if rank == 0 and parallel.clock() - last > 120:
             with parallel.Threads(o.workers):
-                p, q, l8 = evaluate(ema, clips)
-            log.append((round((time.time() - t0) / 60, 1), step, round(p, 2), round(q, 2), round(l8, 2)))
+                shown = evaluate(ema, clips)
+            log.append((round((parallel.clock() - t0) / 60, 1), step, *(round(v, 2) for v in shown)))
             print(f"min {log[-1][0]} of {o.minutes:.0f} step {step} {b}x{n}x{crop} lr {lr:.1e} loss {loss:.4f} rec {rec:.4f} "
-                  f"mu {mu.std():.2f} {seen / (time.time() - last):.1f} frames/s | held out, 33 frames: {p:.2f} mouth {q:.2f} last 8 {l8:.2f} dB",
-                  flush=True)
+                  f"mu {mu.std():.2f} {seen / (parallel.clock() - last):.1f} frames/s | held out, 33 frames: "
+                  "{:.2f} mouth {:.2f} eyes {:.2f} last 8 {:.2f} dB".format(*shown), flush=True)
             save()
-            last, seen = time.time(), 0
+            last, seen = parallel.clock(), 0
     if rank:
         return
     if not o.decoder_of:
