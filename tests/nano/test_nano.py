@@ -199,6 +199,19 @@ class Measures(unittest.TestCase):
         r = self.measure(self.blurred())
         self.assertLess(max(r["sharp_mouth"], r["sharp_eyes"]), .85)
 
+    def test_a_lid_that_fades_is_seen(self):
+        b, eyes = self.c[:, 5], face.eye_box(self.f)
+        true = measure.lids(self.x, self.x, b, eyes)
+        self.assertGreater(min(true["eyes_half"], true["eyes_closed"]), 100)
+        self.assertAlmostEqual(true["sharp_half"] + true["sharp_closed"], 2)
+        opened = measure.pictures(self.f, np.where(np.arange(10) == 5, 0, self.c))
+        faded = .5 * self.x + .5 * opened                    # the eye through the lid, as a blur of phases shows it
+        for x, most in ((faded, 32), (opened, 26)):
+            r = measure.lids(x, self.x, b, eyes)
+            self.assertLess(max(r["eyes_half"], r["eyes_closed"]), most)
+            self.assertLess(r["eyes_closed"], r["eyes_half"])
+        self.assertIsNone(measure.lids(self.x, self.x, b * 0, eyes)["eyes_closed"])
+
     def test_what_the_vae_takes_is_not_counted(self):
         soft = self.blurred()
         r = measure.measure(soft, self.f, self.c, self.reader, soft[:97])

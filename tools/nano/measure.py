@@ -18,15 +18,20 @@ import face
 import motion
 
 SPOKEN, SHUT = .3, .04                                       # true opening: surely open, surely closed
+LIDS = {"half": (.25, .75), "closed": (.85, 2.)}             # true blink: phases of a lid
 RIDGE = 2.                                                   # of 500 pictures: soft or slightly wrong pixels are still read
 UNSPECIFIED = 2                                              # FFmpeg's AVCOL_SPC_UNSPECIFIED
 LOOKS = {"smiling": (8, 1), "sad": (8, -1), "left": (9, -1), "right": (9, 1)}       # curve and sign; "neutral": none of them
 
 
+def inside(x, box):
+    y0, y1, x0, x1 = box
+    return x[:, y0:y1, x0:x1]
+
+
 def opening(x, box):
     """Dark (cavity) area in the box, in pixels."""
-    y0, y1, x0, x1 = box
-    return np.clip((.30 - x[:, y0:y1, x0:x1] @ np.float32([.3, .59, .11])) / .15, 0, 1).sum((1, 2))
+    return np.clip((.30 - inside(x, box) @ np.float32([.3, .59, .11])) / .15, 0, 1).sum((1, 2))
 
 
 def corr(a, b):
@@ -68,8 +73,7 @@ def identity(x, ref, mask):
 
 def sharpness(x, box):
     """Mean gradient in the box."""
-    y0, y1, x0, x1 = box
-    c = x[:, y0:y1, x0:x1]
+    c = inside(x, box)
     return float(np.abs(np.diff(c, axis=1)).mean() + np.abs(np.diff(c, axis=2)).mean())
 
 
@@ -127,6 +131,16 @@ def shows(read, look):
     return bool(np.abs(m[8:]).max() < .5 if look == "neutral" else LOOKS[look][1] * m[LOOKS[look][0]] > .5)
 
 
+def lids(x, drawn, blink, box):
+    """The eyes' box in each phase of LIDS against the drawn frames, which say what a lid should look like -> dict, None where no frame has it"""
+    r = {}
+    for name, (a, b) in LIDS.items():
+        at = (blink > a) & (blink < b)
+        r[f"eyes_{name}"] = psnr(inside(x[at], box), inside(drawn[at], box)) if at.any() else None
+        r[f"sharp_{name}"] = sharpness(x[at], box) / sharpness(drawn[at], box) if at.any() else None
+    return r
+
+
 def measure(x, f, truth, reader=None, soft=None):
     """Frames of face f, true curves [n, 10] -> dict. soft: the first frames of the drawn truth as the model's VAE gives them back,
     or None: sharpness is a share of theirs, and what is dark in them while the mouth is shut is not its opening."""
@@ -141,9 +155,10 @@ def measure(x, f, truth, reader=None, soft=None):
     r["shut"] = float(d[q].mean() + (opening(soft, box) - d[:k])[q[:k]].mean()) if q[:k].any() else 0.
     r["spoken"] = float(o[spoken].mean()) if spoken.any() else None
     r["silence"] = ajar(o[q].mean(), r["spoken"], r["shut"]) if q.any() and spoken.any() else None
-    r.update(mouth_psnr=psnr(x[:, box[0]:box[1], box[2]:box[3]], drawn[:, box[0]:box[1], box[2]:box[3]]), psnr=psnr(x, drawn),
+    r.update(mouth_psnr=psnr(inside(x, box), inside(drawn, box)), psnr=psnr(x, drawn),
              identity_first=identity(x[:25], ref, mask), identity_last=identity(x[-25:], ref, mask),
              sharp_mouth=sharpness(x[:k], box) / sharpness(soft, box), sharp_eyes=sharpness(x[:k], eyes) / sharpness(soft, eyes))
+    r.update(lids(x, drawn, truth[:, face.CURVES.index("blink")], eyes))
     read = (reader or Reader(f, size))(x)
     for i, name in enumerate(face.CURVES[:8]):
         r["r_" + name] = corr(read[:, i], truth[:, i])

@@ -5,9 +5,9 @@
     report.py --model model/nano --tool build/avatar --out build/nano/report        what `make nano-report` runs
 
 Videos are the engine's: `avatar speak` on a drawn portrait and a WAV, RGB through its pipe. PyTorch runs the VAE alone, for what it
-loses by itself; with --torch the whole chain is PyTorch's, to compare the two. Out come report.json, report.md, and strips of
-frames: every second row is generated, the row above it drawn from the truth. The table goes between the markers of MODEL/README.md,
-unless --quick left rows out. About ten minutes on two idle cores.
+loses by itself; with --torch the whole chain is PyTorch's, to compare the two. Out come report.json, report.md, strips of frames (every
+second row is generated, the row above it drawn from the truth), and sheet.png, ten faces in ten phases. The table goes between the
+markers of MODEL/README.md, unless --quick left rows out. About ten minutes on two idle cores.
 """
 import argparse
 import json
@@ -93,7 +93,7 @@ def cases(blocks):
 
 class Engine:
     def __init__(self, tool, folder, size, tmp):
-        self.cmd, self.size = [tool, "speak", "--model", folder, "--format", "rgb24", "--seed", "1", "--quiet"], size
+        self.cmd, self.size = [tool, "speak", "--model", folder, "--format", "rgb24", "--seed", "1", "--precision", "f32", "--quiet"], size
         self.wav, self.png = tmp + "/a.wav", tmp + "/a.png"
 
     def write(self, f, wave):
@@ -133,15 +133,18 @@ def through_vae(m, x):
 
 
 def reconstruction(m, n=6):
-    """PSNR of 97-frame clips through the VAE: whole, mouth, last 8 frames"""
-    r = []
+    """97-frame clips with a blink each second through the VAE -> PSNR of whole, mouth, eyes, last 8 frames; dict of measure.lids"""
+    r, lids, rng = [], [], random.Random(0)
     for i in range(n):
         f = face.identity(face.HELD_OUT + 500 + i)
         c = motion.curves(*speech.utterance(6_000_000 + i))[:97]
-        x = measure.pictures(f, motion.express(np.concatenate([c, np.repeat(c[-1:], 97 - len(c), 0)])), m.size[0])
-        y, (a, b, c, d) = through_vae(m, x), face.mouth_box(f, m.size[0])
-        r.append((measure.psnr(x, y), measure.psnr(x[:, a:b, c:d], y[:, a:b, c:d]), measure.psnr(x[-8:], y[-8:])))
-    return np.mean(r, 0).tolist()
+        c = motion.blinking(np.concatenate([c, np.repeat(c[-1:], 97 - len(c), 0)]), rng)
+        x = measure.pictures(f, motion.express(c), m.size[0])
+        y, boxes = through_vae(m, x), [b(f, m.size[0]) for b in (face.mouth_box, face.eye_box)]
+        parts = [(x, y), *((measure.inside(x, b), measure.inside(y, b)) for b in boxes), (x[-8:], y[-8:])]
+        r.append([measure.psnr(*p) for p in parts])
+        lids.append(measure.lids(y, x, c[:, 5], boxes[1]))
+    return np.mean(r, 0).tolist(), {k: float(np.mean([v[k] for v in lids])) for k in lids[0]}
 
 
 def lips(m, talk, talks):
@@ -185,6 +188,27 @@ def prompts(m, talk):
     return out, np.concatenate(shown, 0)
 
 
+# phases of the contact sheet: the prompt, and of which frame most is there, from the true curves by name
+PHASES = [(None, lambda c: c["open"] - c["blink"]), (None, lambda c: -c["open"] - c["teeth"] - c["blink"]),
+          (None, lambda c: c["round"] - c["blink"] + c["open"] / 4), (None, lambda c: c["width"] - c["blink"]),
+          (None, lambda c: c["teeth"] - c["open"] - c["blink"]), ("smiling", lambda c: -c["open"] - c["blink"]),
+          (None, lambda c: -abs(c["blink"] - .5)), (None, lambda c: c["blink"]),
+          ("left", lambda c: -c["open"] - c["blink"]), ("right", lambda c: -c["open"] - c["blink"])]
+
+
+def sheet(m, talk):
+    """Ten faces, a row each, in the phases: open, shut, rounded, wide, teeth, smile, blink half, blink closed, look left, look right"""
+    w, seg = joined(spoken("espeak", 1), BLOCK * 6)
+    c = dict(zip(face.CURVES, motion.curves(w, seg)[12:].T))                     # the first frames still show the portrait
+    at = [12 + int(np.argmax(most_so(c))) for _, most_so in PHASES]
+    rows = []
+    for i in range(10):
+        f = face.identity(face.HELD_OUT + 320 + i)
+        x = {look: talk(f, w, look and PROMPTS[look]) for look in {look for look, _ in PHASES}}
+        rows.append(np.concatenate([x[look][k] for (look, _), k in zip(PHASES, at)], 1))
+    return np.concatenate(rows, 0)
+
+
 def long_run(m, talk, seconds, *windows):
     """One face that says the same every 20 s -> frames of each window (first, last second), face, reference, what does not move"""
     f = face.identity(face.HELD_OUT + 200)
@@ -201,7 +225,7 @@ def frame_rate(engine, folder, ffmpeg, seconds=30):
     engine.write(face.identity(face.HELD_OUT), joined(spoken("espeak", 2), speech.RATE * seconds)[0])
     cmd, what = [*engine.cmd, engine.wav, engine.png, "-o", "/dev/null"], "`avatar speak`"
     if os.path.exists(ffmpeg):
-        graph = f"[0:a]avatar=model={os.path.abspath(folder)}:image={engine.png}:seed=1[v]"
+        graph = f"[0:a]avatar=model={os.path.abspath(folder)}:image={engine.png}:seed=1:precision=f32[v]"
         cmd, what = [ffmpeg, "-v", "error", "-i", engine.wav, "-filter_complex", graph, "-map", "[v]", "-f", "null", "-"], "ffmpeg"
     cores = sorted(os.sched_getaffinity(0))[:2]
     start = time.monotonic()
@@ -236,6 +260,10 @@ PER_KIND = [  # label, key, factor, digits, how the goal is met, goals of the ki
     ("opening in silence, % of that in speech", "silence", 100, 1, most, (5, 5, 5, 5)),
     ("sharpness of the mouth, % of the truth's through the VAE", "sharp_mouth", 100, 1, least, (95,) * 4),
     ("sharpness of the eyes, % of the truth's through the VAE", "sharp_eyes", 100, 1, least, (95,) * 4),
+    ("eyes half closed, against the truth, dB", "eyes_half", 1, 1, least, (30,) * 4),
+    ("eyes closed, against the truth, dB", "eyes_closed", 1, 1, least, (30,) * 4),
+    ("sharpness of half-closed eyes, % of the truth's", "sharp_half", 100, 1, least, (92,) * 4),
+    ("sharpness of closed eyes, % of the truth's", "sharp_closed", 100, 1, least, (92,) * 4),
     ("picture against the truth, dB", "psnr", 1, 1, None, (None,) * 4),
     ("mouth against the truth, dB", "mouth_psnr", 1, 1, None, (None,) * 4),
     ("opening against another case's truth, r", "other", 1, 2, None, (None,) * 4)]
@@ -346,10 +374,14 @@ def report(o, m, engine, talk):
     rows, pairs = lips(m, talk, talks)
     for name, part in (("strip_a", pairs[:3]), ("strip_b", pairs[8::4] or pairs[-3:])):
         strip(f"{o.out}/{name}.png", part)
+    picture(o.out + "/sheet.png", sheet(m, talk))
     noise = 100 * np.mean(in_noise(m, talk, talks, rows))
     rate, what = frame_rate(engine, o.model, o.ffmpeg)
+    vae, vae_lids = reconstruction(m)
     single = [("opening in noise without speech, % of that in speech", [noise], 1, most, [5]),
-              ("VAE on unseen 97-frame clips: whole / mouth / last 8 frames, dB", reconstruction(m), 1, least, [34, 36, 34]),
+              ("VAE on unseen 97-frame clips: whole / mouth / eyes / last 8 frames, dB", vae, 1, least, [36]),
+              ("VAE, eyes half closed / closed: dB", [vae_lids["eyes_half"], vae_lids["eyes_closed"]], 1, least, [30]),
+              ("VAE, eyes half closed / closed: sharpness, % of the truth's", [100 * vae_lids[k] for k in ("sharp_half", "sharp_closed")], 1, least, [92]),
               (f"from files to frames through {what}, f32, 2 cores, frames a second", [rate], 0, least, [50])]
     if not o.quick:
         share, shown = prompts(m, talk)
