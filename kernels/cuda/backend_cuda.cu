@@ -275,6 +275,14 @@ typedef int (*Op)(Backend *be, const OpCall *c);
 static Op op_of(OpId op)
 {
     switch (op) {
+    case OP_LINEAR: case OP_LINEAR_GROUP:
+        return avt_cuda_linear;
+    case OP_ATTENTION:
+        return avt_cuda_attention;
+    case OP_CONV3D:
+        return avt_cuda_conv3d;
+    case OP_CONV1D:
+        return avt_cuda_conv1d;
     default:
         return NULL;
     }
@@ -349,6 +357,7 @@ static void cuda_close(Backend *be)
     cudaSetDevice(cuda->index);
     if (cuda->stream)
         cudaStreamSynchronize(cuda->stream);
+    avt_cuda_plans_close(&cuda->plans);
     avt_cuda_staging_close(cuda);
     device_free(be, MEM_BACKEND, cuda->workspace, cuda->workspace_size);
     for (int i = 0; i < CUDA_EVENTS; i++)
@@ -373,7 +382,9 @@ static int open_queue(Backend *be)
         ret = avt_cuda_check(be, cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking), "making a stream");
     for (int i = 0; i < CUDA_EVENTS && ret >= 0; i++)
         ret = avt_cuda_check(be, cudaEventCreateWithFlags(&cuda->event[i], cudaEventDisableTiming), "making an event");
-    return ret < 0 ? ret : avt_cuda_check_lt(be, cublasLtCreate(&cuda->lt), "starting cuBLASLt");
+    if (ret >= 0)
+        ret = avt_cuda_check_lt(be, cublasLtCreate(&cuda->lt), "starting cuBLASLt");
+    return ret < 0 ? ret : avt_cuda_plans_open(be) ? 0 : be->status;
 }
 
 static BackendClass make_class(void)

@@ -54,15 +54,12 @@ int avt_cuda_check(Backend *be, cudaError_t e, const char *what);
 int avt_cuda_check_lt(Backend *be, cublasStatus_t e, const char *what);
 int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what);
 
-/* ---- plans and the layout of weights: plans.cu, conv.cu ---------------------------------------------------------------------- */
+/* ---- plans.cu ---------------------------------------------------------------------------------------------------------------- */
 
 /** Plans of cuBLASLt and cuDNN for be's queue; asks the device what its cuBLASLt can (this waits). After lt, dnn and stream are there.
  *  @return NULL with a failed backend */
 CudaPlans *avt_cuda_plans_open(Backend *be);
 void avt_cuda_plans_close(CudaPlans **plans);
-
-/** A convolution's weight from the file's order [Cout, Cin, taps] to ours, [Cout, taps, Cin], both on the device, of one type. */
-int avt_cuda_turn_taps(Backend *be, void *dst, const void *src, DType dtype, int64_t cout, int64_t cin, int64_t taps);
 
 /* ---- upload.cu ------------------------------------------------------------------------------------------------------------- */
 

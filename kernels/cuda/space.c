@@ -41,6 +41,8 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
     if (!avt_cuda_linear_suits(c))
         return s;
     s.library = (arch >= 90 ? 32 : 4) * MIB;
+    if (rounds && x == DT_BF16 && c->linear.b.be)
+        s.bias = padded((size_t)n * sizeof(uint16_t));
     if (c->linear.w.dtype != x)
         s.weight = rows_within(n, (size_t)k * avt_dtype_size(x));
     if ((rounds && (own_finish || x == DT_F32)) || (c->linear.res.be && c->linear.gate.be))
@@ -88,5 +90,5 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
 
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
-    return (int64_t)(l.library + l.weight + l.result + v.library + v.frames + v.weight);
+    return (int64_t)(l.library + l.bias + l.weight + l.result + v.library + v.frames + v.weight);
 }

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What both kernels of attention take: the call, as numbers. */
+#ifndef AVT_CUDA_ATTENTION_CUH
+#define AVT_CUDA_ATTENTION_CUH
+
+#include "cuda/cuda.h"
+#include "cuda/values.cuh"
+
+typedef struct Segment {                // keys and values, [nb, NH, hd]
+    const void *k, *v;
+    DType dtype;
+    int nb;
+} Segment;
+
+typedef struct Attention {
+    const void *q;                      // [B, n, NH, hd]
+    void *out;
+    DType q_dtype, out_dtype;
+    Segment part[2];                    // the second may have none
+    const float *rel;                   // [n + nb - 1, NH] or NULL
+    int n, heads, hd;
+    int by4;                            // rows of all operands can be read four at a time
+    float scale;
+} Attention;
+
+int avt_cuda_attention_exact(Backend *be, const Attention *a, int batch);           // attention_exact.cu
+int avt_cuda_attention_mma(Backend *be, const Attention *a, int batch);             // attention.cu
+
+#endif

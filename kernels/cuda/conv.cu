@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * conv3d, conv1d: channels last, weights [Cout][taps][Cin], so that a convolution is a product whose rows are gathered:
+ *
+ *      out[pixel, n] = sum over k = (tap, channel) of x[pixel's place + tap, channel] w[n, k]
+ *
+ *      conv3d frames    | pad_t zeros | prev | x |            both tensors are read where they lie
+ *      conv1d           zeros or the edge's value in front and behind; a group has channels and columns of its own
+ *
+ * conv3d goes to cuDNN where that has a plan (dnn.cu), else, as all of conv1d, to our own product: right for every type, shape and
+ * alignment, exact in f32, and slow for large networks.
+ */
+#include "cuda/plans.h"
+#include "cuda/product.cuh"
+
+/* ---- rows out of pixels ------------------------------------------------------------------------------------------------------------ */
+
+/* What lies under the kernel for an output pixel, a row of kT kH kW C numbers */
+typedef struct Pixels {
+    const void *x, *prev;
+    DType dtype;
+    int nb, nb_prev;                    // output pixels; frames in front
+    int H, W, C, out_h, out_w;
+    int kh, kw, k;
+    ConvSpec spec;
+    int by4;
+
+    struct Cursor { int t, y, x; bool in; };                        // of the first tap, frames counted from prev's first
+
+    __device__ __forceinline__ Cursor open(int m, int) const
+    {
+        const int frame = m / (out_h * out_w), pixel = m - frame * out_h * out_w, row = pixel / out_w;
+
+        return { frame * spec.stride_t - spec.pad_t, row * spec.stride - spec.pad0, (pixel - row * out_w) * spec.stride - spec.pad0, m < nb };
+    }
+
+    /* Bits of 1 or 4 numbers of the row, from number i on; zeros outside the picture */
+    template <bool FOUR> __device__ __forceinline__ uint4 bits(const Cursor &c, int i) const
+    {
+        const int tap = i / C, t = c.t + tap / (kh * kw), y = c.y + tap / kw % kh, col = c.x + tap % kw;
+        const void *p = t < nb_prev ? prev : x;
+        const size_t at = (((size_t)(t < nb_prev ? t : t - nb_prev) * H + y) * W + col) * C + (i - tap * C);
+
+        if (i >= k || t < 0 || y < 0 || y >= H || col < 0 || col >= W)
+            return make_uint4(0, 0, 0, 0);
+        return FOUR ? load4_bits(p, dtype, at) : make_uint4(load_bits(p, dtype, at), 0, 0, 0);
+    }
+
+    __device__ __forceinline__ float4 read(const Cursor &c, int i) const
+    {
+        if (!c.in)
+            return make_float4(0, 0, 0, 0);
+        if (by4)
+            return values_of_bits(bits<true>(c, i), dtype);
+        return values_of_bits(make_uint4(bits<false>(c, i).x, bits<false>(c, i + 1).x, bits<false>(c, i + 2).x, bits<false>(c, i + 3).x), dtype);
+    }
+} Pixels;
+
+/* The same along time, for a group of channels */
+typedef struct Sound {
+    const void *x;
+    DType dtype;
+    int nb, T, C, group_c, k;           // output rows; input rows; channels, and those of a group
+    Conv1dSpec spec;
+    int by4;
+
+    struct Cursor { int t, first; bool in; };
+
+    __device__ __forceinline__ Cursor open(int m, int group) const { return { m * spec.stride - spec.pad0, group * group_c, m < nb }; }
+
+    template <bool FOUR> __device__ __forceinline__ uint4 bits(const Cursor &c, int i) const
+    {
+        const int tap = i / group_c, t = c.t + tap, there = t < 0 ? 0 : t >= T ? T - 1 : t;
+        const size_t at = (size_t)there * C + c.first + (i - tap * group_c);
+
+        if (i >= k || (t != there && !spec.replicate))
+            return make_uint4(0, 0, 0, 0);
+        return FOUR ? load4_bits(x, dtype, at) : make_uint4(load_bits(x, dtype, at), 0, 0, 0);
+    }
+
+    __device__ __forceinline__ float4 read(const Cursor &c, int i) const
+    {
+        if (!c.in)
+            return make_float4(0, 0, 0, 0);
+        if (by4)
+            return values_of_bits(bits<true>(c, i), dtype);
+        return values_of_bits(make_uint4(bits<false>(c, i).x, bits<false>(c, i + 1).x, bits<false>(c, i + 2).x, bits<false>(c, i + 3).x), dtype);
+    }
+} Sound;
+
+/* ---- ops ----------------------------------------------------------------------------------------------------------------------------- */
+
+static Pixels pixels_of(const OpCall *c)
+{
+    const Tensor x = c->conv.x, prev = c->conv.prev;
+    const int64_t *w = c->conv.w.dim;
+    Pixels p = {};
+
+    p.x = x.data;
+    p.prev = prev.data;
+    p.dtype = x.dtype;
+    p.nb = (int)avt_rows_of(c->out);
+    p.nb_prev = prev.be ? (int)prev.dim[0] : 0;
+    p.H = (int)x.dim[1];
+    p.W = (int)x.dim[2];
+    p.C = (int)x.dim[3];
+    p.out_h = (int)c->out.dim[1];
+    p.out_w = (int)c->out.dim[2];
+    p.kh = (int)w[3];
+    p.kw = (int)w[4];
+    p.k = (int)(w[1] * w[2] * w[3] * w[4]);
+    p.spec = c->u.conv;
+    p.by4 = can_load4(x.data, x.dtype, x.dim[3]) && can_load4(prev.data, x.dtype, x.dim[3]);
+    return p;
+}
+
+static int conv3d_by_hand(Backend *be, const OpCall *c)
+{
+    const Pixels p = pixels_of(c);
+    const int64_t cout = c->conv.w.dim[0];
+    const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, cout, c->out.dtype, ACT_NONE };
+
+    return run_product(be, p, rows_of(c->conv.w.data, c->conv.w.dtype, cout, p.k), f, p.nb, cout, p.k, 1);
+}
+
+int avt_cuda_conv3d(Backend *be, const OpCall *c)
+{
+    return avt_numel(c->out) ? conv3d_by_hand(be, c) : 0;
+}
+
+int avt_cuda_conv1d(Backend *be, const OpCall *c)
+{
+    const Tensor x = c->conv1d.x;
+    const Conv1dSpec spec = c->u.conv1d;
+    const int64_t *w = c->conv1d.w.dim, nb = c->out.dim[0], k = w[1] * w[2];
+    const Sound s = { x.data, x.dtype, (int)nb, (int)x.dim[0], (int)x.dim[1], (int)w[1], (int)k, spec,
+                      can_load4(x.data, x.dtype, x.dim[1]) && w[1] % 4 == 0 };
+    const Finish f = { c->out.data, NULL, (const float *)c->conv1d.b.data, NULL, w[0], c->out.dtype, spec.act };
+
+    if (!avt_numel(c->out))
+        return 0;
+    return run_product(be, s, rows_of(c->conv1d.w.data, c->conv1d.w.dtype, w[0], k), f, nb, w[0] / spec.groups, k, spec.groups);
+}

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * linear:  out[M, N] = act(x[M, K] w[N, K]^T + b)    or    res + gate * (x w^T + b)
+ *
+ * cuBLASLt multiplies (lt.cu); what it can add behind the sum it adds: a bias, GELU where its formula is ours, a residual of out's type.
+ * What it cannot (SiLU, erf, a gate, a result in bf16 of operands in f32) is a finish of our own over sums in f32: in place when the
+ * result is f32 itself, else over rows of the workspace, so that a result is rounded once. A weight of another type than x is widened
+ * into the workspace, as many rows at a time as fit.
+ *
+ *      columns of w        one piece, or pieces of widened rows
+ *        rows of x         one piece, or pieces of sums
+ *          product, finish
+ *
+ * Rows that are no multiple of 16 bytes, and addresses that are none: our own product (product.cuh).
+ */
+#include "cuda/plans.h"
+#include "cuda/product.cuh"
+
+/* ---- elements --------------------------------------------------------------------------------------------------------------------- */
+
+/* out = finish(v), rows of n: a thread has 4 columns */
+static __global__ void __launch_bounds__(256) finish_kernel(const float *v, Finish f, int64_t rows, int n)
+{
+    const int quads = n / 4;
+
+    for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < rows * quads; i += (int64_t)gridDim.x * 256) {
+        const int64_t row = i / quads;
+        const int column = (int)(i - row * quads) * 4;
+        const size_t at = (size_t)(row * f.row + column);
+        float4 sum = load4(v, DT_F32, (size_t)(row * (v == f.out ? f.row : n) + column));
+
+        sum.x = finished(f, sum.x, at, column);
+        sum.y = finished(f, sum.y, at + 1, column + 1);
+        sum.z = finished(f, sum.z, at + 2, column + 2);
+        sum.w = finished(f, sum.w, at + 3, column + 3);
+        store4(f.out, f.dtype, at, sum);
+    }
+}
+
+/* out = x of another type, both contiguous, 4 at a time; n is a multiple of 4 */
+static __global__ void __launch_bounds__(256) widen_kernel(void *out, DType to, const void *x, DType from, int64_t n)
+{
+    for (int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 4; i < n; i += (int64_t)gridDim.x * 1024)
+        store4(out, to, (size_t)i, load4(x, from, (size_t)i));
+}
+
+static unsigned blocks_for(Cuda *cuda, int64_t quads)
+{
+    const int64_t blocks = (quads + 255) / 256, most = (int64_t)cuda->multiprocessors * 8;
+
+    return (unsigned)(blocks < most ? blocks : most);
+}
+
+static int widen(Backend *be, void *out, DType to, const void *x, DType from, int64_t n)
+{
+    Cuda *cuda = avt_cuda(be);
+
+    return avt_cuda_check(be, LAUNCH(widen_kernel, blocks_for(cuda, n / 4), 256, 0, cuda->stream, out, to, x, from, n), "widening a weight");
+}
+
+/* ---- pieces ----------------------------------------------------------------------------------------------------------------------- */
+
+/* How a call is computed */
+typedef struct Way {
+    const OpCall *c;
+    int64_t m, n, k;
+    DType x, out;                       // types; w is of x's here
+    char *library, *bias, *weight, *result;                         // in the workspace; weight, result: or NULL
+    size_t library_size;
+    int64_t weight_rows, result_rows;   // at a time
+    int gelu, own_finish;               // the library's GELU; ours
+    Finish finish;
+} Way;
+
+static int gelu_of_library(const LtFacts *facts, const OpCall *c)
+{
+    return c->u.act == ACT_GELU_TANH && (c->out.dtype == DT_F32 ? facts->gelu_exact : facts->gelu && c->linear.x.dtype == DT_BF16);
+}
+
+static Finish finish_of(const OpCall *c)
+{
+    return { c->out.data, c->linear.res.data, (const float *)c->linear.b.data, (const float *)c->linear.gate.data, c->linear.w.dim[0],
+             c->out.dtype, c->u.act };
+}
+
+static Way way_of(Backend *be, const OpCall *c)
+{
+    Cuda *cuda = avt_cuda(be);
+    const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
+    Way w = {};
+
+    w.c = c;
+    w.m = avt_rows_of(c->out);
+    w.n = c->linear.w.dim[0];
+    w.k = c->linear.w.dim[1];
+    w.x = c->linear.x.dtype;
+    w.out = c->out.dtype;
+    w.library = (char *)cuda->workspace;
+    w.library_size = s.library;
+    w.bias = w.library + s.library;
+    w.weight = s.weight ? w.bias + s.bias : NULL;
+    w.result = s.result ? w.bias + s.bias + s.weight : NULL;
+    w.gelu = gelu_of_library(avt_cuda_lt_facts(cuda->plans), c);
+    w.own_finish = (c->u.act != ACT_NONE && !w.gelu) || c->linear.gate.be || (w.x == DT_F32 && w.out == DT_BF16);
+    w.weight_rows = s.weight ? (int64_t)(s.weight / ((size_t)w.k * avt_dtype_size(w.x))) / 8 * 8 : w.n;   // columns stay aligned
+    w.result_rows = s.result && w.own_finish ? (int64_t)(s.result / ((size_t)w.n * sizeof(float))) : w.m;
+    w.finish = finish_of(c);
+    return w;
+}
+
+static const char *element(const void *p, DType dtype, int64_t i)
+{
+    return p ? (const char *)p + (size_t)i * avt_dtype_size(dtype) : NULL;
+}
+
+/* The finish of rows m0 .. and columns n0 .. */
+static Finish finish_at(const Way *w, int64_t m0, int64_t n0)
+{
+    Finish f = w->finish;
+
+    f.out = (void *)element(f.out, w->out, m0 * w->n + n0);
+    f.res = element(f.res, w->out, m0 * w->n + n0);
+    f.bias = f.bias ? f.bias + n0 : NULL;
+    f.gate = f.gate ? f.gate + n0 : NULL;
+    return f;
+}
+
+/* Product and finish of rows m0 .. m0 + m and columns n0 .. n0 + n; weight: those columns' rows of w */
+static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int64_t m, int64_t n0, int64_t n)
+{
+    Cuda *cuda = avt_cuda(be);
+    const Finish f = finish_at(w, m0, n0);
+    const int in_place = w->own_finish && !w->result, bias = f.bias && !w->own_finish;
+    const DType bias_type = w->bias && w->out == DT_BF16 && !avt_cuda_lt_facts(cuda->plans)->bias_f32 ? DT_BF16 : DT_F32;
+    const LtOperands o = { w->own_finish && w->result ? w->result : f.out, f.res, element(w->c->linear.x.data, w->x, m0 * w->k), weight,
+                           bias_type == DT_BF16 ? w->bias + 2 * n0 : (const void *)f.bias, w->library };
+    LtProduct p = { PLAN_LINEAR, bias ? 1 + bias_type : 0, w->x, w->own_finish ? DT_F32 : w->out, w->gelu, f.res && !w->own_finish, m, n, w->k,
+                    in_place || !w->own_finish ? w->n : n, (int64_t)w->library_size };
+    const int ret = avt_cuda_lt_run(be, &p, &o);
+
+    if (ret < 0 || !w->own_finish)
+        return ret;
+    return avt_cuda_check(be, LAUNCH(finish_kernel, blocks_for(cuda, m * n / 4), 256, 0, cuda->stream, (const float *)o.out, f, m, (int)n),
+                          "finishing a product");
+}
+
+static int by_library(Backend *be, const Way *w)
+{
+    const OpCall *c = w->c;
+    int ret = 0;
+
+    if (c->linear.b.be && !w->own_finish && w->out == DT_BF16 && !avt_cuda_lt_facts(avt_cuda(be)->plans)->bias_f32)
+        ret = widen(be, w->bias, DT_BF16, c->linear.b.data, DT_F32, w->n);
+    for (int64_t n0 = 0; ret >= 0 && n0 < w->n; n0 += w->weight_rows) {
+        const int64_t n = w->n - n0 < w->weight_rows ? w->n - n0 : w->weight_rows;
+        const void *weight = element(c->linear.w.data, c->linear.w.dtype, n0 * w->k);
+
+        if (w->weight) {
+            ret = widen(be, w->weight, w->x, weight, c->linear.w.dtype, n * w->k);
+            weight = w->weight;
+        }
+        for (int64_t m0 = 0; ret >= 0 && m0 < w->m; m0 += w->result_rows)
+            ret = piece(be, w, weight, m0, w->m - m0 < w->result_rows ? w->m - m0 : w->result_rows, n0, n);
+    }
+    return ret;
+}
+
+static int by_hand(Backend *be, const OpCall *c)
+{
+    const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1], m = avt_rows_of(c->out);
+
+    return run_product(be, rows_of(c->linear.x.data, c->linear.x.dtype, m, k), rows_of(c->linear.w.data, c->linear.w.dtype, n, k),
+                       finish_of(c), m, n, k, 1);
+}
+
+static int aligned(const OpCall *c)
+{
+    uintptr_t all = (uintptr_t)c->out.data;
+
+    for (int i = 0; i < OP_MAX_IN; i++)
+        all |= (uintptr_t)c->in[i].data;
+    return all % 16 == 0;
+}
+
+static int product(Backend *be, const OpCall *c)
+{
+    int ret = AVT_ERR(ENOSYS);
+
+    if (!avt_numel(c->out))
+        return 0;
+    if (avt_cuda_linear_suits(c) && aligned(c)) {
+        const Way w = way_of(be, c);
+
+        ret = by_library(be, &w);
+    }
+    return ret == AVT_ERR(ENOSYS) ? by_hand(be, c) : ret;
+}
+
+int avt_cuda_linear(Backend *be, const OpCall *c)
+{
+    int ret = c->op == OP_LINEAR_GROUP ? 0 : product(be, c);
+
+    for (int i = 0; c->op == OP_LINEAR_GROUP && ret >= 0 && i < OP_MAX_OUT && c->group.w[i].be; i++) {
+        const OpCall one = avt_op_product(c, i);
+
+        ret = product(be, &one);
+    }
+    return ret;
+}

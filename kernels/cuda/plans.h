@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Plans of cuBLASLt and cuDNN, made once a shape and kept with the backend; the products' own header.
+ *
+ * A key is a plain struct without holes whose first field is its kind; a plan is whatever its maker keeps under it. PLANS_MOST are kept:
+ * the one not used for longest goes, for sound and text have lengths without end.
+ */
+#ifndef AVT_CUDA_PLANS_H
+#define AVT_CUDA_PLANS_H
+
+#include "cuda/cuda.h"
+
+typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_ATTENTION } PlanKind;
+
+enum { PLANS_MOST = 1024 };
+
+/* What this card's cuBLASLt was seen to do: asked at open, never assumed. */
+typedef struct LtFacts {
+    int bias_f32;                       // a bias in f32 with a result in bf16
+    int gelu;                           // its GELU is the tanh form, as near as a result in bf16 can tell
+    int gelu_exact;                     // and as near as one in f32 can tell
+} LtFacts;
+
+LtFacts *avt_cuda_lt_facts(CudaPlans *plans);
+
+/** The plan under a key, or NULL. */
+void *avt_cuda_plan_get(CudaPlans *plans, const void *key, size_t size);
+/** Keep a plan; close() ends it when it is dropped or the backend closes. @return 0 or ENOMEM: the plan is the caller's still */
+int avt_cuda_plan_put(CudaPlans *plans, const void *key, size_t size, void *plan, void (*close)(void *plan));
+
+/* ---- cuBLASLt: lt.cu -------------------------------------------------------------------------------------------------------- */
+
+/* out[m, n] = epilogue(x[m, k] w[n, k]^T + bias) or res + x w^T + bias; also the key of its plan */
+typedef struct LtProduct {
+    int32_t kind, bias;                 // PLAN_LINEAR; bias: 0: none, else 1 + its type
+    int32_t x, out;                     // types: x and w are of one, out and res
+    int32_t gelu, res;                  // 0 or 1
+    int64_t m, n, k;
+    int64_t row;                        // elements from one row of out and res to the next
+    int64_t library;                    // bytes of workspace
+} LtProduct;
+
+typedef struct LtOperands {
+    void *out;
+    const void *res, *x, *w, *bias;
+    void *workspace;
+} LtOperands;
+
+/** Addresses are multiples of 16 bytes. @return 0, ENOSYS (quietly) when the library has no such product, or another error */
+int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o);
+/** Fill avt_cuda_lt_facts(); waits for the device. */
+int avt_cuda_lt_ask(Backend *be);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Elements of f32 or bf16, to and from f32, and activations: for kernels that are written once and read the type as data. The branch on
+ * a type is the same for all threads of a launch.
+ *
+ * Four at a time (load4, store4) wants an address that is a multiple of four elements; can_load4() asks on the host.
+ */
+#ifndef AVT_CUDA_VALUES_CUH
+#define AVT_CUDA_VALUES_CUH
+
+#include "cuda/gpu.cuh"
+#include "kernels.h"
+
+/* An element's bits, and what they say; zero bits are zero in every type */
+static __device__ __forceinline__ uint32_t load_bits(const void *p, DType dtype, size_t i)
+{
+    return dtype == DT_F32 ? ((const uint32_t *)p)[i] : ((const uint16_t *)p)[i];
+}
+
+static __device__ __forceinline__ float value_of_bits(uint32_t bits, DType dtype)
+{
+    return dtype == DT_F32 ? __uint_as_float(bits) : bf_lo(bits);
+}
+
+static __device__ __forceinline__ float load_value(const void *p, DType dtype, size_t i)
+{
+    return value_of_bits(load_bits(p, dtype, i), dtype);
+}
+
+/* p[i .. i + 3], the words as they lie */
+static __device__ __forceinline__ uint4 load4_bits(const void *p, DType dtype, size_t i)
+{
+    if (dtype == DT_F32)
+        return ld16((const float *)p + i);
+
+    const uint2 v = ld8((const uint16_t *)p + i);
+
+    return make_uint4(v.x & 0xffff, v.x >> 16, v.y & 0xffff, v.y >> 16);
+}
+
+static __device__ __forceinline__ float4 values_of_bits(uint4 v, DType dtype)
+{
+    return make_float4(value_of_bits(v.x, dtype), value_of_bits(v.y, dtype), value_of_bits(v.z, dtype), value_of_bits(v.w, dtype));
+}
+
+static __device__ __forceinline__ float4 load4(const void *p, DType dtype, size_t i)
+{
+    return values_of_bits(load4_bits(p, dtype, i), dtype);
+}
+
+/* p[i .. i + 3], of which the first `nb` are there; zeros for the rest */
+static __device__ __forceinline__ float4 load_some(const void *p, DType dtype, size_t i, int nb)
+{
+    const uint32_t x = load_bits(p, dtype, i), y = nb > 1 ? load_bits(p, dtype, i + 1) : 0, z = nb > 2 ? load_bits(p, dtype, i + 2) : 0;
+
+    return values_of_bits(make_uint4(x, y, z, nb > 3 ? load_bits(p, dtype, i + 3) : 0), dtype);
+}
+
+static __device__ __forceinline__ void store_value(void *p, DType dtype, size_t i, float v)
+{
+    if (dtype == DT_F32)
+        ((float *)p)[i] = v;
+    else
+        ((bf16 *)p)[i] = __float2bfloat16(v);
+}
+
+/* p[i .. i + 3] = v */
+static __device__ __forceinline__ void store4(void *p, DType dtype, size_t i, float4 v)
+{
+    if (dtype == DT_F32)
+        st16((float *)p + i, make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)));
+    else
+        st8((bf16 *)p + i, make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)));
+}
+
+static __device__ __forceinline__ float activate(Act act, float v)
+{
+    switch (act) {
+    case ACT_SILU:      return v / (1.f + expf(-v));
+    case ACT_GELU_TANH: return 0.5f * v * (1.f + tanhf(0.79788456080286536f * (v + 0.044715f * v * v * v)));
+    case ACT_GELU_ERF:  return 0.5f * v * (1.f + erff(v * 0.70710678118654752f));
+    case ACT_CLAMP:     return v < -1.f ? -1.f : v > 1.f ? 1.f : v;
+    default:            return v;
+    }
+}
+
+/* May rows of `row` elements that begin at p be read four at a time? */
+static inline bool can_load4(const void *p, DType dtype, int64_t row)
+{
+    return row % 4 == 0 && (uintptr_t)p % (4 * avt_dtype_size(dtype)) == 0;
+}
+
+#endif
