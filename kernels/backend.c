@@ -4,7 +4,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/thread.h"
 #include "kernels.h"
@@ -106,14 +105,6 @@ void avt_backend_fail(Backend *be, int code, const char *fmt, ...)
     avt_log(be->log, LOG_ERROR, "%s", text);
 }
 
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Nobody wants the result any more: the sticky failure, without a line in the log. */
 static int given_up(Backend *be)
 {
@@ -125,7 +116,7 @@ static int given_up(Backend *be)
 void avt_backend_run(Backend *be, const OpCall *c)
 {
     OpStat *s = &be->stat[c->op];
-    const double start = be->profile ? now() : 0;
+    const int64_t start = be->profile ? avt_now_ns() : 0;
     double flops, bytes;
     int ret;
 
@@ -139,7 +130,7 @@ void avt_backend_run(Backend *be, const OpCall *c)
     s->flops += flops;
     s->bytes += bytes;
     if (be->profile)
-        s->seconds += now() - start;
+        s->seconds += 1e-9 * (double)(avt_now_ns() - start);
 }
 
 OpCall avt_op_product(const OpCall *c, int i)

@@ -98,6 +98,7 @@ void ff_avatar_stream_free(AvatarStream **pst)
     av_fifo_freep2(&st->queue);
     av_frame_free(&st->picture);
     av_freep(&st->prompt);
+    av_freep(&st->stats);
     pthread_mutex_destroy(&st->log_lock);
     av_freep(pst);
 }
@@ -113,6 +114,7 @@ int ff_avatar_stream_open(AvatarStream *st)
     look.width  = st->picture->width;
     look.height = st->picture->height;
     look.prompt = st->prompt;
+    look.stats  = st->stats;
     if ((ret = avatar_session_open(&st->session, st->engine, &look)) < 0)
         return ret;
     avatar_session_info(st->session, &info);

@@ -44,6 +44,7 @@ typedef struct AvatarStream {
     AvatarLook look;                    ///< what a new take begins with; picture and prompt are those below
     struct AVFrame *picture;            ///< rgb24
     char *prompt;                       ///< NULL: the model's
+    char *stats;                        ///< file of the session's statistics, or NULL
     int width, height;                  ///< of the frames
     char precision[8];                  ///< of the engine: f32, bf16
     int64_t hold;                       ///< samples of silence behind the sound

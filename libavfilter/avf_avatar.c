@@ -78,7 +78,7 @@ static const struct {
 typedef struct AvatarContext {
     const AVClass *class;
 
-    char *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *opts;
+    char *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *opts, *stats;
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
@@ -154,6 +154,7 @@ static const AVOption avatar_options[] = {
         { .i64 = 2000000 }, 40000, 60000000, TFLAGS },
     { "metadata", "attach lavfi.avatar.* metadata to the frames", OFFSET(metadata), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, TFLAGS },
     STRING("opts",       "set expert settings of libavatar, key=value pairs joined by ':'", opts, FLAGS),
+    STRING("stats",      "set the file or pipe for a line of JSON a block: times, memory, delay", stats, FLAGS),
     { NULL }
 };
 
@@ -310,7 +311,8 @@ static int open_stream(AVFilterContext *ctx)
     if (s->image && (ret = ff_avatar_picture_read(ctx, s->image, &s->stream->picture)) < 0)
         return ret;
     av_freep(&s->stream->prompt);
-    if (s->prompt && !(s->stream->prompt = av_strdup(s->prompt)))
+    av_freep(&s->stream->stats);
+    if ((s->prompt && !(s->stream->prompt = av_strdup(s->prompt))) || (s->stats && !(s->stream->stats = av_strdup(s->stats))))
         return AVERROR(ENOMEM);
     get_look(s, &s->stream->look);
     s->stream->hold            = to_samples(s->hold);

@@ -99,6 +99,7 @@ typedef struct AvatarLook {
     int latency_ms;                     /* live: how much sound after a block the audio encoder looks at; -1: 160 */
     int late;                           /* enum AvatarLate: what to do when sound runs ahead of the frames */
     int max_late_ms;                    /* live: how far ahead before `late` acts; -1: 2000 */
+    const char *stats;                  /* file or pipe for a line of JSON a block: times, memory, delay (doc/live.md); NULL: none */
 } AvatarLook;
 
 enum AvatarMode { AVATAR_OFFLINE, AVATAR_LIVE };        /* hear up to 60 s at once, with what follows; block by block as it comes */

@@ -42,6 +42,7 @@ static const Option options[] = {
     { "late",        CONST, AT(look.late),          "live, sound ahead of the frames: wait, repeat, drop", "wait|repeat|drop" },
     { "max_late",    TIME,  AT(look.max_late_ms),   "live: how far ahead before late acts, seconds or ms (default: 2)", NULL },
     { "opts",        TEXT,  AT(engine.opts),        "expert settings key=value:key=value", NULL },
+    { "stats",       TEXT,  AT(look.stats),         "file or pipe for a line of JSON a block: times, memory, delay", NULL },
     { "output",      TEXT,  AT(output),             "file to write, or - for stdout (also -o; default: avatar.mp4)", NULL },
     { "container",   TEXT,  AT(container),          "mp4, matroska, ... (also -f; default: by the file's name, nut on stdout)", NULL },
     { "video_codec", TEXT,  AT(video_codec),        "encoder of the pictures (also -c:v; default: by the container)", NULL },

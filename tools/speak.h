@@ -16,6 +16,8 @@ int cmd_inspect(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_top(int argc, char **argv);
+int cmd_plot(int argc, char **argv);
 
 /* ---- picture_in.c ---- */
 

@@ -18,6 +18,14 @@
 #include "base/mem.h"
 #include "base/thread.h"
 
+int64_t avt_now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 int avt_nb_mask(void)
 {
     cpu_set_t set;

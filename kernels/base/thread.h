@@ -3,7 +3,12 @@
 #ifndef AVT_BASE_THREAD_H
 #define AVT_BASE_THREAD_H
 
+#include <stdint.h>
+
 #include "base/log.h"
+
+/** Nanoseconds since some moment of the past, the same for all threads. */
+int64_t avt_now_ns(void);
 
 /** Cores in the affinity mask of the process. */
 int avt_nb_mask(void);

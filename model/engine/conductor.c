@@ -11,18 +11,10 @@
  * Versions of text and sink are slots; a slot is filled again only when no block in flight uses it.
  */
 #include <string.h>
-#include <time.h>
 
 #include "base/philox.h"
+#include "base/thread.h"
 #include "engine/conductor.h"
-
-static double now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
-}
 
 int avt_cancelled(const AvatarSession *s)
 {
@@ -118,12 +110,13 @@ static int take_frames(AvatarSession *s)
     ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size);
     if (ret < 0)
         return ret;
-    *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = now_ms() - f.start_ms };
+    *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = 1e-6 * (double)(avt_now_ns() - f.start) };
     cut_block(s, b, f.heard);
     memmove(s->done, s->done + 1, sizeof(s->done[0]) * (size_t)--s->nb_done);
     s->received++;
+    avt_log(&s->e->log, LOG_DEBUG, "block %lld: %.0f ms", (long long)f.block, b->ms);
+    avt_stats_block(s, b);
     hand_out(s);
-    avt_log(&s->e->log, LOG_DEBUG, "block %lld: %.0f ms", (long long)f.block, now_ms() - f.start_ms);
     return 0;
 }
 
@@ -283,7 +276,7 @@ static int try_admit(AvatarSession *s)
 static void add_flight(AvatarSession *s, int64_t skipped, int repeat)
 {
     s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .repeat = repeat,
-                                          .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text, .sink = s->sink, .start_ms = now_ms() };
+                                          .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text, .sink = s->sink, .start = avt_now_ns() };
 }
 
 static int distance_of(const AvatarSession *s, const Flight *f)

@@ -8,6 +8,7 @@
 
 #include "engine/session.h"
 #include "engine/sound.h"
+#include "engine/stats.h"
 
 #define FRAME_QUEUE 3                   // blocks of frames: one being read, two ahead
 #define SINK_REFRESH 4                  // first block that uses the second sink
@@ -32,7 +33,7 @@ typedef struct Flight {                 // a block in flight
     uint64_t seed;
     int step;                           // next one
     int text, sink;                     // slots
-    double start_ms;
+    int64_t start;                      // avt_now_ns()
 } Flight;
 
 #define KEEP_SEED (-2)
@@ -74,6 +75,7 @@ struct AvatarSession {
     int running;                        // of the list in threads.c, with the next field
     AvatarSession *next_running;
     int cancel;                         // atomic
+    Stats stats;                        // the conductor's
 
     pthread_mutex_t lock;               // the fields below
     pthread_cond_t change;

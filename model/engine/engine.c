@@ -9,8 +9,8 @@
  * A load has a thread of its own: the threads that OpenMP makes for it go when it goes, and a caller's thread stays as it was.
  */
 #include <string.h>
-#include <time.h>
 
+#include "base/thread.h"
 #include "engine/engine.h"
 
 #define KEEP_MS 10000
@@ -32,6 +32,7 @@ static void pass_line(void *opaque, int level, const char *text)
     if (in_callback)                                                // a line about what the callback does: it would call itself
         return;
     pthread_mutex_lock(&e->log_lock);
+    e->warnings += level == LOG_WARNING;
     in_callback = 1;
     e->callback(e->callback_opaque, level, text);
     in_callback = 0;
@@ -83,10 +84,7 @@ int avatar_options_check(const AvatarOptions *opt)
 
 static int64_t now_ms(void)
 {
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return avt_now_ns() / 1000000;
 }
 
 static char *make_key(const ModelDir *d, const AvatarOptions *o)

@@ -40,6 +40,7 @@ struct AvatarEngine {
     AvatarLogCallback callback;
     void *callback_opaque;
     pthread_mutex_t log_lock;
+    int64_t warnings;                   // lines of that level so far; under log_lock
 };
 
 typedef struct Expert {                 // AvatarOptions.opts

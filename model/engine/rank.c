@@ -208,6 +208,22 @@ void avt_rank_close(Rank *r)
 
 /* ---- the walk --------------------------------------------------------------------------------------------------------------- */
 
+RankStage avt_rank_stage(Rank *r, RankStage stage)
+{
+    const RankStage before = r->stage;
+    int64_t now;
+
+    if (!r->set->timed || stage == before)
+        return before;
+    avt_sync(r->be);
+    now = avt_now_ns();
+    if (r->since)
+        __atomic_fetch_add(&r->spent[before], now - r->since, __ATOMIC_RELAXED);
+    r->since = now;
+    r->stage = stage;
+    return before;
+}
+
 int avt_rank_run(Rank *r)
 {
     Cmd c;

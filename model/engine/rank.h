@@ -75,6 +75,7 @@ typedef struct RankSetup {              // what all ranks of a session share
     int64_t text_len;                   // most context rows
     CommKind comm;
     RankHooks hooks;
+    int timed;                          // ranks count what their stages take
     const int *cancel;
     const Log *log;
 } RankSetup;
@@ -83,6 +84,9 @@ typedef struct RankRoutes {             // what the ranks of a plan and the cond
     CommRoute *route;
     int nb;
 } RankRoutes;
+
+/* Where the time of a rank's thread goes, when somebody wants to know. Waiting: for a command or a message. */
+typedef enum RankStage { STAGE_WAIT, STAGE_PICTURE, STAGE_TEXT, STAGE_SINK, STAGE_SOUND, STAGE_LAYERS, STAGE_DECODE, STAGE_NB } RankStage;
 
 typedef struct Rank {
     const RankSetup *set;
@@ -105,7 +109,14 @@ typedef struct Rank {
     int64_t noise_block;                // -1: of none yet
     uint64_t noise_seed;
     float *host;                        // what a hook sees
+    RankStage stage;
+    int64_t since;                      // avt_now_ns() when it began
+    int64_t spent[STAGE_NB];            // ns; atomic: others read them
 } Rank;
+
+/** From here on the thread does `stage`. Work that its queue still holds is waited for, so that its time is counted where it belongs;
+ *  without set->timed this does nothing. @return the stage before */
+RankStage avt_rank_stage(Rank *r, RankStage stage);
 
 /** Open a rank's state (sizes known from avt_rank_measure) on a backend of its own. */
 int  avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *opt, const char *device,

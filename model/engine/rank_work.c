@@ -49,7 +49,15 @@ static int send(Rank *r, int dst, CommTag tag, Tensor t)
 
 static int recv(Rank *r, int src, CommTag tag, Tensor t)
 {
-    return !r->comm || src == r->index ? 0 : avt_comm_recv(r->comm, r->be, src, tag, t);
+    RankStage stage;
+    int ret;
+
+    if (!r->comm || src == r->index)
+        return 0;
+    stage = avt_rank_stage(r, STAGE_WAIT);
+    ret = avt_comm_recv(r->comm, r->be, src, tag, t);
+    avt_rank_stage(r, stage);
+    return ret;
 }
 
 static int expect(Rank *r, int src, CommTag tag, Tensor t)
@@ -412,6 +420,7 @@ static int decode_block(Rank *r, const CmdItem *it)
     Tensor z = ends(r->place) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, s->H, s->W);
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
     const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3);
+    const RankStage stage = avt_rank_stage(r, STAGE_DECODE);
     int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);
 
     if (ret >= 0)
@@ -425,6 +434,7 @@ static int decode_block(Rank *r, const CmdItem *it)
         ret = show(r, r->set->hooks.pixels, it->block, px);
     if (ret >= 0)
         ret = send(r, conductor(r), TAG_FRAMES, u8);
+    avt_rank_stage(r, stage);
     avt_arena_release(r->scratch, mark);
     return ret;
 }
@@ -442,13 +452,16 @@ static int take_features(Rank *r, DitAudio *out)
 static int take_sound(Rank *r, int64_t block)
 {
     DitAudio *o = &r->audio[block % r->nb_slots];
+    const RankStage stage = avt_rank_stage(r, STAGE_SOUND);
     int ret;
 
     if (begins(r->place))
         ret = take_features(r, o);
     else if ((ret = recv(r, r->place->prev, TAG_SOUND, o->both)) >= 0)
         ret = avt_dit_audio_keys(r->be, r->scratch, &r->w->dit, o);
-    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_SOUND, o->both);
+    ret = ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_SOUND, o->both);
+    avt_rank_stage(r, stage);
+    return ret;
 }
 
 /* While the device is at work on the wave, the host makes the noise of the block after its newest: most likely with the same seed. */
@@ -486,9 +499,15 @@ int avt_rank_obey(Rank *r, const Cmd *c)
     static int (*const deed[])(Rank *, const Cmd *) = {
         [CMD_PICTURE] = do_picture, [CMD_TEXT] = do_text, [CMD_SINK] = do_sink, [CMD_WAVE] = do_wave,
     };
+    static const RankStage stage[] = {
+        [CMD_PICTURE] = STAGE_PICTURE, [CMD_TEXT] = STAGE_TEXT, [CMD_SINK] = STAGE_SINK, [CMD_WAVE] = STAGE_LAYERS,
+    };
     const size_t mark = avt_arena_mark(r->scratch);
-    int ret = deed[c->kind](r, c);
+    int ret;
 
+    avt_rank_stage(r, stage[c->kind]);
+    ret = deed[c->kind](r, c);
+    avt_rank_stage(r, STAGE_WAIT);
     avt_arena_release(r->scratch, mark);
     return ret < 0 ? ret : r->be->status;
 }

@@ -269,6 +269,8 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = plan_memory(s);
     if (ret >= 0)
+        ret = avt_stats_open(s, look->stats);
+    if (ret >= 0)
         ret = open_frames(s);
     if (ret >= 0)
         ret = open_front(s);
@@ -324,6 +326,7 @@ void avatar_session_close(AvatarSession **ps)
     avt_free(s->routes.route);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
+    avt_stats_close(s);
     avt_sound_close(&s->sound);
     avt_front_close(&s->front);
     avt_changes_free(s);

@@ -2,6 +2,7 @@
 /* Sound of a session. See sound.h. */
 #include <string.h>
 
+#include "base/thread.h"
 #include "engine/sound.h"
 
 #define FRAME_SAMPLES 640
@@ -194,6 +195,8 @@ void avt_sound_listen(Sound *o)
             pthread_cond_wait(o->change, o->lock);
             continue;
         }
+        const int64_t start = avt_now_ns();
+
         ret = take_piece(o, &p);
         o->hearing = 1;
         pthread_mutex_unlock(o->lock);
@@ -201,6 +204,7 @@ void avt_sound_listen(Sound *o)
             ret = encode(o, &p);
         pthread_mutex_lock(o->lock);
         o->hearing = 0;
+        o->listened += avt_now_ns() - start;
         o->status = ret < 0 ? ret : 0;
         if (ret >= 0 && o->made == p.first)                         // not so: it was left out meanwhile
             o->made += p.nb;

@@ -47,6 +47,7 @@ typedef struct Sound {
     float *pcm;                         // samples start .. start + nb - 1 of the stream
     int64_t start, nb, room;
     int closed;                         // no more will come
+    int64_t listened;                   // ns that the front has taken
     int working;                        // blocks are in flight: frames will come without more sound
     int hearing;                        // the listener is at work on a piece
     int over;                           // the listener may go

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Frame counts, time stamps, the ways to give a picture, what goes into a file, what repeats."""
 import glob
+import json
 import os
 import shutil
 import subprocess
@@ -248,6 +249,14 @@ def metadata_filter_prints(d):
            '-f', 'null', '-')
     with open(d / 'log') as f:
         assert f.read().count('lavfi.avatar.frame=') == 13
+
+
+@case
+def statistics(d):
+    """stats=FILE: a line of JSON a block."""
+    frames('-i', d.wav(3 * 7680), '-filter_complex', '[0:a]' + filt(image=d.png(), stats=d / 's.jsonl'))
+    with open(d / 's.jsonl') as f:
+        assert [json.loads(x)['frame'] for x in f] == [0, 12, 24]
 
 
 @case

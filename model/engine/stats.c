@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* See stats.h. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/thread.h"
+#include "engine/conductor.h"
+
+#define LINE_FIXED 1024
+#define LINE_RANK  640
+
+/* ---- the file ------------------------------------------------------------------------------------------------------ */
+
+/* A file of ours, an empty or a new one may be written, at its end: a stream may be several sessions. For reading as well, so that a pipe
+ * without a reader is no error and no signal. */
+static int open_file(const char *path, const Log *log)
+{
+    const int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
+    struct stat st;
+    char first;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        const int e = errno;
+
+        if (fd >= 0)
+            close(fd);
+        return avt_fail(log, AVT_ERR(e), "stats=%s: %s; name a file that can be written", path, strerror(e));
+    }
+    if (S_ISREG(st.st_mode) && st.st_size > 0 && (pread(fd, &first, 1, 0) != 1 || first != '{')) {
+        close(fd);
+        return avt_fail(log, AVT_ERR(EEXIST), "stats=%s: the file holds something else; name another", path);
+    }
+    return fd;
+}
+
+int avt_stats_open(AvatarSession *s, const char *path)
+{
+    Stats *t = &s->stats;
+
+    t->fd = -1;
+    if (!path || !*path)
+        return 0;
+    t->opened = t->last = avt_now_ns();
+    t->line = avt_malloc(MEM_SESSION, LINE_FIXED + LINE_RANK * (size_t)s->e->core->plan.nb_ranks);
+    if (!t->line)
+        return AVT_ERR(ENOMEM);
+    t->fd = open_file(path, &s->e->log);
+    s->set.timed = t->fd >= 0;
+    return t->fd < 0 ? t->fd : 0;
+}
+
+void avt_stats_close(AvatarSession *s)
+{
+    Stats *t = &s->stats;
+
+    if (!t->line)                       // the session failed before, or nobody wanted any: fd is not ours
+        return;
+    if (t->fd >= 0)
+        close(t->fd);
+    if (t->lost)
+        avt_log(&s->e->log, LOG_WARNING, "stats: %lld lines found no room and are missing; read the pipe faster", (long long)t->lost);
+    avt_freep(&t->line);
+}
+
+/* ---- a line -------------------------------------------------------------------------------------------------------- */
+
+static int rank_times(char *p, int size, const Rank *r, int64_t before[STAGE_NB])
+{
+    static const char *const names[] = { "wait", "picture", "text", "sink", "sound", "layers", "decode" };
+    int n = 0;
+
+    for (int k = 0; k < STAGE_NB; k++) {
+        const int64_t now = __atomic_load_n(&r->spent[k], __ATOMIC_RELAXED);
+
+        n += snprintf(p + n, (size_t)(size - n), "%s\"%s\": %.2f", k ? ", " : "", names[k], 1e-6 * (double)(now - before[k]));
+        before[k] = now;
+    }
+    return n;
+}
+
+static int rank_text(char *p, int size, AvatarSession *s, int r)
+{
+    const PlanMemory *m = &s->planned[r];
+    const PlanRank *place = &s->e->core->plan.rank[r];
+    int n = snprintf(p, (size_t)size, "%s{\"device\": \"%s\", \"layers\": [%d, %d], \"vae\": %d, \"ms\": {", r ? ", " : "", place->device, place->l0,
+                     place->l1, place->vae);
+
+    n += rank_times(p + n, size - n, &s->rank[r], s->stats.spent[r]);
+    n += snprintf(p + n, (size_t)(size - n), "}, \"bytes\": {\"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu}}",
+                  m->weights, m->state, m->scratch, m->workspace, m->messages);
+    return n;
+}
+
+/* What the caller's side knows, under its lock. */
+typedef struct Outside {
+    int64_t heard, listened, warnings;  // samples; ns
+    int queue;                          // blocks of frames that wait to be taken
+} Outside;
+
+static Outside look_outside(AvatarSession *s)
+{
+    Outside o;
+
+    pthread_mutex_lock(&s->lock);
+    o = (Outside){ .heard = s->sound.start + s->sound.nb, .listened = s->sound.listened, .queue = s->nb_ready };
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_lock(&s->e->log_lock);
+    o.warnings = s->e->warnings;
+    pthread_mutex_unlock(&s->e->log_lock);
+    return o;
+}
+
+static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
+{
+    Stats *t = &s->stats;
+    const Outside o = look_outside(s);
+    const double seconds = 1e-9 * (double)(now - t->last), so_far = 1e-9 * (double)(now - t->opened);
+    const int nb = b->end - b->first, size = LINE_FIXED + LINE_RANK * s->e->core->plan.nb_ranks;
+    int n;
+
+    t->frames += nb;
+    n = snprintf(t->line, (size_t)size, "{\"block\": %lld, \"frame\": %lld, \"frames\": %d, \"time\": %.3f, \"block_ms\": %.2f, \"fps\": %.2f, "
+                 "\"fps_mean\": %.2f, \"ahead_ms\": %.0f, \"queue\": %d, \"size\": \"%dx%d\", \"steps\": %d, \"precision\": \"%s\", \"plan\": \"%s\", "
+                 "\"warnings\": %lld, \"front\": {\"device\": \"%s\", \"ms\": %.2f}, \"ranks\": [", (long long)b->block, (long long)b->index, nb, so_far, b->ms,
+                 nb / seconds, (double)t->frames / so_far, 1e3 * ((double)o.heard / AVATAR_SAMPLE_RATE - (double)(b->index + nb) / AVATAR_FPS), o.queue,
+                 s->info.width, s->info.height, s->info.steps, s->info.precision, s->info.plan, (long long)o.warnings, s->e->core->plan.front_device,
+                 1e-6 * (double)(o.listened - t->listened));
+    t->listened = o.listened;
+    for (int r = 0; r < s->e->core->plan.nb_ranks; r++)
+        n += rank_text(t->line + n, size - n, s, r);
+    return n + snprintf(t->line + n, (size_t)(size - n), "]}\n");
+}
+
+/* A line is written whole or not at all: pipes take up to 4096 bytes so, files always. */
+void avt_stats_block(AvatarSession *s, const struct FrameBlock *b)
+{
+    const int64_t now = avt_now_ns();
+
+    if (s->stats.fd < 0)
+        return;
+    if (write(s->stats.fd, s->stats.line, (size_t)whole_line(s, b, now)) < 0)
+        s->stats.lost++;
+    s->stats.last = now;
+}
