@@ -89,7 +89,7 @@ static void weights(void **state)
     float *v = op_values(N * K, RANDOM, 3), *x = op_values(K, RANDOM, 4);
 
     (void)state;
-    for (CpuLevel level = CPU_PLAIN; level < CPU_AUTO; level++)
+    for (CpuLevel level = CPU_PLAIN; level <= CPU_AUTO; level++)
         for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
             const int64_t dim[2] = { N, K };
             uint8_t bytes[N * K * 8 + 1];                           // one past: any alignment will do
@@ -102,7 +102,7 @@ static void weights(void **state)
             for (int64_t j = 0; j < N * K; j++)
                 exact[j] = load(bytes, types[i], j);
             memmove(bytes + 1, bytes, (size_t)(N * K) * avt_dtype_size(types[i]));
-            test_bench_open(&t, "cpu", level, 2);
+            op_open(&t, level, 2, DT_F32);
             in = TEST_TENSOR(&t, x, 1, K);
             for (int k = 0; k < 2; k++) {
                 const Linear l = { .w = avt_weight_put(t.arena, WEIGHT_LINEAR, DT_F32, k ? DT_F32 : types[i], 2, dim,
@@ -155,7 +155,7 @@ static void weight_size(void **state)
     float *src = op_values(5000, RANDOM, 1);
 
     (void)state;
-    for (CpuLevel level = CPU_PLAIN; level < CPU_AUTO; level++)
+    for (CpuLevel level = CPU_PLAIN; level <= CPU_AUTO; level++)
         for (size_t i = 0; i < sizeof(w) / sizeof(w[0]); i++)
             for (int dtype = DT_F32; dtype <= DT_BF16; dtype++) {
                 TestBench t;
@@ -165,7 +165,7 @@ static void weight_size(void **state)
 
                 for (int j = 0; j < 16; j++)
                     fives[j] = 5;
-                test_bench_open(&t, "cpu", level, 1);
+                op_open(&t, level, 1, DT_F32);
                 used = avt_arena_used(t.arena);
                 avt_weight_put(t.arena, w[i].use, DT_F32, (DType)dtype, w[i].nd, w[i].dim, NULL);
                 guard = TEST_TENSOR(&t, fives, 16);

@@ -129,7 +129,7 @@ static void extremes(void **state)
             Tensor v;
             float *y;
 
-            test_bench_open(&t, "cpu", level, 1);
+            op_open(&t, level, 1, DT_F32);
             v = TEST_TENSOR(&t, x + 1, NB - 2);
             avt_act(t.be, v, v, act);
             y = test_read(&t, v);

@@ -9,6 +9,9 @@
  * Then again with bf16 activations and weights (the result and TEST_ACT operands), and with f32 operands and a bf16 result: plain C
  * gives exactly what the f32 op gives of the rounded numbers, rounded once; faster levels stay within avt_op_tolerance().
  *
+ * With --device NAME (cuda0) that device takes the place of the faster levels and threads: against plain C within avt_op_tolerance(),
+ * and twice with the same bits.
+ *
  * The result lies in the middle of a larger tensor whose rest must stay untouched. A spy in front of the backend's table
  * proves that the op under test ran, how often, and keeps its OpCall. With --bench, cases marked `bench` are timed instead.
  */
@@ -48,15 +51,22 @@ enum { ONE_TYPE = 1 << MODE_OUT | 1 << MODE_IN, F32_ALONE = ONE_TYPE | 1 << MODE
 static const char *const mode_name[MODE_NB] = { "f32", "bf16", "to bf16", "from bf16" };
 
 static int op_bench_mode;
+static const char *op_device;                   // of --device
 
-/* What the run has seen of each level; printed at the end. */
-static const char *const op_level_name[] = { "plain", "onednn", "avx2", "avx512", "amx" };
+/* What the run has seen of each level, the device last; printed at the end. */
+static const char *op_level_name[] = { "plain", "onednn", "avx2", "avx512", "amx", "the best" };
 static struct {
     int nb;                                     // cases that this level computed with code of its own
     int nb_differ;                              // of these, cases whose bits depend on the number of threads
     double max_abs, rel_l2, share;              // the worst: share of what is allowed
     char name[160];                             // and its case
-} op_seen[CPU_AUTO];
+} op_seen[CPU_AUTO + 1];
+
+/* At CPU_AUTO the best that there is: the device of --device, or the CPU's. */
+static inline void op_open(TestBench *t, CpuLevel level, int threads, DType act)
+{
+    test_bench_open_act(t, op_device && level == CPU_AUTO ? op_device : "cpu", level, threads, act);
+}
 
 /* ---- the spy -------------------------------------------------------------------------------------------------- */
 
@@ -134,8 +144,11 @@ static inline DType op_dtype(const OpCase *c, Mode mode)
 static inline CpuLevel op_level(TestBench *t, OpId op, Mode mode)
 {
     const Cpu *cpu = t->be->priv;
-    const char *name = mode && cpu->level16[op] ? cpu->level16[op] : cpu->level[op];
+    const char *name;
 
+    if (strcmp(t->be->device, "cpu"))
+        return CPU_AUTO;
+    name = mode && cpu->level16[op] ? cpu->level16[op] : cpu->level[op];
     for (CpuLevel i = CPU_PLAIN; i < CPU_AUTO; i++)
         if (!strcmp(name, op_level_name[i]))
             return i;
@@ -153,7 +166,7 @@ static inline void *op_once_of(const OpCase *c, CpuLevel level, int threads, Mod
     TestBench t;
     Tensor whole, out;
 
-    test_bench_open_act(&t, "cpu", level, threads, mode ? DT_BF16 : DT_F32);
+    op_open(&t, level, threads, mode ? DT_BF16 : DT_F32);
     t.act = op_in_bf16(mode) ? DT_BF16 : DT_F32;
     t.rounded = op_in_bf16(like);
     t.rounded_out = op_out_bf16(like);
@@ -270,26 +283,47 @@ static inline void op_compare_floats(const OpCase *c, CpuLevel level, Mode mode,
     free(b);
 }
 
-static inline void op_compare_level(const OpCase *c, CpuLevel level, Mode mode, const void *plain)
+/* Within the op's tolerance; bits, where that is 0; bytes within one level */
+static inline void op_compare_result(const OpCase *c, CpuLevel level, Mode mode, const void *fast, const void *plain, float tol)
 {
     const int64_t nb = op_numel(c);
-    float tol;
-    CpuLevel used;
-    uint8_t *fast = op_once(c, level, 2, mode, &used, &tol);
 
-    if (used == level && c->dtype == DT_F32 && tol > 0) {
+    if (c->dtype == DT_F32 && tol > 0) {
         op_compare_floats(c, level, mode, fast, plain, tol);
-    } else if (used == level && c->op == OP_PIXELS) {
+    } else if (c->op == OP_PIXELS) {
         for (int64_t i = 0; i < nb; i++)
-            assert_in_range(fast[i] + 1 - ((const uint8_t *)plain)[i], 0, 2);
+            assert_in_range(((const uint8_t *)fast)[i] + 1 - ((const uint8_t *)plain)[i], 0, 2);
         op_note(level, c->name, 1, 0, 0);
-    } else if (used == level) {
+    } else {
         assert_memory_equal(fast, plain, (size_t)nb * avt_dtype_size(op_dtype(c, mode)));
         op_note(level, c->name, 0, 0, 0);
     }
-    if (used == level)
+}
+
+static inline void op_compare_level(const OpCase *c, CpuLevel level, Mode mode, const void *plain)
+{
+    float tol;
+    CpuLevel used;
+    void *fast = op_once(c, level, 2, mode, &used, &tol);
+
+    if (used == level) {
+        op_compare_result(c, level, mode, fast, plain, tol);
         op_note_threads(c, level, mode, fast);
+    }
     free(fast);
+}
+
+/* A device gives the same bits each time. */
+static inline void op_compare_device(const OpCase *c, Mode mode, const void *plain)
+{
+    CpuLevel used;
+    float tol;
+    void *once = op_once(c, CPU_AUTO, 1, mode, &used, &tol), *twice = op_once(c, CPU_AUTO, 1, mode, &used, &tol);
+
+    assert_memory_equal(once, twice, (size_t)op_numel(c) * avt_dtype_size(op_dtype(c, mode)));
+    op_compare_result(c, CPU_AUTO, mode, once, plain, tol);
+    free(once);
+    free(twice);
 }
 
 /* Seconds of one call, the best of several. */
@@ -297,16 +331,16 @@ static inline void op_time(const OpCase *c, Mode mode)
 {
     CpuLevel last = CPU_AUTO;
 
-    for (CpuLevel level = CPU_PLAIN; level < CPU_AUTO; level++) {
+    for (CpuLevel level = op_device ? CPU_AUTO : CPU_PLAIN; level <= (op_device ? CPU_AUTO : CPU_AMX); level++) {
         const int64_t dim[1] = { op_numel(c) };
         double best = 1e9, spent = 0;
         const OpStat *s;
         TestBench t;
         Tensor out;
 
-        test_bench_open_act(&t, "cpu", level, 0, mode ? DT_BF16 : DT_F32);
+        op_open(&t, level, 0, mode ? DT_BF16 : DT_F32);
         t.be->profile = 1;
-        if (op_level(&t, c->op, mode) == last)
+        if (!op_device && op_level(&t, c->op, mode) == last)
             spent = 1;                          // the same code again
         last = op_level(&t, c->op, mode);
         out = avt_reshape(avt_new_dims(t.arena, op_dtype(c, mode), 1, dim), c->nd, c->dim);
@@ -358,6 +392,10 @@ static inline void *op_check_mode(const OpCase *c, Mode mode)
         op_compare(c->name, CPU_PLAIN, plain, c->ref, op_numel(c), c->tol);
     if (mode)
         op_check_definition(c, mode, plain);
+    if (op_device) {
+        op_compare_device(c, mode, plain);
+        return plain;
+    }
     for (int threads = 2; threads <= 3; threads++) {
         void *again = op_once(c, CPU_PLAIN, threads, mode, &used, &tol);
 
@@ -410,20 +448,29 @@ static inline void op_refuser_open(TestBench *t)
     t->be->log = test_log();
 }
 
-static inline int op_main_group(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t nb)
+static inline void op_report(const char *name)
 {
-    int ret;
-
-    op_bench_mode = argc > 1 && !strcmp(argv[1], "--bench");
-    ret = test_main_group(name, tests, nb);
-    for (int i = 0; i < CPU_AUTO; i++)
+    for (int i = 0; i < CPU_AUTO && !op_device; i++)
         if (!avt_cpu_has((CpuLevel)i))
             print_message("%s, %s: skipped, this CPU or build has no such level\n", name, op_level_name[i]);
-    for (int i = 0; i < CPU_AUTO && !op_bench_mode; i++)
+    for (int i = 0; i <= CPU_AUTO && !op_bench_mode; i++)
         if (op_seen[i].nb)
             print_message("%s, %s: %d cases, %d whose bits depend on the threads; worst: max-abs %.2e, relative L2 %.2e, "
                           "%.0f%% of what is allowed (%s)\n", name, op_level_name[i], op_seen[i].nb, op_seen[i].nb_differ,
                           op_seen[i].max_abs, op_seen[i].rel_l2, 100 * op_seen[i].share, op_seen[i].name);
+}
+
+static inline int op_main_group(int argc, char **argv, const char *name, const struct CMUnitTest *tests, size_t nb)
+{
+    int ret;
+
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--bench"))
+            op_bench_mode = 1;
+        else if (!strcmp(argv[i], "--device") && i + 1 < argc)
+            op_level_name[CPU_AUTO] = op_device = argv[++i];
+    ret = test_main_group(name, tests, nb);
+    op_report(name);
     return ret;
 }
 #define op_main(argc, argv, name, tests) op_main_group(argc, argv, name, tests, sizeof(tests) / sizeof((tests)[0]))

@@ -94,7 +94,7 @@ static void convert(uint8_t *out, const float *x, PixelFormat format)
     TestBench t;
     Tensor y;
 
-    test_bench_open(&t, "cpu", CPU_AUTO, 1);
+    op_open(&t, CPU_AUTO, 1, DT_F32);
     y = avt_new(t.arena, DT_U8, size);
     avt_pixels(t.be, y, TEST_TENSOR(&t, x, 1, 2, 4, 3), format);
     REQUIRE_OK(avt_download(t.be, out, y));
@@ -192,7 +192,7 @@ static void pictures_come_back(void **state)
     (void)state;
     for (int i = 0; i < 16 * 16 * 3; i++)
         rgb[i] = (uint8_t)i;
-    test_bench_open(&t, "cpu", CPU_AUTO, 1);
+    op_open(&t, CPU_AUTO, 1, DT_F32);
     x = avt_new(t.arena, DT_U8, 1, 16, 16, 3);
     px = avt_new(t.arena, DT_F32, 1, 16, 16, 3);
     avt_upload(t.be, x, rgb);

@@ -99,7 +99,7 @@ static void positions(void **state)
     float *v;
 
     (void)state;
-    test_bench_open(&t, "cpu", CPU_PLAIN, 1);
+    op_open(&t, CPU_AUTO, 1, DT_F32);
     out = avt_new(t.arena, DT_F32, 44, 3, 2);
     avt_rope_table(t.be, out, &grid);
     v = test_read(&t, out);

@@ -100,7 +100,7 @@ static void last_row(void **state)
     float *y;
 
     (void)state;
-    test_bench_open(&t, "cpu", CPU_AUTO, 1);
+    op_open(&t, CPU_AUTO, 1, DT_F32);
     out = avt_new(t.arena, DT_F32, 3, 2);
     i = avt_new(t.arena, DT_I32, 3);
     avt_upload(t.be, i, index);
