@@ -283,6 +283,30 @@ static Op op_of(OpId op)
         return avt_cuda_conv3d;
     case OP_CONV1D:
         return avt_cuda_conv1d;
+    case OP_COPY:
+        return avt_cuda_copy;
+    case OP_FILL:
+        return avt_cuda_fill;
+    case OP_NORM_ROPE:
+        return avt_cuda_norm_rope;
+    case OP_CHANNEL_NORM:
+        return avt_cuda_channel_norm;
+    case OP_LAYER_NORM:
+        return avt_cuda_layer_norm;
+    case OP_ROPE_TABLE:
+        return avt_cuda_rope_table;
+    case OP_ROPE:
+        return avt_cuda_rope;
+    case OP_ACT: case OP_ADD: case OP_MUL: case OP_AXPY: case OP_GATE_ADD:
+        return avt_cuda_elementwise;
+    case OP_GATHER: case OP_LERP_ROWS: case OP_LAYER_MIX: case OP_TRANSPOSE:
+        return avt_cuda_rows;
+    case OP_PATCHIFY: case OP_UNPATCHIFY: case OP_CHANNELS_LAST: case OP_CHANNELS_FIRST: case OP_UPSAMPLE:
+        return avt_cuda_layout;
+    case OP_PICTURE: case OP_PIXELS:
+        return avt_cuda_pixels;
+    case OP_COUNT_NONFINITE:
+        return avt_cuda_count_nonfinite;
     default:
         return NULL;
     }
