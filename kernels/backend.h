@@ -186,6 +186,12 @@ DeviceKind avt_device_kind(const char *name, size_t len);
 /** Type of activations that a device computes with fastest at a CPU level: bf16 on CUDA and on a CPU with AMX, else f32. */
 DType avt_device_act(const char *device, CpuLevel level);
 
+/** Indices N of the GPUs, cudaN, that can be used: *index gets up to `most`. Where the plugin is and there are none, a line of LOG_INFO says
+ *  why. @return how many */
+int avt_devices_found(int *index, int most, const Log *log);
+/** Bytes of host memory that a queue on a device takes, besides what is planned for it: pinned memory on the way to a GPU. */
+size_t avt_device_staging(const char *device);
+
 /**
  * Open a backend by device name: "cpu", "guard" (the CPU backend with unreadable tensors and a late queue; for tests),
  * "dry" (computes nothing, counts everything), "cudaN".

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/room.h"
 #include "engine/sound.h"
 #include "options.h"
 #include "plan.h"
@@ -72,7 +73,7 @@ static int print_front(const PlanSizes *s, const char *device, const BackendOpti
 }
 
 /* The front of an offline session: 60 s of sound, its largest piece, and a full prompt. */
-static int print_front_place(const PlanSizes *s, const Plan *plan, const BackendOptions *opt, int json)
+static int print_front_place(const PlanSizes *s, const Plan *plan, const BackendOptions *opt, Room *room, int json)
 {
     const FrontSetup set = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len, .log = &tool_log };
     OpStat stat[OP_NB];
@@ -81,6 +82,7 @@ static int print_front_place(const PlanSizes *s, const Plan *plan, const Backend
     const int ret = avt_front_measure(&m, &set, plan->front_device, opt, stat);
 
     snprintf(name, sizeof(name), "%s: front", plan->front_device);
+    avt_room_add(room, plan->front_device, avt_plan_sum(&m));
     if (ret >= 0 && json) {
         printf("], \"front\": ");
         json_memory(plan->front_device, &m);
@@ -96,7 +98,7 @@ static int setup(RankSetup *set, const ToolOptions *o, const PlanSizes *sizes, c
     return avt_schedule(&set->schedule, plan->steps, 3);
 }
 
-static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt, int json)
+static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt, Room *room, int json)
 {
     RankSetup set;
     int ret = setup(&set, o, sizes, plan);
@@ -108,6 +110,8 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         char name[96];
 
         ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL, stat);
+        if (room)
+            avt_room_add(room, p->device, avt_plan_sum(&m));
         if (p->pipe < 0)
             snprintf(name, sizeof(name), "%s: VAE", p->device);
         else
@@ -134,7 +138,7 @@ static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int step
                                                .nb_layers = sizes->dit.nb_layers }, &tool_log);
     if (ret >= 0) {
         print_head(title);
-        ret = print_ranks(o, sizes, &plan, opt, 0);
+        ret = print_ranks(o, sizes, &plan, opt, NULL, 0);
     }
     return ret < 0 ? ret : print_front(sizes, device, opt);
 }
@@ -249,9 +253,30 @@ static int print_lack(const ToolOptions *o, const PlanSizes *sizes, const Plan *
 
 /* ---- the command --------------------------------------------------------------------------------------------------------- */
 
+/* What the GPUs of this machine have free. */
+static void print_left(const Room *room, int json)
+{
+    int nb = 0;
+
+    if (json)
+        printf(", \"free\": {");
+    for (int i = 0; i < room->nb; i++) {
+        const char *device = room->place[i].device;
+        const int64_t left = strcmp(device, "cpu") ? avt_room_left(device) : -1;
+
+        if (left >= 0 && json)
+            printf("%s\"%s\": %lld", nb++ ? ", " : "", device, (long long)left);
+        else if (left >= 0)
+            printf("%s has %.3f GB free: it %s\n", device, (double)left / GB, left < room->place[i].bytes ? "does not fit" : "fits");
+    }
+    if (json)
+        printf("}");
+}
+
 static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, int steps, const char *device, const BackendOptions *opt)
 {
     char text[256];
+    Room room = { .nb = 0 };
     int ret;
 
     avt_plan_text(plan, text, sizeof(text));
@@ -262,11 +287,13 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         printf("%s, %dx%d, %d steps, %s\n", text, o->look.out_width, o->look.out_height, steps, avt_dtype_name(opt->act));
         print_head("GB");
     }
-    ret = print_ranks(o, sizes, plan, opt, o->json);
+    ret = print_ranks(o, sizes, plan, opt, &room, o->json);
     if (ret >= 0)
-        ret = print_front_place(sizes, plan, opt, o->json);
+        ret = print_front_place(sizes, plan, opt, &room, o->json);
     if (ret >= 0 && !o->json)
         ret = print_networks(o, sizes, steps, device, opt);
+    if (ret >= 0)
+        print_left(&room, o->json);
     if (o->json)
         printf("}\n");
     return ret < 0;
@@ -279,8 +306,7 @@ int cmd_plan(int argc, char **argv)
     Plan plan;
     BackendOptions opt = { .level = CPU_AUTO, .log = &tool_log };
     PlanOptions p;
-    char first[32];
-    const char *device = "cpu";
+    char first[32], list[512];
     double room[PLAN_MAX_RANKS];
     int ret = tool_options(&o, argc, argv), steps;
 
@@ -299,10 +325,6 @@ int cmd_plan(int argc, char **argv)
         return 1;
     if (plan_size(&o.look, &sizes, &tool_log) < 0)
         return 2;
-    if (o.engine.devices && strcmp(o.engine.devices, "auto")) {
-        snprintf(first, sizeof(first), "%.*s", (int)strcspn(o.engine.devices, "|"), o.engine.devices);
-        device = first;
-    }
     p = (PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
                        .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .cpu_threads = o.engine.cpu_threads,
                        .room = o.memory ? room : NULL };
@@ -310,15 +332,23 @@ int cmd_plan(int argc, char **argv)
         return 2;
     if (o.engine.cpu_level >= 0)
         opt.level = (CpuLevel)o.engine.cpu_level;
+    sizes.width = o.look.out_width;
+    sizes.height = o.look.out_height;
+    if (!p.devices || !strcmp(p.devices, "auto")) {
+        if (avt_room_devices(list, sizeof(list), &p, &sizes, &opt) < 0)
+            return 1;
+        p.devices = list;
+    }
+    snprintf(first, sizeof(first), "%.*s", (int)strcspn(p.devices, "|"), p.devices);
     if (avt_plan_make(&plan, &p, &tool_log) < 0)
         return 1;
     opt.act = avt_plan_act(&plan, opt.level, NULL);
     if (avt_options_precision(&opt.act, o.engine.precision, &tool_log) < 0)
         return 1;
     if (o.ops)
-        return plan_ops(&o, &sizes, steps, device, &opt);
+        return plan_ops(&o, &sizes, steps, first, &opt);
     if (avt_rank_plan(&plan, &p, &sizes, &opt) < 0)
         return 1;
-    ret = plan_memory(&o, &sizes, &plan, steps, device, &opt);
+    ret = plan_memory(&o, &sizes, &plan, steps, first, &opt);
     return ret || !o.memory ? ret : print_lack(&o, &sizes, &plan, room, &opt);
 }

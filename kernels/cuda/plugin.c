@@ -74,7 +74,7 @@ static void *load(const char *device, const Log *log)
 
 const CudaPlugin *avt_cuda_plugin_find(const char *device, const Log *log)
 {
-    static const CudaHost host = { CUDA_ABI, avt_malloc, avt_free, avt_mem_claim, avt_mem_give_back, host_fail, avt_op_name };
+    static const CudaHost host = { CUDA_ABI, avt_malloc, avt_free, avt_mem_claim, avt_mem_give_back, host_fail };
     void *lib = load(device, log);
     CudaPluginEntry *entry = NULL;
     const CudaPlugin *plugin;
@@ -92,6 +92,28 @@ const CudaPlugin *avt_cuda_plugin_find(const char *device, const Log *log)
 }
 
 #endif
+
+static void keep_line(void *opaque, int level, const char *text)
+{
+    (void)level;
+    snprintf(opaque, 512, "%s", text);
+}
+
+int avt_devices_found(int *index, int most, const Log *log)
+{
+    const CudaPlugin *plugin = avt_cuda_plugin_find("cuda0", NULL);
+    char why[512] = "";
+    const Log keep = { .write = keep_line, .opaque = why };
+    const int there = plugin ? plugin->devices(&keep) : 0;
+    int nb = 0;
+
+    for (int i = 0; i < there && nb < most; i++)
+        if (plugin->arch(i, &keep) > 0)
+            index[nb++] = i;
+    if (plugin && !nb)
+        avt_log(log, LOG_INFO, "devices=auto: the CPU; %s", *why ? why : "the driver sees no GPU");
+    return nb;
+}
 
 int avt_backend_cuda_open(Backend *be)
 {

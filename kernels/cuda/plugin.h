@@ -25,7 +25,6 @@ typedef struct CudaHost {
     int   (*claim)(MemTag tag, size_t size);                        // avt_mem_claim(), for memory of the device and pinned memory
     void  (*give_back)(MemTag tag, size_t size);
     void  (*fail)(Backend *be, int code, const char *text);         // avt_backend_fail()
-    const char *(*op_name)(OpId op);
 } CudaHost;
 
 typedef struct CudaPlugin {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Text and sound in front of the transformer. See front.h. */
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/engine.h"
+#include "engine/room.h"
 
 /* ---- the work: for good, or on `dry` with `out` NULL ------------------------------------------------------------------------ */
 
@@ -157,8 +159,9 @@ int avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, 
 
 int avt_front_reserve(Front *f, int64_t samples, size_t result)
 {
-    const int64_t left = avt_host_memory_left();
     FrontSetup set = f->set;
+    Room room = { .nb = 0 };
+    char who[128];
     PlanMemory m;
     int ret;
 
@@ -166,9 +169,12 @@ int avt_front_reserve(Front *f, int64_t samples, size_t result)
     ret = avt_front_measure(&m, &set, f->be->device, &f->opt, NULL);
     if (ret < 0 || (m.scratch <= f->room.scratch && m.workspace <= f->room.workspace))
         return ret;
-    if ((int64_t)(m.scratch + m.workspace + result) > left)
-        return avt_fail(f->set.log, AVT_ERR(ENOMEM), "the speech encoder (compat=upstream takes the sound whole): %.0f s need %.2f GB of host "
-                        "memory, %.2f GB are free", (double)samples / AVATAR_SAMPLE_RATE, (double)(m.scratch + m.workspace + result) / 1e9, (double)left / 1e9);
+    avt_room_add(&room, f->be->device, m.scratch + m.workspace);
+    avt_room_add(&room, "cpu", result);
+    snprintf(who, sizeof(who), "the speech encoder (compat=upstream takes the sound whole): %.0f s need", (double)samples / AVATAR_SAMPLE_RATE);
+    ret = avt_room_check(&room, who, "take a shorter sound", f->set.log);
+    if (ret < 0)
+        return ret;
     pthread_mutex_lock(&f->lock);
     avt_arena_close(&f->scratch);
     f->room = m;

@@ -65,7 +65,7 @@ int  avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device,
 int  avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const BackendOptions *opt, const char *device,
                     const PlanMemory *room);
 void avt_front_close(Front *f);
-/** Make room for a piece of `samples`, if that is more than it was opened for. ENOMEM (logged) when the host has not that much. */
+/** Make room for a piece of `samples`, if that is more than it was opened for. ENOMEM (logged) when its device or the host has not that much. */
 int  avt_front_reserve(Front *f, int64_t samples, size_t result);
 
 /**

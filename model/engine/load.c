@@ -10,6 +10,7 @@
 
 #include "base/thread.h"
 #include "engine/engine.h"
+#include "engine/room.h"
 #include "engine/threads.h"
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
@@ -85,7 +86,7 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
 
 typedef struct Placed {                 // bytes of the weights of each place, found on `dry`
     size_t rank[PLAN_MAX_RANKS], front;
-    int64_t host;                       // of those that lie in the host's memory
+    Room room;                          // the same by device
 } Placed;
 
 static BackendOptions dry_for(const Core *c, const char *device, const Log *log)
@@ -100,14 +101,14 @@ static void count_bytes(Core *c, Placed *p, size_t *place, const char *device, s
 {
     *place = bytes;
     c->weight_bytes += (int64_t)bytes;
-    p->host += avt_device_kind(device, strlen(device)) == DEVICE_HOST ? (int64_t)bytes : 0;
+    avt_room_add(&p->room, device, bytes);
 }
 
-/* Bytes of the weights of every rank and of the front, against what the host has left. */
+/* Bytes of the weights of every rank and of the front, against what the devices have left. */
 static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt *wav2vec2, const Log *log)
 {
-    const int64_t left = avt_host_memory_left();
     BackendOptions opt = dry_for(c, c->plan.front_device, log);
+    char who[256];
     ModelFiles headers = *files;
     FrontWeights front = { 0 };
     int ret = avt_front_weights_open(&front, &c->sizes, wav2vec2, &opt, "dry", ARENA_UNLIMITED);
@@ -128,10 +129,8 @@ static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt 
         count_bytes(c, p, &p->rank[r], device, avt_arena_peak(w.arena));
         avt_rank_weights_close(&w);
     }
-    if (p->host > left)
-        return avt_fail(log, AVT_ERR(ENOMEM), "%s: the weights take %.2f GB of host memory, %.2f GB are free; use a smaller model or fewer ranks",
-                        c->dir.dir, (double)p->host / 1e9, (double)left / 1e9);
-    return 0;
+    snprintf(who, sizeof(who), "%s: the weights take", c->dir.dir);
+    return avt_room_check(&p->room, who, "use a smaller model or fewer ranks", log);
 }
 
 static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const Log *log)
@@ -167,7 +166,7 @@ static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const Log 
 /* The weights of all places: planned first, then put. */
 static int load_places(Core *c, const ModelFiles *files, const Log *log)
 {
-    Placed p = { .host = 0 };
+    Placed p = { .front = 0 };
     Ckpt *wav2vec2 = NULL;
     int ret = avt_ckpt_open(&wav2vec2, c->dir.wav2vec2, log);
 
@@ -269,10 +268,17 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
     double room[PLAN_MAX_RANKS];
     PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .front_device = opt->front_device,
                       .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads };
-    BackendOptions dry;
+    BackendOptions dry = avt_core_backend(c, 1, log);
+    char list[PLAN_MAX_RANKS * 8];
     Plan p;
-    int ret = avt_plan_make(&p, &o, log);
+    int ret = 0;
 
+    if (!o.devices || !strcmp(o.devices, "auto")) {
+        ret = avt_room_devices(list, sizeof(list), &o, &c->sizes, &dry);
+        o.devices = list;
+    }
+    if (ret >= 0)
+        ret = avt_plan_make(&p, &o, log);
     if (ret >= 0)
         ret = choose_precision(c, &p, opt->precision, log);
     dry = avt_core_backend(c, 1, log);

@@ -384,15 +384,13 @@ static int run_items(Rank *r, const CmdItem *it, int nb)
     return ret;
 }
 
-/* NaN or infinity in a finished block: say so and stop before the decoder's caches see it. */
-static int check_finite(Rank *r, Tensor z, int64_t block)
+/* How many latents of a finished block are NaN or infinite, counted before it was decoded, asked for when its frames are there: the host waits
+ * once a block. Some are: say so, and the block is not shown. */
+static int check_finite(Rank *r, Tensor count, Tensor z, int64_t block)
 {
-    const Tensor count = avt_new(r->scratch, DT_I32, 1);
     int32_t bad = 0;
-    int ret;
+    const int ret = avt_download(r->be, &bad, count);
 
-    avt_count_nonfinite(r->be, count, z);
-    ret = avt_download(r->be, &bad, count);
     if (ret < 0 || !bad)
         return ret;
     return avt_fail(r->set->log, AVT_INVALID, "block %lld: %d of %lld latents are not finite; the weights do not fit this network, or the "
@@ -419,17 +417,18 @@ static int decode_block(Rank *r, const CmdItem *it)
     const int64_t size = avt_pixels_size(r->set->format, 8 * s->H, 8 * s->W);
     Tensor z = ends(r->place) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, s->H, s->W);
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
-    const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3);
+    const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3), bad = avt_new(r->scratch, DT_I32, 1);
     const RankStage stage = avt_rank_stage(r, STAGE_DECODE);
     int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);
 
-    if (ret >= 0)
-        ret = check_finite(r, z, it->block);
+    avt_count_nonfinite(r->be, bad, z);
     if (ret >= 0)
         ret = show(r, r->set->hooks.latents, it->block, z);
     if (ret >= 0)
         ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, z, NULL);
     avt_pixels(r->be, u8, px, r->set->format);
+    if (ret >= 0)
+        ret = check_finite(r, bad, z, it->block);
     if (ret >= 0)
         ret = show(r, r->set->hooks.pixels, it->block, px);
     if (ret >= 0)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/room.h"
 #include "engine/threads.h"
 #include "nets/picture.h"
 
@@ -117,44 +118,35 @@ static int64_t draw_seed(void)
     return (int64_t)(x >> 32);
 }
 
-/* Find the memory of each rank and of the front on `dry`; refuse what the host has not left. */
+/* Find the memory of each rank and of the front on `dry`; refuse what the devices have not left. */
 static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
-    const int64_t left = avt_host_memory_left();
     const char *device[PLAN_MAX_RANKS + 1];
-    int64_t host = FRAME_QUEUE * (int64_t)s->block_size + avt_sound_bytes(&s->sound);
+    char text[160], who[256];
+    Room room = { .nb = 0 };
     CommOptions comm;
-    char text[160];
     BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
     int ret;
 
     opt.threads = c->plan.front_threads;
     ret = avt_front_measure(&s->front_planned, &s->front_set, c->plan.front_device, &opt, NULL);
-
     if (ret < 0)
         return ret;
     s->info.scratch_bytes += (int64_t)(s->front_planned.scratch + s->front_planned.workspace);
-    if (avt_device_kind(c->plan.front_device, strlen(c->plan.front_device)) == DEVICE_HOST)
-        host += (int64_t)(s->front_planned.scratch + s->front_planned.workspace);
-
+    avt_room_add(&room, c->plan.front_device, s->front_planned.scratch + s->front_planned.workspace);
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, &s->routes, NULL);
-
         if (ret < 0)
             return ret;
         s->info.state_bytes += (int64_t)(s->planned[r].state + s->planned[r].messages);
         s->info.scratch_bytes += (int64_t)(s->planned[r].scratch + s->planned[r].workspace);
-        if (avt_device_kind(c->plan.rank[r].device, strlen(c->plan.rank[r].device)) == DEVICE_HOST)
-            host += (int64_t)(avt_plan_sum(&s->planned[r]) - s->planned[r].weights);
+        avt_room_add(&room, c->plan.rank[r].device, avt_plan_sum(&s->planned[r]) - s->planned[r].weights);
     }
     comm = avt_rank_comm(&s->set, &s->routes, device);
-    host += (int64_t)avt_comm_host_bytes(&comm);
-    if (host > left)
-        return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "%dx%d with %s takes %.2f GB of host memory (state %.2f, scratch %.2f), %.2f GB are free; "
-                        "choose a smaller size=", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)), (double)host / 1e9,
-                        (double)s->info.state_bytes / 1e9, (double)s->info.scratch_bytes / 1e9, (double)left / 1e9);
-    return 0;
+    avt_room_add(&room, "cpu", avt_comm_host_bytes(&comm) + FRAME_QUEUE * s->block_size + (size_t)avt_sound_bytes(&s->sound));
+    snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
+    return avt_room_check(&room, who, "choose a smaller size=", &s->e->log);
 }
 
 static int open_ranks(AvatarSession *s)

@@ -59,11 +59,6 @@ void avt_backend_fail(Backend *be, int code, const char *fmt, ...)
     host->fail(be, code, text);
 }
 
-const char *avt_op_name(OpId op)
-{
-    return host->op_name(op);
-}
-
 __attribute__((visibility("default"))) const CudaPlugin *avatar_cuda_plugin(const CudaHost *h)
 {
     if (h->abi != CUDA_ABI)
