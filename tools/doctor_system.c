@@ -3,7 +3,6 @@
  * The machine: processor, memory against the plan, swap, NVIDIA's devices as their management library tells (opened at run time: a
  * machine without it is no fault), and the ffmpeg that a shell would find.
  */
-#include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include "base/mem.h"
 #include "doctor.h"
 #include "engine/engine.h"
+#include "nvml.h"
 #include "plan.h"
 
 #define GB 1e9
@@ -69,47 +69,6 @@ static void look_at_memory(Findings *f, const ToolOptions *o)
 
 /* ---- NVIDIA -------------------------------------------------------------------------------------------------------- */
 
-typedef struct NvmlMemory {             // nvmlMemory_t
-    unsigned long long total, free, used;
-} NvmlMemory;
-
-typedef struct Nvml {                   // what is called of libnvidia-ml.so.1
-    void *lib;
-    int (*init)(void);
-    int (*shutdown)(void);
-    int (*count)(unsigned *nb);
-    int (*driver)(char *text, unsigned size);
-    int (*handle)(unsigned i, void **device);
-    int (*name)(void *device, char *text, unsigned size);
-    int (*memory)(void *device, NvmlMemory *m);
-    int (*capability)(void *device, int *major, int *minor);
-    int (*throttle)(void *device, unsigned long long *reasons);
-    int (*ecc)(void *device, int corrected, int counter, unsigned long long *nb);
-} Nvml;
-
-static int nvml_open(Nvml *n)
-{
-    struct {
-        void *at;
-        const char *name;
-    } calls[] = { { &n->init, "nvmlInit_v2" }, { &n->shutdown, "nvmlShutdown" }, { &n->count, "nvmlDeviceGetCount_v2" },
-                  { &n->driver, "nvmlSystemGetDriverVersion" }, { &n->handle, "nvmlDeviceGetHandleByIndex_v2" },
-                  { &n->name, "nvmlDeviceGetName" }, { &n->memory, "nvmlDeviceGetMemoryInfo" },
-                  { &n->capability, "nvmlDeviceGetCudaComputeCapability" }, { &n->throttle, "nvmlDeviceGetCurrentClocksThrottleReasons" },
-                  { &n->ecc, "nvmlDeviceGetTotalEccErrors" } };
-
-    memset(n, 0, sizeof(*n));
-    n->lib = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    for (size_t i = 0; n->lib && i < sizeof(calls) / sizeof(calls[0]); i++) {
-        void *call = dlsym(n->lib, calls[i].name);
-
-        if (!call)
-            return 0;
-        memcpy(calls[i].at, &call, sizeof(call));
-    }
-    return n->lib && !n->init();
-}
-
 static void look_at_gpu(Findings *f, const Nvml *n, unsigned i)
 {
     enum { SLOWED_BY_HEAT_OR_POWER = 0x8 | 0x20 | 0x40 | 0x80 };    // hw slowdown, sw thermal, hw thermal, hw power brake
@@ -151,7 +110,7 @@ static void look_at_gpus(Findings *f)
     doctor_remedy(f, "CUDA 13 wants driver 580 or newer");
     for (unsigned i = 0; i < nb; i++)
         look_at_gpu(f, &n, i);
-    n.shutdown();
+    nvml_close(&n);
 }
 
 /* ---- ffmpeg -------------------------------------------------------------------------------------------------------- */

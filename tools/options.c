@@ -49,6 +49,8 @@ static const Option options[] = {
     { "audio_codec", TEXT,  AT(audio_codec),        "encoder of the sound (also -c:a; default: by the container)", NULL },
     { "input_format", TEXT, AT(input_format),       "what AUDIO is if its bytes do not say it; s16le: raw 16 kHz mono", NULL },
     { "quiet",       FLAG,  AT(quiet),              "no progress", NULL },
+    { "gpus",        TEXT,  AT(gpus),               "plan: cards, 4x24 (GB), 2x48+1x24, 4x4090, h100, or here: the plan that fits and is the fastest", NULL },
+    { "link",        TEXT,  AT(link),               "plan: between cards: pcie4, pcie5, nvlink, 100g", NULL },
     { "memory",      TEXT,  AT(memory),             "plan: GB that each device has, one number or one each as in devices (22.15|22.15|80)", NULL },
     { "json",        FLAG,  AT(json),               "plan, doctor, verify: for programs, in bytes", NULL },
     { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },

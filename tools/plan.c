@@ -314,7 +314,7 @@ int cmd_plan(int argc, char **argv)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--memory GB] [--json]\n       avatar plan --ops [--json] ...: operations of one block at "
+                "[--vae-device D] [--front-device D] [--precision P] [--memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--json] ...: operations of one block at "
                 "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
@@ -325,6 +325,8 @@ int cmd_plan(int argc, char **argv)
         return 1;
     if (plan_size(&o.look, &sizes, &tool_log) < 0)
         return 2;
+    if (o.gpus)
+        return plan_for_cards(&o, &sizes, &tool_log);
     p = (PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
                        .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .cpu_threads = o.engine.cpu_threads,
                        .room = o.memory ? room : NULL };

@@ -5,6 +5,7 @@
 
 #include "avatar.h"
 #include "engine/rank.h"
+#include "options.h"
 
 /** Sizes of the model that the options name; "published": those of Live Avatar's 14B. @return 0 or an error (logged) */
 int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log);
@@ -12,5 +13,7 @@ int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log);
 int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
 /** Bytes of this machine's memory that the plan of these options takes, weights included, or an error. */
 int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look);
+/** avatar plan --gpus: plan_gpus.c. @return exit code */
+int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log);
 
 #endif

@@ -347,6 +347,7 @@ import tool_doctor      # noqa: E402,F401: their cases
 import tool_films       # noqa: E402,F401
 import tool_hostile     # noqa: E402,F401
 import tool_monitor     # noqa: E402,F401
+import tool_plan        # noqa: E402,F401
 
 
 def main():

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Cases of tool.py: avatar plan --gpus, which needs neither model nor card."""
+import json
+import time
+import xml.dom.minidom
+
+from tool_harness import Run, case, fails, require
+
+
+def plan(*args):
+    t = time.time()
+    r = Run('plan', '--json', *args)
+    require(r.ret in (0, 1), r.what)
+    d = json.loads(r.out)
+    require(d['fits'] == (r.ret == 0), r.what)
+    return d, time.time() - t
+
+
+def on_card(d, name):
+    return sum(r['sum'] for r in d['ranks'] + [d['front']] if r['device'] == name)
+
+
+@case
+def plan_of_small_cards(tmp):
+    """Where the original's FSDP ran out of memory: 14B at 704x384 on 4 and 5 cards of 24 GB, of which 22.15 are usable."""
+    for n in (4, 5):
+        d, _ = plan('--gpus', '%dx24' % n, '--size', '704x384')
+        require(d['fits'] and d['plan'].startswith('layer') and d['usable'] == 22150000000 and d['precision'] == 'bf16', d)
+        require(d['options'].startswith('devices=cuda0|cuda1|cuda2|cuda3:plan=layer'), d['options'])
+        require(all(on_card(d, 'cuda%d' % i) <= d['usable'] for i in range(n)), d)
+        require(b'25.65 GB' in Run('plan', '--gpus', '%dx24' % n).out, 'FSDP')
+    d, _ = plan('--gpus', '2x24', '--size', '704x384')
+    require(not d['fits'], 'two cards of 24 GB cannot hold 33 GB of weights and 46 GB of rings')
+
+
+@case
+def plan_takes_the_fastest(tmp):
+    """The same options give what the search says; more or faster cards are never slower; what does not fit comes with what does."""
+    one, two = plan('--gpus', 'h200')[0], plan('--gpus', '2xh200')[0]
+    require(one['fits'] and two['fits'] and two['fps'] > one['fps'] > 5, one['fps'], two['fps'])
+    require(plan('--gpus', '4x4090')[0]['fps'] > plan('--gpus', '4x3090')[0]['fps'], 'a faster card is slower')
+    d, _ = plan('--gpus', '5x80')
+    require(d['plan'].startswith('timestep') and d['options'].endswith(':vae_device=cuda4'), d['plan'], d['options'])
+    opts = dict(x.split('=') for x in d['options'].split(':'))
+    p = json.loads(Run('plan', '--json', '--precision', 'bf16', *[a for k, v in opts.items() for a in ('--' + k, v)]).out)
+    require([r['sum'] for r in p['ranks']] == [r['sum'] for r in d['ranks']], 'the options say another plan')
+    d, _ = plan('--gpus', '1x80', '--size', '704x384')
+    require(not d['fits'] and {'width': 704, 'height': 384, 'steps': 3}.items() <= d['instead'][0].items(), d['instead'])
+    require(len(d['instead']) == 2 and d['instead'][1]['width'] < 704, d['instead'])
+    for x in d['instead']:
+        require(plan('--gpus', '1x80', '--size', '%dx%d' % (x['width'], x['height']), '--steps', x['steps'])[0]['fits'], x)
+    require(plan('--gpus', '4x24', '--plan', 'layer')[0]['plan'] == plan('--gpus', '4x24')[0]['plan'], 'another plan')
+
+
+@case
+def plan_is_quick_and_shown(tmp):
+    require(min(plan('--gpus', '4x24', '-o', tmp / 'p.svg')[1] for _ in range(3)) < 1, 'more than a second')
+    svg = xml.dom.minidom.parse(str(tmp / 'p.svg'))
+    require(len(svg.getElementsByTagName('rect')) > 4 * 6 + 4 * 4 * 4, 'bars and blocks')
+    text = ' '.join(t.firstChild.data for t in svg.getElementsByTagName('text') if t.firstChild)
+    require('22.13 of 22.15 GB' in text and 'fps on paper' in text, text)
+    r = Run('plan', '--gpus', '2x48+1x24')
+    require(r.ret == 0 and r.out.count(b' of 44.30') == 2 and r.out.count(b' of 22.15') == 1, r.out)
+
+
+@case
+def plan_words(tmp):
+    for gpus in ('', 'x', '0x24', '4x', '4xfast', '24x', '65x24', '4x24+', '-1x24'):
+        fails(Run('plan', '--gpus', gpus), 2, '--gpus')
+    fails(Run('plan', '--gpus', '4x24', '--link', 'string'), 2, '--link')
+    fails(Run('plan', '--gpus', 'here'), 2, 'driver')
+    fails(Run('plan', '--gpus', '3x80', '--plan', 'timestep'), 1, 'timestep')
+    fails(Run('plan', '--gpus', '4x24', '--size', '700x384'), 2, '700x384')

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar plan --gpus 4x24: which plan, why, what it takes of each card, how fast it will be, and what would fit if it does not; for people,
+ * for programs, and as a picture.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "plan.h"
+#include "search.h"
+#include "speak.h"
+
+#define GB 1e9
+#define INSTEAD 3
+
+static const double fsdp_gb = 25.65;                // of each card, when the original's FSDP gathers what it has sharded over 4 or 5
+
+typedef struct Answer {
+    Cards cards;
+    double link;
+    Found best, instead[INSTEAD];
+    int nb_instead;
+    char options[1024];
+} Answer;
+
+static double fps(const Found *f)
+{
+    return AVATAR_BLOCK_FRAMES / f->paper.period;
+}
+
+static double parts_of(const PlanMemory *m, int i)
+{
+    const size_t part[] = { m->weights, m->state, m->scratch, m->workspace, m->messages };
+
+    return (double)part[i];
+}
+
+/* ---- for people ------------------------------------------------------------------------------------------------------------ */
+
+static void show_bar(double used, double usable)
+{
+    const int nb = 24;
+    int n = (int)(nb * used / usable + 0.5);
+
+    n = n > nb ? nb : n;
+    printf("[%.*s%*s]", n, "########################", nb - n, "");
+}
+
+static void show_cards(const Answer *a)
+{
+    const Found *f = &a->best;
+    const int front = f->plan.front_device[4] - '0';
+
+    printf("%-7s %-10s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
+    for (int r = 0; r < f->plan.nb_ranks; r++) {
+        const PlanRank *p = &f->plan.rank[r];
+        char layers[32];
+
+        if (p->pipe < 0)
+            snprintf(layers, sizeof(layers), "VAE");
+        else
+            snprintf(layers, sizeof(layers), "%d-%d%s", p->l0, p->l1 - 1, p->vae ? " +VAE" : "");
+        printf("%-7s %-10s", p->device, layers);
+        for (int i = 0; i < 5; i++)
+            printf(" %8.2f", parts_of(&f->memory[r], i) / GB);
+        printf(" %8.2f   ", front == r ? (double)avt_plan_sum(&f->front) / GB : 0);
+        show_bar(f->used[r], a->cards.usable[r]);
+        printf(" %.2f of %.2f%s\n", f->used[r] / GB, a->cards.usable[r] / GB, f->used[r] > a->cards.usable[r] ? "  TOO MUCH" : "");
+    }
+}
+
+static void show_time(const Answer *a)
+{
+    const Paper *p = &a->best.paper;
+
+    printf("on paper: %.1f fps (25 is real time), first frame after %.1f s with the model loaded; what bounds it: %s\n", fps(&a->best), p->first, p->bound);
+    printf("          an item through all layers %.0f ms, a block's pictures %.0f ms, from block to block %.0f ms\n", 1e3 * p->item, 1e3 * p->decode,
+           1e3 * p->period);
+    printf("          from %s%s, of which %.0f %% (products), %.0f %% (convolutions), %.0f %% (bandwidth) are counted on; not measured\n",
+           a->cards.assumed ? "the rates of a usual card of that size, " : "published rates of ", a->cards.card[0]->name, 100 * SHARE_PRODUCTS,
+           100 * SHARE_CONV, 100 * SHARE_BYTES);
+}
+
+static void show_instead(const Answer *a)
+{
+    for (int i = 0; i < a->nb_instead; i++)
+        printf("instead: --size %dx%d --steps %d fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps, fps(&a->instead[i]));
+    if (!a->nb_instead)
+        printf("instead: nothing smaller fits these cards either; take more of them, or larger ones\n");
+}
+
+static void show(const Answer *a, const PlanSizes *sizes)
+{
+    const Found *f = &a->best;
+    char text[256];
+
+    printf("%s, %dx%d, %d steps: %s\n", avt_plan_text(&f->plan, text, sizeof(text)), f->width, f->height, f->steps,
+           f->lack > 0 ? "does NOT fit" : "fits");
+    show_cards(a);
+    if (f->lack > 0)
+        printf("cuda%d lacks %.2f GB\n", f->lacks, f->lack / GB);
+    else
+        show_time(a);
+    if (sizes->dit.nb_layers == 40 && (a->cards.nb == 4 || a->cards.nb == 5) && a->cards.usable[0] < fsdp_gb * GB)
+        printf("the original's FSDP would need %.2f GB of each card: it gathers what it has sharded\n", fsdp_gb);
+    if (f->lack > 0)
+        show_instead(a);
+    else
+        printf("%s\n", a->options);
+}
+
+/* ---- for programs ---------------------------------------------------------------------------------------------------------- */
+
+static void json_rank(const char *device, const PlanMemory *m)
+{
+    printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu}", device,
+           m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m));
+}
+
+static void show_json(const Answer *a, const char *precision)
+{
+    const Found *f = &a->best;
+    double least = a->cards.usable[0];
+    char text[256];
+
+    for (int i = 1; i < a->cards.nb; i++)
+        least = a->cards.usable[i] < least ? a->cards.usable[i] : least;
+    printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"fits\": %s, \"fps\": %.3f, \"first_frame\": %.3f, "
+           "\"usable\": %.0f, \"bound\": \"%s\", \"options\": \"%s\", \"ranks\": [", avt_plan_text(&f->plan, text, sizeof(text)), precision, f->width,
+           f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, least, f->paper.bound, a->options);
+    for (int r = 0; r < f->plan.nb_ranks; r++) {
+        printf(r ? ", " : "");
+        json_rank(f->plan.rank[r].device, &f->memory[r]);
+    }
+    printf("], \"front\": ");
+    json_rank(f->plan.front_device, &f->front);
+    printf(", \"instead\": [");
+    for (int i = 0; i < a->nb_instead; i++)
+        printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"fps\": %.3f}", i ? ", " : "", a->instead[i].width, a->instead[i].height,
+               a->instead[i].steps, fps(&a->instead[i]));
+    printf("]}\n");
+}
+
+/* ---- as a picture: memory bars of the cards, and four blocks on their way over them ------------------------------------------ */
+
+#define SVG_W 1000
+#define BAR_X 120
+#define BAR_W 600
+#define ROW   34
+
+static const char *const colour[] = { "#4878a8", "#e0903c", "#8c8c8c", "#b07aa1", "#59a14f", "#d4c34a" };
+
+static void svg_memory(FILE *out, const Answer *a)
+{
+    static const char *const name[] = { "weights", "rings and sinks", "scratch", "workspace", "messages", "speech and text" };
+    const Found *f = &a->best;
+    double most = 0;
+
+    for (int c = 0; c < a->cards.nb; c++) {
+        most = a->cards.usable[c] > most ? a->cards.usable[c] : most;
+        most = f->used[c] > most ? f->used[c] : most;
+    }
+    for (int i = 0; i < 6; i++)
+        fprintf(out, "<rect x=\"%d\" y=\"14\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"25\">%s</text>\n", BAR_X + 140 * i, colour[i],
+                BAR_X + 16 + 140 * i, name[i]);
+    for (int r = 0; r < f->plan.nb_ranks; r++) {
+        const PlanRank *p = &f->plan.rank[r];
+        const int y = 40 + ROW * r;
+        double x = BAR_X;
+
+        fprintf(out, "<text x=\"8\" y=\"%d\">%s</text><text x=\"58\" y=\"%d\">", y + 15, p->device, y + 15);
+        fprintf(out, p->pipe < 0 ? "VAE" : p->vae ? "%d-%d+V" : "%d-%d", p->l0, p->l1 - 1);
+        fprintf(out, "</text>\n");
+        for (int i = 0; i < 6; i++) {
+            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == f->plan.front_device[4] - '0' ? (double)avt_plan_sum(&f->front) : 0;
+
+            fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, part / most * BAR_W, colour[i]);
+            x += part / most * BAR_W;
+        }
+        fprintf(out, "<path d=\"M%.1f %d v28\" stroke=\"#c00\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\">%.2f of %.2f GB</text>\n",
+                BAR_X + a->cards.usable[r] / most * BAR_W, y - 4, BAR_X + BAR_W + 20, y + 15, f->used[r] / GB, a->cards.usable[r] / GB);
+    }
+}
+
+/* When each block's items are on each rank, from the steady state's times: block b, step i enters rank r in order. */
+static void svg_time(FILE *out, const Answer *a, int top)
+{
+    static const char *const shade[] = { "#2b5d8a", "#c9742a", "#3f7f3a", "#8a4f86" };
+    const Found *f = &a->best;
+    double ready[PLAN_MAX_RANKS] = { 0 }, end = 0, x0 = BAR_X, scale;
+    const int blocks = 4;
+
+    for (int pass = 0; pass < 2; pass++) {                          // the first finds the end, the second draws
+        scale = pass ? (SVG_W - BAR_X - 20) / end : 1;
+        memset(ready, 0, sizeof(ready));
+        for (int wave = 0; wave < blocks + f->steps - 1; wave++)
+            for (int i = 0; i < f->steps; i++) {
+                const int b = wave - i;
+                double t = 0;
+
+                if (b < 0 || b >= blocks)
+                    continue;
+                for (int r = f->plan.first[i]; r <= f->plan.last[i]; r++) {
+                    const double d = f->paper.item * (f->plan.rank[r].l1 - f->plan.rank[r].l0) / f->plan.rank[f->plan.last[i]].l1;
+
+                    t = t > ready[r] ? t : ready[r];
+                    if (pass)
+                        fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"18\" fill=\"%s\" stroke=\"white\"/>\n", x0 + t * scale,
+                                top + 24 * r, d * scale, shade[b]);
+                    t = ready[r] = t + d;
+                }
+                if (i + 1 == f->steps) {
+                    const int r = f->plan.vae_rank;
+
+                    t = t > ready[r] ? t : ready[r];
+                    if (pass)
+                        fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"18\" fill=\"%s\" opacity=\"0.45\"/>\n", x0 + t * scale, top + 24 * r,
+                                f->paper.decode * scale, shade[b]);
+                    t = ready[r] = t + f->paper.decode;
+                }
+                end = t > end ? t : end;
+            }
+    }
+    for (int r = 0; r < f->plan.nb_ranks; r++)
+        fprintf(out, "<text x=\"8\" y=\"%d\">%s</text>\n", top + 24 * r + 14, f->plan.rank[r].device);
+    fprintf(out, "<text x=\"%d\" y=\"%d\">the first four blocks, %.2f s; pale: their pictures. %.1f fps on paper</text>\n", BAR_X, top + 24 * f->plan.nb_ranks + 18, end,
+            fps(f));
+}
+
+static int draw(const Answer *a, const char *path)
+{
+    const int nb = a->best.plan.nb_ranks, top = 60 + ROW * nb, height = top + 24 * nb + 30;
+    FILE *out = fopen(path, "w");
+
+    if (!out)
+        return fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1;
+    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"
+            "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", SVG_W, height, SVG_W, height);
+    svg_memory(out, a);
+    svg_time(out, a, top);
+    fprintf(out, "</svg>\n");
+    return fclose(out) ? 1 : 0;
+}
+
+/* ---- the command ----------------------------------------------------------------------------------------------------------- */
+
+int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
+{
+    static Answer a;
+    const char *link = o->link ? o->link : "pcie4";
+
+    a.link = cards_link(link);
+    if (a.link <= 0)
+        return fprintf(stderr, "avatar: --link: '%s' is not allowed; pcie4, pcie5, nvlink, 100g\n", link), 2;
+    if (cards_parse(&a.cards, o->gpus) < 0)
+        return 2;
+    if (search_plan(&a.best, &a.cards, a.link, o, sizes, log) < 0)
+        return 1;
+    search_options(a.options, sizeof(a.options), &a.best);
+    if (a.best.lack > 0)
+        a.nb_instead = search_instead(a.instead, INSTEAD, &a.cards, a.link, o, sizes);
+    if (o->json)
+        show_json(&a, o->engine.precision && strcmp(o->engine.precision, "auto") ? o->engine.precision : "bf16");
+    else
+        show(&a, sizes);
+    if (o->output && draw(&a, o->output))
+        return 1;
+    return a.best.lack > 0;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which plan for which cards: tried on `dry` for memory, on paper for time. */
+#ifndef AVT_TOOL_SEARCH_H
+#define AVT_TOOL_SEARCH_H
+
+#include "cards.h"
+#include "engine/rank.h"
+#include "options.h"
+
+typedef struct Paper {                  // seconds, by published rates and the shares of them below
+    double item, decode, encode, front; // an item through all layers; a block's pictures; the reference picture; 60 s of sound and a prompt
+    double busy[PLAN_MAX_RANKS];        // of a block, of each rank
+    double hop;                         // a message between ranks of a pipe
+    double period, first;               // from block to block; to the first frame, with everything loaded
+    const char *bound;                  // what the period is: static
+} Paper;
+
+typedef struct Found {
+    Plan plan;
+    PlanMemory memory[PLAN_MAX_RANKS], front;
+    double used[PLAN_MAX_RANKS];        // bytes of each card, all that lies there
+    double lack;                        // bytes that are missing where most are; 0: it fits
+    int lacks;                          // that card
+    int width, height, steps;
+    Paper paper;
+} Found;
+
+/** Shares of the published rates that are counted on: of products and attention, of convolutions, of bandwidth. */
+#define SHARE_PRODUCTS 0.68
+#define SHARE_CONV     0.35
+#define SHARE_BYTES    0.80
+
+/**
+ * The fastest plan that fits at the size and steps asked for; when none fits, the one that lacks least, with lack > 0.
+ * @param link  bytes a second between cards
+ * @return 0 or an error (logged)
+ */
+int search_plan(Found *f, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes, const Log *log);
+/** What fits instead: the same with fewer steps, or with a smaller size. @return how many were found, at most `max` */
+int search_instead(Found *list, int max, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes);
+/** "devices=...:plan=...", to paste. */
+void search_options(char *text, size_t size, const Found *f);
+
+#endif
