@@ -20,7 +20,9 @@
  *
  * Thread-safety: an engine may be shared by sessions of several threads. A session is used by one thread at a time, but for
  * avatar_session_abort(), which may come from any. The session works in threads of its own; only AVATAR_WAIT waits.
- * The library prints nothing, never exits, and reads no environment variable.
+ * The library prints nothing, never exits, and reads no environment variable. Its threads leave the host's signals to the host.
+ * fork() copies the calling thread alone: in the child, calls with a session of the parent return ECHILD, and closing it forgets it. An
+ * engine can be shared with children that were forked while it had no session, and none was being opened.
  */
 #ifndef AVATAR_AVATAR_H
 #define AVATAR_AVATAR_H

@@ -2,7 +2,6 @@
 /* Cores, denormals, and whether there is room for threads. See thread.h. */
 #include <errno.h>
 #include <fenv.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
@@ -46,6 +45,40 @@ void avt_thread_flush_denormals(void)
 #if defined(__SSE2__)
     _mm_setcsr(_mm_getcsr() | 0x8040);                              // FTZ and DAZ
 #endif
+}
+
+/* ---- threads of ours ---------------------------------------------------------------------------------------------- */
+
+#define LEAST_STACK ((size_t)2 << 20)   // libraries below want more than 64 kB
+
+static sigset_t host_signals(void)
+{
+    static const int ours[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF };
+    sigset_t set;
+
+    sigfillset(&set);
+    for (size_t i = 0; i < sizeof(ours) / sizeof(*ours); i++)
+        sigdelset(&set, ours[i]);
+    return set;
+}
+
+int avt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+    const sigset_t blocked = host_signals();
+    pthread_attr_t attr;
+    sigset_t before;
+    size_t size;
+    int ret = pthread_attr_init(&attr);
+
+    if (ret)
+        return ret;
+    if (!pthread_attr_getstacksize(&attr, &size) && size < LEAST_STACK)
+        pthread_attr_setstacksize(&attr, LEAST_STACK);
+    pthread_sigmask(SIG_BLOCK, &blocked, &before);                  // the new one inherits it
+    ret = pthread_create(thread, &attr, run, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    return ret;
 }
 
 /* ---- room ------------------------------------------------------------------------------------------------------- */
@@ -92,7 +125,7 @@ static int is_room(int nb)
 
     while (v && made < nb) {
         v[made].gate = &gate;
-        if (pthread_create(&v[made].thread, NULL, wait_at_gate, &v[made]))
+        if (avt_thread_start(&v[made].thread, wait_at_gate, &v[made]))
             break;
         made++;
     }

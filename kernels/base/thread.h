@@ -3,6 +3,7 @@
 #ifndef AVT_BASE_THREAD_H
 #define AVT_BASE_THREAD_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #include "base/log.h"
@@ -20,6 +21,13 @@ int avt_nb_cores(void);
  * cost a hundred times an ordinary number and mean nothing here. Only on threads of our own; a caller's thread keeps its environment.
  */
 void avt_thread_flush_denormals(void);
+
+/**
+ * A thread of the library, a guest in its process: the host's signals are not delivered to it (but those of its own faults, and a
+ * profiler's), and its stack is large enough however small the host's threads are.
+ * @return 0, or an errno, as pthread_create()
+ */
+int avt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
 
 /**
  * Let the calling thread run parallel regions on `nb` threads, itself included, and make these now: an OpenMP library that

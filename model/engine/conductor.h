@@ -74,6 +74,7 @@ struct AvatarSession {
     int nb_threads, listening;          // rank threads started; the listener started
     int running;                        // of the list in threads.c, with the next field
     AvatarSession *next_running;
+    int orphan;                         // this process is a forked child, which has none of the threads
     int cancel;                         // atomic
     Stats stats;                        // the conductor's
 

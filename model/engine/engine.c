@@ -184,7 +184,7 @@ static int load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *l
     Load l = { c, opt, x, log, 0 };
     pthread_t thread;
 
-    if (pthread_create(&thread, NULL, load_thread, &l))
+    if (avt_thread_start(&thread, load_thread, &l))
         return avt_fail(log, AVT_ERR(ENOMEM), "the system gives no thread to load a model; raise its limit (ulimit -u, pids.max)");
     pthread_join(thread, NULL);
     return l.ret;

@@ -291,6 +291,8 @@ int avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *lo
 
 void avatar_session_abort(AvatarSession *s)
 {
+    if (avt_threads_refuse(s) == AVT_ERR(ECHILD))
+        return;
     __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
     if (s->comm[0])
         avt_comm_abort(s->comm[0], AVT_ERR(ECANCELED));
@@ -307,6 +309,10 @@ void avatar_session_close(AvatarSession **ps)
 
     if (!s || avt_in_callback())
         return;
+    if (avt_threads_refuse(s) < 0) {                                // its locks may be held by threads that are not here
+        *ps = NULL;
+        return;
+    }
     avatar_session_abort(s);
     avt_threads_stop(s);
     for (int r = 0; r < s->nb_open; r++)
@@ -379,10 +385,10 @@ int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
 {
     const int64_t bad = pcm ? find_nonfinite(pcm, nb_samples) : -1;
     int64_t at;
-    int over, ret = 0;
+    int over, ret = avt_threads_refuse(s);
 
-    if (avt_in_callback())
-        return AVT_ERR(EDEADLK);
+    if (ret < 0)
+        return ret;
     pthread_mutex_lock(&s->lock);
     over = s->status < 0 ? s->status : s->sound.closed ? AVATAR_EOF : pcm && avt_sound_full(&s->sound) ? AVATAR_EAGAIN : 0;
     at = s->sound.start + s->sound.nb;
@@ -437,10 +443,11 @@ static void give_frame(AvatarSession *s, AvatarFrame *f)
 
 int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 {
-    int ret = -1;
+    int ret = avt_threads_refuse(s);
 
-    if (avt_in_callback())
-        return AVT_ERR(EDEADLK);
+    if (ret < 0)
+        return ret;
+    ret = -1;
     pthread_mutex_lock(&s->lock);
     while (ret == -1) {
         if (s->nb_ready && s->ready[s->head].next == s->ready[s->head].end) {     // its last frame was in use until now
@@ -504,10 +511,12 @@ static int64_t block_from(const AvatarSession *s, int64_t from)
 
 int avatar_session_set_at(AvatarSession *s, const AvatarLook *look, int64_t from, int64_t *frame)
 {
-    int ret = avt_in_callback() ? AVT_ERR(EDEADLK) : check_change(look, &s->e->log);
+    int ret = avt_threads_refuse(s);
     Changes ch = { 0 };
     int64_t block;
 
+    if (ret >= 0)
+        ret = check_change(look, &s->e->log);
     if (ret < 0)
         return ret;
     ret = copy_change(s, &ch, look);
@@ -537,8 +546,10 @@ int avatar_session_set(AvatarSession *s, const AvatarLook *look)
 
 int avatar_session_late(AvatarSession *s, int late, int max_late_ms)
 {
-    if (avt_in_callback())
-        return AVT_ERR(EDEADLK);
+    const int ret = avt_threads_refuse(s);
+
+    if (ret < 0)
+        return ret;
     if (check_late(late, max_late_ms, &s->e->log) < 0)
         return AVT_ERR(EINVAL);
     pthread_mutex_lock(&s->lock);

@@ -4,7 +4,8 @@
  *
  * Exit handlers run in the reverse order of their registration. Ours is registered at the first session, when a model was loaded
  * and so the libraries below have registered theirs (avt_threads_warm). It aborts and joins every session that runs. Trap: exit() may be called
- * by a log callback, on one of these threads. Nothing can be joined then; all are told to stop.
+ * by a log callback, on one of these threads. Nothing can be joined then; all are told to stop. A child that the host forks runs the
+ * handler too when it exits, and has none of the threads: it forgets the sessions.
  */
 #include <stdlib.h>
 
@@ -138,9 +139,35 @@ static void stop_all(void)
     pthread_mutex_unlock(&running.lock);
 }
 
-static void register_handler(void)
+static void lock_list(void)
+{
+    pthread_mutex_lock(&running.lock);
+}
+
+static void unlock_list(void)
+{
+    pthread_mutex_unlock(&running.lock);
+}
+
+/* In a forked child the threads of these sessions do not exist. */
+static void forget_sessions(void)
+{
+    for (AvatarSession *s = running.first; s; s = s->next_running)
+        s->orphan = 1;
+    running.first = NULL;
+    pthread_cond_init(&running.change, NULL);
+    pthread_mutex_unlock(&running.lock);
+}
+
+static void register_handlers(void)
 {
     atexit(stop_all);
+    pthread_atfork(lock_list, unlock_list, forget_sessions);
+}
+
+int avt_threads_refuse(const AvatarSession *s)
+{
+    return avt_in_callback() ? AVT_ERR(EDEADLK) : s->orphan ? AVT_ERR(ECHILD) : 0;
 }
 
 /* ---- conductor and ranks -------------------------------------------------------------------------------------------------- */
@@ -188,7 +215,7 @@ static int start_ranks(AvatarSession *s)
 {
     for (int r = 0; r < s->set.plan->nb_ranks; r++) {
         s->seat[r] = (Seat){ s, r };
-        if (pthread_create(&s->thread[r], NULL, rank_thread, &s->seat[r]))
+        if (avt_thread_start(&s->thread[r], rank_thread, &s->seat[r]))
             return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for rank %d of %d; " MORE_THREADS, r, s->set.plan->nb_ranks);
         s->nb_threads++;
     }
@@ -199,7 +226,7 @@ static int start_listener(AvatarSession *s)
 {
     if (s->sound.given)
         return 0;
-    if (pthread_create(&s->listener, NULL, listener_thread, s))
+    if (avt_thread_start(&s->listener, listener_thread, s))
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for the sound of a session; " MORE_THREADS);
     s->listening = 1;
     return 0;
@@ -249,11 +276,11 @@ static int start_conductor(AvatarSession *s)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     int ret = 0;
 
-    pthread_once(&once, register_handler);
+    pthread_once(&once, register_handlers);
     pthread_mutex_lock(&running.lock);
     if (running.ending) {
         ret = AVT_ERR(ECANCELED);
-    } else if (pthread_create(&s->conductor, NULL, conductor_thread, s)) {
+    } else if (avt_thread_start(&s->conductor, conductor_thread, s)) {
         ret = AVT_ERR(ENOMEM);
     } else {
         s->running = RUNNING;

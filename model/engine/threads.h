@@ -20,6 +20,12 @@ int  avt_threads_warm(const char *device, const BackendOptions *opt);
  * @return 0; ENOMEM (logged): the system gives too few; ECANCELED: the process ends
  */
 int  avt_threads_start(AvatarSession *s);
+/**
+ * May this session be used here and now? Not inside of a log callback, and not in a forked child: fork() copies the caller's thread alone,
+ * so that there is nobody to wait for.
+ * @return 0, EDEADLK, ECHILD
+ */
+int  avt_threads_refuse(const AvatarSession *s);
 /** Wait for all of them; the session was aborted or has finished. Does nothing when there are none. */
 void avt_threads_stop(AvatarSession *s);
 

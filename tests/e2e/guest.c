@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The library is a guest in its host's process: what the host does with signals, stacks, forks, threads and numbers of its own does
+ * not end it, and is not ended by it. Each case runs in a child, which an alarm ends when it hangs.
+ */
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+
+#include "engine/engine.h"
+#include "take.h"
+
+#define HANG_SECONDS 100                            // of a child
+
+/* The child's exit status, 0 when all was as it should be; a signal (SIGALRM: it hung) fails the test. */
+static int in_child(int (*work)(int), int arg)
+{
+    const pid_t pid = fork();
+    int status = -1;
+
+    REQUIRE(pid >= 0);
+    if (!pid) {
+        alarm(HANG_SECONDS);
+        exit(work(arg));
+    }
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    if (WIFSIGNALED(status))
+        fail_msg("case %d: the child ended by signal %d%s", arg, WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
+    return WEXITSTATUS(status);
+}
+
+static AvatarSession *open_all(AvatarEngine **e)
+{
+    AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+    AvatarLook look = take_look(0);
+    AvatarSession *s = NULL;
+
+    opt.cpu_threads = 2;
+    REQUIRE_OK(avatar_engine_open(e, &opt));
+    REQUIRE_OK(avatar_session_open(&s, *e, &look));
+    return s;
+}
+
+static void send_all(AvatarSession *s, int64_t n)
+{
+    float *pcm = take_sound(n);
+
+    REQUIRE_OK(avatar_session_send(s, pcm, n));
+    REQUIRE_OK(avatar_session_send(s, NULL, 0));
+    free(pcm);
+}
+
+/* All frames; how many, or the error. */
+static int receive_all(AvatarSession *s)
+{
+    AvatarFrame f;
+    int ret, nb = 0;
+
+    while ((ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0)
+        nb++;
+    return ret == AVATAR_EOF ? nb : ret;
+}
+
+static void close_all(AvatarSession **s, AvatarEngine **e)
+{
+    avatar_session_close(s);
+    avatar_engine_close(e);
+    avatar_engine_flush();
+}
+
+/* ---- signals and stacks -------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t nb_handled;
+
+static void handle(int sig)
+{
+    (void)sig;
+    nb_handled++;
+}
+
+/* The host's only thread blocks a signal: nobody else takes it. */
+static int signals_of_the_host(int arg)
+{
+    AvatarEngine *e = NULL;
+    AvatarSession *s;
+    sigset_t set, pending;
+
+    (void)arg;
+    signal(SIGUSR1, handle);
+    s = open_all(&e);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    send_all(s, 16000);
+    kill(getpid(), SIGUSR1);
+    if (receive_all(s) != 25)
+        return 1;
+    close_all(&s, &e);
+    sigpending(&pending);
+    return nb_handled || !sigismember(&pending, SIGUSR1);
+}
+
+static void signals_stay_with_the_host(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(signals_of_the_host, 0), 0);
+}
+
+/* A host that makes threads of 64 kB; and one whose calling thread has 256 kB. */
+static void *whole_stream(void *arg)
+{
+    AvatarEngine *e = NULL;
+    AvatarSession *s = open_all(&e);
+
+    send_all(s, 16000);
+    *(int *)arg = receive_all(s);
+    close_all(&s, &e);
+    return NULL;
+}
+
+static int small_stacks(int from_small)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    int nb = 0;
+
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, from_small ? 256 << 10 : 64 << 10);
+    if (pthread_setattr_default_np(&attr))
+        return 1;
+    if (!from_small)
+        whole_stream(&nb);
+    else if (pthread_create(&thread, &attr, whole_stream, &nb) || pthread_join(thread, NULL))
+        return 2;
+    return nb != 25;
+}
+
+static void small_stacks_are_enough(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(in_child(small_stacks, i), 0);
+}
+
+static int timer_storm(int arg)
+{
+    const struct itimerval fast = { { 0, 500 }, { 0, 500 } };
+    int nb = 0;
+
+    (void)arg;
+    signal(SIGALRM, SIG_DFL);
+    signal(SIGVTALRM, handle);
+    signal(SIGPROF, handle);
+    setitimer(ITIMER_VIRTUAL, &fast, NULL);
+    setitimer(ITIMER_PROF, &fast, NULL);
+    whole_stream(&nb);
+    return nb != 25 || nb_handled < 10;
+}
+
+static void interrupted_calls_go_on(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(timer_storm, 0), 0);
+}
+
+/* ---- forks ----------------------------------------------------------------------------------------------------------------- */
+
+/* A child that exits in the middle of its parent's stream; every fourth has also called what it should not. */
+static int fork_at(int i)
+{
+    AvatarEngine *e = NULL;
+    AvatarSession *s = open_all(&e);
+    AvatarFrame f;
+    int status = -1, nb;
+    pid_t pid;
+
+    send_all(s, 16000);
+    usleep((useconds_t)(i * 3000));
+    pid = fork();
+    if (!pid) {
+        alarm(20);
+        if (i % 4 == 1 && (avatar_session_receive(s, &f, AVATAR_WAIT) != AVATAR_ERR(ECHILD) || avatar_session_send(s, NULL, 0) != AVATAR_ERR(ECHILD)))
+            exit(5);
+        if (i % 4 == 2)
+            avatar_session_abort(s);
+        if (i % 4 >= 2)
+            avatar_session_close(&s);
+        exit(0);
+    }
+    waitpid(pid, &status, 0);
+    nb = receive_all(s);
+    close_all(&s, &e);
+    return !WIFEXITED(status) ? 1 : WEXITSTATUS(status) ? 2 : nb != 25;
+}
+
+static void forks_are_harmless(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 16; i++)
+        assert_int_equal(in_child(fork_at, i), 0);
+}
+
+/* Two children open sessions of their own on the engine that they have inherited, as a server's workers do. */
+static int fork_workers(int arg)
+{
+    AvatarEngine *e = NULL;
+    AvatarSession *s = open_all(&e);
+    AvatarLook look = take_look(0);
+    int status, bad = 0;
+
+    (void)arg;
+    avatar_session_close(&s);
+    for (int i = 0; i < 2; i++)
+        if (!fork()) {
+            alarm(HANG_SECONDS - 10);
+            if (avatar_session_open(&s, e, &look) < 0)
+                exit(3);
+            send_all(s, 16000);
+            exit(receive_all(s) != 25);             // with the session open
+        }
+    for (int i = 0; i < 2; i++)
+        bad |= wait(&status) < 0 || !WIFEXITED(status) || WEXITSTATUS(status);
+    avatar_engine_close(&e);
+    return bad;
+}
+
+static void workers_share_an_engine(void **state)
+{
+    (void)state;
+    assert_int_equal(in_child(fork_workers, 0), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on),
+        cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine),
+    };
+
+    return _cmocka_run_group_tests("guest", tests, sizeof(tests) / sizeof(tests[0]), take_setup, take_teardown) ? 1 : 0;
+}
