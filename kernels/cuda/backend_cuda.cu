@@ -326,11 +326,6 @@ static int copy_between(Backend *be, const OpCall *c)
                           "copying between devices");
 }
 
-static int wants_dnn(OpId op)
-{
-    return op == OP_CONV3D || op == OP_CONV1D || op == OP_ATTENTION;
-}
-
 /* cuDNN's handle takes device memory: a queue that has no use for one has none. */
 static int dnn_open(Backend *be)
 {
@@ -351,7 +346,7 @@ static int make_ready(Backend *be, const OpCall *c)
         be->workspace_peak = want;
     if (ret >= 0 && want > cuda->workspace_size)
         ret = cuda->planned ? AVT_ERR(ENOMEM) : workspace_resize(be, want);
-    if (ret >= 0 && wants_dnn(c->op) && !cuda->dnn)
+    if (ret >= 0 && c->op == OP_CONV3D && !cuda->dnn)
         ret = dnn_open(be);
     return ret;
 }

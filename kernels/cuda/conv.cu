@@ -123,9 +123,82 @@ static int conv3d_by_hand(Backend *be, const OpCall *c)
     return run_product(be, p, rows_of(c->conv.w.data, c->conv.w.dtype, cout, p.k), f, p.nb, cout, p.k, 1);
 }
 
+/* Frames in one piece: they lie so, or are copied together. */
+static int join_frames(Backend *be, const OpCall *c, char *room, const void **frames)
+{
+    const Tensor x = c->conv.x, prev = c->conv.prev;
+    const size_t size = prev.be ? avt_nbytes(prev) : 0;
+    const cudaStream_t stream = avt_cuda(be)->stream;
+    int ret;
+
+    *frames = prev.be ? prev.data : x.data;
+    if (!prev.be || (const char *)prev.data + size == (const char *)x.data)
+        return 0;
+    *frames = room;
+    ret = avt_cuda_check(be, cudaMemcpyAsync(room, prev.data, size, cudaMemcpyDeviceToDevice, stream), "joining frames");
+    return ret < 0 ? ret : avt_cuda_check(be, cudaMemcpyAsync(room + size, x.data, avt_nbytes(x), cudaMemcpyDeviceToDevice, stream), "joining frames");
+}
+
+static DnnConv shape_of(const OpCall *c)
+{
+    const Tensor x = c->conv.x, out = c->out;
+    const ConvSpec spec = c->u.conv;
+    DnnConv s = {};
+
+    s.kind = PLAN_CONV;
+    s.x = x.dtype;
+    s.out = out.dtype;
+    s.bias = x.dtype == DT_BF16 && c->conv.b.be;
+    s.res = x.dtype == DT_BF16 && c->conv.res.be;
+    s.pad_t = spec.pad_t, s.pad0 = spec.pad0, s.pad1 = spec.pad1, s.stride_t = spec.stride_t, s.stride = spec.stride;
+    for (int i = 0; i < 4; i++)
+        s.in[i] = x.dim[i], s.result[i] = out.dim[i];
+    s.in[0] += c->conv.prev.be ? c->conv.prev.dim[0] : 0;
+    for (int i = 0; i < 3; i++)
+        s.taps[i] = c->conv.w.dim[2 + i];
+    return s;
+}
+
+/* In f32 the engines that are exact fuse nothing: bias and residual are a finish of our own. */
+static int conv3d_by_library(Backend *be, const OpCall *c)
+{
+    const ConvSpace space = avt_cuda_conv_space(c);
+    char *frames = (char *)avt_cuda(be)->workspace + space.library, *weight = frames + space.frames, *result = weight + space.weight;
+    const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, c->conv.w.dim[0], c->out.dtype, ACT_NONE };
+    DnnConv s = shape_of(c);
+    DnnOperands o = { NULL, c->conv.w.data, f.bias, f.res, space.result ? result : c->out.data, avt_cuda(be)->workspace };
+    int ret = join_frames(be, c, frames, &o.x);
+
+    s.library = (int64_t)space.library;
+    if (ret >= 0 && space.weight) {
+        ret = avt_cuda_convert(be, weight, c->conv.x.dtype, c->conv.w.data, c->conv.w.dtype, avt_numel(c->conv.w));
+        o.w = weight;
+    }
+    if (ret >= 0)
+        ret = avt_cuda_dnn_conv(be, &s, &o);
+    if (ret < 0 || s.x == DT_BF16 || (!f.bias && !f.res))
+        return ret;
+    return avt_cuda_finish(be, (const float *)o.out, &f, avt_rows_of(c->out), c->conv.w.dim[0]);
+}
+
+static int library_takes(const OpCall *c)
+{
+    uintptr_t all = (uintptr_t)c->out.data;
+
+    for (int i = 0; i < OP_MAX_IN; i++)
+        all |= (uintptr_t)c->in[i].data;
+    return avt_cuda_conv_suits(c) && all % 16 == 0 && (c->conv.w.dtype == c->conv.x.dtype || avt_numel(c->conv.w) % 4 == 0);
+}
+
 int avt_cuda_conv3d(Backend *be, const OpCall *c)
 {
-    return avt_numel(c->out) ? conv3d_by_hand(be, c) : 0;
+    int ret = AVT_ERR(ENOSYS);
+
+    if (!avt_numel(c->out))
+        return 0;
+    if (library_takes(c))
+        ret = conv3d_by_library(be, c);
+    return ret == AVT_ERR(ENOSYS) ? conv3d_by_hand(be, c) : ret;
 }
 
 int avt_cuda_conv1d(Backend *be, const OpCall *c)

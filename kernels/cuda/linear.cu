@@ -18,44 +18,59 @@
 
 /* ---- elements --------------------------------------------------------------------------------------------------------------------- */
 
-/* out = finish(v), rows of n: a thread has 4 columns */
-static __global__ void __launch_bounds__(256) finish_kernel(const float *v, Finish f, int64_t rows, int n)
+/* out = finish(v), rows of n: V columns a thread, 4 where rows and addresses allow it */
+template <int V> __global__ void __launch_bounds__(256) finish_kernel(const float *v, Finish f, int64_t rows, int n)
 {
-    const int quads = n / 4;
+    const int parts = n / V;
 
-    for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < rows * quads; i += (int64_t)gridDim.x * 256) {
-        const int64_t row = i / quads;
-        const int column = (int)(i - row * quads) * 4;
-        const size_t at = (size_t)(row * f.row + column);
-        float4 sum = load4(v, DT_F32, (size_t)(row * (v == f.out ? f.row : n) + column));
+    for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < rows * parts; i += (int64_t)gridDim.x * 256) {
+        const int64_t row = i / parts;
+        const int column = (int)(i - row * parts) * V;
+        const size_t at = (size_t)(row * f.row + column), from = (size_t)(row * (v == f.out ? f.row : n) + column);
 
-        sum.x = finished(f, sum.x, at, column);
-        sum.y = finished(f, sum.y, at + 1, column + 1);
-        sum.z = finished(f, sum.z, at + 2, column + 2);
-        sum.w = finished(f, sum.w, at + 3, column + 3);
-        store4(f.out, f.dtype, at, sum);
+        if (V == 4) {
+            float4 sum = load4(v, DT_F32, from);
+
+            sum.x = finished(f, sum.x, at, column);
+            sum.y = finished(f, sum.y, at + 1, column + 1);
+            sum.z = finished(f, sum.z, at + 2, column + 2);
+            sum.w = finished(f, sum.w, at + 3, column + 3);
+            store4(f.out, f.dtype, at, sum);
+        } else {
+            store_value(f.out, f.dtype, at, finished(f, v[from], at, column));
+        }
     }
 }
 
 /* out = x of another type, both contiguous, 4 at a time; n is a multiple of 4 */
-static __global__ void __launch_bounds__(256) widen_kernel(void *out, DType to, const void *x, DType from, int64_t n)
+static __global__ void __launch_bounds__(256) convert_kernel(void *out, DType to, const void *x, DType from, int64_t n)
 {
     for (int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 4; i < n; i += (int64_t)gridDim.x * 1024)
         store4(out, to, (size_t)i, load4(x, from, (size_t)i));
 }
 
-static unsigned blocks_for(Cuda *cuda, int64_t quads)
+static unsigned blocks_for(Cuda *cuda, int64_t threads)
 {
-    const int64_t blocks = (quads + 255) / 256, most = (int64_t)cuda->multiprocessors * 8;
+    const int64_t blocks = (threads + 255) / 256, most = (int64_t)cuda->multiprocessors * 8;
 
     return (unsigned)(blocks < most ? blocks : most);
 }
 
-static int widen(Backend *be, void *out, DType to, const void *x, DType from, int64_t n)
+int avt_cuda_convert(Backend *be, void *out, DType to, const void *x, DType from, int64_t n)
 {
     Cuda *cuda = avt_cuda(be);
 
-    return avt_cuda_check(be, LAUNCH(widen_kernel, blocks_for(cuda, n / 4), 256, 0, cuda->stream, out, to, x, from, n), "widening a weight");
+    return avt_cuda_check(be, LAUNCH(convert_kernel, blocks_for(cuda, n / 4), 256, 0, cuda->stream, out, to, x, from, n), "converting");
+}
+
+int avt_cuda_finish(Backend *be, const float *v, const Finish *f, int64_t rows, int64_t n)
+{
+    Cuda *cuda = avt_cuda(be);
+    const int wide = can_load4(v, DT_F32, n) && can_load4(f->out, f->dtype, f->row) && can_load4(f->res, f->dtype, f->row);
+    const cudaError_t e = wide ? LAUNCH(finish_kernel<4>, blocks_for(cuda, rows * n / 4), 256, 0, cuda->stream, v, *f, rows, (int)n) :
+                          LAUNCH(finish_kernel<1>, blocks_for(cuda, rows * n), 256, 0, cuda->stream, v, *f, rows, (int)n);
+
+    return avt_cuda_check(be, e, "finishing a product");
 }
 
 /* ---- pieces ----------------------------------------------------------------------------------------------------------------------- */
@@ -140,8 +155,7 @@ static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int6
 
     if (ret < 0 || !w->own_finish)
         return ret;
-    return avt_cuda_check(be, LAUNCH(finish_kernel, blocks_for(cuda, m * n / 4), 256, 0, cuda->stream, (const float *)o.out, f, m, (int)n),
-                          "finishing a product");
+    return avt_cuda_finish(be, (const float *)o.out, &f, m, n);
 }
 
 static int by_library(Backend *be, const Way *w)
@@ -150,13 +164,13 @@ static int by_library(Backend *be, const Way *w)
     int ret = 0;
 
     if (c->linear.b.be && !w->own_finish && w->out == DT_BF16 && !avt_cuda_lt_facts(avt_cuda(be)->plans)->bias_f32)
-        ret = widen(be, w->bias, DT_BF16, c->linear.b.data, DT_F32, w->n);
+        ret = avt_cuda_convert(be, w->bias, DT_BF16, c->linear.b.data, DT_F32, w->n);
     for (int64_t n0 = 0; ret >= 0 && n0 < w->n; n0 += w->weight_rows) {
         const int64_t n = w->n - n0 < w->weight_rows ? w->n - n0 : w->weight_rows;
         const void *weight = element(c->linear.w.data, c->linear.w.dtype, n0 * w->k);
 
         if (w->weight) {
-            ret = widen(be, w->weight, w->x, weight, c->linear.w.dtype, n * w->k);
+            ret = avt_cuda_convert(be, w->weight, w->x, weight, c->linear.w.dtype, n * w->k);
             weight = w->weight;
         }
         for (int64_t m0 = 0; ret >= 0 && m0 < w->m; m0 += w->result_rows)

@@ -51,4 +51,26 @@ int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o);
 /** Fill avt_cuda_lt_facts(); waits for the device. */
 int avt_cuda_lt_ask(Backend *be);
 
+/* ---- cuDNN: dnn.cu ------------------------------------------------------------------------------------------------------------ */
+
+/* out[To, Ho, Wo, Cout] = conv3d(x[T, H, W, C]) (+ bias) (+ res), channels last; also the key of its plan */
+typedef struct DnnConv {
+    int32_t kind;                       // PLAN_CONV
+    int32_t x, out;                     // types: x and w, out and res. f32: no engine that rounds its operands down
+    int32_t bias, res;                  // 0 or 1
+    int32_t pad_t, pad0, pad1, stride_t, stride;
+    int64_t in[4];                      // T, H, W, C
+    int64_t result[4];                  // To, Ho, Wo, Cout
+    int64_t taps[3];                    // kT, kH, kW
+    int64_t library;                    // bytes of workspace
+} DnnConv;
+
+typedef struct DnnOperands {
+    const void *x, *w, *bias, *res;
+    void *out, *workspace;
+} DnnOperands;
+
+/** Addresses are multiples of 16 bytes. @return 0, ENOSYS when the library has no such plan (told once a shape), or another error */
+int avt_cuda_dnn_conv(Backend *be, const DnnConv *c, const DnnOperands *o);
+
 #endif

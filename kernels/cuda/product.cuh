@@ -28,6 +28,11 @@ typedef struct Finish {
     Act act;
 } Finish;
 
+/** linear.cu: out = finish(v [rows, n]); v may be f->out. */
+int avt_cuda_finish(Backend *be, const float *v, const Finish *f, int64_t rows, int64_t n);
+/** linear.cu: n elements of another type; a multiple of 4, as the addresses are. */
+int avt_cuda_convert(Backend *be, void *out, DType to, const void *x, DType from, int64_t n);
+
 /* A matrix, row-major */
 typedef struct Rows {
     const void *p;

@@ -66,6 +66,8 @@ ConvSpace avt_cuda_conv_space(const OpCall *c)
         s.frames = padded(avt_nbytes(c->conv.prev) + avt_nbytes(c->conv.x));
     if (c->conv.w.dtype != c->conv.x.dtype)
         s.weight = padded((size_t)avt_numel(c->conv.w) * avt_dtype_size(c->conv.x.dtype));
+    if (c->conv.x.dtype == DT_F32 && c->conv.res.be)
+        s.result = padded(avt_nbytes(c->out));
     return s;
 }
 
@@ -90,5 +92,5 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
 
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
-    return (int64_t)(l.library + l.bias + l.weight + l.result + v.library + v.frames + v.weight);
+    return (int64_t)(l.library + l.bias + l.weight + l.result + v.library + v.frames + v.weight + v.result);
 }

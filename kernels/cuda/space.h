@@ -4,7 +4,7 @@
  * header of CUDA here: a plan is made on machines without any.
  *
  *   product      [ cuBLASLt's own | a bias, rounded | rows of a weight, widened | rows of the result in f32, before a finish of our own ]
- *   convolution  [ cuDNN's own | frames, cached and new, in one piece | the weight, widened ]
+ *   convolution  [ cuDNN's own | frames, cached and new, in one piece | the weight, widened | the result in f32, before a residual ]
  *
  * Each part begins at a multiple of 256 bytes. What a library cannot take by its shape goes to our own kernel, which wants nothing.
  */
@@ -24,7 +24,7 @@ typedef struct LinearSpace {
 } LinearSpace;
 
 typedef struct ConvSpace {
-    size_t library, frames, weight;
+    size_t library, frames, weight, result;
 } ConvSpace;
 
 /** Does cuBLASLt take the shape? Rows of x, w and out are multiples of 16 bytes. */
