@@ -3,7 +3,7 @@
  * linear:  out[M, N] = act(x[M, K] w[N, K]^T + b)    or    res + gate * (x w^T + b)
  *
  * cuBLASLt multiplies (lt.cu); what it can add behind the sum it adds: a bias, GELU where its formula is ours, a residual of out's type.
- * What it cannot (SiLU, erf, a gate, a result in bf16 of operands in f32) is a finish of our own over sums in f32: in place when the
+ * What it cannot (SiLU, erf, a gate, a result in bf16 of operands in f32 or beside a bias in f32) is a finish of our own over sums in f32: in place when the
  * result is f32 itself, else over rows of the workspace, so that a result is rounded once. A weight of another type than x is widened
  * into the workspace, as many rows at a time as fit.
  *
@@ -80,7 +80,7 @@ typedef struct Way {
     const OpCall *c;
     int64_t m, n, k;
     DType x, out;                       // types; w is of x's here
-    char *library, *bias, *weight, *result;                         // in the workspace; weight, result: or NULL
+    char *library, *weight, *result;    // in the workspace; weight, result: or NULL
     size_t library_size;
     int64_t weight_rows, result_rows;   // at a time
     int gelu, own_finish;               // the library's GELU; ours
@@ -102,6 +102,7 @@ static Way way_of(Backend *be, const OpCall *c)
 {
     Cuda *cuda = avt_cuda(be);
     const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
+    const LtFacts *facts = avt_cuda_lt_facts(cuda->plans);
     Way w = {};
 
     w.c = c;
@@ -112,11 +113,11 @@ static Way way_of(Backend *be, const OpCall *c)
     w.out = c->out.dtype;
     w.library = (char *)cuda->workspace;
     w.library_size = s.library;
-    w.bias = w.library + s.library;
-    w.weight = s.weight ? w.bias + s.bias : NULL;
-    w.result = s.result ? w.bias + s.bias + s.weight : NULL;
-    w.gelu = gelu_of_library(avt_cuda_lt_facts(cuda->plans), c);
-    w.own_finish = (c->u.act != ACT_NONE && !w.gelu) || c->linear.gate.be || (w.x == DT_F32 && w.out == DT_BF16);
+    w.weight = s.weight ? w.library + s.library : NULL;
+    w.result = s.result ? w.library + s.library + s.weight : NULL;
+    w.gelu = gelu_of_library(facts, c);
+    w.own_finish = (c->u.act != ACT_NONE && !w.gelu) || c->linear.gate.be ||
+                   (w.out == DT_BF16 && (w.x == DT_F32 || (c->linear.b.be && !facts->bias_f32)));
     w.weight_rows = s.weight ? (int64_t)(s.weight / ((size_t)w.k * avt_dtype_size(w.x))) / 8 * 8 : w.n;   // columns stay aligned
     w.result_rows = s.result && w.own_finish ? (int64_t)(s.result / ((size_t)w.n * sizeof(float))) : w.m;
     w.finish = finish_of(c);
@@ -143,19 +144,14 @@ static Finish finish_at(const Way *w, int64_t m0, int64_t n0)
 /* Product and finish of rows m0 .. m0 + m and columns n0 .. n0 + n; weight: those columns' rows of w */
 static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int64_t m, int64_t n0, int64_t n)
 {
-    Cuda *cuda = avt_cuda(be);
     const Finish f = finish_at(w, m0, n0);
-    const int in_place = w->own_finish && !w->result, bias = f.bias && !w->own_finish;
-    const DType bias_type = w->bias && w->out == DT_BF16 && !avt_cuda_lt_facts(cuda->plans)->bias_f32 ? DT_BF16 : DT_F32;
-    const LtOperands o = { w->own_finish && w->result ? w->result : f.out, f.res, element(w->c->linear.x.data, w->x, m0 * w->k), weight,
-                           bias_type == DT_BF16 ? w->bias + 2 * n0 : (const void *)f.bias, w->library };
-    LtProduct p = { PLAN_LINEAR, bias ? 1 + bias_type : 0, w->x, w->own_finish ? DT_F32 : w->out, w->gelu, f.res && !w->own_finish, m, n, w->k,
-                    in_place || !w->own_finish ? w->n : n, (int64_t)w->library_size };
+    const bool fused = !w->own_finish, aside = w->own_finish && w->result;
+    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : DT_F32, w->gelu, fused && f.res, m, n, w->k,
+                          aside ? n : w->n, (int64_t)w->library_size };
+    const LtOperands o = { aside ? w->result : f.out, f.res, element(w->c->linear.x.data, w->x, m0 * w->k), weight, f.bias, w->library };
     const int ret = avt_cuda_lt_run(be, &p, &o);
 
-    if (ret < 0 || !w->own_finish)
-        return ret;
-    return avt_cuda_finish(be, (const float *)o.out, &f, m, n);
+    return ret < 0 || fused ? ret : avt_cuda_finish(be, (const float *)o.out, &f, m, n);
 }
 
 static int by_library(Backend *be, const Way *w)
@@ -163,8 +159,6 @@ static int by_library(Backend *be, const Way *w)
     const OpCall *c = w->c;
     int ret = 0;
 
-    if (c->linear.b.be && !w->own_finish && w->out == DT_BF16 && !avt_cuda_lt_facts(avt_cuda(be)->plans)->bias_f32)
-        ret = avt_cuda_convert(be, w->bias, DT_BF16, c->linear.b.data, DT_F32, w->n);
     for (int64_t n0 = 0; ret >= 0 && n0 < w->n; n0 += w->weight_rows) {
         const int64_t n = w->n - n0 < w->weight_rows ? w->n - n0 : w->weight_rows;
         const void *weight = element(c->linear.w.data, c->linear.w.dtype, n0 * w->k);

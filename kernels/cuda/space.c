@@ -35,14 +35,12 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
 {
     const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
     const DType x = c->linear.x.dtype;
-    const int rounds = c->out.dtype == DT_BF16, own_finish = c->u.act != ACT_NONE || c->linear.gate.be;
+    const int rounds = c->out.dtype == DT_BF16, own_finish = c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;
     LinearSpace s = { 0 };
 
     if (!avt_cuda_linear_suits(c))
         return s;
     s.library = (arch >= 90 ? 32 : 4) * MIB;
-    if (rounds && x == DT_BF16 && c->linear.b.be)
-        s.bias = padded((size_t)n * sizeof(uint16_t));
     if (c->linear.w.dtype != x)
         s.weight = rows_within(n, (size_t)k * avt_dtype_size(x));
     if ((rounds && (own_finish || x == DT_F32)) || (c->linear.res.be && c->linear.gate.be))
@@ -92,5 +90,5 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
 
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
-    return (int64_t)(l.library + l.bias + l.weight + l.result + v.library + v.frames + v.weight + v.result);
+    return (int64_t)(l.library + l.weight + l.result + v.library + v.frames + v.weight + v.result);
 }
