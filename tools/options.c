@@ -54,6 +54,7 @@ static const Option options[] = {
     { "memory",      TEXT,  AT(memory),             "plan: GB that each device has, one number or one each as in devices (22.15|22.15|80)", NULL },
     { "json",        FLAG,  AT(json),               "plan, doctor, verify: for programs, in bytes", NULL },
     { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },
+    { "gpu",         TEXT,  AT(gpu),                "plan --ops: a card (h100, 4090), for the least time of each on it", NULL },
     { "record",      FLAG,  AT(record),             "verify: write the answer instead of comparing with it", NULL },
     { "picture",     TEXT,  AT(picture),            "doctor: the picture that a finished film was made of", NULL },
     { "full",        FLAG,  AT(full),               "doctor: read all of the model's numbers, not 2 GB of them", NULL },

@@ -145,54 +145,19 @@ static int print_networks(const ToolOptions *o, const PlanSizes *sizes, int step
 
 /* ---- operations ---------------------------------------------------------------------------------------------------------- */
 
-static void json_shape(const char *name, Tensor t)
-{
-    char shape[96];
-
-    printf("\"%s\": \"%s %s\"", name, avt_dtype_name(t.dtype), avt_shape_text(shape, sizeof(shape), t.nd, t.dim));
-}
-
-static void json_ops(const DryCall *c, int64_t nb, const DryCall *sum)
-{
-    printf("{\"calls\": %lld, \"bytes\": %.0f, \"flops\": %.0f, \"ops\": [", (long long)sum->calls, sum->bytes, sum->flops);
-    for (int64_t i = 0; i < nb; i++) {
-        printf("%s\n  {\"op\": \"%s\", \"calls\": %lld, \"bytes\": %.0f, \"flops\": %.0f, ", i ? "," : "", avt_op_name(c[i].first.op),
-               (long long)c[i].calls, c[i].bytes, c[i].flops);
-        json_shape("out", c[i].first.out);
-        printf("}");
-    }
-    printf("\n]}\n");
-}
-
-/* A line an op, whatever its shapes. */
-static void print_ops(const DryCall *c, int64_t nb, const DryCall *sum)
-{
-    printf("%-20s %8s %10s %10s\n", "operation", "calls", "GB", "TFLOP");
-    for (int op = 0; op < OP_NB; op++) {
-        DryCall s = { .calls = 0 };
-
-        for (int64_t i = 0; i < nb; i++)
-            if ((int)c[i].first.op == op) {
-                s.calls += c[i].calls;
-                s.bytes += c[i].bytes;
-                s.flops += c[i].flops;
-            }
-        if (s.calls)
-            printf("%-20s %8lld %10.3f %10.3f\n", avt_op_name((OpId)op), (long long)s.calls, s.bytes / GB, s.flops / 1e12);
-    }
-    printf("%-20s %8lld %10.3f %10.3f\n", "sum", (long long)sum->calls, sum->bytes / GB, sum->flops / 1e12);
-}
-
 /* One block at one step in mid-stream, all layers on one device. */
 static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, const char *device, const BackendOptions *opt)
 {
-    DryCall *calls = NULL, sum = { .calls = 0 };
+    DryCall *calls = NULL;
     char own[40];
+    Cards cards;
     RankSetup set;
     int64_t nb = 0;
     Plan plan;
     int ret;
 
+    if (o->gpu && cards_parse(&cards, o->gpu) < 0)
+        return 2;
     snprintf(own, sizeof(own), "%s:own", device);
     ret = avt_plan_make(&plan, &(PlanOptions){ .plan = "sequential", .devices = device, .vae_device = own, .steps = steps,
                                                .nb_layers = sizes->dit.nb_layers, .cpu_threads = o->engine.cpu_threads }, &tool_log);
@@ -200,13 +165,8 @@ static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, con
         ret = setup(&set, o, sizes, &plan);
     if (ret >= 0)
         ret = avt_rank_item(&calls, &nb, &set, sizes, opt);
-    for (int64_t i = 0; i < nb && ret >= 0; i++) {
-        sum.calls += calls[i].calls;
-        sum.bytes += calls[i].bytes;
-        sum.flops += calls[i].flops;
-    }
     if (ret >= 0)
-        (o->json ? json_ops : print_ops)(calls, nb, &sum);
+        plan_print_ops(calls, nb, o->gpu ? cards.card[0] : NULL, o->json);
     avt_free(calls);
     return ret < 0;
 }
@@ -314,7 +274,7 @@ int cmd_plan(int argc, char **argv)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--json] ...: operations of one block at "
+                "[--vae-device D] [--front-device D] [--precision P] [--memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpu CARD] [--json] ...: operations of one block at "
                 "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }

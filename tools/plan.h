@@ -4,6 +4,8 @@
 #define AVT_TOOL_PLAN_H
 
 #include "avatar.h"
+#include "cards.h"
+#include "dry/dry.h"
 #include "engine/rank.h"
 #include "options.h"
 
@@ -15,5 +17,7 @@ int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
 int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look);
 /** avatar plan --gpus: plan_gpus.c. @return exit code */
 int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log);
+/** avatar plan --ops: plan_ops.c. A line an op and their sum, or JSON with each shape; with a card (opt) the least time on it. */
+void plan_print_ops(const DryCall *c, int64_t nb, const Card *g, int json);
 
 #endif

@@ -271,7 +271,7 @@ static void cuda_wait(Backend *be, Mark m)
 
 typedef int (*Op)(Backend *be, const OpCall *c);
 
-/* NULL: not there. */
+/* Without a default: the compiler names an op that is not here. */
 static Op op_of(OpId op)
 {
     switch (op) {
@@ -307,9 +307,10 @@ static Op op_of(OpId op)
         return avt_cuda_pixels;
     case OP_COUNT_NONFINITE:
         return avt_cuda_count_nonfinite;
-    default:
-        return NULL;
+    case OP_NB:
+        break;
     }
+    return NULL;
 }
 
 /* Between devices: direct where the driver can, else it goes through host memory. */
@@ -353,17 +354,14 @@ static int make_ready(Backend *be, const OpCall *c)
 
 static int cuda_run(Backend *be, const OpCall *c)
 {
-    const Op op = op_of(c->op);
     int ret = make_ready(be, c);
 
     if (ret < 0)
         return ret;
     if (c->op == OP_COPY && strcmp(c->x.be->device, c->out.be->device))
         ret = copy_between(be, c);
-    else if (op)
-        ret = op(be, c);
     else
-        avt_backend_fail(be, ret = AVT_ERR(ENOSYS), "%s: %s is not in this build; use devices=cpu", be->device, avt_op_name(c->op));
+        ret = op_of(c->op)(be, c);
     return ret < 0 || !be->profile ? ret : cuda_sync(be);
 }
 
