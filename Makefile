@@ -113,7 +113,7 @@ $(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(addprefix $(SRC)/tool
 	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 $(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
 $(BUILD)/tests/live_error: $(DRAW_O)
-$(BUILD)/tests/soak $(BUILD)/tests/live_error: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
+$(BUILD)/tests/soak $(BUILD)/tests/live_error $(BUILD)/tests/gpu/stream: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
