@@ -192,6 +192,20 @@ bench-live: all ffmpeg $(BUILD)/tests/live_error
 	@$(BUILD)/tests/live_error --windows $(or $(MODEL),$(SRC)/model/nano) $(SPEECH) $(SPEECH) $(SPEECH) $(SPEECH) $(SPEECH)
 	@$(SRC)/tests/e2e/live.py --bin $(BUILD)/ffmpeg/bin --tool $(BUILD)/avatar $(if $(MODEL),--model $(MODEL))
 
+# On a machine with a GPU: everything that only it can tell, into doc/gpu/CARD.md. SIMT=1: on the emulated one, tiny, into build/gpu-simt
+ifeq ($(SIMT),1)
+check-gpu:
+	@$(MAKE) --no-print-directory SIMT=$(BUILD)/simt check-gpu-simt
+else
+check-gpu: all cuda build-tests $(BUILD)/tests/gpu/stream
+	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD)
+endif
+# the same to be carried to a machine that has no compiler
+gpu-kit: all cuda build-tests $(BUILD)/tests/gpu/stream
+	@$(SRC)/tests/gpu/kit.sh $(SRC) $(BUILD)
+check-gpu-simt: $(addprefix $(BUILD)/simt/,avatar tests/parity tests/gpu/stream tests/kernels/rope tests/kernels/copy)
+	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) simt
+
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
 
 demo:
@@ -271,11 +285,13 @@ help:
 	@echo "make check-valgrind  one stream of the tool under valgrind"
 	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
 	@echo "make soak SECONDS=10000 MODEL=dir   hours of live sound: memory and time stay flat"
+	@echo "make check-gpu       on a machine with a GPU: all that only it can tell, into doc/gpu; SIMT=1: the same run on an emulated one"
+	@echo "make gpu-kit         build/gpu-kit.tar.gz: check-gpu for a machine without a compiler"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"
 	@echo "make patches         write patches/ anew from libavfilter/"
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all no-tool cuda to-check build-tests check check-unit check-kernels check-e2e check-tool check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
+.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
 -include $(CUDA_O:.o=.d) $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# deb.sh DIR: Debian packages of this tree into DIR: library, development files, tool, embedded model (tools/deb.control).
+# deb.sh DIR: Debian packages of this tree into DIR: library, development files, tool, embedded model; the plugin for CUDA where configure
+# finds what it is built with (tools/deb.control).
 #
 # Builds in DIR/work with a Debian system's paths and flags, installs into DIR/all and moves that into a folder for each package.
 # Nothing outside DIR is touched. The maintainer is DEBFULLNAME <DEBEMAIL>, or the author of the last commit.
@@ -27,8 +28,9 @@ cd "$src"                                                   # the flags make thi
 flags="$(dpkg-buildflags --get CFLAGS) $(dpkg-buildflags --get CPPFLAGS)" LDFLAGS=$(dpkg-buildflags --get LDFLAGS)
 export LDFLAGS
 cd "$out/work"
-"$src/configure" --prefix=/usr --libdir="/$lib" --disable-cuda --disable-mpi --extra-cflags="$flags" >/dev/null
+"$src/configure" --prefix=/usr --libdir="/$lib" --disable-mpi --extra-cflags="$flags" >/dev/null
 rm -rf "$out"/*.deb "$out/all" "$out"/avatar* "$out"/libavatar*
+[ -z "$(sed -n 's/^NVCC = //p' config.mak)" ] || ${MAKE:-make} -s --no-print-directory cuda >/dev/null
 ${MAKE:-make} -s --no-print-directory install DESTDIR="$out/all" >/dev/null
 cd "$out/all"
 version=$(sed -n 's/^Version: //p' "$lib/pkgconfig/libavatar.pc") so=$lib/libavatar.so.$version
@@ -37,6 +39,8 @@ nb=${soname##*.}
 strip --strip-unneeded -R .comment -R .note "$so"
 chmod 644 "$so"
 strip --strip-debug -D -R .comment "$lib/libavatar.a"
+plugin=$lib/libavatar_cuda.so
+[ ! -e "$plugin" ] || strip --strip-unneeded -R .comment -R .note "$plugin"
 [ ! -e usr/bin/avatar ] || strip -R .comment -R .note usr/bin/avatar
 gzip -9n usr/share/man/man1/avatar.1
 
@@ -51,7 +55,8 @@ sed "s/@SO@/$nb/; s/@MAINTAINER@/$maintainer/" "$src/tools/deb.control" > debian
     printf '\n -- %s  %s\n' "$maintainer" "$(date -R -u -d "@$SOURCE_DATE_EPOCH")"
 } > debian/changelog
 
-# package NAME PROGRAM FILE...: the FILEs of all; PROGRAM, a path or empty, says what it depends on
+# package NAME PROGRAM FILE...: the FILEs of all; PROGRAM, a path or empty, says what it depends on. Not the plugin: NVIDIA's libraries are in no
+# package of Debian's, and each user takes them under NVIDIA's terms
 package() {
     name=$1 program=$2 root=$out/$1 doc=$out/$1/usr/share/doc/$1
     shift 2
@@ -73,6 +78,7 @@ echo "libavatar $nb libavatar$nb (>= $version)" > "$out/libavatar$nb/DEBIAN/shli
 echo "activate-noawait ldconfig" > "$out/libavatar$nb/DEBIAN/triggers"
 dpkg-gensymbols -q "-plibavatar$nb" "-v$version" "-e$out/all/$so" "-O$out/libavatar$nb/DEBIAN/symbols"
 [ ! -e "$out/all/usr/bin/avatar" ] || package avatar usr/bin/avatar usr/bin usr/share/man
+[ ! -e "$out/all/$plugin" ] || package avatar-cuda "" "$plugin"
 package avatar-nano "" usr/share/avatar/nano
 package "libavatar$nb" "$so" "$so" "$lib/$soname"
 package libavatar-dev "" usr/include "$lib" usr/share/avatar

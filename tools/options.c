@@ -28,7 +28,7 @@ static const Option options[] = {
     { "compat",      CONST, AT(engine.compat),      "none, or upstream: the original's quirks", "none|upstream" },
     { "seed",        INT64, AT(look.seed),          "0 to 4294967295 (default: drawn, shown)", NULL },
     { "steps",       INT,   AT(engine.steps),       "denoising steps (default: the model's)", NULL },
-    { "devices",     TEXT,  AT(engine.devices),     "cpu, cuda0|cuda1, ... in pipeline order", NULL },
+    { "devices",     TEXT,  AT(engine.devices),     "auto (the GPUs that hold the model, else cpu), cpu, cuda0|cuda1, ... in pipeline order", NULL },
     { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer", NULL },
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
     { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16", NULL },

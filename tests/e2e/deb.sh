@@ -16,7 +16,8 @@ lib=usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH)
 soname=$(sed -n 's/.*-soname,\(libavatar\.so\.[0-9]*\).*/\1/p' "$src/tools/ffmpeg.mak" | head -n 1)
 so_package=libavatar${soname##*.}
 
-for p in "$so_package:$arch" "libavatar-dev:$arch" "avatar:$arch" "avatar-nano:all"; do
+for p in "$so_package:$arch" "libavatar-dev:$arch" "avatar:$arch" "avatar-nano:all" \
+    $([ ! -e "$dir/avatar-cuda_${version}_$arch.deb" ] || echo "avatar-cuda:$arch"); do
     deb=$dir/${p%:*}_${version}_${p#*:}.deb
     bad=0
     [ "$(field "$deb" Package) $(field "$deb" Version) $(field "$deb" Architecture)" = "${p%:*} $version ${p#*:}" ] || bad=1
