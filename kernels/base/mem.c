@@ -124,6 +124,16 @@ void *avt_pages_alloc(MemTag tag, size_t size)
     return p;
 }
 
+void avt_pages_large(void *p, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+    if (p)
+        (void)!madvise(p, size, MADV_HUGEPAGE);
+#else
+    (void)p, (void)size;
+#endif
+}
+
 void avt_pages_free(MemTag tag, void *p, size_t size)
 {
     if (!p)

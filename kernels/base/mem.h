@@ -22,6 +22,9 @@ char *avt_sprintf(MemTag tag, const char *fmt, ...) __attribute__((format(printf
 /** Pages straight from the system (tensor memory): zeroed, page-aligned, counted under the tag. */
 void *avt_pages_alloc(MemTag tag, size_t size);
 void  avt_pages_free(MemTag tag, void *p, size_t size);
+/** Ask for large pages (2 MB) under such a block, before it is touched: ops that go through megabytes miss the TLB with small ones. A
+ *  wish: where the system has none, nothing changes. */
+void  avt_pages_large(void *p, size_t size);
 
 /** Count memory that is got elsewhere, a device's or pinned: 1, or 0 when this allocation is to fail (avt_mem_fail_at). */
 int   avt_mem_claim(MemTag tag, size_t size);

@@ -353,8 +353,11 @@ DType avt_cpu_act(CpuLevel level)
 
 static void *cpu_alloc(Backend *be, size_t size)
 {
+    void *p = avt_pages_alloc(MEM_TENSOR, size);
+
     (void)be;
-    return avt_pages_alloc(MEM_TENSOR, size);
+    avt_pages_large(p, size);
+    return p;
 }
 
 static void cpu_free(Backend *be, void *p, size_t size)

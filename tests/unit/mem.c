@@ -108,6 +108,13 @@ static void pages(void **state)
         assert_int_equal(p[i], 0);
     avt_pages_free(MEM_TENSOR, p, 10000);
     avt_pages_free(MEM_TENSOR, NULL, 10000);
+    p = avt_pages_alloc(MEM_TENSOR, 5 << 20);
+    avt_pages_large(p, 5 << 20);                                    // zeros as before, and as many bytes
+    avt_pages_large(NULL, 5 << 20);
+    for (int i = 0; i < 5 << 20; i += 4095)
+        assert_int_equal(p[i]++, 0);
+    assert_int_equal(avt_mem_bytes(MEM_TENSOR), before + (5 << 20));
+    avt_pages_free(MEM_TENSOR, p, 5 << 20);
     assert_int_equal(avt_mem_bytes(MEM_TENSOR), before);
 }
 
