@@ -126,8 +126,8 @@ INLINE void norm_rope_rows(const OpCall *c, int64_t first, int64_t nb, DType fro
     }
 }
 
-/* sum of x^2 in f32 */
-INLINE float quick_squares(const Row *r)
+/* sums of x^2 in f32, to be added up */
+INLINE V quick_squares(const Row *r)
 {
     V s = v_set(0);
 
@@ -136,7 +136,7 @@ INLINE float quick_squares(const Row *r)
 
         s = v_fma(a, a, s);
     }
-    return v_sum(s);
+    return s;
 }
 
 /* factor[k] = root / |x| of rows first .. first + nb - 1, nb <= VN, in f32; 0 where squares or factor leave its range */
@@ -144,13 +144,16 @@ INLINE void quick_factors(const OpCall *c, int64_t first, int64_t nb, DType from
 {
     const int64_t width = avt_last_dim(c->x);
     const V root = v_set((float)sqrt((double)width));
+    V square[VN], sum;
 
-    for (int64_t k = 0; k < VN; k++) {
+#pragma GCC unroll 16
+    for (int k = 0; k < VN; k++) {
         const Row r = row_of(c, first + min_i64(k, nb - 1), width, from, to);
 
-        factor[k] = width <= QUICK ? quick_squares(&r) : 0;
+        square[k] = width <= QUICK ? quick_squares(&r) : v_set(0);
     }
-    v_store(factor, v_within(v_load(factor), 1e-20f, 1e20f, v_div(root, v_root(v_load(factor)))));
+    sum = v_sums(square);
+    v_store(factor, v_within(sum, 1e-20f, 1e20f, v_div(root, v_root(sum))));
 }
 
 INLINE void channel_row(const Row *r, const float *w, Act act)

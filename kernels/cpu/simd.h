@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The vectors that the fast bodies (*.inc.h) are written in: V is 16 floats with AVX-512, 8 with AVX2. A body is compiled once
- * per instruction set, by level_avx2.c and level_avx512.c; everything here is static, so the two never meet.
+ * per instruction set, by level_avx2.c, level_avx512.c and, for what rounds to bf16, level_amx.c; everything here is static, so they
+ * never meet.
  *
  * exp, erfc: polynomials fitted here (least maximum error over the reduced range), each within 2 units in the last place.
  */
@@ -23,7 +24,11 @@
 typedef __m512 V;
 typedef struct V2 { __m512d lo, hi; } V2;                           // the same lanes in double precision
 enum { VN = 16 };
+#ifdef __AVX512BF16__
+#define LEVEL "amx"
+#else
 #define LEVEL "avx512"
+#endif
 
 INLINE V v_load(const float *p)              { return _mm512_loadu_ps(p); }
 INLINE void v_store(float *p, V a)           { _mm512_storeu_ps(p, a); }
@@ -50,13 +55,33 @@ INLINE V v_max(V a, V b)                     { return _mm512_max_ps(a, b); }    
 INLINE V v_min(V a, V b)                     { return _mm512_min_ps(a, b); }
 INLINE V v_abs(V a)                          { return _mm512_abs_ps(a); }
 INLINE V v_round(V a)                        { return _mm512_roundscale_ps(a, 0); }
-INLINE V v_scale2(V a, V n)                  { return _mm512_scalef_ps(a, n); }            // a 2^n
+INLINE V v_scale2(V a, V n)                  { return _mm512_scalef_ps(a, n); }            // a 2^floor(n)
+INLINE V v_fraction(V a)                     { return _mm512_reduce_ps(a, 9); }            // a - floor(a)
 INLINE V v_even(V a)                         { return _mm512_moveldup_ps(a); }             // 0 0 2 2 4 4 ...
 INLINE V v_odd(V a)                          { return _mm512_movehdup_ps(a); }             // 1 1 3 3 5 5 ...
 INLINE V v_swap(V a)                         { return _mm512_permute_ps(a, 0xb1); }        // 1 0 3 2 5 4 ...
 INLINE V v_addsub(V a, V b)                  { return _mm512_mask_sub_ps(_mm512_add_ps(a, b), 0x5555, a, b); }     // even: a - b
 INLINE float v_sum(V a)                      { return _mm512_reduce_add_ps(a); }
 INLINE float v_top(V a)                      { return _mm512_reduce_max_ps(a); }
+INLINE V v_quarters(V a, V b)                                       // of each quarter of a, of b: 0 + 1, 2 + 3
+{
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+INLINE V v_sums_of_four(const V *r)                                 // in each quarter: a number for each of the four
+{
+    const V a = v_add(_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpackhi_ps(r[0], r[1]));
+    const V b = v_add(_mm512_unpacklo_ps(r[2], r[3]), _mm512_unpackhi_ps(r[2], r[3]));
+    const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+
+    return v_add(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+}
+
+INLINE V v_sums(const V r[VN])                                      // lane k: v_sum(r[k])
+{
+    return v_quarters(v_quarters(v_sums_of_four(r), v_sums_of_four(r + 4)), v_quarters(v_sums_of_four(r + 8), v_sums_of_four(r + 12)));
+}
+
 INLINE V v_within(V a, float low, float high, V b)                  // b where a lies between, else 0
 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, v_set(low), _CMP_GT_OQ) & _mm512_cmp_ps_mask(a, v_set(high), _CMP_LT_OQ), b);
@@ -69,6 +94,9 @@ INLINE V v_wide16(__m256i a)                 { return _mm512_castsi512_ps(_mm512
 INLINE V v_load16(const uint16_t *p)         { return v_wide16(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE V v_load16_part(const uint16_t *p, int64_t nb)      { return v_wide16(_mm256_maskz_loadu_epi16(v_mask(nb), p)); }
 
+#ifdef __AVX512BF16__
+INLINE __m256i v_narrow16(V a)               { return (__m256i)_mm512_cvtneps_pbh(a); }     // a subnormal becomes zero
+#else
 INLINE __m256i v_narrow16(V a)
 {
     const __m512i u = _mm512_castps_si512(a), high = _mm512_srli_epi32(u, 16);
@@ -77,6 +105,7 @@ INLINE __m256i v_narrow16(V a)
 
     return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), nan, high, _mm512_set1_epi32(0x40)));
 }
+#endif
 
 INLINE void v_store16(uint16_t *p, V a)      { _mm256_storeu_si256((__m256i *)p, v_narrow16(a)); }
 INLINE void v_store16_part(uint16_t *p, V a, int64_t nb)   { _mm256_mask_storeu_epi16(p, v_mask(nb), v_narrow16(a)); }
@@ -139,9 +168,11 @@ INLINE V v_within(V a, float low, float high, V b)
 
 INLINE int v_equal(V a, V b)                 { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)) == 0xff; }
 
+INLINE V v_fraction(V a)                     { return _mm256_sub_ps(a, _mm256_floor_ps(a)); }
+
 INLINE V v_scale2(V a, V n)                                         // in two steps: 2^n itself may overflow or be subnormal
 {
-    const __m256i e = _mm256_cvtps_epi32(n), h = _mm256_srai_epi32(e, 1), bias = _mm256_set1_epi32(127);
+    const __m256i e = _mm256_cvtps_epi32(_mm256_floor_ps(n)), h = _mm256_srai_epi32(e, 1), bias = _mm256_set1_epi32(127);
     const V p = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(h, bias), 23));
     const V q = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(e, h), bias), 23));
 
@@ -154,6 +185,18 @@ INLINE float v_sum(V a)
 
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+INLINE V v_sums_of_four(const V *r)
+{
+    return _mm256_hadd_ps(_mm256_hadd_ps(r[0], r[1]), _mm256_hadd_ps(r[2], r[3]));
+}
+
+INLINE V v_sums(const V r[VN])
+{
+    const V a = v_sums_of_four(r), b = v_sums_of_four(r + 4);
+
+    return v_add(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
 }
 
 INLINE float v_top(V a)
@@ -273,16 +316,16 @@ INLINE V v_exp(V x)
     return v_scale2(v_add(v_fma(v_mul(r, r), q, r), v_set(1)), n);
 }
 
-/* 1 / (1 + e^u) within 4e-6, for what is rounded to bf16 next: no division. u log2(e) = n + f, |f| <= 1 / 2; 2^f fitted as above;
+/* 1 / (1 + e^u) within 4e-6, for what is rounded to bf16 next: no division. u log2(e) = n + f, 0 <= f < 1; 2^f fitted as above;
  * one step of Newton's, for which e^u must not be infinite. */
 INLINE V v_sigmoid16(V u)
 {
-    const V a = v_mul(v_min(v_set(88), v_max(v_set(-104), u)), v_set(1.44269504f)), n = v_round(a), f = v_sub(a, n);
-    V q = v_fma(v_set(0.0095701059f), f, v_set(0.055917870f)), p;
+    const V a = v_min(v_set(127), v_max(v_set(-150), v_mul(u, v_set(1.44269504f)))), f = v_fraction(a);
+    V q = v_fma(v_set(0.013534167f), f, v_set(0.052011464f)), p;
 
-    q = v_fma(q, f, v_set(0.24024744f));
-    q = v_fma(q, f, v_set(0.69312179f));
-    q = v_add(v_set(1), v_scale2(v_fma(q, f, v_set(0.99999928f)), n));
+    q = v_fma(q, f, v_set(0.24144275f));
+    q = v_fma(q, f, v_set(0.69300383f));
+    q = v_add(v_set(1), v_scale2(v_fma(q, f, v_set(1.0000026f)), a));
     p = v_part(q);
     return v_mul(p, v_fnma(q, p, v_set(2)));
 }
