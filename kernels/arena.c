@@ -11,6 +11,7 @@ struct Arena {
     const char *name;
     char *base;
     size_t capacity, used, peak;
+    int within;                         // the block is another arena's
 };
 
 int avt_arena_open(Arena **out, Backend *be, const char *name, size_t capacity)
@@ -32,11 +33,27 @@ int avt_arena_open(Arena **out, Backend *be, const char *name, size_t capacity)
     return 0;
 }
 
+int avt_arena_within(Arena **out, Arena *of, Backend *be, const char *name, size_t capacity)
+{
+    const size_t size = (capacity + ALIGN - 1) / ALIGN * ALIGN;
+    Arena *a = avt_calloc(MEM_TENSOR, 1, sizeof(*a));
+    char *base = a ? avt_arena_bytes(of, size) : NULL;
+
+    *out = NULL;
+    if (!base) {
+        avt_free(a);
+        return AVT_ERR(ENOMEM);
+    }
+    *a = (Arena){ .be = be, .name = name, .base = base, .capacity = size, .within = 1 };
+    *out = a;
+    return 0;
+}
+
 void avt_arena_close(Arena **a)
 {
     if (!*a)
         return;
-    if ((*a)->base)
+    if ((*a)->base && !(*a)->within)
         (*a)->be->cls->free((*a)->be, (*a)->base, (*a)->capacity);
     avt_freep(a);
 }
@@ -84,6 +101,11 @@ size_t avt_arena_peak(const Arena *a)
 size_t avt_arena_used(const Arena *a)
 {
     return a->used;
+}
+
+void *avt_arena_base(const Arena *a)
+{
+    return a->base;
 }
 
 Backend *avt_arena_backend(const Arena *a)

@@ -19,6 +19,9 @@ typedef struct Arena Arena;
  *  @return 0, ENOMEM (logged with the bytes) when the device has not that much */
 int  avt_arena_open(Arena **a, Backend *be, const char *name, size_t capacity);
 void avt_arena_close(Arena **a);
+/** A part of `of` as an arena of its own, for a queue `be` of the same device: closed before `of` is released to where it was.
+ *  @return 0 or ENOMEM */
+int  avt_arena_within(Arena **a, Arena *of, Backend *be, const char *name, size_t capacity);
 
 /** A tensor of the arena, contents undefined. When full: the backend fails with ENOMEM and the tensor is AVT_NONE-like. */
 Tensor avt_new_dims(Arena *a, DType dtype, int nd, const int64_t *dim);
@@ -29,6 +32,7 @@ size_t avt_arena_mark(const Arena *a);
 void   avt_arena_release(Arena *a, size_t mark);
 size_t avt_arena_peak(const Arena *a);                                  // highest use ever
 size_t avt_arena_used(const Arena *a);
+void  *avt_arena_base(const Arena *a);                                  // of its backend; NULL: of no bytes
 Backend *avt_arena_backend(const Arena *a);
 
 /** Raw bytes, 64-byte aligned (packed weights). NULL and a failed backend when full. */

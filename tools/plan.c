@@ -56,7 +56,7 @@ static void json_memory(const char *device, const PlanMemory *m)
 /* Text encoder on a full prompt, speech encoder on some seconds of sound: weights and scratch of one call. */
 static int print_front(const PlanSizes *s, const char *device, const BackendOptions *opt)
 {
-    const FrontSetup text = { .sizes = s, .tokens = s->dit.text_len, .log = &tool_log };
+    const FrontSetup text = { .sizes = s, .tokens = s->dit.text_len, .keep = avt_front_keep(avt_host_memory_left()), .log = &tool_log };
     const FrontSetup sound = { .sizes = s, .samples = AUDIO_SECONDS * AVATAR_SAMPLE_RATE, .log = &tool_log };
     OpStat stat[OP_NB];
     PlanMemory m;
@@ -75,7 +75,8 @@ static int print_front(const PlanSizes *s, const char *device, const BackendOpti
 /* The front of an offline session: 60 s of sound, its largest piece, and a full prompt. */
 static int print_front_place(const PlanSizes *s, const Plan *plan, const BackendOptions *opt, Room *room, int json)
 {
-    const FrontSetup set = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len, .log = &tool_log };
+    const FrontSetup set = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len,
+                             .keep = avt_front_keep(avt_host_memory_left()), .log = &tool_log };
     OpStat stat[OP_NB];
     char name[64];
     PlanMemory m;

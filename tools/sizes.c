@@ -68,7 +68,8 @@ int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log)
 /* All ranks and the front, where their memory is the host's. */
 static int64_t sum_host(const Plan *plan, const PlanSizes *s, const AvatarLook *look, const BackendOptions *be)
 {
-    const FrontSetup front = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len };
+    const FrontSetup front = { .sizes = s, .samples = avt_sound_piece(0, 0), .tokens = s->dit.text_len,
+                               .keep = avt_front_keep(avt_host_memory_left()) };
     RankSetup set = { .plan = plan, .format = PIX_YUV420P, .text_len = s->dit.text_len,
                       .shape = avt_dit_shape(look->out_height / 8, look->out_width / 8) };
     int ret = avt_schedule(&set.schedule, plan->steps, 3);

@@ -30,7 +30,8 @@ typedef struct Core {
     int64_t weight_bytes;
 
     FrontWeights front;
-    Ckpt *t5;                           // stays open: umT5 is read layer by layer for each prompt
+    Ckpt *t5;                           // stays open: umT5 reads its layers when they are first wanted, or each time
+    size_t keep;                        // bytes of them that may stay
     Tokenizer *tokenizer;
 } Core;
 

@@ -8,15 +8,15 @@
 
 /* ---- the work: for good, or on `dry` with `out` NULL ------------------------------------------------------------------------ */
 
-static int encode_ids(Backend *be, Arena *scratch, const Umt5Config *cfg, const Ckpt *t5, float *out, const int32_t *ids, int64_t nb)
+static int encode_ids(Front *f, float *out, const int32_t *ids, int64_t nb)
 {
-    const size_t mark = avt_arena_mark(scratch);
-    const Tensor context = avt_new(scratch, DT_F32, nb, cfg->dim);
-    int ret = avt_umt5_encode(be, scratch, cfg, t5, context, ids, nb, nb);
+    const size_t mark = avt_arena_mark(f->scratch);
+    const Tensor context = avt_new(f->scratch, DT_F32, nb, f->w->t5.cfg.dim);
+    int ret = avt_umt5_encode(f->be, f->copy, f->scratch, &f->w->t5, context, ids, nb, nb);
 
     if (ret >= 0 && out)
-        ret = avt_download(be, out, context);
-    avt_arena_release(scratch, mark);
+        ret = avt_download(f->be, out, context);
+    avt_arena_release(f->scratch, mark);
     return ret;
 }
 
@@ -65,15 +65,27 @@ static int bind(FrontWeights *w, const PlanSizes *sizes, const Ckpt *ckpt, const
     return ret;
 }
 
-int avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const Ckpt *wav2vec2, const BackendOptions *opt, const char *device,
-                           size_t capacity)
+static int is_host(const char *device)
+{
+    return avt_device_kind(device, strlen(device)) == DEVICE_HOST;
+}
+
+size_t avt_front_keep(int64_t left)
+{
+    return left > 0 ? (size_t)left / 4 : 0;
+}
+
+int avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const FrontFiles *files, size_t keep, const BackendOptions *opt,
+                           const char *device, size_t capacity)
 {
     int ret = avt_backend_open(&w->be, device, opt);
 
     if (ret >= 0)
         ret = avt_arena_open(&w->arena, w->be, "front weights", capacity);
     if (ret >= 0)
-        ret = bind(w, sizes, wav2vec2, opt->log);
+        ret = bind(w, sizes, files->wav2vec2, opt->log);
+    if (ret >= 0)
+        ret = avt_umt5_open(&w->t5, &sizes->umt5, files->t5, w->be, keep, is_host(avt_backend_is_dry(w->be) ? w->be->plan_for : device));
     if (ret >= 0)
         ret = avt_sync(w->be);
     if (ret < 0)
@@ -84,6 +96,7 @@ int avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const Ckpt *
 void avt_front_weights_close(FrontWeights *w)
 {
     avt_wav2vec2_close(&w->wav2vec2);
+    avt_umt5_close(&w->t5);
     if (w->be)
         avt_arena_close(&w->arena);
     avt_backend_close(&w->be);
@@ -100,7 +113,11 @@ int avt_front_open(Front *f, const FrontSetup *set, const FrontWeights *w, const
         return ret;
     pthread_mutex_init(&f->lock, NULL);
     f->be->cancel = set->cancel;
-    ret = avt_arena_open(&f->scratch, f->be, "front scratch", room->scratch);
+    f->copy = f->be;
+    if (!avt_backend_is_dry(f->be) && !is_host(device))
+        ret = avt_backend_open(&f->copy, device, opt);
+    if (ret >= 0)
+        ret = avt_arena_open(&f->scratch, f->be, "front scratch", room->scratch);
     if (ret >= 0)
         ret = avt_workspace_open(f->be, room->workspace);
     if (ret < 0)
@@ -113,6 +130,8 @@ void avt_front_close(Front *f)
     if (!f->be)
         return;
     avt_arena_close(&f->scratch);
+    if (f->copy != f->be)
+        avt_backend_close(&f->copy);
     avt_backend_close(&f->be);
     pthread_mutex_destroy(&f->lock);
 }
@@ -127,7 +146,7 @@ static int rehearse(Front *f)
     if (p.n)
         ret = encode_piece(f->be, f->scratch, &f->w->wav2vec2, &p, NULL, NULL, BLOCK_FRAMES, f->set.compat);
     if (ret >= 0 && f->set.tokens)
-        ret = encode_ids(f->be, f->scratch, &f->set.sizes->umt5, NULL, NULL, NULL, f->set.tokens);
+        ret = encode_ids(f, NULL, NULL, f->set.tokens);
     return ret;
 }
 
@@ -142,13 +161,13 @@ int avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, 
     dry.plan_for = device;
     quiet.cancel = NULL;
     memset(m, 0, sizeof(*m));
-    ret = avt_front_weights_open(&w, set->sizes, NULL, &dry, "dry", ARENA_UNLIMITED);
+    ret = avt_front_weights_open(&w, set->sizes, &(FrontFiles){ NULL, NULL }, set->keep, &dry, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
     ret = avt_front_open(&f, &quiet, &w, &dry, "dry", &(PlanMemory){ .scratch = ARENA_UNLIMITED });
     if (ret >= 0) {
         ret = rehearse(&f);
-        *m = (PlanMemory){ .weights = avt_arena_peak(w.arena), .scratch = avt_arena_peak(f.scratch), .workspace = f.be->workspace_peak };
+        *m = (PlanMemory){ .weights = avt_arena_peak(w.arena) + (is_host(device) ? avt_shelf_planned(w.t5.shelf) : 0), .scratch = avt_arena_peak(f.scratch), .workspace = f.be->workspace_peak };
         if (stat)
             memcpy(stat, f.be->stat, sizeof(f.be->stat));
         avt_front_close(&f);
@@ -189,14 +208,13 @@ int avt_front_reserve(Front *f, int64_t samples, size_t result)
 
 static int encode_tokens(Front *f, float **context, int64_t *rows, const int32_t *ids, int nb)
 {
-    const Umt5Config *cfg = &f->set.sizes->umt5;
-    float *out = avt_malloc(MEM_SESSION, sizeof(float) * (size_t)nb * (size_t)cfg->dim);
+    float *out = avt_malloc(MEM_SESSION, sizeof(float) * (size_t)nb * (size_t)f->w->t5.cfg.dim);
     int ret;
 
     if (!out)
         return AVT_ERR(ENOMEM);
     pthread_mutex_lock(&f->lock);
-    ret = f->scratch ? encode_ids(f->be, f->scratch, cfg, f->w->t5, out, ids, nb) : AVT_ERR(ENOMEM);
+    ret = f->scratch ? encode_ids(f, out, ids, nb) : AVT_ERR(ENOMEM);
     pthread_mutex_unlock(&f->lock);
     if (ret < 0) {
         avt_free(out);
@@ -217,7 +235,7 @@ int avt_front_text(Front *f, const Tokenizer *tokenizer, float **context, int64_
     int ret = ids ? avt_text_clean(&clean, prompt, log) : AVT_ERR(ENOMEM);
 
     if (ret >= 0)
-        ret = avt_ckpt_unchanged(f->w->t5, log);                    // it is read for as long as the engine lives
+        ret = avt_ckpt_unchanged(f->w->t5.ckpt, log);                    // it is read for as long as the engine lives
     if (ret >= 0)
         ret = avt_tokenizer_encode(tokenizer, ids, max, clean, &left_out);
     if (ret >= 0 && left_out)

@@ -20,13 +20,14 @@ typedef struct FrontWeights {           // the engine's, read-only
     Backend *be;
     Arena *arena;
     Wav2Vec2 wav2vec2;
-    const Ckpt *t5;                     // not owned; umT5 is read layer by layer for each prompt. NULL when planning
+    Umt5 t5;
 } FrontWeights;
 
 typedef struct FrontSetup {             // what a session asks of it
     const PlanSizes *sizes;
     int64_t samples;                    // of the largest piece of sound; 0: none
     int tokens;                         // of the longest prompt; 0: none
+    size_t keep;                        // bytes of umT5's layers that may stay in the host's memory
     int compat;                         // enum AvatarCompat
     const int *cancel;                  // as in Backend
     const Log *log;
@@ -37,7 +38,7 @@ typedef struct Front {
     const FrontWeights *w;
     BackendOptions opt;
     pthread_mutex_t lock;               // text and sound come from two threads: one at a time
-    Backend *be;
+    Backend *be, *copy;                 // copy: the queue that umT5's layers come on, be itself where memory is the host's
     Arena *scratch;
     PlanMemory room;                    // of scratch and workspace
 } Front;
@@ -51,13 +52,22 @@ typedef struct Piece {                  // a stretch of the stream that is encod
     PieceNorm norm;
 } Piece;
 
-/** Bind the speech encoder's weights (wav2vec2 NULL: planning without a file) into an arena of `capacity` bytes on a backend of its own. */
-int  avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const Ckpt *wav2vec2, const BackendOptions *opt, const char *device,
-                            size_t capacity);
+typedef struct FrontFiles {             // NULL: planning without one
+    const Ckpt *wav2vec2;
+    const Ckpt *t5;                     // stays open for as long as the weights
+} FrontFiles;
+
+/** Of `left` bytes of host memory, what umT5's layers may have for good: a quarter. They are used once a prompt. */
+size_t avt_front_keep(int64_t left);
+/** Bind the speech encoder's weights into an arena of `capacity` bytes on a backend of its own, and open umT5, of which `keep` bytes may stay.
+ *  `w` must not move while it is open. */
+int  avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const FrontFiles *files, size_t keep, const BackendOptions *opt,
+                            const char *device, size_t capacity);
 void avt_front_weights_close(FrontWeights *w);
 
 /**
- * Memory of a front on a device: open it on `dry` and do the largest piece of work of each kind once.
+ * Memory of a front on a device: open it on `dry` and do the largest piece of work of each kind once. Of umT5 the weights hold what
+ * stays on the device itself.
  * @param stat  (opt) gets the ops' counts of that rehearsal, [OP_NB]
  */
 int  avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, const BackendOptions *opt, OpStat *stat);

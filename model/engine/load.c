@@ -104,31 +104,46 @@ static void count_bytes(Core *c, Placed *p, size_t *place, const char *device, s
     avt_room_add(&p->room, device, bytes);
 }
 
-/* Bytes of the weights of every rank and of the front, against what the devices have left. */
-static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt *wav2vec2, const Log *log)
+/* The front's, and of umT5 what stays: in the host's memory, whatever the device. */
+static int plan_front(Core *c, Placed *p, const Ckpt *wav2vec2, const Log *log)
 {
-    BackendOptions opt = dry_for(c, c->plan.front_device, log);
-    char who[256];
-    ModelFiles headers = *files;
+    const BackendOptions opt = dry_for(c, c->plan.front_device, log);
     FrontWeights front = { 0 };
-    int ret = avt_front_weights_open(&front, &c->sizes, wav2vec2, &opt, "dry", ARENA_UNLIMITED);
+    int ret;
 
+    c->keep = avt_front_keep(avt_host_memory_left() - avt_room_of(&p->room, "cpu"));
+    ret = avt_front_weights_open(&front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5 }, c->keep, &opt, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
     count_bytes(c, p, &p->front, c->plan.front_device, avt_arena_peak(front.arena));
+    c->weight_bytes += (int64_t)avt_shelf_planned(front.t5.shelf);
+    avt_room_add(&p->room, "cpu", avt_shelf_planned(front.t5.shelf));
     avt_front_weights_close(&front);
+    return 0;
+}
+
+/* Bytes of the weights of every rank and of the front, against what the devices have left. */
+static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt *wav2vec2, const Log *log)
+{
+    ModelFiles headers = *files;
+    char who[256];
+    int ret;
+
     headers.lora = NULL;
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         const char *device = c->plan.rank[r].device;
+        const BackendOptions opt = dry_for(c, device, log);
         RankWeights w;
 
-        opt = dry_for(c, device, log);
         ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
         if (ret < 0)
             return ret;
         count_bytes(c, p, &p->rank[r], device, avt_arena_peak(w.arena));
         avt_rank_weights_close(&w);
     }
+    ret = plan_front(c, p, wav2vec2, log);
+    if (ret < 0)
+        return ret;
     snprintf(who, sizeof(who), "%s: the weights take", c->dir.dir);
     return avt_room_check(&p->room, who, "use a smaller model or fewer ranks", log);
 }
@@ -154,12 +169,11 @@ static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const L
 static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const Log *log)
 {
     const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, log);
-    int ret = avt_front_weights_open(&c->front, &c->sizes, wav2vec2, &opt, c->plan.front_device, p->front);
+    int ret = avt_front_weights_open(&c->front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5 }, c->keep, &opt, c->plan.front_device, p->front);
 
     if (ret < 0)
         return ret;
     c->front.be->log = NULL;                                        // as for the ranks
-    c->front.t5 = c->t5;
     return avt_ckpt_unchanged(wav2vec2, log);
 }
 

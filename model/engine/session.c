@@ -125,6 +125,7 @@ static int plan_memory(AvatarSession *s)
     const char *device[PLAN_MAX_RANKS + 1];
     char text[160], who[256];
     Room room = { .nb = 0 };
+    Shelf *shelf = c->front.t5.shelf;
     CommOptions comm;
     BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
     int ret;
@@ -135,6 +136,8 @@ static int plan_memory(AvatarSession *s)
         return ret;
     s->info.scratch_bytes += (int64_t)(s->front_planned.scratch + s->front_planned.workspace);
     avt_room_add(&room, c->plan.front_device, s->front_planned.scratch + s->front_planned.workspace);
+    avt_room_add(&room, c->plan.front_device, 0);                   // its second queue, which umT5's layers come on
+    avt_room_add(&room, "cpu", avt_shelf_planned(shelf) - avt_shelf_used(shelf));
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, &s->routes, NULL);
         if (ret < 0)
@@ -202,7 +205,7 @@ static void set_sound(AvatarSession *s, const AvatarLook *look)
     o->nb_given = s->hooks.nb_rows;
     o->row_size = (int64_t)c->sizes.dit.nb_audio_layers * c->sizes.dit.audio_dim;
     s->front_set = (FrontSetup){ .sizes = &c->sizes, .samples = avt_sound_piece(o->live, o->lookahead), .tokens = c->sizes.dit.text_len,
-                                 .compat = c->compat, .cancel = &s->cancel, .log = &s->e->log };
+                                 .keep = c->keep, .compat = c->compat, .cancel = &s->cancel, .log = &s->e->log };
 }
 
 static void set_late(AvatarSession *s, int late, int max_late_ms)

@@ -15,6 +15,7 @@
 
 #define NAME 512
 #define SHOWN 5                         // problems that are logged
+#define PIECE ((size_t)16 << 20)        // bytes that are read at once
 
 /* ---- problems ------------------------------------------------------------------------------------------------------ */
 
@@ -93,7 +94,7 @@ static void warn_zero(Binder *b, const CkptTensor *t)
 /* On `dry` the headers are checked and room is made, but no weight is read. */
 static int planning(const Binder *b)
 {
-    return avt_backend_is_dry(avt_arena_backend(b->weights));
+    return b->reserve || avt_backend_is_dry(avt_arena_backend(b->weights));
 }
 
 /* " in <shard>" when the checkpoint is in several files. */
@@ -148,6 +149,20 @@ static void *grow(Binder *b, void **p, size_t *have, size_t size)
     return *p;
 }
 
+/* To b->raw, in pieces, so that a large tensor on a slow disk can be given up. */
+static int read_all(Binder *b, const CkptTensor *t)
+{
+    int ret = 0;
+
+    for (size_t at = 0, nb; at < t->size && ret >= 0; at += nb) {
+        nb = t->size - at < PIECE ? t->size - at : PIECE;
+        if (b->cancel && __atomic_load_n(b->cancel, __ATOMIC_RELAXED))
+            return AVT_ERR(ECANCELED);
+        ret = avt_ckpt_read(t, (char *)b->raw + at, at, nb, b->log);
+    }
+    return ret;
+}
+
 /* The bytes of a tensor, copied to the binder and found finite; NULL after a problem. Valid until the next one. */
 static const void *load(Binder *b, const CkptTensor *t)
 {
@@ -158,7 +173,7 @@ static const void *load(Binder *b, const CkptTensor *t)
 
     if (!grow(b, &b->raw, &b->raw_size, t->size + 1))
         return NULL;
-    ret = avt_ckpt_read(t, b->raw, 0, t->size, b->log);
+    ret = read_all(b, t);
     if (ret < 0) {
         fail(b, ret);
         return NULL;

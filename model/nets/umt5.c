@@ -4,7 +4,7 @@
  *
  *   ids -> E[ids] -> { x += o(attention(norm x) + bias[bucket(j - i)]);  x += fc2(fc1(norm x) * gelu(gate(norm x))) } -> norm
  *
- * One layer's weights at a time lie in scratch (386 MB of the published model's 11 GB); the stream itself is `out`.
+ * Layers come from a shelf, the last of them is the final norm; the stream itself is `out`.
  * Traps: no 1/sqrt(hd) on the scores; a bias table of its own in every layer; the activation is the gate's alone. Padding
  * keys weigh nothing, so they are left out instead of masked.
  * Source: text-encoder.md 3; reference wan/modules/t5.py, T5Encoder.
@@ -148,12 +148,10 @@ typedef struct Layer {
     Linear q, k, v, o;                  // [A, D], [D, A]
     Linear gate, fc1, fc2;              // [F, D], [D, F]
     Tensor bias;                        // [buckets, NH]
-} Layer;
+} Layer;                                // the last one: norm1 alone
 
 typedef struct Pass {                   // what all layers share
     const Umt5Config *cfg;
-    const Ckpt *ckpt;
-    Arena *scratch;
     int64_t n, keys;
     Tensor x;                           // [n, D]: the stream
     Tensor u;                           // [n, D]
@@ -169,8 +167,16 @@ static Linear bind_linear(Binder *b, int l, const char *name, int64_t out, int64
     return avt_bind_linear(b, out, in, 0, "blocks.%d.%s", l, name);
 }
 
-static int bind_layer(Layer *w, Binder *b, const Umt5Config *c, int l)
+static int bind_layer(void *layer, Binder *b, const void *opaque, int l)
 {
+    const Umt5Config *c = opaque;
+    Layer *w = layer;
+
+    memset(w, 0, sizeof(*w));
+    if (l == c->nb_layers) {
+        w->norm1 = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c->dim), "norm.weight");
+        return avt_binder_finish(b, 1);
+    }
     w->norm1 = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c->dim), "blocks.%d.norm1.weight", l);
     w->norm2 = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(c->dim), "blocks.%d.norm2.weight", l);
     w->q = bind_linear(b, l, "attn.q", c->attn_dim, c->dim);
@@ -208,36 +214,24 @@ static void layer_forward(Backend *be, const Pass *p, const Layer *w)
     avt_linear_add(be, p->x, p->x, p->up, &w->fc2, AVT_NONE);
 }
 
-/* Bind one layer (l == nb_layers: the final norm) into scratch, run it, give the scratch back. */
-static int run_layer(Backend *be, const Pass *p, int l)
+static int run_layers(Backend *be, Backend *copy, Arena *scratch, const Umt5 *t, const Pass *p)
 {
-    const size_t mark = avt_arena_mark(p->scratch);
-    Layer w;
-    Binder b;
-    int ret = avt_binder_open(&b, p->ckpt, NULL, p->scratch, "umt5", p->cfg->dtype, be->log);
+    const Layer *w;
+    ShelfReader r;
+    int ret = avt_shelf_begin(&r, t->shelf, be, copy, scratch);
 
-    if (ret < 0)
-        return ret;
-    if (l < p->cfg->nb_layers) {
-        ret = bind_layer(&w, &b, p->cfg, l);
-        if (ret >= 0)
-            layer_forward(be, p, &w);
-    } else {
-        const Tensor norm = avt_bind(&b, WEIGHT_PLAIN, AVT_DIMS(p->cfg->dim), "norm.weight");
-
-        ret = avt_binder_finish(&b, 1);
-        if (ret >= 0)
-            avt_norm_rope(be, p->x, p->x, norm, AVT_NONE, EPS);
-    }
-    avt_binder_close(&b);
-    avt_arena_release(p->scratch, mark);
-    return ret;
+    for (int l = 0; l <= p->cfg->nb_layers && ret >= 0 && (w = avt_shelf_layer(&r, l)); l++)
+        if (l < p->cfg->nb_layers)
+            layer_forward(be, p, w);
+        else
+            avt_norm_rope(be, p->x, p->x, w->norm1, AVT_NONE, EPS);
+    return avt_shelf_end(&r);
 }
 
 /* x[i] = E[ids[i]]: the rows of the prompt straight out of the file. */
-static int embed(Backend *be, const Pass *p, const int32_t *ids)
+static int embed(Backend *be, const Ckpt *ckpt, const Pass *p, const int32_t *ids)
 {
-    const CkptTensor *e = avt_ckpt_find(p->ckpt, "token_embedding.weight");
+    const CkptTensor *e = avt_ckpt_find(ckpt, "token_embedding.weight");
     const int64_t D = p->cfg->dim;
     const size_t bytes = e ? (size_t)D * avt_dtype_size(e->dtype) : 0;
     float *row = avt_malloc(MEM_NET, (size_t)D * sizeof(*row) + bytes);
@@ -247,7 +241,7 @@ static int embed(Backend *be, const Pass *p, const int32_t *ids)
     if (row && (!e || e->nd != 2 || e->dim[0] != p->cfg->vocab || e->dim[1] != D ||
                 (e->dtype != DT_F32 && e->dtype != DT_BF16 && e->dtype != DT_F16)))
         ret = avt_fail(be->log, AVT_INVALID, "umt5: %s: wanted token_embedding.weight [%lld, %lld] of f32, bf16 or f16",
-                       avt_ckpt_path(p->ckpt), (long long)p->cfg->vocab, (long long)D);
+                       avt_ckpt_path(ckpt), (long long)p->cfg->vocab, (long long)D);
     for (int64_t i = 0; i < p->n && ret >= 0; i++) {
         if (ids[i] < 0 || ids[i] >= p->cfg->vocab) {
             ret = avt_fail(be->log, AVT_ERR(EINVAL), "umt5: token %d is outside the vocabulary of %lld; the tokenizer and the "
@@ -281,16 +275,28 @@ static int upload_buckets(Backend *be, Pass *p)
     return 0;
 }
 
-int avt_umt5_encode(Backend *be, Arena *scratch, const Umt5Config *cfg, const Ckpt *ckpt, Tensor out, const int32_t *ids, int64_t n,
-                    int64_t keys)
+int avt_umt5_open(Umt5 *t, const Umt5Config *cfg, const Ckpt *ckpt, Backend *be, size_t keep, int in_place)
 {
+    *t = (Umt5){ .cfg = *cfg, .ckpt = ckpt };
+    return avt_shelf_open(&t->shelf, &(ShelfBook){ .ckpt = ckpt, .what = "umt5", .dtype = cfg->dtype, .nb_layers = cfg->nb_layers + 1,
+                                                   .size = sizeof(Layer), .bind = bind_layer, .opaque = &t->cfg }, be, keep, in_place);
+}
+
+void avt_umt5_close(Umt5 *t)
+{
+    avt_shelf_close(&t->shelf);
+}
+
+int avt_umt5_encode(Backend *be, Backend *copy, Arena *scratch, const Umt5 *t, Tensor out, const int32_t *ids, int64_t n, int64_t keys)
+{
+    const Umt5Config *cfg = &t->cfg;
     const size_t mark = avt_arena_mark(scratch);
     int ret;
 
     AVT_REQUIRE(be->log, n >= 1 && keys >= 1 && keys <= n);
     AVT_REQUIRE(be->log, out.nd == 2 && out.dim[0] == n && out.dim[1] == cfg->dim);
     Pass p = {
-        .cfg = cfg, .ckpt = ckpt, .scratch = scratch, .n = n, .keys = keys, .x = out,
+        .cfg = cfg, .n = n, .keys = keys, .x = out,
         .u = avt_new(scratch, be->act, n, cfg->dim),
         .q = avt_new(scratch, be->act, n, cfg->attn_dim),
         .a = avt_new(scratch, be->act, n, cfg->attn_dim),
@@ -303,10 +309,10 @@ int avt_umt5_encode(Backend *be, Arena *scratch, const Umt5Config *cfg, const Ck
     };
 
     ret = upload_buckets(be, &p);
-    if (ret >= 0 && ckpt)
-        ret = embed(be, &p, ids);
-    for (int l = 0; l <= cfg->nb_layers && ret >= 0; l++)
-        ret = run_layer(be, &p, l);
+    if (ret >= 0 && t->ckpt)
+        ret = embed(be, t->ckpt, &p, ids);
+    if (ret >= 0)
+        ret = run_layers(be, copy, scratch, t, &p);
     avt_arena_release(scratch, mark);
-    return ret < 0 ? ret : avt_sync(be);
+    return ret;
 }

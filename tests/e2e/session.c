@@ -520,6 +520,36 @@ static void long_prompt_says_what_is_left_out(void **state)
     free(t);
 }
 
+/* umT5's layers come when the first prompt does; then they take what was planned, and the engine says so from the beginning. */
+static void text_encoder_stays_as_planned(void **state)
+{
+    AvatarLook look = take_look(0);
+    Lines lines = { "" };
+    AvatarSession *s = NULL;
+    Take *t = take_new();
+    AvatarEngine *e;
+    Shelf *shelf;
+    size_t planned;
+
+    (void)state;
+    avatar_engine_flush();
+    e = open_engine(0, &lines);
+    shelf = e->core->front.t5.shelf;
+    planned = avt_shelf_planned(shelf);
+    REQUIRE(planned > 0 && avt_shelf_used(shelf) == 0);
+    for (int i = 0; i < 2; i++) {
+        look.prompt = i ? "a coat" : "a hat";
+        REQUIRE_OK(avatar_session_open(&s, e, &look));
+        avatar_session_send(s, NULL, 0);
+        take_frames(t, s, AVATAR_WAIT);
+        REQUIRE((size_t)e->core->weight_bytes > planned);
+        avatar_session_close(&s);
+        assert_int_equal(avt_shelf_used(shelf), planned);
+    }
+    avatar_engine_close(&e);
+    free(t);
+}
+
 /* A prompt that cannot be encoded fails the session when its turn comes, with a sentence. */
 static void bad_prompt_is_refused(void **state)
 {
@@ -800,7 +830,8 @@ int main(void)
         cmocka_unit_test(end_stays_the_end), cmocka_unit_test(bad_sound_is_refused), cmocka_unit_test(changes_start_with_a_block),
         cmocka_unit_test(noise_is_made_ahead),
         cmocka_unit_test(early_change_is_the_first_look), cmocka_unit_test(set_between_receives), cmocka_unit_test(bad_changes_are_refused),
-        cmocka_unit_test(long_prompt_says_what_is_left_out), cmocka_unit_test(bad_prompt_is_refused),
+        cmocka_unit_test(long_prompt_says_what_is_left_out), cmocka_unit_test(text_encoder_stays_as_planned),
+        cmocka_unit_test(bad_prompt_is_refused),
         cmocka_unit_test(changes_wait_for_their_sound), cmocka_unit_test(abort_is_quick), cmocka_unit_test(close_without_reading),
         cmocka_unit_test(finished_frames_come_before_the_error), cmocka_unit_test(two_sessions_at_once),
         cmocka_unit_test(rounding_stays_at_home), cmocka_unit_test(no_allocation_in_a_stream), cmocka_unit_test(nothing_stays),

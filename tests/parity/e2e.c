@@ -130,7 +130,7 @@ static float *make_context(Golden *g, const Core *core, int64_t *rows)
         }
         out = avt_new(g->work, DT_F32, *rows, dim);
         context = golden_alloc(g, avt_nbytes(out));
-        if (avt_umt5_encode(g->be, g->work, &core->sizes.umt5, core->t5, out, token, *rows, *rows) < 0 || avt_download(g->be, context, out) < 0)
+        if (avt_umt5_encode(g->be, g->be, g->work, &core->front.t5, out, token, *rows, *rows) < 0 || avt_download(g->be, context, out) < 0)
             golden_fail(g, "the text encoder failed");
         golden_expect_host(g, context, *rows * dim, "context");
     }

@@ -34,11 +34,13 @@ static Tensor encode(Golden *g, const Ckpt *ckpt, const Umt5Config *cfg, const i
 {
     const Tensor out = avt_new(g->work, DT_F32, n, cfg->dim);
     int32_t *ids32 = golden_alloc(g, sizeof(*ids32) * (size_t)n);
+    Umt5 t;
 
     for (int64_t i = 0; i < n; i++)
         ids32[i] = (int32_t)ids[i];
-    if (avt_umt5_encode(g->be, g->work, cfg, ckpt, out, ids32, n, keys) < 0)
+    if (avt_umt5_open(&t, cfg, ckpt, g->be, 0, 1) < 0 || avt_umt5_encode(g->be, g->be, g->work, &t, out, ids32, n, keys) < 0)
         golden_fail(g, "the encoder failed");
+    avt_umt5_close(&t);
     return out;
 }
 

@@ -66,15 +66,18 @@ static float *encode(const char *device, int threads, const Umt5Config *cfg, con
 {
     TestBench b;
     Arena *scratch;
+    Umt5 t;
 
     test_bench_open(&b, device, CPU_PLAIN, threads);
     REQUIRE_OK(avt_arena_open(&scratch, b.be, "scratch", 1 << 24));
+    REQUIRE_OK(avt_umt5_open(&t, cfg, c, b.be, 0, 1));
     const Tensor out = avt_new(b.arena, DT_F32, n, cfg->dim);
-    REQUIRE_OK(avt_umt5_encode(b.be, scratch, cfg, c, out, prompt, n, keys));
+    REQUIRE_OK(avt_umt5_encode(b.be, b.be, scratch, &t, out, prompt, n, keys));
     REQUIRE(avt_arena_used(scratch) == 0);
     float *v = test_read(&b, out);
     if (peak)
         *peak = avt_arena_peak(scratch);
+    avt_umt5_close(&t);
     avt_arena_close(&scratch);
     test_bench_close(&b);
     return v;
@@ -153,15 +156,18 @@ static void planned_peak(void **state)
     size_t measured = 0;
     Backend *dry;
     Arena *scratch, *result;
+    Umt5 t;
 
     (void)state;
     free(encode("cpu", 1, &cfg, c, N, N - 2, &measured));
     REQUIRE_OK(avt_backend_open(&dry, "dry", &opt));
     REQUIRE_OK(avt_arena_open(&scratch, dry, "scratch", ARENA_UNLIMITED));
     REQUIRE_OK(avt_arena_open(&result, dry, "result", ARENA_UNLIMITED));
-    REQUIRE_OK(avt_umt5_encode(dry, scratch, &cfg, NULL, avt_new(result, DT_F32, N, D), NULL, N, N - 2));
+    REQUIRE_OK(avt_umt5_open(&t, &cfg, NULL, dry, 0, 1));
+    REQUIRE_OK(avt_umt5_encode(dry, dry, scratch, &t, avt_new(result, DT_F32, N, D), NULL, N, N - 2));
     REQUIRE(measured > 0);
     assert_int_equal(avt_arena_peak(scratch), measured);
+    avt_umt5_close(&t);
     avt_arena_close(&result);
     avt_arena_close(&scratch);
     avt_backend_close(&dry);
@@ -175,15 +181,18 @@ static void refused_tokens(void **state)
     Umt5Config cfg;
     Ckpt *c = open_encoder(&w, &cfg);
     TestBench b;
+    Umt5 t;
 
     (void)state;
     test_bench_open(&b, "cpu", CPU_PLAIN, 1);
     b.be->log = test_log();
+    REQUIRE_OK(avt_umt5_open(&t, &cfg, c, b.be, 0, 1));
     const Tensor out = avt_new(b.arena, DT_F32, 2, D);
-    REQUIRE(avt_umt5_encode(b.be, b.arena, &cfg, c, out, outside, 2, 2) == AVT_ERR(EINVAL));
+    REQUIRE(avt_umt5_encode(b.be, b.be, b.arena, &t, out, outside, 2, 2) == AVT_ERR(EINVAL));
     REQUIRE(strstr(test_log_text(), "50") != NULL);
-    REQUIRE(avt_umt5_encode(b.be, b.arena, &cfg, c, out, negative, 2, 2) == AVT_ERR(EINVAL));
-    REQUIRE(avt_umt5_encode(b.be, b.arena, &cfg, c, out, prompt, 2, 3) == AVT_ERR(EINVAL));
+    REQUIRE(avt_umt5_encode(b.be, b.be, b.arena, &t, out, negative, 2, 2) == AVT_ERR(EINVAL));
+    REQUIRE(avt_umt5_encode(b.be, b.be, b.arena, &t, out, prompt, 2, 3) == AVT_ERR(EINVAL));
+    avt_umt5_close(&t);
     test_bench_close(&b);
     close_encoder(&w, c);
 }
@@ -229,17 +238,20 @@ static void shortened(void **state)
     TestBench b;
     Arena *scratch;
     Weights w;
+    Umt5 t;
     Ckpt *c = open_encoder(&w, &cfg);
 
     (void)state;
     test_bench_open(&b, "cpu", CPU_PLAIN, 1);
     REQUIRE_OK(avt_arena_open(&scratch, b.be, "scratch", 1 << 24));
+    REQUIRE_OK(avt_umt5_open(&t, &cfg, c, b.be, 0, 1));
     const Tensor out = avt_new(b.arena, DT_F32, 2, cfg.dim);
-    REQUIRE_OK(avt_umt5_encode(b.be, scratch, &cfg, c, out, prompt, 2, 2));
+    REQUIRE_OK(avt_umt5_encode(b.be, b.be, scratch, &t, out, prompt, 2, 2));
     b.be->log = test_log();
     REQUIRE_OK(truncate(w.path, 4096));
-    REQUIRE(avt_umt5_encode(b.be, scratch, &cfg, c, out, prompt, 2, 2) == AVT_ERR(ESTALE));
+    REQUIRE(avt_umt5_encode(b.be, b.be, scratch, &t, out, prompt, 2, 2) == AVT_ERR(ESTALE));
     REQUIRE(strstr(test_log_text(), "became shorter") != NULL);
+    avt_umt5_close(&t);
     avt_arena_close(&scratch);
     test_bench_close(&b);
     close_encoder(&w, c);
