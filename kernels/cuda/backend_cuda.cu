@@ -128,7 +128,11 @@ static cudaError_t start_device(int index)
 {
     const cudaError_t e = cudaInitDevice(index, cudaDeviceScheduleBlockingSync, cudaInitDeviceFlagsAreValid);
 
-    return e == cudaSuccess ? cudaSetDevice(index) : e;
+    if (e == cudaErrorSetOnActiveProcess)                           // somebody's context, with waits of his choice
+        cudaGetLastError();
+    else if (e != cudaSuccess)
+        return e;
+    return cudaSetDevice(index);
 }
 
 static int64_t memory_left(int index)
@@ -313,11 +317,37 @@ static Op op_of(OpId op)
     return NULL;
 }
 
+/* The direct way of this queue's device to another's memory, opened once; where there is none the driver goes through host memory. */
+static int find_way(Backend *be, const Backend *other)
+{
+    Cuda *cuda = avt_cuda(be);
+    const int index = ((const Cuda *)other->priv)->index;
+    int can = 0;
+    cudaError_t e;
+
+    if (index == cuda->index || index > 63 || cuda->peers >> index & 1)
+        return 0;
+    cuda->peers |= (uint64_t)1 << index;
+    e = cudaDeviceCanAccessPeer(&can, cuda->index, index);
+    if (e == cudaSuccess && can)
+        e = cudaDeviceEnablePeerAccess(index, 0);
+    if (e == cudaErrorPeerAccessAlreadyEnabled) {                   // another queue was here
+        cudaGetLastError();
+        e = cudaSuccess;
+    }
+    if (e == cudaSuccess && !can)
+        avt_log(be->log, LOG_INFO, "%s and %s have no direct way to each other's memory: what passes between them goes through the host", be->device,
+                other->device);
+    return avt_cuda_check(be, e, "opening the way to another device");
+}
+
 /* Between devices: direct where the driver can, else it goes through host memory. */
 static int copy_between(Backend *be, const OpCall *c)
 {
     const int from = avt_cuda(c->x.be)->index, to = avt_cuda(c->out.be)->index;
 
+    if (find_way(be, c->x.be) < 0 || find_way(be, c->out.be) < 0)
+        return be->status;
     if (c->x.dtype != c->out.dtype) {
         avt_backend_fail(be, AVT_ERR(EINVAL), "copy: %s on %s to %s on %s: between devices the type stays", avt_dtype_name(c->x.dtype), c->x.be->device,
                          avt_dtype_name(c->out.dtype), c->out.be->device);

@@ -26,6 +26,21 @@ struct CudaStaging {
     size_t full;                        // up to here
 };
 
+void avt_cuda_staging_close(Cuda *cuda)
+{
+    CudaStaging *s = cuda->staging;
+
+    if (!s)
+        return;
+    for (int i = 0; i < CUDA_CHUNKS; i++)
+        if (s->chunk[i].done)
+            cudaEventDestroy(s->chunk[i].done);
+    if (s->mem)
+        cudaFreeHost(s->mem);
+    avt_mem_give_back(MEM_BACKEND, CUDA_STAGING);
+    avt_freep(&cuda->staging);
+}
+
 static int staging_open(Backend *be)
 {
     Cuda *cuda = avt_cuda(be);
@@ -43,22 +58,9 @@ static int staging_open(Backend *be)
         s->chunk[i].bytes = s->mem + (size_t)i * CUDA_CHUNK;
         ret = avt_cuda_check(be, cudaEventCreateWithFlags(&s->chunk[i].done, cudaEventDisableTiming | cudaEventBlockingSync), "making an event");
     }
+    if (ret < 0)
+        avt_cuda_staging_close(cuda);
     return ret;
-}
-
-void avt_cuda_staging_close(Cuda *cuda)
-{
-    CudaStaging *s = cuda->staging;
-
-    if (!s)
-        return;
-    for (int i = 0; i < CUDA_CHUNKS; i++)
-        if (s->chunk[i].done)
-            cudaEventDestroy(s->chunk[i].done);
-    if (s->mem)
-        cudaFreeHost(s->mem);
-    avt_mem_give_back(MEM_BACKEND, CUDA_STAGING);
-    avt_freep(&cuda->staging);
 }
 
 /* The next chunk is to be filled, from its beginning. */
