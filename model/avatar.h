@@ -85,6 +85,7 @@ typedef struct AvatarOptions {
     int log_level;                      /* enum AvatarLogLevel, default AVATAR_LOG_INFO */
     const char *opts;                   /* expert settings "key=value:key=value" (doc/avatar.texi), or NULL; an unknown key is an error */
     const char *models;                 /* folders joined by ':' in which a named model is looked for, before the installed ones; or NULL */
+    const int *cancel;                  /* when it becomes non-zero, another thread's or a signal's doing, opening ends with ECANCELED; or NULL */
 } AvatarOptions;
 
 /** How one stream looks. Everything is copied by avatar_session_open(). */

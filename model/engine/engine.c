@@ -9,6 +9,7 @@
  * A load has a thread of its own: the threads that OpenMP makes for it go when it goes, and a caller's thread stays as it was.
  */
 #include <string.h>
+#include <time.h>
 
 #include "base/thread.h"
 #include "engine/engine.h"
@@ -190,14 +191,30 @@ static int load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *l
     return l.ret;
 }
 
-/* The core of this key: one that is there, when it is loaded; or `c`, which is in the list from now on, to be loaded. */
-static Core *enter(Core *c)
+/* Lock held: another one loads. A tenth of a second at most, as nobody wakes him who gives up. */
+static void wait_loaded(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += 100000000;
+    t.tv_sec += t.tv_nsec / 1000000000;
+    t.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(&engines.loaded, &engines.lock, &t);
+}
+
+/* The core of this key: one that is there, when it is loaded; or `c`, which is in the list from now on, to be loaded. NULL: given up. */
+static Core *enter(Core *c, const int *cancel)
 {
     Core *found;
 
     pthread_mutex_lock(&engines.lock);
-    while ((found = find(c->key)) && found->loading)
-        pthread_cond_wait(&engines.loaded, &engines.lock);
+    while ((found = find(c->key)) && found->loading && !(cancel && __atomic_load_n(cancel, __ATOMIC_RELAXED)))
+        wait_loaded();
+    if (found && found->loading) {
+        pthread_mutex_unlock(&engines.lock);
+        return NULL;
+    }
     if (!found) {
         c->loading = 1;
         c->next = engines.first;
@@ -230,7 +247,9 @@ static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, c
 
     if (ret < 0)
         return ret;
-    *out = enter(c);
+    *out = enter(c, opt->cancel);
+    if (!*out)
+        ret = AVT_ERR(ECANCELED);
     if (*out == c) {
         ret = load(c, opt, x, log);
         settle(c, ret);

@@ -54,11 +54,12 @@ static int encode_piece(Backend *be, Arena *scratch, const Wav2Vec2 *w, const Pi
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------------- */
 
-static int bind(FrontWeights *w, const PlanSizes *sizes, const Ckpt *ckpt, const Log *log)
+static int bind(FrontWeights *w, const PlanSizes *sizes, const FrontFiles *files, const Log *log)
 {
     Binder b;
-    int ret = avt_binder_open(&b, ckpt, NULL, w->arena, "wav2vec2", DT_F32, log);
+    int ret = avt_binder_open(&b, files->wav2vec2, NULL, w->arena, "wav2vec2", DT_F32, log);
 
+    b.cancel = files->cancel;
     if (ret >= 0)
         ret = avt_wav2vec2_open(&w->wav2vec2, &sizes->wav2vec2, &b);
     avt_binder_close(&b);
@@ -83,7 +84,7 @@ int avt_front_weights_open(FrontWeights *w, const PlanSizes *sizes, const FrontF
     if (ret >= 0)
         ret = avt_arena_open(&w->arena, w->be, "front weights", capacity);
     if (ret >= 0)
-        ret = bind(w, sizes, files->wav2vec2, opt->log);
+        ret = bind(w, sizes, files, opt->log);
     if (ret >= 0)
         ret = avt_umt5_open(&w->t5, &sizes->umt5, files->t5, w->be, keep, is_host(avt_backend_is_dry(w->be) ? w->be->plan_for : device));
     if (ret >= 0)
@@ -161,7 +162,7 @@ int avt_front_measure(PlanMemory *m, const FrontSetup *set, const char *device, 
     dry.plan_for = device;
     quiet.cancel = NULL;
     memset(m, 0, sizeof(*m));
-    ret = avt_front_weights_open(&w, set->sizes, &(FrontFiles){ NULL, NULL }, set->keep, &dry, "dry", ARENA_UNLIMITED);
+    ret = avt_front_weights_open(&w, set->sizes, &(FrontFiles){ .t5 = NULL }, set->keep, &dry, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
     ret = avt_front_open(&f, &quiet, &w, &dry, "dry", &(PlanMemory){ .scratch = ARENA_UNLIMITED });

@@ -112,7 +112,7 @@ static int plan_front(Core *c, Placed *p, const Ckpt *wav2vec2, const Log *log)
     int ret;
 
     c->keep = avt_front_keep(avt_host_memory_left() - avt_room_of(&p->room, "cpu"));
-    ret = avt_front_weights_open(&front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5 }, c->keep, &opt, "dry", ARENA_UNLIMITED);
+    ret = avt_front_weights_open(&front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5, NULL }, c->keep, &opt, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
     count_bytes(c, p, &p->front, c->plan.front_device, avt_arena_peak(front.arena));
@@ -166,10 +166,10 @@ static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const L
     return ret;
 }
 
-static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const Log *log)
+static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const int *cancel, const Log *log)
 {
     const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, log);
-    int ret = avt_front_weights_open(&c->front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5 }, c->keep, &opt, c->plan.front_device, p->front);
+    int ret = avt_front_weights_open(&c->front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5, cancel }, c->keep, &opt, c->plan.front_device, p->front);
 
     if (ret < 0)
         return ret;
@@ -189,7 +189,7 @@ static int load_places(Core *c, const ModelFiles *files, const Log *log)
     if (ret >= 0)
         ret = load_ranks(c, &p, files, log);
     if (ret >= 0)
-        ret = load_front(c, &p, wav2vec2, log);
+        ret = load_front(c, &p, wav2vec2, files->cancel, log);
     avt_ckpt_close(&wav2vec2);
     return ret;
 }
@@ -331,7 +331,7 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log 
     if (ret >= 0)
         ret = load_tokenizer(c, log);
     if (ret >= 0)
-        ret = load_places(c, &(ModelFiles){ dit, vae, lora }, log);
+        ret = load_places(c, &(ModelFiles){ dit, vae, lora, opt->cancel }, log);
     if (ret >= 0)
         ret = warm(c, log);
     if (ret >= 0)

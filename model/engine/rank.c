@@ -18,6 +18,7 @@ static int bind_dit(RankWeights *w, const PlanRank *place, const PlanSizes *size
     Binder b;
     int ret = avt_binder_open(&b, files->dit, files->lora, w->arena, "dit", sizes->dtype, log);
 
+    b.cancel = files->cancel;
     if (ret >= 0)
         ret = avt_dit_open(&w->dit, &sizes->dit, &b, place->l0, place->l1);
     avt_binder_close(&b);
@@ -29,6 +30,7 @@ static int bind_vae(RankWeights *w, const PlanSizes *sizes, const ModelFiles *fi
     Binder b;
     int ret = avt_binder_open(&b, files->vae, NULL, w->arena, "vae", DT_F32, log);
 
+    b.cancel = files->cancel;
     if (ret >= 0)
         ret = avt_vae_open(&w->vae, &b, sizes->vae_width, VAE_ENCODER | VAE_DECODER);
     avt_binder_close(&b);

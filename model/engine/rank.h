@@ -60,6 +60,7 @@ typedef struct RankWeights {            // the engine's, read-only
 typedef struct ModelFiles {             // checkpoints that weights come from; any may be NULL when planning
     const Ckpt *dit, *vae;
     Lora *lora;
+    const int *cancel;                  // as in Binder
 } ModelFiles;
 
 /** Bind the weights of rank `r` of a plan into an arena of `capacity` bytes on a backend of its own. */

@@ -217,6 +217,37 @@ static void weights_are_shared(void **state)
     avatar_engine_flush();
 }
 
+/* Loading has begun: this is the line before the first weight. */
+static void give_up(void *cancel, int level, const char *text)
+{
+    (void)level;
+    if (strstr(text, "precision"))
+        __atomic_store_n((int *)cancel, 1, __ATOMIC_RELAXED);
+}
+
+/* In the middle of loading: an error, nothing left, and the next one loads as if nothing had been. */
+static void loading_is_given_up(void **state)
+{
+    AvatarOptions opt = take_options(NULL, "cpu|cpu", NULL, NULL);
+    AvatarEngine *e = NULL;
+    int cancel = 0;
+
+    (void)state;
+    avatar_engine_flush();
+    opt.cancel = &cancel;
+    opt.log = give_up;
+    opt.log_opaque = &cancel;
+    opt.log_level = AVATAR_LOG_INFO;
+    assert_int_equal(avatar_engine_open(&e, &opt), AVATAR_ERR(ECANCELED));
+    assert_true(cancel && !e);
+    assert_int_equal(avt_mem_bytes(MEM_NB), 0);
+    opt.log = NULL;
+    cancel = 0;
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    avatar_engine_close(&e);
+    avatar_engine_flush();
+}
+
 /* A file that changed makes another engine, also one that the layout does not name: the folder's own stamp. */
 static void changed_files_are_read_again(void **state)
 {
@@ -463,7 +494,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_options_are_named), cmocka_unit_test(bad_looks_are_named), cmocka_unit_test(bad_folders_are_told),
-        cmocka_unit_test(weights_are_shared), cmocka_unit_test(lines_go_home), cmocka_unit_test(little_memory_is_told),
+        cmocka_unit_test(weights_are_shared), cmocka_unit_test(loading_is_given_up), cmocka_unit_test(lines_go_home), cmocka_unit_test(little_memory_is_told),
         cmocka_unit_test(caller_is_left_alone), cmocka_unit_test(errors_have_words),
         cmocka_unit_test(numbers_do_not_follow_the_locale),
         cmocka_unit_test(keeps_ten_seconds), cmocka_unit_test(changed_files_are_read_again),
