@@ -36,7 +36,7 @@ LIB_C := $(filter-out %_amx.c,$(LIB_C))
 endif
 object = $(patsubst $(SRC)/%,$(BUILD)/obj/%.o,$(basename $(1)))
 LIB_O := $(call object,$(LIB_C) $(wildcard $(SRC)/model/nets/*.cc))
-TOOL_O := $(call object,$(wildcard $(SRC)/tools/*.c))
+TOOL_O := $(call object,$(wildcard $(SRC)/tools/*.c) $(if $(filter 1,$(HAVE_DLIB)),$(SRC)/tools/face.cc))
 PARITY_O := $(call object,$(wildcard $(SRC)/tests/parity/*.c))
 TEST_O := $(call object,$(SRC)/tests/test.c $(SRC)/tests/model.c)
 DRAW_O := $(call object,$(SRC)/tests/draw.c)
@@ -75,7 +75,7 @@ $(BUILD)/libavatar.a: $(LIB_O)
 	@rm -f $@ && ar rcs $@ $^
 $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 	@echo "LD      $@"
-	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
+	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBAV_LIBS) $(DLIB_LIBS) $(LIBS)
 
 # The plugin: what needs CUDA, and the few of our files that it calls; warnings, spills and local memory are errors.
 CUDA_HOME = $(patsubst %/bin/,%,$(dir $(NVCC)))

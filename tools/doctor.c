@@ -14,7 +14,10 @@
 
 #include "doctor.h"
 #include "engine/engine.h"
+#include "plan.h"
 #include "speak.h"
+
+#define SMALL_MODEL ((int64_t)1 << 30)
 
 static const char *const verdicts[] = { "good", "doubtful", "bad" };
 
@@ -89,9 +92,9 @@ static void show_line(const Finding *n, int colour)
         snprintf(seen, sizeof(seen), "%s", n->text);
     else
         snprintf(seen, sizeof(seen), fabs(n->value) < 1000 ? "%.3g%s%s" : "%.0f%s%s", n->value, n->unit[0] ? " " : "", n->unit);
-    printf("%-9s%-30s%s%-9s%s%s\n", n->topic, n->what, colour ? paint[n->verdict] : "", verdicts[n->verdict], colour ? "\033[0m" : "", seen);
+    printf("%-10s%-30s%s%-9s%s%s\n", n->topic, n->what, colour ? paint[n->verdict] : "", verdicts[n->verdict], colour ? "\033[0m" : "", seen);
     if (n->verdict != GOOD && n->remedy[0])
-        printf("%-39s  -> %s\n", "", n->remedy);
+        printf("%-40s-> %s\n", "", n->remedy);
 }
 
 static void show(const Findings *f)
@@ -157,26 +160,28 @@ static Input kind_of(const char *path)
     return kind;
 }
 
-static void look_at_picture(Findings *f, const char *path, const ToolOptions *o)
+/* The picture stays in o->look. */
+static void look_at_picture(Findings *f, const char *path, ToolOptions *o)
 {
-    AvatarLook look = o->look;
+    AvatarLook *look = &o->look;
     ModelDir m = { .dir = NULL };
     uint8_t *rgb = NULL;
     int w, h;
 
-    if (media_read_picture(path, &rgb, &look.width, &look.height, NULL) < 0) {
+    if (media_read_picture(path, &rgb, &look->width, &look->height, NULL) < 0) {
         doctor_words(f, "picture", "read", BAD, "%.150s cannot be read", path);
         doctor_remedy(f, "give a file that an image viewer shows");
         return;
     }
     avt_options_model(&m, &o->engine, NULL);
-    if (avt_settle_size(&w, &h, &m, o->engine.compat, &look, NULL) >= 0)
-        doctor_picture(f, rgb, look.width, look.height, w, h);
+    if (avt_settle_size(&w, &h, &m, o->engine.compat, look, NULL) >= 0)
+        doctor_picture(f, rgb, look->width, look->height, w, h);
     avt_modeldir_close(&m);
-    free(rgb);
+    free((void *)look->rgb);
+    look->rgb = rgb;
 }
 
-static void look_at_inputs(Findings *f, const ToolOptions *o)
+static void look_at_inputs(Findings *f, ToolOptions *o)
 {
     for (int i = 0; i < o->nb_positional; i++) {
         const Input kind = kind_of(o->positional[i]);
@@ -192,6 +197,14 @@ static void look_at_inputs(Findings *f, const ToolOptions *o)
     }
 }
 
+/* The embedded model's two blocks take less than a second; a large one is loaded only when asked. */
+static int model_is_small(const ToolOptions *o)
+{
+    const int64_t bytes = plan_host_bytes(&o->engine, &o->look);
+
+    return bytes >= 0 && bytes < SMALL_MODEL;
+}
+
 int cmd_doctor(int argc, char **argv)
 {
     static Findings f;
@@ -201,7 +214,7 @@ int cmd_doctor(int argc, char **argv)
     if (ret)
         return ret;
     if (o.help || o.nb_positional > 2 || (o.picture && o.nb_positional != 1)) {
-        fprintf(o.help ? stdout : stderr, "usage: avatar doctor [AUDIO] [PICTURE] [--model DIR] [--json] [--full] [--OPTION VALUE ...]\n"
+        fprintf(o.help ? stdout : stderr, "usage: avatar doctor [AUDIO] [PICTURE] [--model DIR] [--json] [--quick] [--full] [--OPTION VALUE ...]\n"
                 "       avatar doctor FILM --picture REFERENCE [--json] [-o CURVES.svg]\n"
                 "Looks at sound, picture, model, prompt and machine; or at a finished film. Exit code: 0 good, 1 something is doubtful, 2 something is bad.\n");
         return o.help ? 0 : 2;
@@ -212,7 +225,10 @@ int cmd_doctor(int argc, char **argv)
     else {
         look_at_inputs(&f, &o);
         doctor_model(&f, &o);
+        if (o.quick || (o.look.rgb && model_is_small(&o)))
+            doctor_block(&f, &o);
         doctor_system(&f, &o);
+        free((void *)o.look.rgb);
     }
     (o.json ? show_json : show)(&f);
     return (int)worst_of(&f);

@@ -43,6 +43,8 @@ Verdict doctor_judge(double value, double doubtful, double bad);
 
 /** doctor_picture.c: a picture as the model will see it, at the size of the frames. rgb [h][w][3] */
 void doctor_picture(Findings *f, const uint8_t *rgb, int w, int h, int out_w, int out_h);
+/** doctor_face.c: the face in what will be the frames. seen [h][w][3] */
+void doctor_face(Findings *f, const uint8_t *seen, int w, int h);
 /** Fine detail of luma [h][w] against coarser: about 0.5 when sharp; NAN when there is nothing to see. */
 double doctor_sharpness(const uint8_t *luma, int w, int h);
 /** doctor_video.c: a finished film against the picture that it was made of. @param svg  where its curves go, or NULL */
@@ -51,6 +53,8 @@ void doctor_film(Findings *f, const char *path, const char *picture, const char 
 int  doctor_sound(Findings *f, const char *path, const char *format);
 /** doctor_model.c: the folder's files, the LoRA, the prompt. */
 void doctor_model(Findings *f, const ToolOptions *o);
+/** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face. */
+void doctor_block(Findings *f, const ToolOptions *o);
 /** doctor_system.c: processor, memory, devices, the ffmpeg on the path. */
 void doctor_system(Findings *f, const ToolOptions *o);
 

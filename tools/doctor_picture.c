@@ -279,6 +279,7 @@ void doctor_picture(Findings *f, const uint8_t *rgb, int w, int h, int out_w, in
         doctor_number(f, "picture", "blocks of JPEG", blocks, "", doctor_judge(blocks, 1.2, 2.5),
                       "it was saved with too much compression: take the original");
         judge_light(f, &p);
+        doctor_face(f, seen, out_w, out_h);
     } else {
         doctor_words(f, "picture", "looked at", DOUBTFUL, "no memory for %dx%d", w, h);
         doctor_remedy(f, "give a smaller picture");

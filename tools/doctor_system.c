@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
+#include "cpu/cpu.h"
 #include "doctor.h"
 #include "engine/engine.h"
 #include "nvml.h"
@@ -21,14 +23,13 @@
 static void look_at_cpu(Findings *f, const ToolOptions *o)
 {
     static const char *const names[] = { "plain C", "oneDNN", "AVX2", "AVX-512", "AMX" };
-    const BackendOptions opt = { .threads = o->engine.cpu_threads, .level = o->engine.cpu_level < 0 ? CPU_AUTO : (CpuLevel)o->engine.cpu_level };
-    Backend *be = NULL;
+    int level = o->engine.cpu_level < 0 ? CPU_AMX : o->engine.cpu_level;
 
-    if (avt_backend_open(&be, "cpu", &opt) < 0)
-        return;
-    doctor_words(f, "devices", "processor", be->level < CPU_AVX2 ? DOUBTFUL : GOOD, "%d threads, %s", be->threads, names[be->level]);
+    while (level > CPU_PLAIN && !avt_cpu_has((CpuLevel)level))
+        level--;
+    doctor_words(f, "devices", "processor", level < CPU_AVX2 ? DOUBTFUL : GOOD, "%d threads, %s", o->engine.cpu_threads > 0 ? o->engine.cpu_threads : avt_nb_cores(),
+                 names[level]);
     doctor_remedy(f, "without AVX2 every frame takes many times as long: use a newer machine, or build with oneDNN");
-    avt_backend_close(&be);
 }
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */

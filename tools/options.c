@@ -57,6 +57,7 @@ static const Option options[] = {
     { "gpu",         TEXT,  AT(gpu),                "plan --ops: a card (h100, 4090), for the least time of each on it", NULL },
     { "record",      FLAG,  AT(record),             "verify: write the answer instead of comparing with it", NULL },
     { "picture",     TEXT,  AT(picture),            "doctor: the picture that a finished film was made of", NULL },
+    { "quick",       FLAG,  AT(quick),              "doctor: make two blocks also with a large model, and look at them", NULL },
     { "full",        FLAG,  AT(full),               "doctor: read all of the model's numbers, not 2 GB of them", NULL },
     { "manifest",    FLAG,  AT(manifest),           "inspect: SHA-256 of every file, for SHA256SUMS in the folder", NULL },
     { "help",        FLAG,  AT(help),               "this list", NULL },

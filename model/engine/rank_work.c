@@ -139,6 +139,8 @@ static int judge_picture(const Rank *r, Tensor px, Tensor back)
     for (int64_t i = 0; i < n && ret >= 0; i++)
         sum += (double)(v[n + i] - v[i]) * (v[n + i] - v[i]);
     db = 10 * log10(4 * (double)n / sum);
+    if (ret >= 0 && r->set->hooks.returned)
+        r->set->hooks.returned(r->set->hooks.opaque, v, v + n, n);
     if (ret >= 0 && !(db >= KNOWN_PICTURE_DB))
         avt_log(r->set->log, LOG_WARNING, "the picture is of a kind that the model does not know (its VAE gives it back with %.1f dB, from %.0f dB "
                 "on films come out well): the film may stand still or melt; take another picture or model", db, KNOWN_PICTURE_DB);

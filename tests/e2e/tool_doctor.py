@@ -101,6 +101,13 @@ def ppm(path, p):
     return path
 
 
+def picture_of(path, tmp):
+    """(width, height, rgb) of a file, as the tool reads it."""
+    p = subprocess.run([tool_harness.A.media, 'picture', str(path), str(tmp / 'rgb')], stdout=subprocess.PIPE, check=True)
+    w, h = (int(v) for v in p.stdout.split())
+    return w, h, (tmp / 'rgb').read_bytes()
+
+
 def each(p, f):
     return [[f(v) for v in row] for row in p]
 
@@ -117,7 +124,7 @@ def doctor_picture(tmp):
     p = textured()
     size = ('--size', '256x256')
     rnd = random.Random(1)
-    healthy(doctor(ppm(tmp / 'p.ppm', p), *size), 'picture')
+    healthy([f for f in doctor(ppm(tmp / 'p.ppm', p), *size) if f['what'] != 'face'], 'picture')        # it has none
     planted = (
         ('soft.ppm', softened(p, 2), 'sharpness'), ('softer.ppm', softened(p, 4), 'sharpness'),
         ('noisy.ppm', each(p, lambda v: v + rnd.gauss(0, 20)), 'noise'), ('blocks.ppm', in_blocks(p), 'blocks of JPEG'),
@@ -321,6 +328,44 @@ def doctor_devices(tmp):
     found(seen(THROTTLE='0x40'), 'devices', 'clocks')
     found(seen(ECC='3'), 'devices', 'memory errors', 'bad')
     found(seen(USED='20000000000u'), 'memory', 'held by others on a GPU')
+
+
+# ---- two blocks
+
+@case
+def doctor_blocks(tmp):
+    """A picture that the model's VAE does not know, a LoRA at another strength, files that do not belong together."""
+    ours = doctor(SPEECH, NANO / 'faces/anna.png')
+    for topic in ('latents', 'precision', 'picture'):
+        healthy(ours, topic)
+    require(any(f['what'] == "given back by the model's VAE" for f in ours) and any(f['what'] == 'off the known answer' for f in ours), ours)
+    rnd = random.Random(3)
+    found(doctor(ppm(tmp / 'p.ppm', [[rnd.choice((0, 255)) for _ in range(128)] for _ in range(128)])), 'picture', "given back by the model's VAE", 'bad')
+    found(doctor('--quick', '--opts', 'lora_alpha=60'), 'latents', 'off the known answer', 'bad')
+    found(doctor('--quick', '--lora', 'none'), 'latents', 'off the known answer', 'bad')
+    found(doctor('--quick', '--opts', 'lora_alpha=1e30'), 'latents', 'two blocks', 'bad')
+    require([f for f in doctor('--quick', '--precision', 'f32') if f['topic'] == 'precision' and f['text'].startswith('f32')], 'f32')
+
+
+@case
+def doctor_faces(tmp):
+    """Where the build has dlib: shipped faces are seen, whole and from the front; two, a small one, one that is cut off, none are told."""
+    w, h, rgb = picture_of(NANO / 'faces/ben.png', tmp)
+    if any('no dlib' in f['text'] for f in doctor(NANO / 'faces/ben.png')):
+        raise Skip('this build has no dlib (libdlib-dev)')
+
+    def ppm_of(name, rows):
+        (tmp / name).write_bytes(b'P6 %d %d 255\n' % (len(rows[0]) // 3, len(rows)) + b''.join(rows))
+        return tmp / name
+    rows = [rgb[3 * w * y:3 * w * (y + 1)] for y in range(h)]
+    ground = rows[2][:3]
+    seen = [f for f in doctor(ppm_of('one.ppm', rows), '--size', '128x128') if f['what'].startswith('face')]
+    require(len(seen) == 4 and all(f['verdict'] == 'good' for f in seen), seen)
+    found(doctor(ppm_of('two.ppm', [r + r for r in rows]), '--size', '256x128'), 'picture', 'faces')
+    small = [ground * (3 * w)] * h + [ground * w + r + ground * w for r in rows] + [ground * (3 * w)] * h
+    found(doctor(ppm_of('small.ppm', small), '--size', '128x128'), 'picture', "face, of the frame's height")
+    found(doctor(ppm_of('none.ppm', [ground * w] * h), '--size', '128x128'), 'picture', 'face', 'doubtful')
+    found(doctor(ppm_of('cut.ppm', [r[3 * 110:] for r in rows]), '--size', '96x128'), 'picture', 'face, whole')
 
 
 # ---- finished films
