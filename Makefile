@@ -251,9 +251,9 @@ uninstall:
 	rm -f $(call to,$(libdir)/pkgconfig/libavatar.pc) $(call to,$(prefix)/bin/avatar) $(call to,$(mandir)/man1/avatar.1)
 	rm -rf $(call to,$(datadir)/avatar)
 
-# Debian packages, in build/deb; DEBFULLNAME and DEBEMAIL name their maintainer
+# Debian packages, in build/deb; DEBFULLNAME and DEBEMAIL name their maintainer; after ./configure --enable-cuda with that of the plugin
 deb:
-	+@$(SRC)/tools/deb.sh $(BUILD)/deb
+	+@$(SRC)/tools/deb.sh $(BUILD)/deb $(if $(filter yes,$(CUDA)),cuda)
 check-deb: deb
 	@$(RUN) "$(SRC)/tests/e2e/deb.sh $(BUILD)/deb"
 

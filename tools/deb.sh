@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# deb.sh DIR: Debian packages of this tree into DIR: library, development files, tool, embedded model; the plugin for CUDA where configure
-# finds what it is built with (tools/deb.control).
+# deb.sh DIR [cuda]: Debian packages of this tree into DIR: library, development files, tool, embedded model (tools/deb.control); with `cuda`
+# the plugin libavatar_cuda.so.
 #
 # Builds in DIR/work with a Debian system's paths and flags, installs into DIR/all and moves that into a folder for each package.
 # Nothing outside DIR is touched. The maintainer is DEBFULLNAME <DEBEMAIL>, or the author of the last commit.
@@ -9,7 +9,7 @@ set -eu
 umask 022
 src=$(cd "$(dirname "$0")/.." && pwd)
 die() { echo "deb.sh: $*" >&2; exit 1; }
-[ $# = 1 ] || { echo "usage: deb.sh DIR" >&2; exit 2; }
+[ $# = 1 ] || [ "$#${2:-}" = 2cuda ] || { echo "usage: deb.sh DIR [cuda]" >&2; exit 2; }
 for t in dpkg-deb dpkg-architecture dpkg-buildflags dpkg-gencontrol dpkg-gensymbols dpkg-shlibdeps; do
     command -v $t >/dev/null || die "no $t: packages are made on Debian, with dpkg-dev installed"
 done
@@ -28,9 +28,8 @@ cd "$src"                                                   # the flags make thi
 flags="$(dpkg-buildflags --get CFLAGS) $(dpkg-buildflags --get CPPFLAGS)" LDFLAGS=$(dpkg-buildflags --get LDFLAGS)
 export LDFLAGS
 cd "$out/work"
-"$src/configure" --prefix=/usr --libdir="/$lib" --disable-mpi --extra-cflags="$flags" >/dev/null
+"$src/configure" --prefix=/usr --libdir="/$lib" "$([ $# = 2 ] && echo --enable-cuda || echo --disable-cuda)" --disable-mpi --extra-cflags="$flags" >/dev/null
 rm -rf "$out"/*.deb "$out/all" "$out"/avatar* "$out"/libavatar*
-[ -z "$(sed -n 's/^NVCC = //p' config.mak)" ] || ${MAKE:-make} -s --no-print-directory cuda >/dev/null
 ${MAKE:-make} -s --no-print-directory install DESTDIR="$out/all" >/dev/null
 cd "$out/all"
 version=$(sed -n 's/^Version: //p' "$lib/pkgconfig/libavatar.pc") so=$lib/libavatar.so.$version
