@@ -232,7 +232,7 @@ static int start(Stream *s)
     int ret = avt_rank_prepare(&s->rank);
 
     if (ret >= 0)
-        ret = avt_rank_obey(&s->rank, &(Cmd){ .kind = CMD_PICTURE, .prime = !s->tiny });
+        ret = avt_rank_obey(&s->rank, &(Cmd){ .kind = CMD_PICTURE, .prime = 1 });
     if (ret >= 0)
         ret = avt_rank_obey(&s->rank, &(Cmd){ .kind = CMD_TEXT, .rows = s->set.text_len });
     if (ret >= 0)
