@@ -6,7 +6,8 @@
  */
 #include "cuda/kernel.cuh"
 
-template <class TO, class TI, class S> static __global__ void __launch_bounds__(SPAN_THREADS, SPAN_RESIDENT) convert_kernel(TO *out, const TI *x, int64_t nb)
+template <class TO, class TI, class S> static __global__ void __launch_bounds__(SPAN_THREADS, SPAN_RESIDENT)
+convert_kernel(TO *out, const TI *x, int64_t nb)
 {
     EACH_PACK(at, nb, S::V) {
         float v[S::V];

@@ -12,7 +12,8 @@
 
 /* ---- act -------------------------------------------------------------------------------------------------------------------- */
 
-template <class TO, class TI, class S> static __global__ void __launch_bounds__(SPAN_THREADS, SPAN_RESIDENT) act_kernel(TO *out, const TI *x, int64_t nb, Act act)
+template <class TO, class TI, class S> static __global__ void __launch_bounds__(SPAN_THREADS, SPAN_RESIDENT)
+act_kernel(TO *out, const TI *x, int64_t nb, Act act)
 {
     EACH_PACK(at, nb, S::V) {
         float v[S::V];

@@ -15,7 +15,7 @@
 #include <math.h>
 
 #include "cuda/cuda.h"
-#include "cuda/gpu.cuh"
+#include "cuda/values.cuh"
 
 /* ---- packs ----------------------------------------------------------------------------------------------------------------- */
 
@@ -125,40 +125,22 @@ template <int V> static __device__ __forceinline__ void turn_pack(float v[V], co
 
 /* ---- activations ------------------------------------------------------------------------------------------------------------- */
 
-/*
- * x / (1 + e^-y), which is 0 far below zero and x far above, never NaN. For a result in f32 to its last digits; one that will be rounded
- * to bf16 takes the device's own exp and division, whose error of 2^-21 cannot be seen in it and which take a third of the time.
- */
-template <class TO> static __device__ __forceinline__ float gated(float x, float y);
-template <> __device__ __forceinline__ float gated<float>(float x, float y) { return x / (1 + expf(-y)); }
-template <> __device__ __forceinline__ float gated<bf16>(float x, float y) { return __fdividef(x, 1 + __expf(-y)); }
+template <class TO, int V, Act ACT> static __device__ __forceinline__ void activate_each(float v[V])
+{
+#pragma unroll
+    for (int i = 0; i < V; i++)
+        v[i] = activate<TO>(ACT, v[i]);
+}
 
-/* v = act(v), for a result of type TO. gelu: (1 + tanh(u)) / 2 = 1 / (1 + e^-2u), which keeps its digits far below zero */
+/* v = act(v), for a result of type TO: one branch a pack */
 template <class TO, int V> static __device__ __forceinline__ void act_pack(float v[V], Act act)
 {
     switch (act) {
-    case ACT_SILU:
-#pragma unroll
-        for (int i = 0; i < V; i++)
-            v[i] = gated<TO>(v[i], v[i]);
-        break;
-    case ACT_GELU_TANH:
-#pragma unroll
-        for (int i = 0; i < V; i++)
-            v[i] = gated<TO>(v[i], 1.5957691216f * (v[i] + 0.044715f * v[i] * v[i] * v[i]));
-        break;
-    case ACT_GELU_ERF:
-#pragma unroll
-        for (int i = 0; i < V; i++)
-            v[i] = 0.5f * v[i] * (1 + erff(v[i] * 0.7071067812f));
-        break;
-    case ACT_CLAMP:
-#pragma unroll
-        for (int i = 0; i < V; i++)
-            v[i] = v[i] < -1 ? -1 : v[i] > 1 ? 1 : v[i];            // NaN stays
-        break;
-    default:
-        break;
+    case ACT_SILU:      return activate_each<TO, V, ACT_SILU>(v);
+    case ACT_GELU_TANH: return activate_each<TO, V, ACT_GELU_TANH>(v);
+    case ACT_GELU_ERF:  return activate_each<TO, V, ACT_GELU_ERF>(v);
+    case ACT_CLAMP:     return activate_each<TO, V, ACT_CLAMP>(v);
+    default:            return;
     }
 }
 

@@ -12,7 +12,7 @@
  * Sums are in f32, lane by lane and then in a tree. The mean is taken off in two steps: the mean of what the first leaves is its error.
  * So rows far off centre keep their digits. Limit: a row whose sum of squares leaves f32's range (numbers above 1e19) becomes zeros.
  *
- * Floor: one read, one write; w, b and the angles come from caches, which x, read once, does not enter. H100, 3.35 TB/s:
+ * Floor: one read, one write; w, b and the angles, which many rows share, come from caches. H100, 3.35 TB/s:
  *   norm+modulate 3168 x 5120, f32 > bf16     97 MB   29 us      norm+RoPE, bf16 > bf16    65 MB   19 us
  *   channel norm + SiLU, bf16, 704 x 384 x 12 frames, 96 channels   1246 MB   372 us; a quarter and an eighth of it at 192 and 384 channels
  */

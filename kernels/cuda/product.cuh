@@ -62,7 +62,7 @@ static __device__ __forceinline__ float finished(const Finish &f, float v, size_
 {
     if (f.bias)
         v += f.bias[n];
-    v = activate(f.act, v);
+    v = activate<float>(f.act, v);
     if (f.gate)
         v *= f.gate[n];
     return f.res ? load_value(f.res, f.dtype, at) + v : v;

@@ -22,7 +22,8 @@ static __device__ __forceinline__ void add_saturating(int *total, int n)
     } while (seen != want);
 }
 
-template <class T, class S> static __global__ void __launch_bounds__(SPAN_THREADS, SPAN_RESIDENT) count_nonfinite_kernel(int *total, const T *x, int64_t nb)
+template <class T, class S> static __global__ void __launch_bounds__(SPAN_THREADS, SPAN_RESIDENT)
+count_nonfinite_kernel(int *total, const T *x, int64_t nb)
 {
     int bad = 0;
 

@@ -73,13 +73,22 @@ static __device__ __forceinline__ void store4(void *p, DType dtype, size_t i, fl
         st8((bf16 *)p + i, make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)));
 }
 
-static __device__ __forceinline__ float activate(Act act, float v)
+/*
+ * x / (1 + e^-y), which is 0 far below zero and x far above, never NaN. For a result in f32 to its last digits; one that will be rounded
+ * to bf16 takes the device's own exp and division, whose error of 2^-21 cannot be seen in it and which take a third of the time.
+ */
+template <class TO> static __device__ __forceinline__ float gated(float x, float y);
+template <> __device__ __forceinline__ float gated<float>(float x, float y) { return x / (1 + expf(-y)); }
+template <> __device__ __forceinline__ float gated<bf16>(float x, float y) { return __fdividef(x, 1 + __expf(-y)); }
+
+/* act(v) for a result of type TO. gelu: (1 + tanh(u)) / 2 = 1 / (1 + e^-2u), which keeps its digits far below zero */
+template <class TO> static __device__ __forceinline__ float activate(Act act, float v)
 {
     switch (act) {
-    case ACT_SILU:      return v / (1.f + expf(-v));
-    case ACT_GELU_TANH: return 0.5f * v * (1.f + tanhf(0.79788456080286536f * (v + 0.044715f * v * v * v)));
-    case ACT_GELU_ERF:  return 0.5f * v * (1.f + erff(v * 0.70710678118654752f));
-    case ACT_CLAMP:     return v < -1.f ? -1.f : v > 1.f ? 1.f : v;
+    case ACT_SILU:      return gated<TO>(v, v);
+    case ACT_GELU_TANH: return gated<TO>(v, 1.5957691216f * (v + 0.044715f * v * v * v));
+    case ACT_GELU_ERF:  return 0.5f * v * (1 + erff(v * 0.7071067812f));
+    case ACT_CLAMP:     return v < -1 ? -1 : v > 1 ? 1 : v;         // NaN stays
     default:            return v;
     }
 }
