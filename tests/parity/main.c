@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16]
+ * parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16]
  *
  * Walks DIR (tests/README.md: one file a case), runs the case of each file, prints one line each. A file that has no case and a
  * result that no case compared are failures; files of the single-GPU original are the one thing that is skipped.
@@ -235,7 +235,7 @@ int main(int argc, char **argv)
     int ret;
 
     if (!parse(&opt, argc, argv)) {
-        fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard] [--level plain|onednn|avx2|avx512|amx|auto]\n"
+        fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx|auto]\n"
                         "              [--threads N] [--precision f32|bf16]\n");
         return 2;
     }
