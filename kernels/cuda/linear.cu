@@ -146,7 +146,7 @@ static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int6
 {
     const Finish f = finish_at(w, m0, n0);
     const bool fused = !w->own_finish, aside = w->own_finish && w->result;
-    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : DT_F32, w->gelu, fused && f.res, m, n, w->k,
+    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : DT_F32, fused && w->gelu, fused && f.res, m, n, w->k,
                           aside ? n : w->n, (int64_t)w->library_size };
     const LtOperands o = { aside ? w->result : f.out, f.res, element(w->c->linear.x.data, w->x, m0 * w->k), weight, f.bias, w->library };
     const int ret = avt_cuda_lt_run(be, &p, &o);
