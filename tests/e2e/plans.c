@@ -2,6 +2,7 @@
 /*
  * Every plan gives what one device gives: wave, timestep, layer against sequential, for 3, 4, 5 and 8 steps over 10 blocks with
  * the sink's refresh, with whole and with partial waves. Also: bytes on the wire, planned memory = used memory.
+ * With --device NAME (cuda0) that device's plans alone, over DEVICE_BLOCKS blocks.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,12 +14,15 @@
 #include "test.h"
 
 #define BLOCKS 10
+#define DEVICE_BLOCKS 5
 #define SIZE 64
 
 static char model_dir[] = "/tmp/avatar-plans-XXXXXX";
 static float *features, *context;
 static uint8_t picture[SIZE * SIZE * 3];
 static TestModel model;
+static int nb_blocks = BLOCKS;
+static const char *device = "cpu";
 
 typedef struct Result {
     float latents[BLOCKS][16 * 3 * 8 * 8];
@@ -71,7 +75,7 @@ static void say(void *opaque, int level, const char *text)
 static void run(Result *r, const char *plan, const char *devices, const char *vae, int steps, int with_stalls, CommKind comm)
 {
     const SessionHooks hooks = { .comm = comm, .rank = { .opaque = r, .latents = see_latents }, .admit = with_stalls ? stall : NULL,
-                                 .features = features, .nb_rows = BLOCKS * 12, .context = context, .nb_context = 5 };
+                                 .features = features, .nb_rows = nb_blocks * 12, .context = context, .nb_context = 5 };
     AvatarOptions opt;
     AvatarLook look;
     AvatarEngine *e = NULL;
@@ -100,8 +104,8 @@ static void run(Result *r, const char *plan, const char *devices, const char *va
         memcpy(r->frames[r->nb_frames++], f.data[0], sizeof(r->frames[0]));
     }
     assert_int_equal(ret, AVATAR_EOF);
-    assert_int_equal(r->nb_frames, BLOCKS * 12);
-    assert_int_equal(r->nb_seen, BLOCKS);
+    assert_int_equal(r->nb_frames, nb_blocks * 12);
+    assert_int_equal(r->nb_seen, nb_blocks);
     r->nb_ranks = e->core->plan.nb_ranks;
     for (int i = 0; i <= r->nb_ranks; i++)
         for (int j = 0; j <= r->nb_ranks; j++)
@@ -117,7 +121,7 @@ static void run(Result *r, const char *plan, const char *devices, const char *va
 /* The same bits: a plan moves work and messages, it computes nothing else. */
 static void compare(const Result *a, const Result *b)
 {
-    for (int g = 0; g < BLOCKS; g++)
+    for (int g = 0; g < nb_blocks; g++)
         REQUIRE_CLOSE(a->latents[g], b->latents[g], 16 * 3 * 8 * 8, 0);
     assert_memory_equal(a->frames, b->frames, sizeof(a->frames));
 }
@@ -125,9 +129,9 @@ static void compare(const Result *a, const Result *b)
 /* Devices of other classes compute in another order. */
 static void compare_close(const Result *a, const Result *b)
 {
-    for (int g = 0; g < BLOCKS; g++)
+    for (int g = 0; g < nb_blocks; g++)
         REQUIRE_CLOSE(a->latents[g], b->latents[g], 16 * 3 * 8 * 8, 1e-5);
-    for (int64_t i = 0; i < BLOCKS * 12; i++)
+    for (int64_t i = 0; i < nb_blocks * 12; i++)
         for (size_t k = 0; k < sizeof(a->frames[0]); k++)
             assert_in_range(a->frames[i][k] + 1 - b->frames[i][k], 0, 2);
 }
@@ -140,36 +144,36 @@ static Result *new_result(void)
     return r;
 }
 
-static const char *list_of(const char *device, int nb)
+static const char *list_of(const char *on, int nb)
 {
     static char buf[16 * 8];
 
     buf[0] = 0;
     for (int i = 0; i < nb; i++)
-        strcat(strcat(buf, i ? "|" : ""), device);
+        strcat(strcat(buf, i ? "|" : ""), on);
     return buf;
 }
 
-static void all_plans_agree(const char *device, int steps, CommKind comm)
+static void all_plans_agree(const char *on, int steps, CommKind comm)
 {
     Result *ref = new_result(), *r = new_result();
     char own[16];
 
-    snprintf(own, sizeof(own), "%s:own", device);
-    run(ref, "sequential", device, NULL, steps, 0, COMM_THREADS);
-    run(r, "sequential", device, own, steps, 1, comm);
+    snprintf(own, sizeof(own), "%s:own", on);
+    run(ref, "sequential", on, NULL, steps, 0, COMM_THREADS);
+    run(r, "sequential", on, own, steps, 1, comm);
     compare(r, ref);
-    run(r, "wave", device, NULL, steps, 0, comm);
+    run(r, "wave", on, NULL, steps, 0, comm);
     compare(r, ref);
-    run(r, "wave", device, own, steps, 1, comm);
+    run(r, "wave", on, own, steps, 1, comm);
     compare(r, ref);
-    run(r, "timestep", list_of(device, steps), NULL, steps, 0, comm);
+    run(r, "timestep", list_of(on, steps), NULL, steps, 0, comm);
     compare(r, ref);
-    run(r, "timestep", list_of(device, steps + 1), NULL, steps, 1, comm);
+    run(r, "timestep", list_of(on, steps + 1), NULL, steps, 1, comm);
     compare(r, ref);
-    run(r, "layer", list_of(device, 2), NULL, steps, 0, comm);
+    run(r, "layer", list_of(on, 2), NULL, steps, 0, comm);
     compare(r, ref);
-    run(r, "layer", list_of(device, 3), own, steps, 1, comm);
+    run(r, "layer", list_of(on, 3), own, steps, 1, comm);
     compare(r, ref);
     free(ref);
     free(r);
@@ -177,13 +181,13 @@ static void all_plans_agree(const char *device, int steps, CommKind comm)
 
 static void plans_agree(void **state)
 {
-    all_plans_agree("cpu", *(int *)*state, COMM_THREADS);
+    all_plans_agree(device, *(int *)*state, COMM_THREADS);
 }
 
 /* Without buffers, in order, as NCCL would have it. */
 static void plans_agree_strictly(void **state)
 {
-    all_plans_agree("cpu", *(int *)*state, COMM_STRICT);
+    all_plans_agree(device, *(int *)*state, COMM_STRICT);
 }
 
 /* The same work with unreadable tensors and late queues: a mark that is missing gives other numbers. */
@@ -269,7 +273,7 @@ static int teardown(void **state)
     return system(cmd);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static int s3 = 3, s4 = 4, s5 = 5, s8 = 8;
     const struct CMUnitTest tests[] = {
@@ -278,6 +282,14 @@ int main(void)
         { "plans_agree_strictly_4_steps", plans_agree_strictly, NULL, NULL, &s4 },
         cmocka_unit_test(bytes_are_known), cmocka_unit_test(guard_agrees), cmocka_unit_test(classes_meet_in_the_host),
     };
+    const struct CMUnitTest of_a_device[] = {
+        { "plans_agree_3_steps", plans_agree, NULL, NULL, &s3 }, { "plans_agree_strictly_3_steps", plans_agree_strictly, NULL, NULL, &s3 },
+    };
 
+    if (argc == 3 && !strcmp(argv[1], "--device")) {
+        device = argv[2];
+        nb_blocks = DEVICE_BLOCKS;
+        return _cmocka_run_group_tests("plans", of_a_device, sizeof(of_a_device) / sizeof(of_a_device[0]), setup, teardown) ? 1 : 0;
+    }
     return _cmocka_run_group_tests("plans", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
 }
