@@ -1,116 +1,394 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* simt_lt.cpp - a CPU double of the part of cuBLASLt that the project calls */
+/*
+ * A double of cuBLASLt: the calls that the backend makes, and no more than the real library does.
+ *
+ * Refused as by cuBLAS 13 (../../shared/spec/cuda.md 4.1, its own message texts and header): shapes that do not agree, a leading
+ * dimension below the rows, types that have no kernel (f32 operands with a result in bf16), a bias whose type is not the result's, a bias
+ * with a result in row order, a result in place of a C that is described otherwise, addresses below the alignment that the heuristic was
+ * asked for (256 when it was told nothing), a workspace below the plan's, epilogues with no kernel. A plan asked for one shape and used
+ * for another, which the real one may take or not, is a fault here.
+ */
 #include <cublasLt.h>
-#include <cuda_bf16.h>
-#include <cuda_fp8.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <functional>
-#include <map>
-#include <vector>
-#include "simt_host.h"
-extern "C" void simt_enqueue(cudaStream_t st, const char *name, std::function<bool()> *ready, std::function<void()> *run);
-struct Attr { std::map<int, std::vector<char>> m; template <class T> T get(int k, T d) const { auto i = m.find(k); if (i == m.end()) return d; T t; memcpy(&t, i->second.data(), sizeof t); return t; } };
-struct Mm { Attr a; cublasComputeType_t ct; cudaDataType_t st; };
-struct Lay { Attr a; cudaDataType_t t; uint64_t rows, cols; int64_t ld; };
-static int g_cc = 90;                                 /* the device the double plays */
-static cublasStatus_t bad(const char *why) { fprintf(stderr, "simt: cublasLt: %s\n", why); return CUBLAS_STATUS_NOT_SUPPORTED; }
-static bool fp8(cudaDataType_t t) { return t == CUDA_R_8F_E4M3 || t == CUDA_R_8F_E5M2; }
-static size_t esz(cudaDataType_t t) { return t == CUDA_R_32F ? 4 : t == CUDA_R_16BF || t == CUDA_R_16F ? 2 : 1; }
-static float ld(const void *p, size_t i, cudaDataType_t t)
+
+#include "bed.h"
+#include "products.h"
+
+using namespace bed;
+
+enum { WORKSPACE_WANTED = 4096, DEFAULT_ALIGNMENT = 256 };
+
+struct Attributes {
+    std::map<int, std::vector<char>> value;
+
+    template <class T> T get(int name, T otherwise) const
+    {
+        const auto i = value.find(name);
+        T v = otherwise;
+
+        if (i != value.end())
+            memcpy(&v, i->second.data(), i->second.size() < sizeof(v) ? i->second.size() : sizeof(v));
+        return v;
+    }
+    cublasStatus_t set(int name, const void *v, size_t size)
+    {
+        if (!v || !size)
+            return CUBLAS_STATUS_INVALID_VALUE;
+        value[name].assign((const char *)v, (const char *)v + size);
+        return CUBLAS_STATUS_SUCCESS;
+    }
+};
+
+struct Product : Attributes {
+    cublasComputeType_t compute;
+    cudaDataType_t scale;
+};
+
+struct Layout : Attributes {
+    cudaDataType_t type;
+    uint64_t rows, columns;
+    int64_t leading;
+};
+
+/* What is kept in cublasLtMatmulAlgo_t. */
+struct Plan {
+    uint64_t problem;                           // a sum over all that describes it
+    uint32_t alignment, workspace;
+};
+static_assert(sizeof(Plan) <= sizeof(cublasLtMatmulAlgo_t), "a plan does not fit");
+
+static Number number(cudaDataType_t t)
 {
-    switch (t) {
-    case CUDA_R_32F: return ((const float *)p)[i];
-    case CUDA_R_16BF: return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
-    case CUDA_R_16F: return __half2float(((const __half *)p)[i]);
-    case CUDA_R_8F_E4M3: return (float)((const __nv_fp8_e4m3 *)p)[i];
-    case CUDA_R_8F_E5M2: return (float)((const __nv_fp8_e5m2 *)p)[i];
-    default: return NAN;
+    return t == CUDA_R_32F ? Number::F32 : t == CUDA_R_16F ? Number::F16 : Number::BF16;
+}
+
+/* ---- what there is a kernel for --------------------------------------------------------------------------------------------------------- */
+
+struct Shape {
+    bool turned_a, turned_b;
+    int64_t m, n, k;
+};
+
+static Shape shape_of(const Product &p, const Layout &a, const Layout &b)
+{
+    const bool ta = p.get<int32_t>(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_N) != CUBLAS_OP_N;
+    const bool tb = p.get<int32_t>(CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N) != CUBLAS_OP_N;
+
+    return { ta, tb, (int64_t)(ta ? a.columns : a.rows), (int64_t)(tb ? b.rows : b.columns), (int64_t)(ta ? a.rows : a.columns) };
+}
+
+static const char *wrong_types(const Product &p, const Layout &a, const Layout &b, const Layout &d)
+{
+    if (p.scale != CUDA_R_32F)
+        return "a scale that is not f32";
+    if (p.compute != CUBLAS_COMPUTE_32F && p.compute != CUBLAS_COMPUTE_32F_FAST_TF32 && p.compute != CUBLAS_COMPUTE_32F_PEDANTIC)
+        return "a compute type that has no kernel for these types";
+    if (a.type != b.type || (a.type != CUDA_R_32F && a.type != CUDA_R_16BF))
+        return "operands of these types have no kernel (or none that is emulated)";
+    if (d.type != CUDA_R_32F && d.type != a.type)
+        return "a result of this type has no kernel";
+    return NULL;
+}
+
+static const char *wrong_epilogue(const Product &p, const Layout &d)
+{
+    const int32_t e = p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT);
+    const int32_t bias = p.get<int32_t>(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, d.type);
+
+    if (e != CUBLASLT_EPILOGUE_DEFAULT && e != CUBLASLT_EPILOGUE_BIAS && e != CUBLASLT_EPILOGUE_GELU && e != CUBLASLT_EPILOGUE_GELU_BIAS &&
+        e != CUBLASLT_EPILOGUE_RELU && e != CUBLASLT_EPILOGUE_RELU_BIAS)
+        return "no such epilogue";
+    if ((e & CUBLASLT_EPILOGUE_BIAS) && bias != d.type)
+        return "a bias must have the result's type";
+    if ((e & CUBLASLT_EPILOGUE_BIAS) && d.get<int32_t>(CUBLASLT_MATRIX_LAYOUT_ORDER, CUBLASLT_ORDER_COL) == CUBLASLT_ORDER_ROW)
+        return "no bias with a result in row order";
+    return NULL;
+}
+
+static cublasStatus_t verify(const Product &p, const Layout &a, const Layout &b, const Layout &c, const Layout &d)
+{
+    const Shape s = shape_of(p, a, b);
+    const char *why = wrong_types(p, a, b, d);
+
+    if (!why)
+        why = wrong_epilogue(p, d);
+    if (!why && ((uint64_t)s.m != d.rows || (uint64_t)s.n != d.columns || (uint64_t)s.k != (s.turned_b ? b.columns : b.rows)))
+        why = "shapes that do not agree";
+    if (!why && (c.rows != d.rows || c.columns != d.columns || c.type != d.type))
+        why = "C is not described as D is";
+    for (const Layout *l : { &a, &b, &c, &d })
+        if (!why && (l->leading < (int64_t)l->rows || l->get<int32_t>(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, 1) != 1 ||
+                     l->get<int32_t>(CUBLASLT_MATRIX_LAYOUT_ORDER, CUBLASLT_ORDER_COL) != CUBLASLT_ORDER_COL))
+            why = "a leading dimension below the rows (batches and other orders are not emulated)";
+    return why ? CUBLAS_STATUS_NOT_SUPPORTED : CUBLAS_STATUS_SUCCESS;
+}
+
+static uint64_t problem_of(const Product &p, const Layout *const layout[4])
+{
+    uint64_t h = 14695981039346656037u;
+    const auto add = [&h](uint64_t v) { h = (h ^ v) * 1099511628211u; };
+
+    add(p.compute);
+    for (const auto &v : p.value)
+        if (v.first != CUBLASLT_MATMUL_DESC_BIAS_POINTER)
+            for (char byte : v.second)
+                add((uint64_t)(unsigned char)byte << 32 | (uint64_t)v.first);
+    for (int i = 0; i < 4; i++)
+        for (uint64_t v : { (uint64_t)layout[i]->type, layout[i]->rows, layout[i]->columns, (uint64_t)layout[i]->leading })
+            add(v);
+    return h;
+}
+
+/* ---- the product ------------------------------------------------------------------------------------------------------------------------- */
+
+struct Call {
+    Product p;
+    Layout a, b, d;
+    Shape s;
+    float alpha, beta;
+    const void *A, *B, *C, *bias;
+    void *D, *workspace;
+    size_t workspace_size;
+};
+
+static bool matrix_range(const void *p, const Layout &l, bool write)
+{
+    const size_t size = size_of(number(l.type));
+    bool ok = true;
+
+    if (l.leading == (int64_t)l.rows)
+        return shadow_range(p, size * l.rows * l.columns, write);
+    for (uint64_t j = 0; j < l.columns; j++)
+        ok &= shadow_range((const char *)p + j * (uint64_t)l.leading * size, size * l.rows, write);
+    return ok;
+}
+
+static bool ranges(const Call &c)
+{
+    bool ok = matrix_range(c.A, c.a, false) & matrix_range(c.B, c.b, false);
+
+    if (c.beta != 0)
+        ok &= matrix_range(c.C, c.d, false);
+    if (c.bias)
+        ok &= shadow_range(c.bias, (size_t)c.s.m * size_of(number(c.d.type)), false);
+    if (c.workspace_size)                                           // two streams that share a workspace are a race
+        ok &= shadow_range(c.workspace, c.workspace_size < WORKSPACE_WANTED ? c.workspace_size : (size_t)WORKSPACE_WANTED, true);
+    return ok & matrix_range(c.D, c.d, true);
+}
+
+/* A matrix as dense rows of k */
+static std::vector<float> gather(const void *p, const Layout &l, bool k_first, int64_t rows, int64_t k, bool tf32)
+{
+    std::vector<float> v((size_t)(rows * k));
+
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t x = 0; x < k; x++) {
+            const float f = get_number(p, (size_t)(k_first ? x + i * l.leading : i + x * l.leading), number(l.type));
+
+            v[(size_t)(i * k + x)] = tf32 ? to_tf32(f) : f;
+        }
+    return v;
+}
+
+static float finish(const Call &c, float sum, int64_t i, size_t at)
+{
+    const int32_t e = c.p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT);
+    const Number t = number(c.d.type);
+    float v = c.alpha * sum;
+
+    if (c.beta != 0)
+        v += c.beta * get_number(c.C, at, t);
+    if (c.bias)
+        v += get_number(c.bias, (size_t)i, t);
+    if (e == CUBLASLT_EPILOGUE_GELU || e == CUBLASLT_EPILOGUE_GELU_BIAS)
+        return 0.5f * v * (1 + tanhf(0.7978845608f * (v + 0.044715f * v * v * v)));
+    return (e == CUBLASLT_EPILOGUE_RELU || e == CUBLASLT_EPILOGUE_RELU_BIAS) && v < 0 ? 0 : v;
+}
+
+static void run(const Call &c)
+{
+    const Shape s = c.s;
+    const bool tf32 = c.a.type == CUDA_R_32F && c.p.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    std::vector<float> sums((size_t)(s.m * s.n));
+
+    if (!ranges(c))
+        return;
+    const std::vector<float> a = gather(c.A, c.a, s.turned_a, s.m, s.k, tf32), b = gather(c.B, c.b, !s.turned_b, s.n, s.k, tf32);
+    multiply(sums.data(), b.data(), a.data(), s.n, s.m, s.k);       // column-major: rows of D^T are columns of D
+    for (int64_t j = 0; j < s.n; j++)
+        for (int64_t i = 0; i < s.m; i++) {
+            const size_t at = (size_t)(i + j * c.d.leading);
+
+            put_number(c.D, at, number(c.d.type), finish(c, sums[(size_t)(j * s.m + i)], i, at));
+        }
+}
+
+static const char *wrong_call(const Call &c, const Plan &plan, uint64_t problem, const Layout &described)
+{
+    if (plan.problem != problem) {
+        report("stale-plan", "cublasLtMatmul with an algorithm that was chosen for another product");
+        return "an algorithm for another product";
+    }
+    for (const void *p : { c.A, c.B, (const void *)c.D, c.beta != 0 ? c.C : c.D })
+        if ((Address)p % plan.alignment)
+            return "an address below the alignment that the heuristic was asked for";
+    if (c.workspace_size < plan.workspace || (c.workspace_size && (Address)c.workspace % DEFAULT_ALIGNMENT))
+        return "the workspace is too small or no multiple of 256";
+    if (c.C == c.D && described.leading != c.d.leading)
+        return "in place, but C and D are not described alike";
+    if ((c.p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) & CUBLASLT_EPILOGUE_BIAS) && !c.bias)
+        return "a bias without an address";
+    return NULL;
+}
+
+extern "C" {
+
+/* ---- the interface ------------------------------------------------------------------------------------------------------------------------- */
+
+size_t cublasLtGetVersion(void)
+{
+    return CUBLAS_VERSION;
+}
+
+const char *cublasLtGetStatusString(cublasStatus_t s)
+{
+    switch (s) {
+    case CUBLAS_STATUS_SUCCESS:         return "CUBLAS_STATUS_SUCCESS";
+    case CUBLAS_STATUS_NOT_SUPPORTED:   return "CUBLAS_STATUS_NOT_SUPPORTED";
+    case CUBLAS_STATUS_INVALID_VALUE:   return "CUBLAS_STATUS_INVALID_VALUE";
+    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
+    case CUBLAS_STATUS_EXECUTION_FAILED: return "CUBLAS_STATUS_EXECUTION_FAILED";
+    default:                            return "another status";
     }
 }
-static void stv(void *p, size_t i, cudaDataType_t t, float v)
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *h)
 {
-    switch (t) {
-    case CUDA_R_32F: ((float *)p)[i] = v; break;
-    case CUDA_R_16BF: ((__nv_bfloat16 *)p)[i] = __float2bfloat16(v); break;
-    case CUDA_R_16F: ((__half *)p)[i] = __float2half(v); break;
-    case CUDA_R_8F_E4M3: ((__nv_fp8_e4m3 *)p)[i] = __nv_fp8_e4m3(v); break;
-    default: break;
-    }
+    *h = (cublasLtHandle_t) new int(0);
+    return sticky ? CUBLAS_STATUS_NOT_INITIALIZED : CUBLAS_STATUS_SUCCESS;
 }
-static cublasStatus_t verify(const Mm *d, const Lay *A, const Lay *B, const Lay *D)
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t h)
 {
-    bool ta = d->a.get<int>(CUBLASLT_MATMUL_DESC_TRANSA, 0), tb = d->a.get<int>(CUBLASLT_MATMUL_DESC_TRANSB, 0);
-    uint64_t m = ta ? A->cols : A->rows, k = ta ? A->rows : A->cols, n = tb ? B->rows : B->cols, k2 = tb ? B->cols : B->rows;
-    if (m != D->rows || n != D->cols || k != k2) return bad("shapes do not agree");
-    if (A->ld < (int64_t)A->rows || B->ld < (int64_t)B->rows || D->ld < (int64_t)D->rows) return bad("leading dimension too small");
-    if (d->ct != CUBLAS_COMPUTE_32F || d->st != CUDA_R_32F) return bad("compute type");
-    int sa = d->a.get<int>(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, 0), sb = d->a.get<int>(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, 0);
-    if (fp8(A->t)) {
-        if (g_cc < 89) return bad("fp8 needs sm_89");
-        if (g_cc < 100 && (!ta || tb)) return bad("fp8 needs the TN format before sm_100");
-        if (m % 16 || n % 16 || k % 16 || A->ld % 16 || B->ld % 16) return bad("fp8 needs dimensions that are multiples of 16");
-        if (D->t != CUDA_R_16BF && D->t != CUDA_R_32F && D->t != CUDA_R_16F) return bad("fp8 output type");
-        if ((sa == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F || sb == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F) && (g_cc != 90 || sa != sb)) return bad("outer-vector scales: sm_90 only, on both");
-    } else if (sa || sb) return bad("scale modes are for fp8");
-    int ep = d->a.get<int>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT);
-    if (ep != CUBLASLT_EPILOGUE_DEFAULT && ep != CUBLASLT_EPILOGUE_BIAS && ep != CUBLASLT_EPILOGUE_GELU && ep != CUBLASLT_EPILOGUE_GELU_BIAS) return bad("epilogue");
+    delete (int *)h;
     return CUBLAS_STATUS_SUCCESS;
 }
-static cublasStatus_t set(Attr &a, int k, const void *v, size_t n) { if (!v) return CUBLAS_STATUS_INVALID_VALUE; a.m[k] = std::vector<char>((const char *)v, (const char *)v + n); return CUBLAS_STATUS_SUCCESS; }
-extern "C" {
-void simt_lt_cc(int cc) { g_cc = cc; }
-cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) { *h = (cublasLtHandle_t)&g_cc; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtDestroy(cublasLtHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t c, cudaDataType_t s) { Mm *m = new Mm(); m->ct = c; m->st = s; *d = (cublasLtMatmulDesc_t)m; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) { delete (Mm *)d; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, const void *v, size_t n) { return set(((Mm *)d)->a, a, v, n); }
-cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType t, uint64_t r, uint64_t c, int64_t ldd) { Lay *x = new Lay(); x->t = t; x->rows = r; x->cols = c; x->ld = ldd; *l = (cublasLtMatrixLayout_t)x; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l) { delete (Lay *)l; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t a, const void *v, size_t n) { return set(((Lay *)l)->a, a, v, n); }
-cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p) { *p = (cublasLtMatmulPreference_t) new Attr(); return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) { delete (Attr *)p; return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t a, const void *v, size_t n) { return set(*(Attr *)p, a, v, n); }
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t A, cublasLtMatrixLayout_t B, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t D, cublasLtMatmulPreference_t p, int want, cublasLtMatmulHeuristicResult_t *r, int *got)
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t scale)
 {
-    cublasStatus_t e = verify((Mm *)d, (Lay *)A, (Lay *)B, (Lay *)D); *got = 0; if (e || want < 1) return e;
-    memset(r, 0, sizeof *r); r->workspaceSize = ((Attr *)p)->get<size_t>(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, 0); if (r->workspaceSize > 4096) r->workspaceSize = 4096; r->state = CUBLAS_STATUS_SUCCESS; *got = 1; return CUBLAS_STATUS_SUCCESS;
+    Product *p = new Product();
+
+    p->compute = compute;
+    p->scale = scale;
+    *d = (cublasLtMatmulDesc_t)p;
+    return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t dd, const void *alpha, const void *A, cublasLtMatrixLayout_t la, const void *B, cublasLtMatrixLayout_t lb, const void *beta, const void *C, cublasLtMatrixLayout_t, void *D, cublasLtMatrixLayout_t ldd, const cublasLtMatmulAlgo_t *, void *ws, size_t wsn, cudaStream_t st)
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d)
 {
-    Mm d = *(Mm *)dd; Lay a = *(Lay *)la, b = *(Lay *)lb, c = *(Lay *)ldd; cublasStatus_t e = verify(&d, &a, &b, &c); if (e) return e;
-    if (((uintptr_t)A | (uintptr_t)B | (uintptr_t)D) & 15) return bad("pointers must be 16-byte aligned");
-    float al = *(const float *)alpha, be = *(const float *)beta;
-    std::function<void()> run = [=] {
-        bool ta = d.a.get<int>(CUBLASLT_MATMUL_DESC_TRANSA, 0), tb = d.a.get<int>(CUBLASLT_MATMUL_DESC_TRANSB, 0);
-        int m = c.rows, n = c.cols, k = ta ? a.rows : a.cols, nb = std::max(1, c.a.get<int32_t>(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, 1));
-        int64_t oa = a.a.get<int64_t>(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, 0), ob = b.a.get<int64_t>(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, 0), oc = c.a.get<int64_t>(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, 0);
-        int ep = d.a.get<int>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT), sm = d.a.get<int>(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, 0);
-        const void *bias = d.a.get<const void *>(CUBLASLT_MATMUL_DESC_BIAS_POINTER, nullptr); cudaDataType_t bt = (cudaDataType_t)d.a.get<int>(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, fp8(a.t) ? CUDA_R_16BF : c.t);
-        const float *sa = d.a.get<const float *>(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, nullptr), *sb = d.a.get<const float *>(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, nullptr);
-        bool hb = ep & CUBLASLT_EPILOGUE_BIAS, hg = (ep & ~CUBLASLT_EPILOGUE_BIAS & ~1) == (CUBLASLT_EPILOGUE_GELU & ~1), vec = sm == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F; int bd = 0;
-        for (int q = 0; q < nb; q++) { for (uint64_t j = 0; j < a.cols; j++) bd |= simt_range((const char *)A + (q * oa + j * a.ld) * esz(a.t), a.rows * esz(a.t), 0); for (uint64_t j = 0; j < b.cols; j++) bd |= simt_range((const char *)B + (q * ob + j * b.ld) * esz(b.t), b.rows * esz(b.t), 0);
-            for (int j = 0; j < n; j++) { if (be != 0) bd |= simt_range((const char *)C + (q * oc + j * c.ld) * esz(c.t), m * esz(c.t), 0); bd |= simt_range((char *)D + (q * oc + j * c.ld) * esz(c.t), m * esz(c.t), 1); } }
-        if (hb) bd |= simt_range(bias, m * esz(bt), 0);
-        if (sa) bd |= simt_range(sa, 4 * (vec ? m : 1), 0);
-        if (sb) bd |= simt_range(sb, 4 * (vec ? n : 1), 0);
-        if (wsn) bd |= simt_range(ws, wsn < 4096 ? wsn : 4096, 1);     /* two streams that share a workspace are a race */
-        if (bd) return;
-        std::vector<float> fa((size_t)m * k), fb((size_t)n * k);
-        for (int q = 0; q < nb; q++) {
-            for (int i = 0; i < m; i++) for (int x = 0; x < k; x++) fa[(size_t)i * k + x] = ld(A, q * oa + (ta ? x + i * a.ld : i + x * a.ld), a.t);
-            for (int j = 0; j < n; j++) for (int x = 0; x < k; x++) fb[(size_t)j * k + x] = ld(B, q * ob + (tb ? j + x * b.ld : x + j * b.ld), b.t);
-            for (int j = 0; j < n; j++) for (int i = 0; i < m; i++) {
-                float s = 0; const float *pa = &fa[(size_t)i * k], *pb = &fb[(size_t)j * k]; for (int x = 0; x < k; x++) s += pa[x] * pb[x];
-                s *= al * (sa ? sa[vec ? i : 0] : 1) * (sb ? sb[vec ? j : 0] : 1); size_t o = q * oc + i + j * c.ld; if (be != 0) s += be * ld(C, o, c.t);
-                if (hb) s += ld(bias, i, bt);
-                if (hg) s = 0.5f * s * (1 + tanhf(0.7978845608f * (s + 0.044715f * s * s * s)));
-                stv(D, o, c.t, s);
-            }
-        }
-    };
-    simt_enqueue(st, "cublasLtMatmul", 0, &run); return CUBLAS_STATUS_SUCCESS;
+    delete (Product *)d;
+    return CUBLAS_STATUS_SUCCESS;
 }
-const char *cublasLtGetStatusString(cublasStatus_t e) { return e == CUBLAS_STATUS_SUCCESS ? "success" : e == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "an error"; }
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t name, const void *v, size_t size)
+{
+    return ((Product *)d)->set(name, v, size);
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *out, cudaDataType type, uint64_t rows, uint64_t columns, int64_t leading)
+{
+    Layout *l = new Layout();
+
+    l->type = type;
+    l->rows = rows;
+    l->columns = columns;
+    l->leading = leading;
+    *out = (cublasLtMatrixLayout_t)l;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l)
+{
+    delete (Layout *)l;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t name, const void *v, size_t size)
+{
+    return ((Layout *)l)->set(name, v, size);
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p)
+{
+    *p = (cublasLtMatmulPreference_t) new Attributes();
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p)
+{
+    delete (Attributes *)p;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t name, const void *v, size_t size)
+{
+    return ((Attributes *)p)->set(name, v, size);
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t pref, int wanted,
+                                              cublasLtMatmulHeuristicResult_t *result, int *got)
+{
+    const Product &p = *(Product *)desc;
+    const Layout *const layout[4] = { (Layout *)a, (Layout *)b, (Layout *)c, (Layout *)d };
+    const Attributes &asked = *(Attributes *)pref;
+    const cublasStatus_t e = verify(p, *layout[0], *layout[1], *layout[2], *layout[3]);
+    const uint64_t most = asked.get<uint64_t>(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, 0);
+    Plan plan = { problem_of(p, layout), DEFAULT_ALIGNMENT, (uint32_t)(most < WORKSPACE_WANTED ? most : (uint64_t)WORKSPACE_WANTED) };
+
+    *got = 0;
+    if (e != CUBLAS_STATUS_SUCCESS || wanted < 1)
+        return e;
+    for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; i++)
+        plan.alignment = std::min(plan.alignment, asked.get<uint32_t>(i, DEFAULT_ALIGNMENT));
+    memset((void *)result, 0, sizeof(*result));
+    memcpy((void *)&result->algo, &plan, sizeof(plan));
+    result->workspaceSize = plan.workspace;
+    *got = 1;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *A, cublasLtMatrixLayout_t a, const void *B,
+                              cublasLtMatrixLayout_t b, const void *beta, const void *C, cublasLtMatrixLayout_t c, void *D, cublasLtMatrixLayout_t d,
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_size, cudaStream_t s)
+{
+    Guard guard(lock);
+    const Layout *const layout[4] = { (Layout *)a, (Layout *)b, (Layout *)c, (Layout *)d };
+    Call call = { *(Product *)desc, *layout[0], *layout[1], *layout[3], {}, *(const float *)alpha, *(const float *)beta, A, B, C, NULL, D, workspace,
+                  workspace_size };
+    const cublasStatus_t e = verify(call.p, call.a, call.b, *layout[2], call.d);
+    Plan plan = { problem_of(call.p, layout), DEFAULT_ALIGNMENT, 0 };
+    Operation o;
+
+    if (sticky)
+        return CUBLAS_STATUS_EXECUTION_FAILED;
+    if (e != CUBLAS_STATUS_SUCCESS)
+        return e;
+    if (algo)
+        memcpy((void *)&plan, algo, sizeof(plan));
+    if (call.p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) & CUBLASLT_EPILOGUE_BIAS)
+        call.bias = call.p.get<const void *>(CUBLASLT_MATMUL_DESC_BIAS_POINTER, NULL);
+    if (const char *why = wrong_call(call, plan, problem_of(call.p, layout), *layout[2])) {
+        fprintf(stderr, "simt: cublasLtMatmul: %s\n", why);
+        return CUBLAS_STATUS_INVALID_VALUE;
+    }
+    call.s = shape_of(call.p, call.a, call.b);
+    o.name = "cublasLtMatmul";
+    o.run = [call] { run(call); };
+    submit(stream_of(s), std::move(o));
+    return CUBLAS_STATUS_SUCCESS;
+}
+
 }

@@ -1,100 +1,473 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* simt_cudnn.cpp - a CPU double of the cuDNN backend API for two operations: SDPA forward and convolution forward */
+/*
+ * A double of cuDNN's graph interface: descriptors are bags of attributes; a plan is a graph and an engine that has it (engines.cpp);
+ * executing it computes the graph (graph.cpp).
+ *
+ * Refused as by the real one: attributes after the end, references to what is not finished, tensors without a type, shapes that do not
+ * fit, engines that have no plan for the graph on the architecture, a pack without an operand. Told as faults: addresses below the
+ * alignment that a tensor was declared with, no workspace where the plan wants some.
+ */
 #include <cudnn.h>
-#include <cuda_bf16.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <functional>
-#include <map>
-#include <vector>
-#include "simt_host.h"
-extern "C" void simt_enqueue(cudaStream_t st, const char *name, std::function<bool()> *ready, std::function<void()> *run);
-struct D { int type; bool fin = false; std::map<int, std::vector<char>> m;
-    template <class T> std::vector<T> v(int k) const { auto i = m.find(k); if (i == m.end()) return {}; std::vector<T> r(i->second.size() / sizeof(T)); memcpy(r.data(), i->second.data(), r.size() * sizeof(T)); return r; }
-    template <class T> T one(int k, T d) const { auto r = v<T>(k); return r.empty() ? d : r[0]; } D *ref(int k) const { return one<D *>(k, 0); } };
-struct cudnnContext { cudaStream_t st; };
-static char why[256];
-static cudnnStatus_t no(cudnnStatus_t s, const char *w) { snprintf(why, sizeof why, "%s", w); return s; }
-static size_t asz(cudnnBackendAttributeType_t t)
-{
-    switch (t) { case CUDNN_TYPE_BOOLEAN: case CUDNN_TYPE_CHAR: return 1; case CUDNN_TYPE_INT64: case CUDNN_TYPE_DOUBLE: case CUDNN_TYPE_VOID_PTR: case CUDNN_TYPE_HANDLE: case CUDNN_TYPE_BACKEND_DESCRIPTOR: return 8; default: return 4; }
-}
-struct T { std::vector<int64_t> d, s; int64_t uid; const char *p = 0; size_t es; int64_t at(const int64_t *i) const { int64_t o = 0; for (size_t k = 0; k < d.size(); k++) o += i[k] * s[k]; return o; } float get(int64_t o) const { return es == 2 ? __bfloat162float(((const __nv_bfloat16 *)p)[o]) : ((const float *)p)[o]; } void put(int64_t o, float f) const { if (es == 2) ((__nv_bfloat16 *)p)[o] = __float2bfloat16(f); else ((float *)p)[o] = f; } size_t bytes() const { int64_t n = 1; for (size_t k = 0; k < d.size(); k++) n += (d[k] - 1) * s[k]; return n * es; } };
-static T tens(D *t) { T r; r.d = t->v<int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS); r.s = t->v<int64_t>(CUDNN_ATTR_TENSOR_STRIDES); r.uid = t->one<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID, -1); r.es = t->one<int>(CUDNN_ATTR_TENSOR_DATA_TYPE, 0) == CUDNN_DATA_BFLOAT16 ? 2 : 4; return r; }
-static void sdpa(const T &q, const T &k, const T &v, const T &o, float sc)
-{
-    int64_t B = q.d[0], H = q.d[1], M = q.d[2], N = k.d[2], E = q.d[3]; std::vector<float> p(N), acc(E);
-    for (int64_t b = 0; b < B; b++) for (int64_t h = 0; h < H; h++) for (int64_t i = 0; i < M; i++) {
-        float mx = -INFINITY, l = 0; std::fill(acc.begin(), acc.end(), 0.f);
-        for (int64_t j = 0; j < N; j++) { float s = 0; for (int64_t e = 0; e < E; e++) { int64_t a[4] = {b, h, i, e}, c[4] = {b, h * k.d[1] / H, j, e}; s += q.get(q.at(a)) * k.get(k.at(c)); } p[j] = s * sc; mx = fmaxf(mx, p[j]); }
-        for (int64_t j = 0; j < N; j++) { float w = expf(p[j] - mx); l += w; for (int64_t e = 0; e < E; e++) { int64_t c[4] = {b, h * v.d[1] / H, j, e}; acc[e] += w * v.get(v.at(c)); } }
-        for (int64_t e = 0; e < E; e++) { int64_t a[4] = {b, h, i, e}; o.put(o.at(a), acc[e] / l); }
-    }
-}
-static void conv3(const T &x, const T &w, const T &y, const std::vector<int64_t> &pad, const std::vector<int64_t> &st, const std::vector<int64_t> &dl)
-{
-    for (int64_t n = 0; n < y.d[0]; n++) for (int64_t c = 0; c < y.d[1]; c++) for (int64_t t = 0; t < y.d[2]; t++) for (int64_t i = 0; i < y.d[3]; i++) for (int64_t j = 0; j < y.d[4]; j++) {
-        float s = 0;
-        for (int64_t q = 0; q < w.d[1]; q++) for (int64_t a = 0; a < w.d[2]; a++) for (int64_t b = 0; b < w.d[3]; b++) for (int64_t e = 0; e < w.d[4]; e++) {
-            int64_t X[5] = {n, q, t * st[0] + a * dl[0] - pad[0], i * st[1] + b * dl[1] - pad[1], j * st[2] + e * dl[2] - pad[2]}, Wi[5] = {c, q, a, b, e};
-            if (X[2] >= 0 && X[2] < x.d[2] && X[3] >= 0 && X[3] < x.d[3] && X[4] >= 0 && X[4] < x.d[4]) s += x.get(x.at(X)) * w.get(w.at(Wi));
+#include <algorithm>
+
+#include "bed.h"
+#include "graph.h"
+
+using namespace bed;
+
+struct cudnnContext {
+    cudaStream_t stream;
+};
+
+struct Descriptor {
+    cudnnBackendDescriptorType_t type;
+    bool finished = false;
+    std::map<int, std::vector<char>> value;
+    std::shared_ptr<Graph> graph;               // of an operation graph, and of what refers to one
+    Engine engine = { -1, 0, {}, false };       // of an engine, a configuration, a plan
+
+    template <class T> std::vector<T> all(int name) const
+    {
+        const auto i = value.find(name);
+        std::vector<T> v;
+
+        if (i != value.end()) {
+            v.resize(i->second.size() / sizeof(T));
+            memcpy(v.data(), i->second.data(), v.size() * sizeof(T));
         }
-        int64_t Y[5] = {n, c, t, i, j}; y.put(y.at(Y), s);
+        return v;
+    }
+    template <class T> T one(int name, T otherwise) const
+    {
+        const std::vector<T> v = all<T>(name);
+
+        return v.empty() ? otherwise : v[0];
+    }
+    const Descriptor *of(int name) const { return one<const Descriptor *>(name, NULL); }
+    bool has(std::initializer_list<int> names) const
+    {
+        return std::all_of(names.begin(), names.end(), [this](int n) { return value.count(n) > 0; });
+    }
+};
+
+static thread_local std::string last_words;
+
+static cudnnStatus_t no(cudnnStatus_t s, const char *why)
+{
+    last_words = why;
+    return s;
+}
+
+static size_t size_of_type(cudnnBackendAttributeType_t t)
+{
+    switch (t) {
+    case CUDNN_TYPE_BOOLEAN: case CUDNN_TYPE_CHAR:
+        return 1;
+    case CUDNN_TYPE_INT64: case CUDNN_TYPE_DOUBLE: case CUDNN_TYPE_VOID_PTR: case CUDNN_TYPE_HANDLE: case CUDNN_TYPE_BACKEND_DESCRIPTOR:
+        return 8;
+    default:
+        return 4;
     }
 }
-extern "C" {
-size_t cudnnGetVersion(void) { return CUDNN_VERSION; }
-const char *cudnnGetErrorString(cudnnStatus_t s) { return s ? "cudnn error" : "CUDNN_STATUS_SUCCESS"; }
-void cudnnGetLastErrorString(char *m, size_t n) { snprintf(m, n, "%s", why); }
-cudnnStatus_t cudnnCreate(cudnnHandle_t *h) { *h = new cudnnContext(); return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t cudnnDestroy(cudnnHandle_t h) { delete h; return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t s) { h->st = s; return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t t, cudnnBackendDescriptor_t *d) { D *x = new D(); x->type = t; *d = x; return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t d) { delete (D *)d; return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t a, cudnnBackendAttributeType_t t, int64_t n, const void *v)
+
+/* ---- from descriptors to a graph ---------------------------------------------------------------------------------------------------------- */
+
+static GraphTensor tensor_of(const Descriptor *d)
 {
-    D *x = (D *)d; if (x->fin) return no(CUDNN_STATUS_BAD_PARAM, "already finalised"); if (!v) return no(CUDNN_STATUS_BAD_PARAM, "null");
-    if (t == CUDNN_TYPE_BACKEND_DESCRIPTOR) for (int64_t i = 0; i < n; i++) { D *r = ((D *const *)v)[i]; if (!r || !r->fin) return no(CUDNN_STATUS_BAD_PARAM, "refers to a descriptor that is not finalised"); }
-    x->m[a].assign((const char *)v, (const char *)v + n * asz(t)); return CUDNN_STATUS_SUCCESS;
+    GraphTensor t;
+    const int type = d->one<int>(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_DATA_FLOAT);
+
+    t.uid = d->one<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID, -1);
+    t.dim = d->all<int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS);
+    t.stride = d->all<int64_t>(CUDNN_ATTR_TENSOR_STRIDES);
+    t.type = type == CUDNN_DATA_BFLOAT16 ? Number::BF16 : type == CUDNN_DATA_HALF ? Number::F16 : Number::F32;
+    t.alignment = d->one<int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 1);
+    t.is_virtual = d->one<char>(CUDNN_ATTR_TENSOR_IS_VIRTUAL, 0);
+    t.by_value = d->one<char>(CUDNN_ATTR_TENSOR_IS_BY_VALUE, 0);
+    return t;
 }
+
+static Node convolution_of(const Descriptor *d)
+{
+    const Descriptor *c = d->of(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC);
+    Node n = {};
+
+    n.kind = NodeKind::CONVOLUTION;
+    n.x = tensor_of(d->of(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X));
+    n.w = tensor_of(d->of(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W));
+    n.y = tensor_of(d->of(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y));
+    n.has_w = true;
+    n.before = c->all<int64_t>(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS);
+    n.after = c->all<int64_t>(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS);
+    n.step = c->all<int64_t>(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES);
+    n.dilation = c->all<int64_t>(CUDNN_ATTR_CONVOLUTION_DILATIONS);
+    return n;
+}
+
+static Node pointwise_of(const Descriptor *d)
+{
+    Node n = {};
+
+    n.kind = NodeKind::POINTWISE;
+    n.x = tensor_of(d->of(CUDNN_ATTR_OPERATION_POINTWISE_XDESC));
+    n.y = tensor_of(d->of(CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
+    n.has_w = d->of(CUDNN_ATTR_OPERATION_POINTWISE_BDESC) != NULL;
+    if (n.has_w)
+        n.w = tensor_of(d->of(CUDNN_ATTR_OPERATION_POINTWISE_BDESC));
+    n.mode = d->of(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR)->one<int>(CUDNN_ATTR_POINTWISE_MODE, -1);
+    return n;
+}
+
+static Node attention_of(const Descriptor *d)
+{
+    const Descriptor *scale = d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC);
+    Node n = {};
+
+    n.kind = NodeKind::ATTENTION;
+    n.x = tensor_of(d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC));
+    n.w = tensor_of(d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC));
+    n.v = tensor_of(d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC));
+    n.y = tensor_of(d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC));
+    n.has_w = true;
+    n.has_scale = scale != NULL;
+    if (scale)
+        n.scale = tensor_of(scale);
+    return n;
+}
+
+static const char *wrong_tensor(const Descriptor *d)
+{
+    if (!d->has({ CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_ATTR_TENSOR_STRIDES,
+                  CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT }))
+        return "a tensor wants number, type, dimensions, strides and alignment";
+    const std::vector<int64_t> dim = d->all<int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS), stride = d->all<int64_t>(CUDNN_ATTR_TENSOR_STRIDES);
+    if (dim.size() != stride.size() || dim.size() < 3 || std::any_of(dim.begin(), dim.end(), [](int64_t n) { return n < 1; }))
+        return "dimensions and strides do not fit";
+    const int type = d->one<int>(CUDNN_ATTR_TENSOR_DATA_TYPE, -1);
+    return type == CUDNN_DATA_FLOAT || type == CUDNN_DATA_BFLOAT16 || type == CUDNN_DATA_HALF ? NULL : "a type that is not emulated";
+}
+
+static const char *wrong_convolution(const Descriptor *d)
+{
+    if (!d->has({ CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X,
+                  CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y }))
+        return "a convolution wants its description, x, w and y";
+    const Node n = convolution_of(d);
+    if (n.x.dim.size() != 5 || n.w.dim.size() != 5 || n.y.dim.size() != 5 || n.before.size() != 3 || n.after.size() != 3 || n.step.size() != 3 ||
+        n.dilation.size() != 3)
+        return "images of three dimensions alone are emulated";
+    if (n.x.dim[1] != n.w.dim[1] || n.y.dim[1] != n.w.dim[0] || n.x.dim[0] != n.y.dim[0] || n.x.type != n.w.type)
+        return "channels or types do not agree";
+    for (size_t i = 0; i < 3; i++)
+        if ((n.x.dim[2 + i] + n.before[i] + n.after[i] - n.dilation[i] * (n.w.dim[2 + i] - 1) - 1) / n.step[i] + 1 != n.y.dim[2 + i])
+            return "the result's size is another";
+    return NULL;
+}
+
+static const char *wrong_pointwise(const Descriptor *d)
+{
+    static const int known[] = { CUDNN_POINTWISE_ADD, CUDNN_POINTWISE_MUL, CUDNN_POINTWISE_IDENTITY, CUDNN_POINTWISE_RELU_FWD, CUDNN_POINTWISE_SWISH_FWD,
+                                 CUDNN_POINTWISE_GELU_FWD, CUDNN_POINTWISE_GELU_APPROX_TANH_FWD };
+
+    if (!d->has({ CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, CUDNN_ATTR_OPERATION_POINTWISE_YDESC }))
+        return "a pointwise operation wants its description, x and y";
+    const Node n = pointwise_of(d);
+    if (std::find(std::begin(known), std::end(known), n.mode) == std::end(known))
+        return "a pointwise mode that is not emulated";
+    if ((n.mode == CUDNN_POINTWISE_ADD || n.mode == CUDNN_POINTWISE_MUL) != n.has_w)
+        return "a number of operands that is not the mode's";
+    for (size_t i = 0; i < n.y.dim.size(); i++)
+        if (n.x.dim[i] != n.y.dim[i] || (n.has_w && n.w.dim[i] != n.y.dim[i] && n.w.dim[i] != 1))
+            return "shapes that do not agree";
+    return NULL;
+}
+
+static const char *wrong_attention(const Descriptor *d)
+{
+    if (!d->has({ CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC,
+                  CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC }))
+        return "attention wants q, k, v and o";
+    const Node n = attention_of(d);
+    if (n.x.type != n.w.type || n.x.type != n.v.type)
+        return "q, k and v must be of one type";
+    if (n.x.dim.size() != 4 || n.w.dim != n.v.dim || n.x.dim[3] != n.w.dim[3] || n.x.dim != n.y.dim || n.x.dim[1] % n.w.dim[1])
+        return "shapes that do not agree";
+    return NULL;
+}
+
+static cudnnStatus_t finish_graph(Descriptor *d)
+{
+    auto g = std::make_shared<Graph>();
+
+    for (const Descriptor *op : d->all<const Descriptor *>(CUDNN_ATTR_OPERATIONGRAPH_OPS))
+        g->node.push_back(op->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR ? convolution_of(op) :
+                          op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR            ? attention_of(op) :
+                                                                                               pointwise_of(op));
+    if (g->node.empty())
+        return no(CUDNN_STATUS_BAD_PARAM, "a graph without operations");
+    d->graph = g;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+/* An engine, by its number; a configuration; a plan: each takes the graph and the engine of what it is made of. */
+static cudnnStatus_t finish_engine(Descriptor *d)
+{
+    const Descriptor *g = d->of(CUDNN_ATTR_ENGINE_OPERATION_GRAPH);
+    const int64_t number = d->one<int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, -1);
+
+    if (!g)
+        return no(CUDNN_STATUS_BAD_PARAM, "an engine wants a graph");
+    for (const Engine &e : engines_for(*g->graph, settings.arch))
+        if (e.number == number) {
+            d->graph = g->graph;
+            d->engine = e;
+            return CUDNN_STATUS_SUCCESS;
+        }
+    return no(CUDNN_STATUS_NOT_SUPPORTED, "the engine has no plan for this graph");
+}
+
+static cudnnStatus_t finish_from(Descriptor *d, const Descriptor *from)
+{
+    if (!from || !from->graph)
+        return no(CUDNN_STATUS_BAD_PARAM, "nothing to make it of");
+    d->graph = from->graph;
+    d->engine = from->engine;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+static cudnnStatus_t finish(Descriptor *d)
+{
+    const char *why = NULL;
+
+    switch (d->type) {
+    case CUDNN_BACKEND_TENSOR_DESCRIPTOR:                           why = wrong_tensor(d); break;
+    case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR:    why = wrong_convolution(d); break;
+    case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:              why = wrong_pointwise(d); break;
+    case CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR:               why = wrong_attention(d); break;
+    case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR:                   return finish_graph(d);
+    case CUDNN_BACKEND_ENGINE_DESCRIPTOR:                           return finish_engine(d);
+    case CUDNN_BACKEND_ENGINECFG_DESCRIPTOR:                        return finish_from(d, d->of(CUDNN_ATTR_ENGINECFG_ENGINE));
+    case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR:                   return finish_from(d, d->of(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG));
+    case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR:                       return finish_from(d, d->of(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH));
+    case CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR: case CUDNN_BACKEND_POINTWISE_DESCRIPTOR: case CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR:
+        break;
+    default:
+        return no(CUDNN_STATUS_NOT_SUPPORTED, "a descriptor that is not emulated");
+    }
+    return why ? no(CUDNN_STATUS_BAD_PARAM, why) : CUDNN_STATUS_SUCCESS;
+}
+
+/* ---- what plans say of themselves ------------------------------------------------------------------------------------------------------------ */
+
+/* What the heuristics list, into descriptors that the caller has made. */
+static int64_t list_engines(const Descriptor *heuristics, int64_t most, Descriptor **config)
+{
+    const bool fallback = heuristics->one<int>(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_HEUR_MODE_A) == CUDNN_HEUR_MODE_FALLBACK;
+    int64_t nb = 0;
+
+    for (const Engine &e : engines_for(*heuristics->graph, settings.arch))
+        if (!e.by_number_only && nb < most && !fallback) {
+            config[nb]->graph = heuristics->graph;
+            config[nb]->engine = e;
+            config[nb++]->finished = true;
+        }
+    return nb;
+}
+
+template <class T> static cudnnStatus_t give(const std::vector<T> &v, int64_t most, int64_t *nb, void *out)
+{
+    const size_t fits = std::min(v.size(), (size_t)std::max<int64_t>(most, 0));
+
+    if (nb)
+        *nb = (int64_t)v.size();
+    if (out)
+        memcpy(out, v.data(), fits * sizeof(T));
+    return CUDNN_STATUS_SUCCESS;
+}
+
+static cudnnStatus_t get(Descriptor *d, cudnnBackendAttributeName_t name, int64_t most, int64_t *nb, void *out)
+{
+    switch (name) {
+    case CUDNN_ATTR_ENGINEHEUR_RESULTS:
+        *nb = list_engines(d, out ? most : 0, (Descriptor **)out);
+        return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_ENGINECFG_ENGINE:
+        if (out) {
+            (*(Descriptor **)out)->graph = d->graph;
+            (*(Descriptor **)out)->engine = d->engine;
+            (*(Descriptor **)out)->finished = true;
+        }
+        if (nb)
+            *nb = 1;
+        return CUDNN_STATUS_SUCCESS;
+    case CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT:             // engines have numbers below it, whether they have a plan or not
+        return give<int64_t>({ 80 }, most, nb, out);
+    case CUDNN_ATTR_ENGINE_GLOBAL_INDEX:
+        return give<int64_t>({ d->engine.number }, most, nb, out);
+    case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
+        return give(d->engine.notes, most, nb, out);
+    case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
+        return give<int64_t>({ d->engine.workspace }, most, nb, out);
+    default:
+        return no(CUDNN_STATUS_NOT_SUPPORTED, "an attribute that is not emulated");
+    }
+}
+
+/* ---- executing --------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Every operand that a descriptor of a tensor stands for has its address. */
+static const char *bind(const Graph &g, const Descriptor *pack, Bound *b)
+{
+    const std::vector<int64_t> uid = pack->all<int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS);
+    const std::vector<void *> pointer = pack->all<void *>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS);
+
+    if (uid.size() != pointer.size())
+        return "numbers and addresses of the pack do not fit";
+    for (size_t i = 0; i < uid.size(); i++)
+        b->pointer[uid[i]] = pointer[i];
+    for (const Node &n : g.node)
+        for (const GraphTensor *t : { &n.x, &n.w, &n.v, &n.y, &n.scale })
+            if (t->uid >= 0 && !t->is_virtual && !b->pointer[t->uid])
+                return "an operand is not in the pack";
+    return NULL;
+}
+
+static bool is_aligned(const Graph &g, const Bound &b)
+{
+    for (const Node &n : g.node)
+        for (const GraphTensor *t : { &n.x, &n.w, &n.v, &n.y })
+            if (t->uid >= 0 && !t->is_virtual && (Address)b.pointer.at(t->uid) % (Address)t->alignment) {
+                report("misaligned", "cuDNN's tensor %ld at %p", (long)t->uid, b.pointer.at(t->uid));
+                return false;
+            }
+    return true;
+}
+
+static cudnnStatus_t execute(cudnnContext *h, const Descriptor *plan, const Descriptor *pack)
+{
+    const std::shared_ptr<Graph> g = plan->graph;
+    Operation o;
+    Bound b;
+
+    if (const char *why = bind(*g, pack, &b))
+        return no(CUDNN_STATUS_BAD_PARAM, why);
+    b.workspace = pack->one<void *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, NULL);
+    b.workspace_size = plan->engine.workspace;
+    b.tf32 = !plan->engine.notes.empty();
+    if (b.workspace_size && !b.workspace)
+        return no(CUDNN_STATUS_BAD_PARAM, "no workspace");
+    if (!is_aligned(*g, b))
+        return no(CUDNN_STATUS_EXECUTION_FAILED, "a misaligned address");
+    for (const Node &n : g->node)
+        if (n.has_scale)                                            // by value: read now
+            b.scale = *(const float *)b.pointer[n.scale.uid];
+    o.name = "cudnnBackendExecute";
+    o.run = [g, b] {
+        if (graph_ranges(*g, b))
+            graph_run(*g, b);
+    };
+    submit(stream_of(h->stream), std::move(o));
+    return CUDNN_STATUS_SUCCESS;
+}
+
+extern "C" {
+
+size_t cudnnGetVersion(void)
+{
+    return CUDNN_VERSION;
+}
+
+const char *cudnnGetErrorString(cudnnStatus_t s)
+{
+    return s == CUDNN_STATUS_SUCCESS ? "CUDNN_STATUS_SUCCESS" : s == CUDNN_STATUS_BAD_PARAM ? "CUDNN_STATUS_BAD_PARAM" :
+           s == CUDNN_STATUS_NOT_SUPPORTED ? "CUDNN_STATUS_NOT_SUPPORTED" : "CUDNN_STATUS_EXECUTION_FAILED";
+}
+
+void cudnnGetLastErrorString(char *text, size_t size)
+{
+    snprintf(text, size, "%s", last_words.c_str());
+}
+
+cudnnStatus_t cudnnCreate(cudnnHandle_t *h)
+{
+    *h = new cudnnContext();
+    return sticky ? CUDNN_STATUS_INTERNAL_ERROR : CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnDestroy(cudnnHandle_t h)
+{
+    delete h;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnSetStream(cudnnHandle_t h, cudaStream_t s)
+{
+    h->stream = s;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t type, cudnnBackendDescriptor_t *d)
+{
+    Descriptor *x = new Descriptor();
+
+    x->type = type;
+    *d = x;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t d)
+{
+    delete (Descriptor *)d;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t nb,
+                                       const void *v)
+{
+    Descriptor *x = (Descriptor *)d;
+
+    if (x->finished)
+        return no(CUDNN_STATUS_BAD_PARAM, "the descriptor is finished");
+    if (!v || nb < 0)
+        return no(CUDNN_STATUS_BAD_PARAM, "no value");
+    for (int64_t i = 0; i < nb && type == CUDNN_TYPE_BACKEND_DESCRIPTOR; i++)
+        if (!((Descriptor *const *)v)[i] || !((Descriptor *const *)v)[i]->finished)
+            return no(CUDNN_STATUS_BAD_PARAM, "refers to a descriptor that is not finished");
+    x->value[name].assign((const char *)v, (const char *)v + (size_t)nb * size_of_type(type));
+    return CUDNN_STATUS_SUCCESS;
+}
+
 cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t d)
 {
-    D *x = (D *)d;
-    auto need = [&](std::initializer_list<int> l) { for (int k : l) if (!x->m.count(k)) { snprintf(why, sizeof why, "attribute %d missing", k); return false; } return true; };
-    if (x->type == CUDNN_BACKEND_TENSOR_DESCRIPTOR && (!need({CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT}) || x->m[CUDNN_ATTR_TENSOR_DIMENSIONS].size() != x->m[CUDNN_ATTR_TENSOR_STRIDES].size())) return CUDNN_STATUS_BAD_PARAM;
-    if (x->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR && !need({CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC})) return CUDNN_STATUS_BAD_PARAM;
-    if (x->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR) {
-        if (!need({CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y})) return CUDNN_STATUS_BAD_PARAM;
-        D *c = x->ref(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC); T X = tens(x->ref(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X)), W = tens(x->ref(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W)), Y = tens(x->ref(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y));
-        auto p = c->v<int64_t>(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS), q = c->v<int64_t>(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS), s = c->v<int64_t>(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES), l = c->v<int64_t>(CUDNN_ATTR_CONVOLUTION_DILATIONS);
-        if (X.d[1] != W.d[1] || Y.d[1] != W.d[0]) return no(CUDNN_STATUS_BAD_PARAM, "channels");
-        for (size_t i = 0; i < p.size(); i++) if ((X.d[2 + i] + p[i] + q[i] - l[i] * (W.d[2 + i] - 1) - 1) / s[i] + 1 != Y.d[2 + i]) return no(CUDNN_STATUS_BAD_PARAM, "output size");
-    }
-    x->fin = true; return CUDNN_STATUS_SUCCESS;
+    Guard guard(lock);
+    Descriptor *x = (Descriptor *)d;
+    const cudnnStatus_t s = finish(x);
+
+    x->finished = s == CUDNN_STATUS_SUCCESS;
+    return s;
 }
-cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t a, cudnnBackendAttributeType_t, int64_t want, int64_t *got, void *v)
+
+cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t, int64_t most,
+                                       int64_t *nb, void *out)
 {
-    D *x = (D *)d; (void)want;
-    if (a == CUDNN_ATTR_ENGINEHEUR_RESULTS) { D *c = *(D **)v; c->m[0].assign((char *)&x, (char *)&x + 8); c->fin = true; *got = 1; return CUDNN_STATUS_SUCCESS; }
-    if (a == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE) { *(int64_t *)v = 512; *got = 1; return CUDNN_STATUS_SUCCESS; }
-    if (a == CUDNN_ATTR_ENGINECFG_ENGINE) { *got = 1; return CUDNN_STATUS_SUCCESS; }
-    if (a == CUDNN_ATTR_ENGINE_GLOBAL_INDEX) { *(int64_t *)v = 0; *got = 1; return CUDNN_STATUS_SUCCESS; }
-    return no(CUDNN_STATUS_NOT_SUPPORTED, "attribute");
+    Guard guard(lock);
+
+    if (!((Descriptor *)d)->finished)
+        return no(CUDNN_STATUS_BAD_PARAM, "the descriptor is not finished");
+    return get((Descriptor *)d, name, most, nb, out);
 }
+
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack)
 {
-    D *p = (D *)plan, *k = (D *)pack; if (!p->fin || !k->fin) return no(CUDNN_STATUS_BAD_PARAM, "not finalised");
-    D *eh; memcpy(&eh, p->ref(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)->m[0].data(), 8); D op = *eh->ref(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)->ref(CUDNN_ATTR_OPERATIONGRAPH_OPS);
-    auto uid = k->v<int64_t>(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS); auto ptr = k->v<char *>(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS); char *ws = k->one<char *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, 0);
-    auto bind = [&](int a) { T t = tens(op.ref(a)); for (size_t i = 0; i < uid.size(); i++) if (uid[i] == t.uid) t.p = ptr[i]; if (!t.p) snprintf(why, sizeof why, "uid %ld not in the variant pack", (long)t.uid); else if ((uintptr_t)t.p & 15 && t.es == 2) { snprintf(why, sizeof why, "uid %ld misaligned", (long)t.uid); t.p = 0; } return t; };
-    std::vector<T> t; float sc = 1; bool at = op.type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR;
-    if (at) { t = {bind(CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC), bind(CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC), bind(CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC), bind(CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC)}; if (op.ref(CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC)) { T s = bind(CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC); if (!s.p) return CUDNN_STATUS_BAD_PARAM; sc = *(const float *)s.p; /* by value: host pointer, read now */ } }
-    else t = {bind(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X), bind(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W), bind(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y)};
-    for (auto &x : t) if (!x.p) return CUDNN_STATUS_BAD_PARAM;
-    D cd; if (!at) cd = *op.ref(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC);
-    std::function<void()> run = [=] { int bad = simt_range(ws, 512, 1); for (size_t i = 0; i < t.size(); i++) bad |= simt_range(t[i].p, t[i].bytes(), i + 1 == t.size()); if (bad) return;
-        if (at) sdpa(t[0], t[1], t[2], t[3], sc); else conv3(t[0], t[1], t[2], cd.v<int64_t>(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS), cd.v<int64_t>(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES), cd.v<int64_t>(CUDNN_ATTR_CONVOLUTION_DILATIONS)); };
-    simt_enqueue(h->st, "cudnnBackendExecute", 0, &run); return CUDNN_STATUS_SUCCESS;
+    Guard guard(lock);
+
+    if (sticky)
+        return CUDNN_STATUS_EXECUTION_FAILED;
+    if (!((Descriptor *)plan)->finished || !((Descriptor *)pack)->finished)
+        return no(CUDNN_STATUS_BAD_PARAM, "plan or pack is not finished");
+    return execute(h, (Descriptor *)plan, (Descriptor *)pack);
 }
+
 }

@@ -4,25 +4,29 @@
 #
 # make simt       build/simt/avatar, build/simt/tests/parity, build/simt/tests/kernels/*, ...: the programs of build/ with the backend and
 #                 tests/simt (runtime, cuBLASLt, cuDNN in place of NVIDIA's) linked in, so that device cuda0 is there
+# make check-simt       bed, backend, every op, every golden, plans, a film through it, in three schedules; make check runs the first of them
+# make check-faults     plants typical bugs into our kernels and backend and sees that these tests find them: into doc/cuda.md
+# make check-engines    the engines of cuDNN's double against the real library's plans, without a device; T=90: one architecture
+# make cuda-table       what the compiler says of each kernel: into doc/cuda.md
 #
 # Kernels are compiled with -fsanitize=thread, whose hooks tests/simt defines: every access of theirs is seen. What does not know of
 # CUDA is linked as it stands in build/obj.
 
 SIMT = $(BUILD)/simt
-CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(NVCC))
+comma := ,
 CUDA_INC ?= $(or $(wildcard $(CUDA_HOME)/include),$(CUDA_HOME)/include)
 SIMT_CAN := $(if $(and $(wildcard $(CUDA_INC)/cuda_runtime.h),$(wildcard $(CUDA_INC)/cublasLt.h),$(wildcard $(CUDA_INC)/cudnn.h)),yes)
 
 SIMT_CU := $(sort $(wildcard $(SRC)/kernels/cuda/*.cu))
-SIMT_CPP := $(sort $(wildcard $(SRC)/tests/simt/*.cpp))
+SIMT_BED := $(filter-out %_test.cpp,$(sort $(wildcard $(SRC)/tests/simt/*.cpp))) $(if $(SIMT_CU),$(SRC)/tests/simt/spy.c)
 # files of the library that are another when the backend is linked in
 SIMT_C := $(if $(SIMT_CU),$(shell grep -l CUDA_LINKED $(LIB_C)))
 simt_object = $(patsubst $(SRC)/%,$(SIMT)/obj/%.o,$(basename $(1)))
 SIMT_KERNELS_O := $(call simt_object,$(SIMT_CU))
-SIMT_BED_O := $(call simt_object,$(SIMT_CPP))
+SIMT_BED_O := $(call simt_object,$(SIMT_BED))
 SIMT_O := $(filter-out $(call object,$(SIMT_C)),$(LIB_O)) $(call simt_object,$(SIMT_C)) $(SIMT_KERNELS_O) $(SIMT_BED_O)
-SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/% $(BUILD)/tests/unit/golden,$(TESTS)))
-SIMT_ALL := $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
+SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/precision,$(TESTS)))
+SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
 
 ifeq ($(SIMT_CAN),yes)
 simt: $(SIMT_ALL)
@@ -31,14 +35,24 @@ simt:
 	@echo "SKIPPED: the emulated GPU wants the headers of the CUDA toolkit, cuBLASLt and cuDNN"
 endif
 
-# fixed addresses of code, so that a report can name the line; no contraction, as on the CPU
-SIMT_CXX = $(CXX) -std=c++17 -O2 -g -fno-pie -Wall -Wextra -isystem $(CUDA_INC) -I$(SRC)/tests/simt $(INC) -MMD -MP
+# Fixed addresses of code, so that a report can name the line; no contraction, as on the CPU. What a kernel does costs little beside the
+# look at its accesses, so kernels are not optimized hard.
+SIMT_CXX = $(CXX) -std=c++17 -g1 -fno-pie -Wall -Wextra -isystem $(CUDA_INC) -I$(SRC)/tests/simt $(INC) -MMD -MP
+SIMT_AS_KERNEL = $(SIMT_CXX) -O1 -x c++ -DAVT_SIMT -fsanitize=thread -ffp-contract=off -Wno-unknown-pragmas
 $(SIMT)/obj/kernels/cuda/%.o: $(SRC)/kernels/cuda/%.cu config.h
 	@mkdir -p $(@D); echo "SIMT    $<"
-	@$(SIMT_CXX) -x c++ -DAVT_SIMT -fsanitize=thread -ffp-contract=off -Wno-unknown-pragmas -c -o $@ $<
+	@$(SIMT_AS_KERNEL) -c -o $@ $<
+$(SIMT)/obj/tests/simt/%.o: $(SRC)/tests/simt/%.cu
+	@mkdir -p $(@D); echo "SIMT    $<"
+	@$(SIMT_AS_KERNEL) -c -o $@ $<
+# what stands for libraries should not be what the tests wait for
+$(SIMT)/obj/tests/simt/products.o: SIMT_FAST = -O3 -march=native -fopenmp-simd
 $(SIMT)/obj/tests/simt/%.o: $(SRC)/tests/simt/%.cpp
 	@mkdir -p $(@D); echo "CXX     $<"
-	@$(SIMT_CXX) -O3 -Wno-cast-function-type -c -o $@ $<
+	@$(SIMT_CXX) $(or $(SIMT_FAST),-O2) -c -o $@ $<
+$(SIMT)/obj/tests/simt/%.o: $(SRC)/tests/simt/%.c
+	@mkdir -p $(@D); echo "CC      $<"
+	@$(CC) $(FLAGS) -I$(SRC)/tests/simt -I$(SRC)/tests -isystem $(CUDA_INC) -MMD -MP -c -o $@ $<
 $(SIMT)/obj/%.o: $(SRC)/%.c config.h
 	@mkdir -p $(@D); echo "CC      $< (linked CUDA)"
 	@$(CC) $(FLAGS) -DCUDA_LINKED -isystem $(CUDA_INC) -MMD -MP -c -o $@ $<
@@ -46,7 +60,12 @@ $(SIMT)/obj/%.o: $(SRC)/%.c config.h
 $(SIMT)/libavatar.a: $(SIMT_O)
 	@echo "AR      $@"
 	@mkdir -p $(@D) && rm -f $@ && ar rcs $@ $^
-SIMT_LINK = @mkdir -p $(@D); echo "LD      $@"; $(CXX) -no-pie $(CFLAGS) $(OPENMP) -o $@ $(filter %.o %.a,$^)
+SIMT_LINKER = $(CXX) -no-pie $(if $(SIMT_CU),-Wl$(comma)--wrap=avt_backend_cuda_open) $(CFLAGS) $(OPENMP)
+SIMT_LINK = @mkdir -p $(@D); echo "LD      $@"; $(SIMT_LINKER) -o $@ $(filter %.o %.a,$^)
+$(SIMT)/tests/bed: $(SIMT)/obj/tests/simt/bed_test.o $(filter-out %/spy.o,$(SIMT_BED_O))
+	@mkdir -p $(@D); echo "LD      $@"; $(CXX) -no-pie -o $@ $^ -lpthread
+$(SIMT)/tests/backend: $(SIMT)/obj/tests/simt/backend_test.o $(TEST_O) $(SIMT)/libavatar.a
+	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
 $(SIMT)/avatar: $(TOOL_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBAV_LIBS) $(LIBS)
 $(SIMT)/tests/parity: $(PARITY_O) $(TEST_O) $(SIMT)/libavatar.a
@@ -54,5 +73,42 @@ $(SIMT)/tests/parity: $(PARITY_O) $(TEST_O) $(SIMT)/libavatar.a
 $(SIMT)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
 
-.PHONY: simt
+# ---- tests ----------------------------------------------------------------------------------------------------------------
+
+SIMT_GOLD := $(wildcard $(SRC)/../shared/golden/ckpt)
+SIMT_OPS := $(filter $(SIMT)/tests/kernels/%,$(SIMT_TESTS))
+simt_parity = $(foreach p,f32 bf16,"$(SIMT)/tests/parity $(1) --device cuda0 --precision $(p)")
+SIMT_SHORT = $(SIMT)/tests/backend $(SIMT_OPS:%="% --device cuda0") $(call simt_parity,$(SRC)/tests/gold/parity)
+SIMT_LONG = $(SIMT_SHORT) $(if $(SIMT_GOLD),$(call simt_parity,$(SIMT_GOLD:%/ckpt=%))) "$(SIMT)/tests/e2e/plans --device cuda0" "$(SIMT)/tests/e2e/precision --device cuda0"
+
+ifeq ($(SIMT_CAN),yes)
+run-simt: simt
+	@$(RUN) $(SIMT)/tests/bed $(SIMT_SHORT)
+check-simt: simt
+	@$(RUN) $(SIMT)/tests/bed
+	@for how in "eager forward" "lazy reverse" "random random"; do set -- $$how; echo "-- work is run $$1, threads $$2"; \
+		SIMT_SCHEDULE=$$1 SIMT_ORDER=$$2 SIMT_SEED=7 $(RUN) --limit 3600 $(SIMT_LONG) || exit 1; done
+check-faults: simt
+	@$(SRC)/tests/simt/faults.py --src $(SRC) --build $(BUILD) --compile '$(SIMT_AS_KERNEL)' --link '$(SIMT_LINKER)' \
+		--libs '$(LIBS) -lcmocka -lpng' --write $(SRC)/doc/cuda.md $(T)
+else
+run-simt check-simt check-faults: simt
+	@echo "0 passed, 0 failed, 1 skipped"
+endif
+# the real cuDNN is asked, without a driver: a stand-in answers that every kernel was loaded
+CUDA_LIB = $(CUDA_HOME)/lib
+$(SIMT)/no_driver/libcuda.so.1: $(SRC)/tests/simt/no_driver.c
+	@mkdir -p $(@D); echo "CC      $@"
+	@own=$$(sed -n 's/^CUresult \(cu[A-Za-z]*\)(.*/\1/p' $<); for f in $$(nm -D --defined-only $(CUDA_LIB)/stubs/libcuda.so | awk '$$3 ~ /^cu/ { print $$3 }'); do \
+		case " $$(echo $$own) " in *" $$f "*) ;; *) echo "__asm__(\".globl $$f; .type $$f,@function; $$f: movl \$$100,%eax; ret\");" ;; esac; done > $(@D)/no_driver_rest.h
+	@$(CC) -shared -fPIC -O1 -isystem $(CUDA_INC) -I$(@D) -Wl,-soname,libcuda.so.1 -o $@ $<
+$(SIMT)/tests/engines: $(SRC)/tests/simt/engines_test.cpp $(SRC)/tests/simt/engines.cpp $(SRC)/tests/simt/graph.h
+	@mkdir -p $(@D); echo "LD      $@"
+	@$(CXX) -std=c++17 -O1 -Wall -Wextra -isystem $(CUDA_INC) -o $@ $(filter %.cpp,$^) -L$(CUDA_LIB) -lcudnn -lcudnn_graph -Wl,-rpath-link,$(CUDA_LIB)
+check-engines: $(SIMT)/tests/engines $(SIMT)/no_driver/libcuda.so.1
+	@$(RUN) --limit 3600 "LD_LIBRARY_PATH=$(SIMT)/no_driver:$(CUDA_LIB) $(SIMT)/tests/engines $(T)"
+cuda-table:
+	@$(SRC)/tests/simt/static.py --nvcc $(NVCC) --src $(SRC) --work $(SIMT)/static --write $(SRC)/doc/cuda.md
+
+.PHONY: simt run-simt check-simt check-faults check-engines cuda-table
 -include $(SIMT_KERNELS_O:.o=.d) $(SIMT_BED_O:.o=.d) $(patsubst %.o,%.d,$(call simt_object,$(SIMT_C)))

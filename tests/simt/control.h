@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The emulated GPU as test programs see it.
+ *
+ * Settings come from the environment, so that every test program can be run in any of them:
+ *   SIMT_SCHEDULE  eager | lazy | random    when queued work runs: at once; when the host waits for it, no earlier; by chance
+ *   SIMT_ORDER     forward | reverse | random   of threads and blocks
+ *   SIMT_SEED      number                   of both
+ *   SIMT_CHECKS    off                      look at no access (fast)
+ *   SIMT_DEVICES, SIMT_ARCH, SIMT_MEMORY    number of devices, compute capability (80 .. 120), bytes of each
+ *   SIMT_DRIVER    version, as 12080        of CUDA that the driver knows; 0: no driver
+ *   SIMT_FAIL      memory:N | lost:N | ecc:N     the N-th allocation fails; the device is lost at its N-th operation
+ *
+ * Whatever was reported makes the program exit with SIMT_FOUND, unless it was cleared.
+ */
+#ifndef AVT_SIMT_CONTROL_H
+#define AVT_SIMT_CONTROL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { SIMT_FOUND = 86 };
+
+typedef struct SimtStats {
+    uint64_t launches, operations, switches, barriers, collectives, accesses, mma;
+    uint64_t ldmatrix_phases, ldmatrix_conflicts;       // 8 rows each; rows that waited for another's bank
+} SimtStats;
+
+const SimtStats *simt_stats(void);
+/** Set one of the settings above: simt_set("SCHEDULE", "lazy"). @return 0, -1: there is none of that name or value */
+int simt_set(const char *name, const char *value);
+/** Faults reported so far, of a kind or (NULL) of any. */
+long simt_errors(const char *kind);
+/** "race-shared:3 uninit-global:1 ", until the next call. */
+const char *simt_kinds(void);
+/** Forget the faults, and bring a lost device back. */
+void simt_clear(void);
+typedef struct SimtSpan {
+    const void *p;
+    uint64_t size;
+    int write;
+    const char *what;
+} SimtSpan;
+/** Of what this thread submits from now on: the op, the memory it may touch (NULL: any) and its workspace, which may yet move. */
+void simt_operands(const char *op, const SimtSpan *span, int nb, void *const *workspace, const size_t *workspace_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

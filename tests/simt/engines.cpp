@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which of cuDNN's engines have a plan for a graph, by architecture: what cuDNN 9.19 itself answered when it was asked without a device,
+ * for the forms that the backend uses at the published model's sizes. engines_test.c asks it again.
+ */
+#include "graph.h"
+
+namespace bed {
+
+static const std::vector<cudnnBackendNumericalNote_t> exact = {}, tensor_core = { CUDNN_NUMERICAL_NOTE_TENSOR_CORE };
+
+static std::vector<Engine> attention(const Node &n, int arch)
+{
+    const bool of_its_own = n.x.type == Number::BF16 && n.y.type == Number::BF16;
+    const Engine ampere = { 8, 0, tensor_core, false };
+
+    if (n.x.dim[3] % 8 || n.x.dim[3] > 256)
+        return {};
+    if (!of_its_own || arch < 90 || (arch == 120 && n.w.dim[2] <= 512))
+        return { ampere };
+    return { arch == 90 ? Engine{ 9, 256, tensor_core, false } : Engine{ arch == 100 ? 10 : 11, 0, tensor_core, false }, ampere };
+}
+
+static std::vector<Engine> fused_convolution(const Node &n, int arch)
+{
+    const bool few = n.x.dim[1] < 8 || n.y.dim[1] < 8;
+
+    if (arch >= 100 && arch < 120 && n.x.dim[1] >= 8)
+        return { { 9, 0, tensor_core, false } };
+    if (arch == 90 && !few)
+        return { { 7, 0, tensor_core, false }, { 2, 0, tensor_core, true } };
+    return { { 7, 0, tensor_core, false } };
+}
+
+static std::vector<Engine> plain_convolution(int arch)
+{
+    if (arch == 90)
+        return { { 62, 2 << 20, tensor_core, false }, { 22, 0, tensor_core, false } };
+    if (arch >= 100 && arch < 120)
+        return { { 73, 0, tensor_core, false }, { 22, 0, tensor_core, false } };
+    return { { 22, 0, tensor_core, false } };
+}
+
+/* f32: the heuristics' first choice rounds to TF32. */
+static std::vector<Engine> f32_convolution(const Graph &g)
+{
+    std::vector<Engine> e = { { 7, 0, tensor_core, false } };
+
+    if (g.node.size() == 1)
+        e.push_back({ 28, 16 << 20, exact, false });
+    e.push_back({ 0, 0, exact, false });
+    return e;
+}
+
+std::vector<Engine> engines_for(const Graph &g, int arch)
+{
+    const Node &n = g.node[0];
+
+    if (n.kind == NodeKind::ATTENTION)
+        return g.node.size() == 1 ? attention(n, arch) : std::vector<Engine>();
+    if (n.kind != NodeKind::CONVOLUTION)
+        return {};
+    if (n.x.type == Number::F32)
+        return f32_convolution(g);
+    return g.node.size() > 1 ? fused_convolution(n, arch) : plain_convolution(arch);
+}
+
+}   // namespace bed

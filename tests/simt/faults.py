@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""faults.py --src DIR --build DIR --compile COMMAND --link COMMAND --libs LIBS [--write doc/cuda.md] [NAME...]
+
+Plants the typical faults of CUDA code into our own kernels and backend, one at a time, in a copy, and says whether the tests on the
+emulated GPU find them, and in which schedule first. A fault that nobody finds is a failure, and so is a pattern that the source no longer has.
+With --write, the table between the marks "faults:" of the document is made anew.
+"""
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+SCHEDULES = (('eager', 'forward'), ('lazy', 'reverse'), ('random', 'random'))
+
+# what, file, what stands there, what is planted, the test that should find it, other files to be compiled with a changed header
+FAULTS = [
+    ('one cp.async group too few waited for', 'attention.cu', 'cp_async_wait<1>();', 'cp_async_wait<2>();', 'kernels/attention'),
+    ('no barrier behind the wait for cp.async', 'attention.cu', 'cp_async_wait<1>();\n        __syncthreads();', 'cp_async_wait<1>();', 'kernels/attention'),
+    ('no barrier before a tile is filled again', 'attention.cu', '__syncthreads();                                            // this slot', '// this slot', 'kernels/attention'),
+    ('the first cp.async group never closed', 'attention.cu', 'fetch_tile(0, 0);\n    cp_async_commit();', 'fetch_tile(0, 0);', 'kernels/attention'),
+    ('off by one in the ring of tiles', 'attention.cu', 'const int slot = t & 1,', 'const int slot = (t + 1) & 1,', 'kernels/attention'),
+    ('values not turned (ldmatrix without .trans)', 'attention.cu', 'ldsm4t(b,', 'ldsm4(b,', 'kernels/attention'),
+    ('no mask behind the second segment', 'attention.cu', 'if (nb - k0 < KEYS)', 'if (nb - k0 < KEYS && t < first_tiles)', 'kernels/attention'),
+    ('stride of a head in place of a row', 'attention.cu', 'src + (size_t)(first + r) * row', 'src + (size_t)(first + r) * hd', 'kernels/attention'),
+    ('shared memory not asked for', 'attention.cu', 'cudaFuncAttributeMaxDynamicSharedMemorySize, smem)', 'cudaFuncAttributeMaxDynamicSharedMemorySize, 0)', 'kernels/attention'),
+    ('no barrier between two tiles of values', 'attention_exact.cu', '__syncthreads();\n                fetch_values', 'fetch_values', 'kernels/attention'),
+    ('a sum read before all warps wrote it', 'kernel.cuh', 'part[32 * i + warp] = v[i];\n    __syncthreads();', 'part[32 * i + warp] = v[i];', 'kernels/norms', 'norms.cu'),
+    ('a sum overwritten while others read it', 'kernel.cuh', '    }\n    __syncthreads();\n}', '    }\n}', 'kernels/norms', 'norms.cu'),
+    ('rows of a table by number, not by width', 'norms.cu', 'r / n.run * n.width', 'r / n.run', 'kernels/norms'),
+    ('no guard at the end of a row', 'kernel.cuh', 'v[i] = i < left ? to_f32(p[i]) : 0;', 'v[i] = to_f32(p[i]);', 'kernels/norms', 'norms.cu'),
+    ('16 bytes at any address', 'elementwise.cu', 'const bool wide = aligned16(c->out.data, c->x.data);', 'const bool wide = true;', 'kernels/elementwise'),
+    ('blocks add without atomics', 'reduce.cu', 'add_saturating(total, bad);', '*total += bad;', 'kernels/pixels'),
+    ('a count that is not cleared', 'reduce.cu', 'cudaMemsetAsync(c->out.data, 0, sizeof(int32_t), avt_cuda(be)->stream)', 'cudaSuccess', 'kernels/pixels'),
+    ('no barrier before a tile is filled (product)', 'product.cuh', '        __syncthreads();\n        put_tile_row(left', '        put_tile_row(left', 'kernels/conv1d', 'conv.cu'),
+    ('no barrier after a tile is filled (product)', 'product.cuh', 'next_w);\n        __syncthreads();', 'next_w);', 'kernels/conv1d', 'conv.cu'),
+    ('padding off by one', 'conv.cu', 'm * spec.stride - spec.pad0, group', 'm * spec.stride - spec.pad0 + 1, group', 'kernels/conv1d'),
+    ('a plan for another shape', 'plans.cu', '!memcmp(e->key, key, size)', '!memcmp(e->key, key, 8)', 'kernels/linear'),
+    ('alignment not told to the library', 'lt.cu', 'const uint32_t alignment = ALIGNMENT;', 'const uint32_t alignment = 256;', 'kernels/linear'),
+    ('two things in one piece of workspace', 'linear.cu', 'w.weight = s.weight ? w.bias + s.bias : NULL;', 'w.weight = s.weight ? w.library : NULL;', 'kernels/linear'),
+    ('work on the default stream', 'backend_cuda.cu', 'cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, avt_cuda(be)->stream)', 'cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, 0)', 'backend'),
+    ('no wait between two queues', 'backend_cuda.cu', 'cudaStreamWaitEvent(avt_cuda(be)->stream, avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0)', 'cudaSuccess', 'backend'),
+    ('a wait for the event before', 'backend_cuda.cu', 'avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0', 'avt_cuda(m.be)->event[(m.at + CUDA_EVENTS - 1) % CUDA_EVENTS], 0', 'backend'),
+    ('pinned memory filled before its copy ran', 'upload.cu', 'cudaEventSynchronize(c->done)', 'cudaSuccess', 'backend'),
+    ('a device that is lost taken for a mistake', 'backend_cuda.cu', 'case cudaErrorDevicesUnavailable: case', 'case', 'backend'),
+    ('a device-to-host copy said to be the other way', 'upload.cu', 'size, cudaMemcpyHostToDevice', 'size, cudaMemcpyDeviceToHost', 'backend'),
+]
+
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    for name in ('src', 'build', 'compile', 'link', 'libs'):
+        p.add_argument('--' + name, required=True)
+    p.add_argument('--write')
+    p.add_argument('names', nargs='*')
+    return p.parse_args()
+
+
+def shell(cmd, env=None, limit=600):
+    try:
+        p = subprocess.run(cmd, shell=True, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, timeout=limit)
+        return p.returncode, p.stdout.decode(errors='replace')
+    except subprocess.TimeoutExpired:
+        return 124, 'no end within %d s' % limit
+
+
+def plant(o, fault, at):
+    """A copy of kernels/cuda with the fault. @return objects to compile, or why it cannot be planted"""
+    what, name, old, new, test, *others = fault
+    folder = at / 'cuda'
+    folder.mkdir(parents=True, exist_ok=True)
+    for f in (pathlib.Path(o.src) / 'kernels/cuda').glob('*.*'):
+        (folder / f.name).write_bytes(f.read_bytes())
+    text = (folder / name).read_text()
+    if text.count(old) != 1:
+        return None, '%s has "%s" %d times' % (name, old, text.count(old))
+    (folder / name).write_text(text.replace(old, new))
+    return others or [name], None
+
+
+def build(o, sources, test, at):
+    objects = []
+    for s in sources:
+        objects.append(str(at / (s + '.o')))
+        ret, out = shell('%s -O1 -I%s -c -o %s %s' % (o.compile, at, objects[-1], at / 'cuda' / s))
+        if ret:
+            return out
+    own = 'tests/simt/backend_test' if test == 'backend' else 'tests/' + test
+    base = o.build + ('/simt' if test == 'backend' else '')
+    ret, out = shell('%s -o %s %s %s/obj/%s.o %s/obj/tests/test.o %s/obj/tests/model.o %s/simt/libavatar.a %s' %
+                     (o.link, at / 'test', ' '.join(objects), base, own, o.build, o.build, o.build, o.libs))
+    return out if ret else None
+
+
+def kind_of(ret, out):
+    told = re.findall(r'^simt: ([a-z.-]+): ', out, re.M)
+    kinds = [k for i, k in enumerate(told) if k not in told[:i]]
+    if 'FAILED TEST' in out or re.search(r'\[  FAILED  \]', out):
+        kinds.append('a test fails')
+    return ', '.join(kinds[:3]) or ('no end' if ret == 124 else 'exit code %d' % ret)
+
+
+def try_fault(o, fault, at):
+    """@return (found, how)"""
+    sources, why = plant(o, fault, at)
+    if why:
+        return False, why
+    why = build(o, sources, fault[4], at)
+    if why:
+        return False, 'does not build: ' + why[-300:]
+    device = '' if fault[4] == 'backend' else ' --device cuda0'
+    for schedule, order in SCHEDULES:
+        ret, out = shell(str(at / 'test') + device, {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'})
+        if ret:
+            return True, '%s: %s' % (schedule, kind_of(ret, out))
+    return False, 'nobody'
+
+
+def write_table(path, rows):
+    text = pathlib.Path(path).read_text()
+    table = '| fault | planted in | found, schedule first |\n|---|---|---|\n' + ''.join('| %s | `%s` | %s |\n' % r for r in rows)
+    start, end = '<!-- faults: -->\n', '<!-- /faults -->\n'
+    i, j = text.index(start) + len(start), text.index(end)
+    pathlib.Path(path).write_text(text[:i] + table + text[j:])
+
+
+def main():
+    o = options()
+    rows, missed = [], 0
+    for i, fault in enumerate(FAULTS):
+        if o.names and not any(n in fault[0] or n == fault[1] for n in o.names):
+            continue
+        found, how = try_fault(o, fault, pathlib.Path(o.build) / 'simt/faults' / str(i))
+        print('%s %-48s %-20s %s' % ('ok  ' if found else 'FAIL', fault[0], fault[1], how), flush=True)
+        rows.append((fault[0], fault[1], how))
+        missed += not found
+    if o.write and not o.names and not missed:
+        write_table(o.write, rows)
+    print('%d passed, %d failed, 0 skipped' % (len(rows) - missed, missed))
+    return missed > 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
