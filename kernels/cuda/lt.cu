@@ -107,6 +107,9 @@ static int make(Backend *be, LtPlan **out, const LtProduct *p)
     if (!e)
         e = choose(avt_cuda(be), plan, p);
     plan->refused = e == CUBLAS_STATUS_NOT_SUPPORTED || e == CUBLAS_STATUS_INVALID_VALUE || e == CUBLAS_STATUS_ARCH_MISMATCH;
+    if (plan->refused && avt_cuda_lt_facts(avt_cuda(be)->plans)->asked)
+        avt_log(be->log, LOG_WARNING, "%s: cuBLASLt has no product of %lld x %lld x %lld, %s to %s: our own is used, which is slow", be->device,
+                (long long)p->m, (long long)p->n, (long long)p->k, avt_dtype_name((DType)p->x), avt_dtype_name((DType)p->out));
     ret = plan->refused ? 0 : avt_cuda_check_lt(be, e, "a plan for a product");
     if (ret >= 0)
         ret = avt_cuda_plan_put(avt_cuda(be)->plans, p, sizeof(*p), plan, close_plan);
@@ -272,6 +275,7 @@ int avt_cuda_lt_ask(Backend *be)
         be->cls->free(be, on_device, sizeof(*q));
     }
     avt_free(q);
+    facts->asked = 1;
     avt_log(be->log, LOG_DEBUG, "%s: cuBLASLt: bias in f32 beside bf16 %s, GELU %s", be->device, facts->bias_f32 ? "yes" : "no",
             facts->gelu_exact ? "exact" : facts->gelu ? "for bf16" : "of our own");
     return ret;

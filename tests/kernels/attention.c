@@ -1,24 +1,34 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* attention: one and two segments, relative bias, scores from flat to nearly one-hot. */
+/* attention: one and two segments, of one type and of two, a batch, relative bias, scores from flat to nearly one-hot. */
 #include "op.h"
 
 typedef struct Arg {
     int64_t n, m1, m2, heads, hd;
-    int with_rel;
+    int64_t batch;                              // 0: no such dimension
+    int with_rel, f32_second;                   // the second segment is f32, whatever the first is
     float scale;
     float *q, *k1, *v1, *k2, *v2, *rel;
 } Arg;
 
+static Tensor rows(TestBench *t, const Arg *a, const float *v, int64_t nb)
+{
+    return a->batch ? TEST_ACT(t, v, a->batch, nb, a->heads, a->hd) : TEST_ACT(t, v, nb, a->heads, a->hd);
+}
+
+static Tensor second(TestBench *t, const Arg *a, const float *v)
+{
+    if (!a->m2)
+        return AVT_NONE;
+    return a->f32_second ? TEST_TENSOR(t, v, a->m2, a->heads, a->hd) : rows(t, a, v, a->m2);
+}
+
 static void run(TestBench *t, Tensor out, const void *opaque)
 {
     const Arg *a = opaque;
-    const Tensor q = TEST_ACT(t, a->q, a->n, a->heads, a->hd);
-    const Tensor k1 = TEST_ACT(t, a->k1, a->m1, a->heads, a->hd), v1 = TEST_ACT(t, a->v1, a->m1, a->heads, a->hd);
-    const Tensor k2 = a->m2 ? TEST_ACT(t, a->k2, a->m2, a->heads, a->hd) : AVT_NONE;
-    const Tensor v2 = a->m2 ? TEST_ACT(t, a->v2, a->m2, a->heads, a->hd) : AVT_NONE;
     const Tensor rel = a->with_rel ? TEST_TENSOR(t, a->rel, a->n + a->m1 - 1, a->heads) : AVT_NONE;
 
-    avt_attention(t->be, out, q, k1, v1, k2, v2, rel, a->scale);
+    avt_attention(t->be, out, rows(t, a, a->q, a->n), rows(t, a, a->k1, a->m1), rows(t, a, a->v1, a->m1), second(t, a, a->k2),
+                  second(t, a, a->v2), rel, a->scale);
 }
 
 static double dot(const float *a, const float *b, int64_t nb)
@@ -54,27 +64,58 @@ static void reference_row(const Arg *a, double *out, double *p, int64_t i, int64
     }
 }
 
+/* Item b of a batch, as an attention of its own */
+static Arg item(const Arg *a, int64_t b)
+{
+    const int64_t row = a->heads * a->hd;
+    Arg one = *a;
+
+    one.q += b * a->n * row;
+    one.k1 += b * a->m1 * row;
+    one.v1 += b * a->m1 * row;
+    return one;
+}
+
+static double *reference(const Arg *a)
+{
+    const int64_t nb = a->batch ? a->batch : 1, row = a->heads * a->hd;
+    double *ref = malloc((size_t)(nb * a->n * row) * sizeof(*ref)), *p = malloc((size_t)(a->m1 + a->m2) * sizeof(*p));
+
+    for (int64_t b = 0; b < nb && !op_bench_mode; b++) {
+        const Arg one = item(a, b);
+
+        for (int64_t i = 0; i < a->n; i++)
+            for (int64_t h = 0; h < a->heads; h++)
+                reference_row(&one, ref + ((b * a->n + i) * a->heads + h) * a->hd, p, i, h);
+    }
+    free(p);
+    return ref;
+}
+
 static void check(Arg a, float sharpness, Values kind, int bench)
 {
-    const int64_t row = a.heads * a.hd;
-    double *ref = malloc((size_t)(a.n * row) * sizeof(*ref)), *p = malloc((size_t)(a.m1 + a.m2) * sizeof(*p));
-    char name[96];
+    const int64_t nb = a.batch ? a.batch : 1, row = a.heads * a.hd;
+    OpCase c = { .op = OP_ATTENTION, .nd = 3, .dim = { a.n, a.heads, a.hd }, .run = run, .arg = &a, .tol = 1e-6 + 1e-7 * fabsf(sharpness),
+                 .bench = bench };
+    char name[128];
+    double *ref;
 
-    snprintf(name, sizeof(name), "%lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s", (long long)a.n,
-             (long long)a.m1, (long long)a.m2, (long long)a.heads, (long long)a.hd, sharpness,
-             values_name[kind], a.with_rel ? ", rel" : "");
+    snprintf(name, sizeof(name), "%lld x %lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s%s", (long long)nb, (long long)a.n,
+             (long long)a.m1, (long long)a.m2, (long long)a.heads, (long long)a.hd, sharpness, values_name[kind], a.with_rel ? ", rel" : "",
+             a.f32_second ? ", second f32" : "");
+    if (a.batch)
+        c = (OpCase){ .op = c.op, .nd = 4, .dim = { a.batch, a.n, a.heads, a.hd }, .run = run, .arg = &a, .tol = c.tol };
     a.scale = sharpness / sqrtf((float)a.hd);
-    a.q = op_values(a.n * row, RANDOM, 1);
-    a.k1 = op_values(a.m1 * row, RANDOM, 2);
-    a.v1 = op_values(a.m1 * row, kind, 3);
+    a.q = op_values(nb * a.n * row, RANDOM, 1);
+    a.k1 = op_values(nb * a.m1 * row, RANDOM, 2);
+    a.v1 = op_values(nb * a.m1 * row, kind, 3);
     a.k2 = op_values(a.m2 * row, RANDOM, 4);
     a.v2 = op_values(a.m2 * row, kind, 5);
     a.rel = op_values((a.n + a.m1 - 1) * a.heads, RANDOM, 6);
-    for (int64_t i = 0; i < a.n && !op_bench_mode; i++)
-        for (int64_t h = 0; h < a.heads; h++)
-            reference_row(&a, ref + (i * a.heads + h) * a.hd, p, i, h);
-    op_check(&(OpCase){ .name = name, .op = OP_ATTENTION, .nd = 3, .dim = { a.n, a.heads, a.hd }, .run = run, .arg = &a, .ref = ref,
-                        .tol = 1e-6 + 1e-7 * fabsf(sharpness), .bench = bench });
+    ref = reference(&a);
+    c.name = name;
+    c.ref = ref;
+    op_check(&c);
     free(a.q);
     free(a.k1);
     free(a.v1);
@@ -82,7 +123,6 @@ static void check(Arg a, float sharpness, Values kind, int bench)
     free(a.v2);
     free(a.rel);
     free(ref);
-    free(p);
 }
 
 static void sizes(void **state)
@@ -94,6 +134,21 @@ static void sizes(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof(s) / sizeof(s[0]); i++)
         check((Arg){ .n = s[i][0], .m1 = s[i][1], .m2 = s[i][2], .heads = s[i][3], .hd = s[i][4] }, 1, RANDOM, 0);
+}
+
+static void batches(void **state)
+{
+    (void)state;
+    check((Arg){ .batch = 3, .n = 5, .m1 = 7, .heads = 2, .hd = 16 }, 1, RANDOM, 0);
+    check((Arg){ .batch = 2, .n = 66, .m1 = 70, .heads = 3, .hd = 40 }, 1, RANDOM, 0);
+    check((Arg){ .batch = 4, .n = 3, .m1 = 65, .heads = 1, .hd = 9 }, 2, RANDOM, 0);
+}
+
+static void types(void **state)
+{
+    (void)state;
+    check((Arg){ .n = 67, .m1 = 65, .m2 = 9, .heads = 2, .hd = 16, .f32_second = 1 }, 1, RANDOM, 0);
+    check((Arg){ .n = 3, .m1 = 5, .m2 = 70, .heads = 1, .hd = 33, .f32_second = 1 }, 1, RANDOM, 0);
 }
 
 static void values(void **state)
@@ -185,7 +240,7 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising),
+        cmocka_unit_test(sizes), cmocka_unit_test(batches), cmocka_unit_test(types), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising),
         cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
