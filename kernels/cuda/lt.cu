@@ -239,24 +239,24 @@ static int ask_gelu(Backend *be, Question *on_device, Question *q, LtFacts *fact
     return 0;
 }
 
-static int ask_bias(Backend *be, Question *on_device, Question *q, LtFacts *facts)
+/* Are the sums what a bias in f32 makes of them, beside a result of type `out`? */
+static int ask_bias(Backend *be, Question *on_device, Question *q, DType out, int *right)
 {
     LtProduct p = {};
-    int ret, wrong = 0;
+    int ret;
 
-    p.out = DT_BF16;
+    p.out = out;
     p.bias = 1 + DT_F32;
     ret = ask(be, on_device, q, p);
-    if (ret < 0)
-        return ret;
-    for (int i = 0; i < ASKED * ASKED; i++) {
+    *right = ret >= 0;
+    for (int i = 0; ret >= 0 && i < ASKED * ASKED; i++) {
+        const float want = value_of(q->x[i]) + q->bias[i % ASKED];
         uint16_t half;
 
         memcpy(&half, (const char *)q->out + 2 * (size_t)i, 2);
-        wrong |= half != bits_of(value_of(q->x[i]) + q->bias[i % ASKED]);
+        *right &= out == DT_BF16 ? half == bits_of(want) : q->out[i] == want;
     }
-    facts->bias_f32 = !wrong;
-    return 0;
+    return ret;
 }
 
 int avt_cuda_lt_ask(Backend *be)
@@ -270,13 +270,16 @@ int avt_cuda_lt_ask(Backend *be)
         fill_question(q);
         be->cls->upload(be, on_device, q, sizeof(*q));
         ret = ask_gelu(be, on_device, q, facts);
-        ret = ret == AVT_ERR(ENOSYS) || ret >= 0 ? ask_bias(be, on_device, q, facts) : ret;
+        if (ret >= 0 || ret == AVT_ERR(ENOSYS))
+            ret = ask_bias(be, on_device, q, DT_F32, &facts->bias);
+        if (ret >= 0 || ret == AVT_ERR(ENOSYS))
+            ret = ask_bias(be, on_device, q, DT_BF16, &facts->bias_bf16);
         ret = ret == AVT_ERR(ENOSYS) ? 0 : ret;
         be->cls->free(be, on_device, sizeof(*q));
     }
     avt_free(q);
     facts->asked = 1;
-    avt_log(be->log, LOG_DEBUG, "%s: cuBLASLt: bias in f32 beside bf16 %s, GELU %s", be->device, facts->bias_f32 ? "yes" : "no",
-            facts->gelu_exact ? "exact" : facts->gelu ? "for bf16" : "of our own");
+    avt_log(be->log, LOG_DEBUG, "%s: cuBLASLt: bias in f32 beside f32 %s, beside bf16 %s, GELU %s", be->device, facts->bias ? "yes" : "no",
+            facts->bias_bf16 ? "yes" : "no", facts->gelu_exact ? "exact" : facts->gelu ? "for bf16" : "of our own");
     return ret;
 }

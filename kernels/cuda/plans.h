@@ -17,7 +17,7 @@ enum { PLANS_MOST = 1024 };
 /* What this card's cuBLASLt was seen to do: asked at open, never assumed. */
 typedef struct LtFacts {
     int asked;                          // a product that is refused from now on is worth a line in the log
-    int bias_f32;                       // a bias in f32 with a result in bf16
+    int bias, bias_bf16;                // a bias in f32 beside a result in f32, in bf16
     int gelu;                           // its GELU is the tanh form, as near as a result in bf16 can tell
     int gelu_exact;                     // and as near as one in f32 can tell
 } LtFacts;

@@ -35,7 +35,7 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
 {
     const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
     const DType x = c->linear.x.dtype;
-    const int rounds = c->out.dtype == DT_BF16, own_finish = c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;
+    const int rounds = c->out.dtype == DT_BF16, own_finish = c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;     // perhaps
     LinearSpace s = { 0 };
 
     if (!avt_cuda_linear_suits(c))
@@ -43,7 +43,7 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
     s.library = (arch >= 90 ? 32 : 4) * MIB;
     if (c->linear.w.dtype != x)
         s.weight = rows_within(n, (size_t)k * avt_dtype_size(x));
-    if ((rounds && (own_finish || x == DT_F32)) || (c->linear.res.be && c->linear.gate.be))
+    if ((rounds && (own_finish || x == DT_F32)) || (c->linear.res.be && own_finish))
         s.result = rows_within(avt_rows_of(c->out), (size_t)n * sizeof(float));
     return s;
 }
