@@ -118,7 +118,8 @@ static Way way_of(Backend *be, const OpCall *c)
     w.gelu = gelu_of_library(facts, c);
     w.own_finish = (c->u.act != ACT_NONE && !w.gelu) || c->linear.gate.be || (w.out == DT_BF16 && w.x == DT_F32) ||
                    (c->linear.b.be && !(w.out == DT_BF16 ? facts->bias_bf16 : facts->bias));
-    w.weight_rows = s.weight ? (int64_t)(s.weight / ((size_t)w.k * avt_dtype_size(w.x))) / 8 * 8 : w.n;   // columns stay aligned
+    w.weight_rows = s.weight ? (int64_t)(s.weight / ((size_t)w.k * avt_dtype_size(w.x))) : w.n;
+    w.weight_rows = w.weight_rows < w.n ? w.weight_rows / 8 * 8 : w.n;          // columns of a piece stay aligned
     w.result_rows = s.result && w.own_finish ? (int64_t)(s.result / ((size_t)w.n * sizeof(float))) : w.m;
     w.finish = finish_of(c);
     return w;

@@ -11,12 +11,12 @@ static size_t padded(size_t n)
     return (n + 255) / 256 * 256;
 }
 
-/* As many rows as fit the limit, at least one. */
+/* As many rows as fit the limit, at least eight. */
 static size_t rows_within(int64_t rows, size_t row)
 {
     const int64_t most = row ? (int64_t)(LINEAR_LIMIT / row) : rows;
 
-    return padded((size_t)(rows < most ? rows : most > 0 ? most : 1) * row);
+    return padded((size_t)(rows < most || rows < 8 ? rows : most > 8 ? most : 8) * row);
 }
 
 static int aligned_row(int64_t n, DType dtype)

@@ -19,7 +19,7 @@ extern "C" {
 
 typedef struct LinearSpace {
     size_t library;
-    size_t weight, result;              // bytes; 0: not wanted. At least a row of each, else as many as fit a limit
+    size_t weight, result;              // bytes; 0: not wanted. At least eight rows of each, or all, else as many as fit a limit
 } LinearSpace;
 
 typedef struct ConvSpace {

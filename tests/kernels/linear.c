@@ -111,7 +111,7 @@ static void check(Arg a, Values kind, int bench)
 
 static void sizes(void **state)
 {
-    static const int64_t size[][3] = { { 1, 1, 1 }, { 1, 9, 300 }, { 3, 7, 5 }, { 4, 8, 16 }, { 5, 33, 257 },
+    static const int64_t size[][3] = { { 1, 1, 1 }, { 1, 9, 300 }, { 3, 7, 5 }, { 6, 4, 16 }, { 4, 8, 16 }, { 5, 33, 257 },
                                        { 130, 31, 64 }, { 129, 70, 515 }, { 17, 1, 33 }, { 2, 96, 1024 },
                                        { 37, 50, 3300 }, { 300, 40, 1700 } };
     (void)state;
