@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <libgen.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -36,12 +37,14 @@ static struct {
     int nb_inputs;
     const char *folder[MAX_INPUTS];
     int nb_folders;
-    char *partial;                      // what file_abandon() removes
+    const char *partial;                // what file_abandon() removes, in that folder
+    int dir;
 } files;
 
 struct FileOut {
     char *path, *partial;               // partial: NULL when it is written at once
     FileStop stop;
+    int dir;                            // the folder of both, whatever name it gets meanwhile; -1: none
     int fd, regular, error;             // error: the first one; nothing is written behind it
 };
 
@@ -82,6 +85,13 @@ int file_take_stdout(void)
     if (fd < 0 || dup2(2, 1) < 0)
         return AVERROR(errno);
     return fd;
+}
+
+const char *file_name(const char *name)
+{
+    if (!strcmp(name, "pipe:") || !strcmp(name, "pipe:0") || !strcmp(name, "pipe:1"))
+        return "-";
+    return strncmp(name, "file:", 5) || !name[5] ? name : name + 5;
 }
 
 /* ---- inputs -------------------------------------------------------------------------------------------------------------- */
@@ -180,12 +190,28 @@ static int open_at_once(const char *path, FileStop stop)
     }
 }
 
+static const char *bare_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
+static int open_folder(const char *path)
+{
+    char *copy = strdup(path);
+    const int fd = copy ? open(dirname(copy), O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    const int ret = fd < 0 ? AVERROR(errno) : fd;
+
+    free(copy);
+    return ret;
+}
+
 /* Beside the file that the name means in the end, with the mode of the one that is there. */
 static int open_beside(FileOut *f, const struct stat *st)
 {
     char *real = st ? realpath(f->path, NULL) : strdup(f->path);
-    const char *slash = real ? strrchr(real, '/') : NULL;
-    const int dir = slash ? (int)(slash + 1 - real) : 0;
+    const int dir = real ? (int)(bare_name(real) - real) : 0;
 
     if (!real)
         return AVERROR(errno);
@@ -193,6 +219,9 @@ static int open_beside(FileOut *f, const struct stat *st)
     f->path = real;
     if (st && access(real, W_OK) < 0)
         return AVERROR(errno);
+    f->dir = open_folder(real);
+    if (f->dir < 0)
+        return f->dir;
     if (asprintf(&f->partial, "%.*s.avatar-XXXXXX", dir, real) < 0) {
         f->partial = NULL;
         return AVERROR(ENOMEM);
@@ -205,7 +234,8 @@ static int open_beside(FileOut *f, const struct stat *st)
         f->partial = NULL;
         return ret;
     }
-    files.partial = f->partial;
+    files.partial = bare_name(f->partial);
+    files.dir = f->dir;
     f->regular = 1;
     return fchmod(f->fd, st ? st->st_mode & 0777 : new_mode()) < 0 ? AVERROR(errno) : 0;
 }
@@ -237,7 +267,7 @@ int file_create(FileOut **out, const char *path, FileStop stop)
     *out = f;
     if (!f)
         return ret;
-    f->fd = -1;
+    f->fd = f->dir = -1;
     f->stop = stop;
     f->path = strdup(path);
     if (f->path)
@@ -288,12 +318,14 @@ int file_close(FileOut **out, int keep)
         ret = AVERROR(errno);
     ret = f->error ? f->error : ret;
     if (f->partial) {
-        if (keep && !ret && rename(f->partial, f->path) < 0)
+        if (keep && !ret && renameat(f->dir, bare_name(f->partial), f->dir, bare_name(f->path)) < 0)
             ret = AVERROR(errno);
         if (!keep || ret)
-            unlink(f->partial);
+            unlinkat(f->dir, bare_name(f->partial), 0);
         files.partial = NULL;
     }
+    if (f->dir >= 0)
+        close(f->dir);
     free(f->partial);
     free(f->path);
     free(f);
@@ -304,5 +336,5 @@ int file_close(FileOut **out, int keep)
 void file_abandon(void)
 {
     if (files.partial)
-        unlink(files.partial);
+        unlinkat(files.dir, files.partial, 0);
 }

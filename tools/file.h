@@ -19,6 +19,9 @@ void file_prepare(void);
 /** A descriptor of its own for standard output; what libraries print goes to standard error from here on. */
 int  file_take_stdout(void);
 
+/** A name without FFmpeg's prefix: "file:x" is x; "pipe:", "pipe:0", "pipe:1" are "-". */
+const char *file_name(const char *name);
+
 /** Open for reading, "-" is standard input; a FIFO without a writer does not keep it. Descriptor, or an error. */
 int  file_open_in(const char *path);
 /** Bytes read, 0 at the end of the file, or an error. */

@@ -15,6 +15,7 @@
 #include <libavutil/log.h>
 
 #include "engine/engine.h"
+#include "file.h"
 #include "options.h"
 #include "speak.h"
 #include "stop.h"
@@ -214,6 +215,27 @@ static int speak(ToolOptions *o)
     return ret < 0 ? 1 : 0;
 }
 
+/* 0, or the exit code behind a sentence. */
+static int check_names(ToolOptions *o)
+{
+    int nb_stdin = 0;
+
+    o->output = file_name(o->output ? o->output : "avatar.mp4");
+    for (int i = 0; i < 2; i++) {
+        o->positional[i] = file_name(o->positional[i]);
+        nb_stdin += !strcmp(o->positional[i], "-");
+    }
+    if (!strcmp(o->output, "-") && isatty(1))
+        return fprintf(stderr, "avatar: -o - writes NUT, which a terminal cannot show; pipe it into ffmpeg or name a file\n"), 2;
+    if (strstr(o->output, "://"))
+        return fprintf(stderr, "avatar: %s: only files and pipes are written here; -o - and an ffmpeg behind it reach servers\n", o->output), 2;
+    if (nb_stdin > 1)
+        return fprintf(stderr, "avatar: stdin is the sound or the picture, not both\n"), 2;
+    if (nb_stdin && isatty(0))
+        return fprintf(stderr, "avatar: stdin is a terminal, where nobody types a sound or a picture; pipe one into it or name a file\n"), 2;
+    return 0;
+}
+
 int cmd_speak(int argc, char **argv)
 {
     ToolOptions o;
@@ -228,12 +250,9 @@ int cmd_speak(int argc, char **argv)
             tool_options_help();
         return o.help ? 0 : 2;
     }
-    if (!o.output)
-        o.output = "avatar.mp4";
-    if (!strcmp(o.output, "-") && isatty(1))
-        return fprintf(stderr, "avatar: -o - writes NUT, which a terminal cannot show; pipe it into ffmpeg or name a file\n"), 2;
-    if (!strcmp(o.positional[0], "-") && !strcmp(o.positional[1], "-"))
-        return fprintf(stderr, "avatar: stdin is the sound or the picture, not both\n"), 2;
+    ret = check_names(&o);
+    if (ret)
+        return ret;
     if (stop_watch() < 0)
         return fprintf(stderr, "avatar: the system gives no thread\n"), 1;
     return speak(&o);

@@ -14,6 +14,14 @@ static struct {
     int asked, at_once;
 } stop = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
+static int is_ignored(int sig)
+{
+    struct sigaction now;
+
+    return !sigaction(sig, NULL, &now) && now.sa_handler == SIG_IGN;
+}
+
+/* What people and systems end a program with: also a terminal that closes (unless nohup said to stay) and a used-up limit of time. */
 static sigset_t stop_signals(void)
 {
     sigset_t set;
@@ -21,6 +29,10 @@ static sigset_t stop_signals(void)
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGQUIT);
+    sigaddset(&set, SIGXCPU);
+    if (!is_ignored(SIGHUP))
+        sigaddset(&set, SIGHUP);
     return set;
 }
 
