@@ -260,7 +260,7 @@ def monstrous_models(tmp):
             f.truncate(size)
 
     def header(d, more=0):
-        text = json.dumps(d).encode()
+        text = d.encode() if isinstance(d, str) else json.dumps(d).encode()
         (model / dit).write_bytes(struct.pack('<Q', len(text)) + text)
         if more:
             sparse(dit, 8 + len(text) + more)
@@ -273,16 +273,17 @@ def monstrous_models(tmp):
         (model / 'config.json').unlink()
         make(model / 'config.json')
 
+    tensor = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     monsters = (
         (lambda: config(lambda p: p.symlink_to('config.json')), 'config.json', 'symbolic links'),
         (lambda: config(lambda p: p.symlink_to('/dev/zero')), 'config.json', 'not a regular file'),
         (lambda: config(lambda p: p.write_text('{"a":' * 100000)), 'config.json', 'too deep'),
-        (lambda: config(lambda p: p.write_text('[' * 40000000)), 'config.json', 'an object was wanted'),
+        (lambda: config(lambda p: p.write_bytes(b'[' * 40000000)), 'config.json', 'an object was wanted'),
         (lambda: sparse('config.json', 2 << 30), 'config.json', 'at most'),
         (lambda: sparse('avatar.json', 2 << 30), 'avatar.json', 'at most'),
         (lambda: sparse('google/umt5-xxl/spiece.model', 3 << 30), 'spiece.model', 'at most'),
         (lambda: sparse(dit, 60 << 30), dit, 'follow the last tensor'),
-        (lambda: header({'t%d' % i: {'dtype': 'F32', 'shape': [1], 'data_offsets': [4 * i, 4 * i + 4]} for i in range(1000000)}, 4000000), dit, 'values'),
+        (lambda: header('{%s}' % ','.join('"t%d":%s' % (i, tensor) for i in range(400000)), 4), dit, 'values'),
         (lambda: header({'__metadata__': {'k%d' % i: 'v' * 20 for i in range(100000)}}), dit, 'no audio encoder'),
         (lambda: header({'__metadata__': {'k': 'v' * 50000000}}), dit, 'no audio encoder'),
         (lambda: index({'x%d' % i: 's%d.safetensors' % i for i in range(100000)}), 's0.safetensors', 'cannot be opened'),
@@ -300,7 +301,7 @@ def monstrous_models(tmp):
 def names_of_models(tmp):
     wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
     (tmp / 'self').symlink_to('self')
-    for model, word in ((tmp / 'self', 'symbolic links'), ('/' + 'a/' * 2500, 'no model folder'), ('a' * 300, 'no model of that name'), ('a\nb\x1b[31m', '\\n')):
+    for model, word in ((tmp / 'self', 'symbolic links'), ('/' + 'a/' * 2500, 'stopped after 0 frames'), ('a' * 300, 'no model of that name'), ('a\nb\x1b[31m', '\\n')):
         r = Run('speak', '--model', model, wav, png, '-o', tmp / 'o.nut')
         fails(r, 1, word)
         require('\x1b' not in r.err, 'a raw escape', r.what)
