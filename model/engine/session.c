@@ -444,6 +444,16 @@ static void give_frame(AvatarSession *s, AvatarFrame *f)
     b->next++;
 }
 
+/* Not to be cancelled in it: the thread would take the lock along. */
+static void wait_for_change(AvatarSession *s)
+{
+    int before;
+
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    pthread_cond_wait(&s->change, &s->lock);
+    pthread_setcancelstate(before, NULL);
+}
+
 int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 {
     int ret = avt_threads_refuse(s);
@@ -470,7 +480,7 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
         } else if (!wait || (avt_sound_starved(&s->sound) && s->status >= 0)) {
             ret = AVATAR_EAGAIN;
         } else {
-            pthread_cond_wait(&s->change, &s->lock);
+            wait_for_change(s);
         }
     }
     pthread_mutex_unlock(&s->lock);

@@ -166,6 +166,37 @@ static void interrupted_calls_go_on(void **state)
     assert_int_equal(in_child(timer_storm, 0), 0);
 }
 
+/* A thread that waits for frames is cancelled: its session can still be closed by another. */
+static void *wait_for_frames(void *arg)
+{
+    receive_all(arg);
+    return NULL;
+}
+
+static int cancel_at(int i)
+{
+    AvatarEngine *e = NULL;
+    AvatarSession *s = open_all(&e);
+    pthread_t thread;
+
+    send_all(s, 48000);
+    if (pthread_create(&thread, NULL, wait_for_frames, s))
+        return 1;
+    usleep((useconds_t)(i * 5000));
+    pthread_cancel(thread);
+    avatar_session_abort(s);
+    pthread_join(thread, NULL);
+    close_all(&s, &e);
+    return 0;
+}
+
+static void cancelled_threads_leave_no_lock(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(in_child(cancel_at, i), 0);
+}
+
 /* ---- forks ----------------------------------------------------------------------------------------------------------------- */
 
 /* A child that exits in the middle of its parent's stream; every fourth has also called what it should not. */
@@ -236,7 +267,7 @@ static void workers_share_an_engine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on),
+        cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on), cmocka_unit_test(cancelled_threads_leave_no_lock),
         cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine),
     };
 
