@@ -4,7 +4,7 @@
 #
 # make simt       build/simt/avatar, build/simt/tests/parity, build/simt/tests/kernels/*, ...: the programs of build/ with the backend and
 #                 tests/simt (runtime, cuBLASLt, cuDNN in place of NVIDIA's) linked in, so that device cuda0 is there
-# make check-simt       bed, backend, every op, every golden, plans, a film through it, in three schedules; make check runs the first of them
+# make check-simt       bed, backend, every op, every golden, plans, a film through it, in three schedules; run-simt: the short set, once
 # make check-faults     plants typical bugs into our kernels and backend and sees that these tests find them: into doc/cuda.md
 # make check-engines    the engines of cuDNN's double against the real library's plans, without a device; T=90: one architecture
 # make cuda-table       what the compiler says of each kernel: into doc/cuda.md
