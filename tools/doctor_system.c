@@ -27,8 +27,8 @@ static void look_at_cpu(Findings *f, const ToolOptions *o)
 
     while (level > CPU_PLAIN && !avt_cpu_has((CpuLevel)level))
         level--;
-    doctor_words(f, "devices", "processor", level < CPU_AVX2 ? DOUBTFUL : GOOD, "%d threads, %s", o->engine.cpu_threads > 0 ? o->engine.cpu_threads : avt_nb_cores(),
-                 names[level]);
+    doctor_words(f, "devices", "processor", level < CPU_AVX2 ? DOUBTFUL : GOOD, "%d threads, %s",
+                 o->engine.cpu_threads > 0 ? o->engine.cpu_threads : avt_nb_cores(), names[level]);
     doctor_remedy(f, "without AVX2 every frame takes many times as long: use a newer machine, or build with oneDNN");
 }
 
@@ -51,7 +51,8 @@ static int64_t proc_number(const char *file, const char *key)
 
 static void look_at_memory(Findings *f, const ToolOptions *o)
 {
-    const int64_t left = avt_host_memory_left(), total = proc_number("/proc/meminfo", "SwapTotal:"), free_swap = proc_number("/proc/meminfo", "SwapFree:");
+    const int64_t total = proc_number("/proc/meminfo", "SwapTotal:"), free_swap = proc_number("/proc/meminfo", "SwapFree:");
+    const int64_t left = avt_host_memory_left();
     const int64_t need = plan_host_bytes(&o->engine, &o->look);
 
     if (need < 0)
@@ -90,9 +91,11 @@ static void look_at_gpu(Findings *f, const Nvml *n, unsigned i)
     if (m.total && m.used > m.total / 4)
         doctor_number(f, "memory", "held by others on a GPU", (double)m.used / GB, "GB", DOUBTFUL, "cuda%u: see nvidia-smi for the programs", i);
     if (!n->throttle(d, &why) && why & SLOWED_BY_HEAT_OR_POWER)
-        doctor_words(f, "devices", "clocks", DOUBTFUL, "cuda%u is slowed down by heat or power", i), doctor_remedy(f, "look at fans and supply: nvidia-smi -q -d PERFORMANCE");
+        doctor_words(f, "devices", "clocks", DOUBTFUL, "cuda%u is slowed down by heat or power", i),
+            doctor_remedy(f, "look at fans and supply: nvidia-smi -q -d PERFORMANCE");
     if (!n->ecc(d, 1, 0, &errors) && errors)
-        doctor_words(f, "devices", "memory errors", BAD, "cuda%u: %llu uncorrected since the driver was loaded", i, errors), doctor_remedy(f, "reset or replace the card");
+        doctor_words(f, "devices", "memory errors", BAD, "cuda%u: %llu uncorrected since the driver was loaded", i, errors),
+            doctor_remedy(f, "reset or replace the card");
 }
 
 static void look_at_gpus(Findings *f)

@@ -197,7 +197,8 @@ static void judge_colour(Findings *d, const Film *f)
     const double y = MEAN(f, luma, from, f->nb) - MEAN(f, luma, 0, part), u = MEAN(f, u, from, f->nb) - MEAN(f, u, 0, part),
                  v = MEAN(f, v, from, f->nb) - MEAN(f, v, 0, part), drift = sqrt(y * y + u * u + v * v);
 
-    doctor_number(d, "film", "drift of colour", drift, "of 255", doctor_judge(drift, 4, 10), "brightness %+.1f, blue %+.1f, red %+.1f from start to end", y, u, v);
+    doctor_number(d, "film", "drift of colour", drift, "of 255", doctor_judge(drift, 4, 10),
+                  "brightness %+.1f, blue %+.1f, red %+.1f from start to end", y, u, v);
 }
 
 static void judge_motion(Findings *d, const Film *f)
@@ -220,9 +221,11 @@ static void judge_motion(Findings *d, const Film *f)
     doctor_number(d, "film", "repeated frames", 100 * (double)still / (double)f->nb, "%", doctor_judge((double)still / (double)f->nb, 0.02, 0.3),
                   "frames stand still, up to %lld in a row: live mode was too slow, or the picture is none that the model can move", (long long)longest);
     inside /= f->nb > seams + 1 ? (double)(f->nb - 1 - seams) : 1;
-    if (seams >= 3 && inside > STILL)
-        doctor_number(d, "film", "change across block borders", seam / (double)seams / inside, "of that inside", doctor_judge(seam / (double)seams / inside, 1.6, 3),
+    if (seams >= 3 && inside > STILL) {
+        seam /= (double)seams * inside;
+        doctor_number(d, "film", "change across block borders", seam, "of that inside", doctor_judge(seam, 1.6, 3),
                       "blocks do not fit onto each other: another version of the model, or of its caches?");
+    }
 }
 
 /* The cells' first principal component into `mouth`: power iteration on the covariance, without forming it. */
