@@ -112,7 +112,7 @@ static void wait_until_forgotten(pid_t id)
 {
     const struct timespec nap = { .tv_nsec = 20000 };
 
-    for (int i = 0; i < 5000 && !tgkill(getpid(), id, 0); i++)
+    for (int i = 0; i < 50000 && !tgkill(getpid(), id, 0); i++)
         nanosleep(&nap, NULL);
 }
 
