@@ -32,8 +32,8 @@ def stats_lines(tmp):
             require(all(tuple(x['ms']) == STAGES and min(x['ms'].values()) >= 0 for x in of), of)
             worked = {s: sum(x['ms'][s] for x in of) for s in STAGES}
             require(bool(worked['decode']) == bool(of[0]['vae']), plan, rank, worked)
-            if rank == 0:
-                require(worked['layers'] > 0 and worked['picture'] > 0, plan, worked)
+            require(bool(of[0]['vae']) <= bool(worked['picture']), plan, rank, worked)
+            require(bool(of[0]['layers'][1]) <= bool(worked['layers']), plan, rank, worked)
             spent, went = sum(worked.values()) / 1000, got[-1]['time']
             require(0.3 * went < spent <= 1.02 * went, plan, rank, 'counted', spent, 'of', went)
         require(all(x['ranks'][0]['bytes']['weights'] > 0 for x in got), 'no memory')
