@@ -18,6 +18,7 @@ skeleton()
     cp "$src/configure" "$src/Makefile" "$1"
     cp "$src"/tools/*.sh "$src"/tools/*.mak "$1/tools"
     cp "$src"/tests/*.mak "$1/tests"
+    mkdir -p "$1/tests/simt" && cp "$src"/tests/simt/*.mak "$1/tests/simt"
     cp "$src/model/avatar.h" "$1/model"
 }
 
