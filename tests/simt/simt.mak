@@ -67,7 +67,7 @@ $(SIMT)/tests/bed: $(SIMT)/obj/tests/simt/bed_test.o $(filter-out %/spy.o,$(SIMT
 $(SIMT)/tests/backend: $(SIMT)/obj/tests/simt/backend_test.o $(TEST_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
 $(SIMT)/avatar: $(TOOL_O) $(SIMT)/libavatar.a
-	$(SIMT_LINK) $(LIBAV_LIBS) $(LIBS)
+	$(SIMT_LINK) $(LIBAV_LIBS) $(DLIB_LIBS) $(LIBS)
 $(SIMT)/tests/parity: $(PARITY_O) $(TEST_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
 $(SIMT)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(SIMT)/libavatar.a
