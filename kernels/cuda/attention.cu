@@ -11,11 +11,12 @@
  *      result  [16, hd] += weight [16, 64] v [64, hd]      v by ldmatrix, turned
  *
  * Rows of shared tiles are cut into 16 bytes, which are permuted by the row: eight rows meet all banks. A head is 32, 64 or 128 wide there,
- * zeros behind its end. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu.
+ * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu.
  */
 #include "cuda/attention.cuh"
 
 enum { QUERIES = 64, KEYS = 64, THREADS = 128 };
+enum { HEAD_MOST = 128, REL_MOST = 64 };                            // widest head; with rel: what sm_80's registers hold
 
 /* Piece c of row r of a tile whose rows are HD wide */
 template <int HD> static __device__ __forceinline__ unsigned char *piece_at(unsigned char *tile, int r, int c)
@@ -210,7 +211,7 @@ template <int HD> static cudaError_t launch(Backend *be, const Attention *a, int
 {
     const int smem = 5 * KEYS * HD * 2;
     const dim3 grid((unsigned)((a->n + QUERIES - 1) / QUERIES), (unsigned)a->heads, (unsigned)batch);
-    void (*const kernel)(Attention) = a->rel ? mma_kernel<HD, true> : mma_kernel<HD, false>;
+    void (*const kernel)(Attention) = a->rel ? mma_kernel<HD < REL_MOST ? HD : REL_MOST, true> : mma_kernel<HD, false>;
     const cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
 
     return e ? e : LAUNCH(kernel, grid, THREADS, smem, avt_cuda(be)->stream, *a);
@@ -244,7 +245,7 @@ static int suits_mma(const Attention *a)
                           (uintptr_t)a->part[1].v;
 
     return a->q_dtype == DT_BF16 && a->part[0].dtype == DT_BF16 && (!a->part[1].nb || a->part[1].dtype == DT_BF16) && a->hd % 8 == 0 &&
-           a->hd <= 128 && a->scale > 0 && all % 16 == 0;
+           a->hd <= (a->rel ? REL_MOST : HEAD_MOST) && a->scale > 0 && all % 16 == 0;
 }
 
 int avt_cuda_attention(Backend *be, const OpCall *c)
