@@ -4,9 +4,11 @@
 
 #include "cuda/facts.h"
 
+/* What is bf16 and meets f32 is widened as it is used, since matrices are large; the filters of pictures are not, and are kept as they are
+ * used: what a plan, which has seen no file, counts on. */
 DType avt_cuda_weight_dtype(WeightUse use, DType act, DType dtype)
 {
-    return use != WEIGHT_PLAIN && (act == DT_BF16 || dtype == DT_BF16) ? DT_BF16 : DT_F32;
+    return use != WEIGHT_PLAIN && (act == DT_BF16 || (use != WEIGHT_CONV3D && dtype == DT_BF16)) ? DT_BF16 : DT_F32;
 }
 
 size_t avt_cuda_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
