@@ -115,9 +115,10 @@ static Way way_of(Backend *be, const OpCall *c)
     w.library_size = s.library;
     w.weight = s.weight ? w.library + s.library : NULL;
     w.result = s.result ? w.library + s.library + s.weight : NULL;
-    w.gelu = gelu_of_library(facts, c);
-    w.own_finish = (c->u.act != ACT_NONE && !w.gelu) || c->linear.gate.be || (w.out == DT_BF16 && w.x == DT_F32) ||
+    w.own_finish = c->linear.gate.be || (w.out == DT_BF16 && w.x == DT_F32) ||
                    (c->linear.b.be && !(w.out == DT_BF16 ? facts->bias_bf16 : facts->bias));
+    w.gelu = !w.own_finish && gelu_of_library(facts, c);            // the library's comes before a bias of our own
+    w.own_finish |= c->u.act != ACT_NONE && !w.gelu;
     w.weight_rows = s.weight ? (int64_t)(s.weight / ((size_t)w.k * avt_dtype_size(w.x))) : w.n;
     w.weight_rows = w.weight_rows < w.n ? w.weight_rows / 8 * 8 : w.n;          // columns of a piece stay aligned
     w.result_rows = s.result && w.own_finish ? (int64_t)(s.result / ((size_t)w.n * sizeof(float))) : w.m;

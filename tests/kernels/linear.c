@@ -134,6 +134,8 @@ static void activations(void **state)
     (void)state;
     for (Act act = ACT_NONE; act <= ACT_CLAMP; act++) {
         check((Arg){ .m = 21, .n = 40, .k = 75, .act = act, .with_bias = 1 }, RANDOM, 0);
+        check((Arg){ .m = 21, .n = 40, .k = 64, .act = act, .with_bias = 1 }, RANDOM, 0);        // of a shape that libraries take
+        check((Arg){ .m = 21, .n = 40, .k = 64, .act = act }, RANDOM, 0);
         check((Arg){ .m = 21, .n = 40, .k = 75, .act = act, .storage = DT_BF16 }, LARGE, 0);
     }
 }
