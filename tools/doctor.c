@@ -72,6 +72,13 @@ Verdict doctor_judge(double value, double doubtful, double bad)
     return sign * value > sign * bad ? BAD : sign * value > sign * doubtful ? DOUBTFUL : GOOD;
 }
 
+int doctor_by_value(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+
+    return (x > y) - (x < y);
+}
+
 static Verdict worst_of(const Findings *f)
 {
     Verdict w = GOOD;

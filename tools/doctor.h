@@ -41,6 +41,9 @@ void doctor_remedy(Findings *f, const char *remedy, ...) __attribute__((format(p
 /** GOOD up to `doubtful`, DOUBTFUL up to `bad`, else BAD; bad < doubtful: the same downwards, for what should be large. */
 Verdict doctor_judge(double value, double doubtful, double bad);
 
+/** Of two floats, for qsort(). */
+int doctor_by_value(const void *a, const void *b);
+
 /** doctor_picture.c: a picture as the model will see it, at the size of the frames. rgb [h][w][3] */
 void doctor_picture(Findings *f, const uint8_t *rgb, int w, int h, int out_w, int out_h);
 /** doctor_face.c: the face in what will be the frames. seen [h][w][3] */

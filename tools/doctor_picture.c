@@ -124,13 +124,6 @@ double doctor_sharpness(const uint8_t *luma, int w, int h)
 
 /* ---- noise --------------------------------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Standard deviation of the noise of one square of pixels: mean of |second difference of second differences| * sqrt(pi / 2) / 6. */
 static float square_noise(const Plane *p, int x0, int y0)
 {
@@ -152,7 +145,7 @@ static double noise(const Plane *p)
     for (int i = 0; v && i < nb; i++)
         v[i] = square_noise(p, i % cols * SQUARE, i / cols * SQUARE);
     if (v && nb) {
-        qsort(v, (size_t)nb, sizeof(*v), by_value);
+        qsort(v, (size_t)nb, sizeof(*v), doctor_by_value);
         n = v[nb / 10];
     }
     free(v);

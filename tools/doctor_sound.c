@@ -151,13 +151,6 @@ static int hear_frame(Hearing *h, SwrContext **swr, const AVFrame *f)
 
 /* ---- what it comes to -------------------------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
 typedef struct Levels {
     double speech, room;                // dB
     double share, blocks;               // of frames, of blocks that speak
@@ -197,7 +190,7 @@ static int levels_of(Levels *l, const Hearing *h)
     if (!sorted)
         return 0;
     memcpy(sorted, h->db, sizeof(float) * (size_t)nb);
-    qsort(sorted, (size_t)nb, sizeof(*sorted), by_value);
+    qsort(sorted, (size_t)nb, sizeof(*sorted), doctor_by_value);
     while (quiet < nb - 1 && sorted[quiet] < sorted[nb * 199 / 200] - 25)
         quiet++;
     *l = (Levels){ .speech = sorted[quiet + (nb - quiet) * 8 / 10], .room = sorted[nb / 20] };

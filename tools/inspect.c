@@ -12,16 +12,9 @@
 #include "options.h"
 #include "speak.h"
 
-static void log_line(void *opaque, int level, const char *text)
-{
-    (void)opaque;
-    (void)level;
-    fprintf(stderr, "avatar: %s\n", text);
-}
-
 int cmd_inspect(int argc, char **argv)
 {
-    const Log log = { .write = log_line, .level = LOG_WARNING };
+    const Log log = { .write = tool_log_line, .level = LOG_WARNING };
     ToolOptions o;
     char *text = NULL, folder[PATH_MAX];
     int ret = tool_options(&o, argc, argv);

@@ -206,6 +206,12 @@ int tool_options(ToolOptions *o, int argc, char **argv)
     return 0;
 }
 
+void tool_log_line(void *opaque, int level, const char *text)
+{
+    (void)opaque, (void)level;
+    fprintf(stderr, "avatar: %s\n", text);
+}
+
 void tool_options_help(void)
 {
     for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)

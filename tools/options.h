@@ -20,6 +20,8 @@ typedef struct ToolOptions {
  * @return 0, or 2 after a sentence on stderr
  */
 int tool_options(ToolOptions *o, int argc, char **argv);
+/** A log callback: a line on stderr, whatever its level. */
+void tool_log_line(void *opaque, int level, const char *text);
 /** The options, a line each. */
 void tool_options_help(void);
 /** FFmpeg's name of a format of avatar.h. */

@@ -18,14 +18,7 @@
 #define GB 1e9
 #define AUDIO_SECONDS 10
 
-static void log_line(void *opaque, int level, const char *text)
-{
-    (void)opaque;
-    (void)level;
-    fprintf(stderr, "avatar: %s\n", text);
-}
-
-static const Log tool_log = { .write = log_line, .level = LOG_WARNING };
+static const Log tool_log = { .write = tool_log_line, .level = LOG_WARNING };
 
 static double sum_flops(const OpStat *stat)
 {
@@ -47,7 +40,7 @@ static void print_row(const char *what, const PlanMemory *m, double flops)
            (double)m->workspace / GB, (double)m->messages / GB, (double)avt_plan_sum(m) / GB, flops / 1e12);
 }
 
-static void json_memory(const char *device, const PlanMemory *m)
+void plan_json_memory(const char *device, const PlanMemory *m)
 {
     printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu}",
            device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m));
@@ -86,7 +79,7 @@ static int print_front_place(const PlanSizes *s, const Plan *plan, const Backend
     avt_room_add(room, plan->front_device, avt_plan_sum(&m));
     if (ret >= 0 && json) {
         printf("], \"front\": ");
-        json_memory(plan->front_device, &m);
+        plan_json_memory(plan->front_device, &m);
     } else if (ret >= 0)
         print_row(name, &m, sum_flops(stat));
     return ret;
@@ -119,7 +112,7 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
             snprintf(name, sizeof(name), "%s: layers %d-%d%s", p->device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
         if (ret >= 0 && json) {
             printf(r ? ", " : "");
-            json_memory(p->device, &m);
+            plan_json_memory(p->device, &m);
         } else if (ret >= 0)
             print_row(name, &m, sum_flops(stat));
     }

@@ -112,12 +112,6 @@ static void show(const Answer *a, const PlanSizes *sizes)
 
 /* ---- for programs ---------------------------------------------------------------------------------------------------------- */
 
-static void json_rank(const char *device, const PlanMemory *m)
-{
-    printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu}", device,
-           m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m));
-}
-
 static void show_json(const Answer *a, const char *precision)
 {
     const Found *f = &a->best;
@@ -131,10 +125,10 @@ static void show_json(const Answer *a, const char *precision)
            f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, least, f->paper.bound, a->options);
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         printf(r ? ", " : "");
-        json_rank(f->plan.rank[r].device, &f->memory[r]);
+        plan_json_memory(f->plan.rank[r].device, &f->memory[r]);
     }
     printf("], \"front\": ");
-    json_rank(f->plan.front_device, &f->front);
+    plan_json_memory(f->plan.front_device, &f->front);
     printf(", \"instead\": [");
     for (int i = 0; i < a->nb_instead; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"fps\": %.3f}", i ? ", " : "", a->instead[i].width, a->instead[i].height,

@@ -169,15 +169,9 @@ static int record(ToolOptions *o, const char *path)
     return ret < 0;
 }
 
-static void log_line(void *opaque, int level, const char *text)
-{
-    (void)opaque, (void)level;
-    fprintf(stderr, "avatar: %s\n", text);
-}
-
 int cmd_verify(int argc, char **argv)
 {
-    const Log log = { .write = log_line, .level = LOG_ERROR };
+    const Log log = { .write = tool_log_line, .level = LOG_ERROR };
     char path[PATH_MAX + 32];
     ToolOptions o;
     int ret = tool_options(&o, argc, argv);
@@ -191,7 +185,7 @@ int cmd_verify(int argc, char **argv)
         return o.help ? 0 : 2;
     }
     verify_path(path, sizeof(path), &o);
-    o.engine.log = log_line;
+    o.engine.log = tool_log_line;
     o.engine.log_level = AVATAR_LOG_ERROR;
     return o.record ? record(&o, o.nb_positional ? o.positional[0] : path) : check(&o, o.nb_positional ? o.positional[0] : path, &log);
 }

@@ -15,23 +15,6 @@
 
 #define HANG_SECONDS 100                            // of a child
 
-/* The child's exit status, 0 when all was as it should be; a signal (SIGALRM: it hung) fails the test. */
-static int in_child(int (*work)(int), int arg)
-{
-    const pid_t pid = fork();
-    int status = -1;
-
-    REQUIRE(pid >= 0);
-    if (!pid) {
-        alarm(HANG_SECONDS);
-        exit(work(arg));
-    }
-    REQUIRE(waitpid(pid, &status, 0) == pid);
-    if (WIFSIGNALED(status))
-        fail_msg("case %d: the child ended by signal %d%s", arg, WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
-    return WEXITSTATUS(status);
-}
-
 static AvatarSession *open_all(AvatarEngine **e)
 {
     AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
@@ -106,7 +89,7 @@ static int signals_of_the_host(int arg)
 static void signals_stay_with_the_host(void **state)
 {
     (void)state;
-    assert_int_equal(in_child(signals_of_the_host, 0), 0);
+    assert_int_equal(take_in_child(signals_of_the_host, 0, HANG_SECONDS), 0);
 }
 
 /* A host that makes threads of 64 kB; and one whose calling thread has 256 kB. */
@@ -142,7 +125,7 @@ static void small_stacks_are_enough(void **state)
 {
     (void)state;
     for (int i = 0; i < 2; i++)
-        assert_int_equal(in_child(small_stacks, i), 0);
+        assert_int_equal(take_in_child(small_stacks, i, HANG_SECONDS), 0);
 }
 
 static int timer_storm(int arg)
@@ -163,7 +146,7 @@ static int timer_storm(int arg)
 static void interrupted_calls_go_on(void **state)
 {
     (void)state;
-    assert_int_equal(in_child(timer_storm, 0), 0);
+    assert_int_equal(take_in_child(timer_storm, 0, HANG_SECONDS), 0);
 }
 
 /* A thread that waits for frames is cancelled: its session can still be closed by another. */
@@ -194,7 +177,7 @@ static void cancelled_threads_leave_no_lock(void **state)
 {
     (void)state;
     for (int i = 0; i < 4; i++)
-        assert_int_equal(in_child(cancel_at, i), 0);
+        assert_int_equal(take_in_child(cancel_at, i, HANG_SECONDS), 0);
 }
 
 /* ---- forks ----------------------------------------------------------------------------------------------------------------- */
@@ -231,7 +214,7 @@ static void forks_are_harmless(void **state)
 {
     (void)state;
     for (int i = 0; i < 16; i++)
-        assert_int_equal(in_child(fork_at, i), 0);
+        assert_int_equal(take_in_child(fork_at, i, HANG_SECONDS), 0);
 }
 
 /* Two children open sessions of their own on the engine that they have inherited, as a server's workers do. */
@@ -261,7 +244,7 @@ static int fork_workers(int arg)
 static void workers_share_an_engine(void **state)
 {
     (void)state;
-    assert_int_equal(in_child(fork_workers, 0), 0);
+    assert_int_equal(take_in_child(fork_workers, 0, HANG_SECONDS), 0);
 }
 
 int main(void)

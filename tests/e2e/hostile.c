@@ -16,23 +16,6 @@
 
 #define HANG_SECONDS 60                             // of a child
 
-/* The child's exit status; a signal (SIGALRM: it hung) fails the test. */
-static int in_child(int (*work)(int), int arg)
-{
-    const pid_t pid = fork();
-    int status = -1;
-
-    REQUIRE(pid >= 0);
-    if (!pid) {
-        alarm(HANG_SECONDS);
-        exit(work(arg));
-    }
-    REQUIRE(waitpid(pid, &status, 0) == pid);
-    if (WIFSIGNALED(status))
-        fail_msg("case %d: the child ended by signal %d%s", arg, WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
-    return WEXITSTATUS(status);
-}
-
 /* A stream of `n` samples on an engine: what ended it. */
 static int stream(AvatarEngine *e, int64_t n)
 {
@@ -143,7 +126,7 @@ static void callback_may_abort_and_no_more(void **state)
 {
     (void)state;
     for (int what = 0; what < NB_CALLS; what++)
-        assert_int_equal(in_child(call_from_callback, what), 0);
+        assert_int_equal(take_in_child(call_from_callback, what, HANG_SECONDS), 0);
 }
 
 /* ---- the end of the process, and of the library ------------------------------------------------------------------------------ */
@@ -170,7 +153,7 @@ static void exit_stops_sessions(void **state)
 {
     (void)state;
     for (int i = 0; i < 30; i++)
-        assert_int_equal(in_child(exit_at_work, i), 0);
+        assert_int_equal(take_in_child(exit_at_work, i, HANG_SECONDS), 0);
 }
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -206,7 +189,7 @@ static void libraries_register_before_us(void **state)
 {
     (void)state;
     for (int what = 0; what < 3; what++)
-        assert_int_equal(in_child(late_handlers, what), 0);
+        assert_int_equal(take_in_child(late_handlers, what, HANG_SECONDS), 0);
 }
 #else
 static void libraries_register_before_us(void **state)
@@ -311,8 +294,8 @@ static void library_can_be_unloaded(void **state)
 #endif
     if (!find_library(path, sizeof(path)))
         SKIP("libavatar.so is not built");
-    assert_int_equal(in_child(unload, 0), 0);
-    assert_int_equal(in_child(unload, 1), 0);
+    assert_int_equal(take_in_child(unload, 0, HANG_SECONDS), 0);
+    assert_int_equal(take_in_child(unload, 1, HANG_SECONDS), 0);
 }
 
 /* ---- no threads to be had ---------------------------------------------------------------------------------------------------- */
@@ -365,7 +348,7 @@ static void too_few_threads_are_told(void **state)
         SKIP("only root can become a user without other processes");
     for (int from = 0; from <= 100; from += 100)
         for (int room = 0; room <= 19; room++) {
-            const int ret = in_child(with_few_threads, from + room);
+            const int ret = take_in_child(with_few_threads, from + room, HANG_SECONDS);
 
             if (ret != (room >= 18))
                 fail_msg("room for %d threads%s: %d", room, from ? " after open" : "", ret);
@@ -476,7 +459,7 @@ static int open_beside_a_load(int arg)
 static void a_load_holds_up_nobody_else(void **state)
 {
     (void)state;
-    assert_int_equal(in_child(open_beside_a_load, 0), 0);
+    assert_int_equal(take_in_child(open_beside_a_load, 0, HANG_SECONDS), 0);
 }
 
 static int setup(void **state)

@@ -7,9 +7,11 @@
 #define AVT_TEST_TAKE_H
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/session.h"
@@ -83,6 +85,23 @@ static inline void keep_line(void *opaque, int level, const char *text)
 
     (void)level;
     snprintf(l->text + n, sizeof(l->text) - n, "%s\n", text);
+}
+
+/* The exit status of `work` in a child of its own, which has so many seconds; a signal (SIGALRM: it hung) fails the test. */
+static inline int take_in_child(int (*work)(int), int arg, unsigned seconds)
+{
+    const pid_t pid = fork();
+    int status = -1;
+
+    REQUIRE(pid >= 0);
+    if (!pid) {
+        alarm(seconds);
+        exit(work(arg));
+    }
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    if (WIFSIGNALED(status))
+        fail_msg("case %d: the child ended by signal %d%s", arg, WTERMSIG(status), WTERMSIG(status) == SIGALRM ? ": it hung" : "");
+    return WEXITSTATUS(status);
 }
 
 static inline AvatarOptions take_options(const char *plan, const char *devices, const char *vae, Lines *lines)
