@@ -23,14 +23,14 @@ int avt_cancelled(const AvatarSession *s)
 
 static Comm *comm_of(AvatarSession *s)
 {
-    return s->comm[s->set.plan->nb_ranks];
+    return avt_crew_conductor(&s->crew);
 }
 
 static int tell_all(AvatarSession *s, const Cmd *c)
 {
     int ret = 0;
 
-    for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
+    for (int r = 0; r < s->crew.set.plan->nb_ranks && ret >= 0; r++)
         ret = avt_comm_send_bytes(comm_of(s), r, TAG_COMMAND, c, sizeof(*c));
     return ret;
 }
@@ -40,8 +40,8 @@ static int send_to_pipes(AvatarSession *s, CommTag tag, const void *data, size_t
 {
     int ret = 0;
 
-    for (int r = 0; r < s->set.plan->nb_ranks && ret >= 0; r++)
-        if (s->set.plan->rank[r].pipe >= 0 && s->set.plan->rank[r].prev < 0)
+    for (int r = 0; r < s->crew.set.plan->nb_ranks && ret >= 0; r++)
+        if (s->crew.set.plan->rank[r].pipe >= 0 && s->crew.set.plan->rank[r].prev < 0)
             ret = avt_comm_send_bytes(comm_of(s), r, tag, data, size);
     return ret;
 }
@@ -107,7 +107,7 @@ static int take_frames(AvatarSession *s)
     b = ret < 0 ? NULL : next_place(s);
     if (!b)
         return ret < 0 ? ret : AVT_ERR(ECANCELED);
-    ret = avt_comm_recv_bytes(comm_of(s), s->set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size);
+    ret = avt_comm_recv_bytes(comm_of(s), s->crew.set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size);
     if (ret < 0)
         return ret;
     *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = 1e-6 * (double)(avt_now_ns() - f.start) };
@@ -142,7 +142,7 @@ static int slot_in_use(const AvatarSession *s, int sink, int slot)
 /* A slot that no block in flight uses, the present one last; -1: none yet. */
 static int free_slot(const AvatarSession *s, int sink)
 {
-    const int nb = s->set.plan->versions, now = sink ? s->sink : s->text;
+    const int nb = s->crew.set.plan->versions, now = sink ? s->sink : s->text;
 
     for (int i = 1; i <= nb; i++)
         if (!slot_in_use(s, sink, (now + i) % nb))
@@ -177,7 +177,7 @@ static int send_picture(AvatarSession *s, const uint8_t *picture, int prime)
     const size_t size = (size_t)s->info.width * (size_t)s->info.height * 3;
     const int ret = tell_all(s, &(Cmd){ .kind = CMD_PICTURE, .prime = prime });
 
-    return ret < 0 ? ret : avt_comm_send_bytes(comm_of(s), s->set.plan->vae_rank, TAG_IMAGE, picture, size);
+    return ret < 0 ? ret : avt_comm_send_bytes(comm_of(s), s->crew.set.plan->vae_rank, TAG_IMAGE, picture, size);
 }
 
 static int send_sink(AvatarSession *s, int from_block)
@@ -257,7 +257,7 @@ static int try_admit(AvatarSession *s)
     const int oldest_block_0 = s->nb_flight && !s->flight[0].block;
     int waiting, ret = 0;
 
-    if (s->nb_flight == s->set.plan->in_flight)
+    if (s->nb_flight == s->crew.set.plan->in_flight)
         return 0;
     if (s->hooks.admit && !s->hooks.admit(s->hooks.rank.opaque, s->admitted, s->wave))
         return 0;
@@ -305,7 +305,7 @@ static int send_wave(AvatarSession *s, int with_new)
         ret = send_to_pipes(s, TAG_SOUND, rows, (size_t)(BLOCK_FRAMES * cfg->nb_audio_layers * cfg->audio_dim) * sizeof(float));
     for (int i = 0; i < s->nb_flight; i++)
         s->flight[i].step++;
-    while (s->nb_flight && s->flight[0].step == s->set.plan->steps) {
+    while (s->nb_flight && s->flight[0].step == s->crew.set.plan->steps) {
         s->done[s->nb_done++] = s->flight[0];
         memmove(s->flight, s->flight + 1, sizeof(s->flight[0]) * (size_t)--s->nb_flight);
     }

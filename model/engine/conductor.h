@@ -6,6 +6,7 @@
 #ifndef AVT_CONDUCTOR_H
 #define AVT_CONDUCTOR_H
 
+#include "engine/crew.h"
 #include "engine/session.h"
 #include "engine/sound.h"
 #include "engine/stats.h"
@@ -38,11 +39,6 @@ typedef struct Flight {                 // a block in flight
 
 #define KEEP_SEED (-2)
 
-typedef struct Seat {                   // of a rank's thread
-    AvatarSession *s;
-    int rank;
-} Seat;
-
 typedef struct Changes {                // wanted, not yet taken by the conductor
     char *prompt;
     uint8_t *picture;                   // [H, W, 3]
@@ -60,18 +56,12 @@ struct AvatarSession {
     SessionHooks hooks;
     AvatarInfo info;
     int format;
-    RankSetup set;
-    PlanMemory planned[PLAN_MAX_RANKS];
-    Rank rank[PLAN_MAX_RANKS];
-    int nb_open;
+    Crew crew;
     FrontSetup front_set;
     PlanMemory front_planned;
     Front front;
-    RankRoutes routes;
-    Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
-    pthread_t thread[PLAN_MAX_RANKS], conductor, listener;
-    Seat seat[PLAN_MAX_RANKS];
-    int nb_threads, listening;          // rank threads started; the listener started
+    pthread_t conductor, listener;
+    int listening;                      // the listener started
     int running;                        // of the list in threads.c, with the next field
     AvatarSession *next_running;
     int orphan;                         // this process is a forked child, which has none of the threads

@@ -186,7 +186,7 @@ static int load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *l
     pthread_t thread;
 
     if (avt_thread_start(&thread, load_thread, &l))
-        return avt_fail(log, AVT_ERR(ENOMEM), "the system gives no thread to load a model; raise its limit (ulimit -u, pids.max)");
+        return avt_fail(log, AVT_ERR(ENOMEM), "the system gives no thread to load a model; " MORE_THREADS);
     pthread_join(thread, NULL);
     return l.ret;
 }

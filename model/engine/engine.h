@@ -23,6 +23,7 @@ typedef struct Core {
     ModelDir dir;
     int compat, level, cpu_threads;
     DType act;                          // precision: the type of activations on every device
+    int process;                        // this one, as the plan's ranks name theirs
     Plan plan;
     PlanSizes sizes;
     Schedule schedule;
@@ -43,6 +44,8 @@ struct AvatarEngine {
     pthread_mutex_t log_lock;
     int64_t warnings;                   // lines of that level so far; under log_lock
 };
+
+#define MORE_THREADS "raise its limit (ulimit -u, pids.max)"     // what helps when the system gives no thread
 
 typedef struct Expert {                 // AvatarOptions.opts
     double lora_alpha;                  // 0: not said

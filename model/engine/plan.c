@@ -10,21 +10,64 @@
 
 static const char *const kind_names[] = { "sequential", "wave", "timestep", "layer" };
 
-/* "a|b|c" -> the ranks' devices; number of them, or an error. */
-static int split_devices(PlanRank rank[PLAN_MAX_RANKS], const char *text, const Log *log)
+typedef struct Named {                  // "1:cuda0", "cuda0", "cuda0:own" in a list
+    int process;                        // 0 when it is not said
+    const char *device, *rest;          // `rest`: what is behind the device
+} Named;
+
+static Named named(const char *text)
+{
+    Named n = { .device = text };
+    const size_t digits = strspn(text, "0123456789");
+
+    if (digits && digits < 6 && text[digits] == ':') {
+        n.process = atoi(text);
+        n.device = text + digits + 1;
+    }
+    n.rest = n.device + strcspn(n.device, ":|");
+    return n;
+}
+
+static size_t name_size(const Named *n)
+{
+    return (size_t)(n->rest - n->device);
+}
+
+static int is_rank_of(const PlanRank *r, const Named *n)
+{
+    return r->process == n->process && strlen(r->device) == name_size(n) && !strncmp(n->device, r->device, name_size(n));
+}
+
+/* 0, or an error: `n`, which an option's text names, is no device or in no process. */
+static int check_device(const Named *n, const char *option, const char *text, const PlanOptions *opt, const Log *log)
+{
+    const int nb = opt->nb_processes > 1 ? opt->nb_processes : 1;
+
+    if (avt_device_kind(n->device, name_size(n)) == DEVICE_NONE)
+        return avt_fail(log, AVT_ERR(EINVAL), "%s=%s: %s'%.*s' is not a device; write cpu, or cuda0|cuda1", option, text,
+                        name_size(n) ? "" : "an empty name, ", (int)(name_size(n) < 100 ? name_size(n) : 100), n->device);
+    if (n->process >= nb)
+        return avt_fail(log, AVT_ERR(EINVAL), "%s=%s: there is no process %d, %s", option, text, n->process, nb == 1 ?
+                        "only this one; start workers with mpirun (doc/cluster.md)" : "they are counted from 0; start more workers");
+    return 0;
+}
+
+/* "a|1:b|c" -> the ranks' devices; number of them, or an error. */
+static int split_devices(PlanRank rank[PLAN_MAX_RANKS], const char *text, const PlanOptions *opt, const Log *log)
 {
     int nb = 0;
 
     for (const char *p = text; ; p++) {
-        const size_t len = strcspn(p, "|");
+        Named n = named(p);
 
+        n.rest = p + strcspn(p, "|");
         if (nb == PLAN_MAX_RANKS)
             return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: more than %d devices", text, PLAN_MAX_RANKS);
-        if (avt_device_kind(p, len) == DEVICE_NONE)
-            return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s'%.*s' is not a device; write cpu, or cuda0|cuda1", text,
-                            len ? "" : "an empty name, ", (int)(len < 100 ? len : 100), p);
-        memcpy(rank[nb++].device, p, len);
-        p += len;
+        if (check_device(&n, "devices", text, opt, log) < 0)
+            return AVT_ERR(EINVAL);
+        memcpy(rank[nb].device, n.device, name_size(&n));
+        rank[nb++].process = n.process;
+        p = n.rest;
         if (!*p)
             return nb;
     }
@@ -122,15 +165,14 @@ static void share_room(Split *s)
     const PlanLoads *w = s->opt->loads;
 
     for (int r = 0; r < s->nb; r++) {
-        const char *device = p->rank[r].device;
         int ranks = 0;
 
         s->room[r] = s->opt->room && s->opt->room[r] > 0 ? s->opt->room[r] : INFINITY;
         for (int i = 0; i < s->nb; i++)
-            ranks += !strcmp(p->rank[i].device, device);
-        if (w && !strcmp(p->front_device, device))
+            ranks += avt_plan_same_device(&p->rank[i], &p->rank[r]);
+        if (w && !p->rank[r].process && !strcmp(p->front_device, p->rank[r].device))
             s->room[r] -= w->front;
-        if (w && p->vae_rank >= s->nb && !strcmp(p->rank[p->vae_rank].device, device))
+        if (w && p->vae_rank >= s->nb && avt_plan_same_device(&p->rank[p->vae_rank], &p->rank[r]))
             s->room[r] -= w->vae_alone;
         s->room[r] /= ranks;
     }
@@ -189,40 +231,29 @@ static int place_layers(Plan *p, const PlanOptions *opt, int nb)
     return pipes == 1 ? split_layers(p, opt, nb) : 0;
 }
 
-/* Is `vae` this device, with ":own" behind it or not? */
-static int names_device(const char *vae, const char *device)
+static int check_vae(const Named *vae, const char *text, const PlanOptions *opt, const Log *log)
 {
-    const size_t len = strcspn(vae, ":");
-
-    return strlen(device) == len && !strncmp(vae, device, len);
-}
-
-static int check_vae(const char *vae, const Log *log)
-{
-    const size_t len = strcspn(vae, ":");
-
-    if (vae[len] && strcmp(vae + len, ":own"))
-        return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: write a device, or DEVICE:own for a rank of its own", vae);
-    if (avt_device_kind(vae, len) == DEVICE_NONE)
-        return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s is not a device; write cpu, cuda0, or DEVICE:own", vae);
-    return 0;
+    if (*vae->rest && strcmp(vae->rest, ":own"))
+        return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: write a device, or DEVICE:own for a rank of its own", text);
+    return check_device(vae, "vae_device", text, opt, log);
 }
 
 /* The first `nb` ranks hold layers. The VAE's is one of them, the last of the same device; or its own, behind them. */
-static int place_vae(Plan *p, const char *vae, int nb, int spare, const Log *log)
+static int place_vae(Plan *p, const Named *vae, int nb, int spare, const Log *log)
 {
-    const size_t len = vae ? strcspn(vae, ":") : 0;
     int r = nb - 1;
 
-    if (!spare && vae && vae[len])
+    if (!spare && vae && *vae->rest)
         r = -1;
-    while (!spare && vae && r >= 0 && !names_device(vae, p->rank[r].device))
+    while (!spare && vae && r >= 0 && !is_rank_of(&p->rank[r], vae))
         r--;
     if (spare || r < 0) {
         if (nb == PLAN_MAX_RANKS)
-            return avt_fail(log, AVT_ERR(EINVAL), "vae_device=%s: more than %d ranks", vae, PLAN_MAX_RANKS);
-        if (!spare)
-            snprintf(p->rank[nb].device, sizeof(p->rank[nb].device), "%.*s", (int)len, vae);
+            return avt_fail(log, AVT_ERR(EINVAL), "vae_device: more than %d ranks", PLAN_MAX_RANKS);
+        if (!spare) {
+            snprintf(p->rank[nb].device, sizeof(p->rank[nb].device), "%.*s", (int)name_size(vae), vae->device);
+            p->rank[nb].process = vae->process;
+        }
         p->rank[nb].pipe = p->rank[nb].prev = p->rank[nb].next = -1;
         r = nb++;
     }
@@ -232,19 +263,29 @@ static int place_vae(Plan *p, const char *vae, int nb, int spare, const Log *log
     return 0;
 }
 
+/* A device of the first process: the one that is named, else the VAE's, else the first there, else the CPU. */
 static int place_front(Plan *p, const PlanOptions *opt, const Log *log)
 {
-    const char *front = opt->front_device && strcmp(opt->front_device, "auto") ? opt->front_device : p->rank[p->vae_rank].device;
+    const char *text = opt->front_device && strcmp(opt->front_device, "auto") ? opt->front_device : "cpu";
+    Named n = named(text);
+    int r = p->vae_rank;
 
-    if (avt_device_kind(front, strlen(front)) == DEVICE_NONE)
-        return avt_fail(log, AVT_ERR(EINVAL), "front_device=%s is not a device; write cpu or cuda0", front);
-    snprintf(p->front_device, sizeof(p->front_device), "%s", front);
+    n.rest = text + strlen(text);
+    if (avt_device_kind(n.device, name_size(&n)) == DEVICE_NONE || n.process)
+        return avt_fail(log, AVT_ERR(EINVAL), "front_device=%s is not a device%s; write cpu or cuda0", text,
+                        n.process ? " of process 0, where the sound is" : "");
+    if (text == opt->front_device)
+        r = -1;
+    else if (p->rank[r].process)
+        for (r = p->nb_ranks - 1; r >= 0 && p->rank[r].process; r--)
+            ;
+    snprintf(p->front_device, sizeof(p->front_device), "%s", r < 0 ? n.device : p->rank[r].device);
     p->front_threads = opt->cpu_threads > 0 ? opt->cpu_threads : avt_nb_cores();
     return 0;
 }
 
 /* How many of the devices hold layers; the one behind them is the VAE's. What would have no work is refused. */
-static int count_layer_ranks(const Plan *p, const PlanOptions *opt, const char *vae, const char *list, int nb, const Log *log)
+static int count_layer_ranks(const Plan *p, const PlanOptions *opt, const Named *vae, const char *list, int nb, const Log *log)
 {
     const int most = p->kind == PLAN_LAYER ? nb : p->kind == PLAN_TIMESTEP ? p->steps : 1;
     const char *idle = nb > most ? p->rank[most].device : "";
@@ -257,32 +298,39 @@ static int count_layer_ranks(const Plan *p, const PlanOptions *opt, const char *
     if (nb > most + 1 || (nb > most && most == 1 && !vae))
         return avt_fail(log, AVT_ERR(EINVAL), "plan=%s runs on one device, devices=%s names %d; use plan=layer or plan=timestep, or name "
                         "one more for the VAE and say vae_device=", kind_names[p->kind], list, nb);
-    if (nb > most && vae && !names_device(vae, idle))
+    if (nb > most && vae && !is_rank_of(&p->rank[most], vae))
         return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s would have no work under plan=%s with vae_device=%s; leave it out, or say "
-                        "vae_device=%s", list, idle, kind_names[p->kind], vae, idle);
+                        "vae_device=%s", list, idle, kind_names[p->kind], opt->vae_device, idle);
     return most;
 }
 
-/* Ranks on the CPU share its cores. */
-static void share_threads(Plan *p, int cpu_threads)
+/* Ranks on the CPU share its cores: those of the processes that have the same. */
+static void share_threads(Plan *p, const PlanOptions *opt)
 {
-    const int threads = cpu_threads > 0 ? cpu_threads : avt_nb_cores();
-    int nb = 0;
+    const PlanProcess alone = { .cores = avt_nb_cores() };
 
-    for (int r = 0; r < p->nb_ranks; r++)
-        nb += avt_device_kind(p->rank[r].device, strlen(p->rank[r].device)) == DEVICE_HOST;
-    for (int r = 0; r < p->nb_ranks; r++)
+    for (int r = 0; r < p->nb_ranks; r++) {
+        const int process = p->rank[r].process;
+        const PlanProcess own = opt->process ? opt->process[process] : alone;
+        const int threads = opt->cpu_threads > 0 ? opt->cpu_threads : own.cores;
+        int nb = 0;
+
+        for (int i = 0; i < p->nb_ranks; i++)
+            if (avt_device_kind(p->rank[i].device, strlen(p->rank[i].device)) == DEVICE_HOST)
+                nb += opt->process ? opt->process[p->rank[i].process].shares == own.shares : p->rank[i].process == process;
         p->rank[r].threads = nb && threads / nb > 1 ? threads / nb : 1;
+    }
 }
 
 int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
 {
     const char *list = opt->devices && strcmp(opt->devices, "auto") ? opt->devices : "cpu";
-    const char *vae = opt->vae_device && strcmp(opt->vae_device, "auto") ? opt->vae_device : NULL;
+    const char *vae_text = opt->vae_device && strcmp(opt->vae_device, "auto") ? opt->vae_device : NULL;
+    const Named own = named(vae_text ? vae_text : "cpu"), *vae = vae_text ? &own : NULL;
     int nb, layer_ranks, ret;
 
     memset(p, 0, sizeof(*p));
-    nb = split_devices(p->rank, list, log);
+    nb = split_devices(p->rank, list, opt, log);
     if (nb < 0)
         return nb;
     if (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS)
@@ -290,7 +338,7 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     p->steps = opt->steps;
     ret = parse_kind(&p->kind, opt->plan, nb, log);
     if (ret >= 0 && vae)
-        ret = check_vae(vae, log);
+        ret = check_vae(vae, vae_text, opt, log);
     if (ret < 0)
         return ret;
     layer_ranks = count_layer_ranks(p, opt, vae, list, nb, log);
@@ -308,7 +356,7 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     p->in_flight = p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
     p->versions = p->kind == PLAN_SEQUENTIAL ? 1 : 2;
     p->batch = p->kind == PLAN_WAVE ? p->steps : 1;
-    share_threads(p, opt->cpu_threads);
+    share_threads(p, opt);
     return 0;
 }
 
@@ -324,6 +372,19 @@ DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow)
     return device ? DT_F32 : DT_BF16;
 }
 
+int avt_plan_same_device(const PlanRank *a, const PlanRank *b)
+{
+    return a->process == b->process && !strcmp(a->device, b->device);
+}
+
+int avt_plan_is_spread(const Plan *p)
+{
+    for (int r = 0; r < p->nb_ranks; r++)
+        if (p->rank[r].process)
+            return 1;
+    return 0;
+}
+
 int avt_plan_holds(const Plan *p, int rank, int step)
 {
     return rank >= p->first[step] && rank <= p->last[step];
@@ -332,11 +393,16 @@ int avt_plan_holds(const Plan *p, int rank, int step)
 const char *avt_plan_text(const Plan *p, char *buf, size_t size)
 {
     size_t n = (size_t)snprintf(buf, size, "%s on ", kind_names[p->kind]);
+    const int spread = avt_plan_is_spread(p);
+    char process[16] = "";
 
-    for (int r = 0; r < p->nb_ranks && n < size; r++)
-        n += (size_t)snprintf(buf + n, size - n, "%s%s%s", r ? "|" : "", p->rank[r].device,
+    for (int r = 0; r < p->nb_ranks && n < size; r++) {
+        if (spread)
+            snprintf(process, sizeof(process), "%d:", p->rank[r].process);
+        n += (size_t)snprintf(buf + n, size - n, "%s%s%s%s", r ? "|" : "", process, p->rank[r].device,
                               p->rank[r].vae ? (p->rank[r].pipe < 0 ? " (VAE)" : "+VAE") : "");
-    if (n < size && strcmp(p->front_device, p->rank[p->vae_rank].device))
+    }
+    if (n < size && (p->rank[p->vae_rank].process || strcmp(p->front_device, p->rank[p->vae_rank].device)))
         snprintf(buf + n, size - n, ", front on %s", p->front_device);
     return buf;
 }

@@ -5,6 +5,7 @@
  * A pipe is a run of ranks that together hold all layers; an item (block, step) goes down the pipe of its step.
  *   sequential, wave   one pipe of one rank              layer      one pipe of N ranks
  *   timestep           S pipes of one rank each
+ * Ranks may live in several processes, on several hosts: a device is then named with its process, 1:cuda0.
  * Items are admitted in waves: wave w holds (w, 0), (w-1, 1), (w-2, 2), ... `sequential` admits a block only when the one before
  * is through. What a rank does follows from the fields below alone. The memory of a rank is found by running its forwards on
  * `dry` (avt_rank_measure).
@@ -24,6 +25,7 @@ typedef enum PlanKind { PLAN_SEQUENTIAL, PLAN_WAVE, PLAN_TIMESTEP, PLAN_LAYER } 
 
 typedef struct PlanRank {
     char device[32];
+    int process;                        // that it lives in: 0, or a worker (comm/world.h)
     int pipe;                           // -1: no layers (a VAE rank)
     int prev, next;                     // ranks before and behind in the pipe; -1: none
     int part, nb_parts;                 // its part of each of its layers: 0 of 1, as no plan splits a layer yet
@@ -69,15 +71,22 @@ typedef struct PlanLoads {              // what each part of a `layer` plan asks
     double vae_alone, front;            // bytes
 } PlanLoads;
 
+typedef struct PlanProcess {            // what a plan must know of a process that its ranks may live in
+    int cores;                          // that it may use
+    int shares;                         // first process of those that use the same cores
+} PlanProcess;
+
 typedef struct PlanOptions {            // NULL: "auto"
     const char *plan;                   // "auto", "sequential", "wave", "timestep", "layer"
-    const char *devices;                // "auto" or names joined by '|': the order is the pipeline order
+    const char *devices;                // "auto" or names joined by '|', "cuda0" or "1:cuda0": the order is the pipeline order
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
     const char *front_device;           // "auto" (the VAE's), or any device
     int steps, nb_layers;
     int cpu_threads;                    // 0: all cores
     const PlanLoads *loads;             // NULL: a layer is like another, and nothing else weighs
     const double *room;                 // [devices] bytes that each may take, 0: no limit; NULL: none is known
+    const PlanProcess *process;         // [nb_processes], or NULL: each has this one's cores for itself
+    int nb_processes;                   // 0: this one alone
 } PlanOptions;
 
 /**
@@ -89,10 +98,14 @@ typedef struct PlanOptions {            // NULL: "auto"
 int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log);
 /** Type of activations that every device of the plan runs fastest; *slow (opt) gets a device for which that is f32, or NULL. */
 DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
+/** Are two ranks on one device? */
+int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
+/** Do ranks live in other processes than the front's? */
+int avt_plan_is_spread(const Plan *p);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
 /** Devices in the order of the ranks, as "layer on cuda0|cuda1+VAE"; a rank of the VAE alone is "cuda2 (VAE)". A front that is
- *  elsewhere than the VAE is named behind them: ", front on cpu". */
+ *  elsewhere than the VAE is named behind them: ", front on cpu". When they live in several processes, so do their names: "1:cuda0". */
 const char *avt_plan_text(const Plan *p, char *buf, size_t size);
 
 /* The network sizes that a memory plan needs. */

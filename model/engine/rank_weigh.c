@@ -130,10 +130,10 @@ int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, int
 /* All that the plan puts on the device of rank r. */
 static double bytes_on(const Plan *p, const double *rank, double front, int r)
 {
-    double sum = strcmp(p->front_device, p->rank[r].device) ? 0 : front;
+    double sum = p->rank[r].process || strcmp(p->front_device, p->rank[r].device) ? 0 : front;
 
     for (int i = 0; i < p->nb_ranks; i++)
-        sum += strcmp(p->rank[i].device, p->rank[r].device) ? 0 : rank[i];
+        sum += avt_plan_same_device(&p->rank[i], &p->rank[r]) ? rank[i] : 0;
     return sum;
 }
 

@@ -123,6 +123,7 @@ static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
     const char *device[PLAN_MAX_RANKS + 1];
+    const PlanMemory *m = s->crew.planned;
     char text[160], who[256];
     Room room = { .nb = 0 };
     Shelf *shelf = c->front.t5.shelf;
@@ -138,34 +139,19 @@ static int plan_memory(AvatarSession *s)
     avt_room_add(&room, c->plan.front_device, s->front_planned.scratch + s->front_planned.workspace);
     avt_room_add(&room, c->plan.front_device, 0);                   // its second queue, which umT5's layers come on
     avt_room_add(&room, "cpu", avt_shelf_planned(shelf) - avt_shelf_used(shelf));
-    for (int r = 0; r < c->plan.nb_ranks; r++) {
-        ret = avt_rank_measure(&s->planned[r], &s->set, r, &c->sizes, &opt, &s->routes, NULL);
-        if (ret < 0)
-            return ret;
-        s->info.state_bytes += (int64_t)(s->planned[r].state + s->planned[r].messages);
-        s->info.scratch_bytes += (int64_t)(s->planned[r].scratch + s->planned[r].workspace);
-        avt_room_add(&room, c->plan.rank[r].device, avt_plan_sum(&s->planned[r]) - s->planned[r].weights);
+    ret = avt_crew_measure(&s->crew);
+    if (ret < 0)
+        return ret;
+    for (int r = 0; r < c->plan.nb_ranks; r++, m++) {
+        s->info.state_bytes += (int64_t)(m->state + m->messages);
+        s->info.scratch_bytes += (int64_t)(m->scratch + m->workspace);
+        if (avt_crew_has(&s->crew, r))                              // other processes look at their own memory
+            avt_room_add(&room, c->plan.rank[r].device, avt_plan_sum(m) - m->weights);
     }
-    comm = avt_rank_comm(&s->set, &s->routes, device);
+    comm = avt_rank_comm(&s->crew.set, &s->crew.routes, device);
     avt_room_add(&room, "cpu", avt_comm_host_bytes(&comm) + FRAME_QUEUE * s->block_size + (size_t)avt_sound_bytes(&s->sound));
     snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
     return avt_room_check(&room, who, "choose a smaller size=", &s->e->log);
-}
-
-static int open_ranks(AvatarSession *s)
-{
-    const Core *c = s->e->core;
-    const char *device[PLAN_MAX_RANKS + 1];
-    const CommOptions comm = avt_rank_comm(&s->set, &s->routes, device);
-    int ret = avt_comm_open(s->comm, &comm);
-
-    for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++) {
-        const BackendOptions opt = avt_core_backend(c, c->plan.rank[r].threads, &s->e->log);
-
-        ret = avt_rank_open(&s->rank[r], &s->set, r, &c->rank[r], s->comm[r], &opt, c->plan.rank[r].device, &s->planned[r]);
-        s->nb_open += ret >= 0;
-    }
-    return ret;
 }
 
 static int open_front(AvatarSession *s)
@@ -227,6 +213,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     if (!c->compat && c->dir.width > 0 && (c->dir.width != s->info.width || c->dir.height != s->info.height))
         avt_log(&s->e->log, LOG_WARNING, "size=%dx%d: %s is made for %dx%d; at another size its film may stand still or melt", s->info.width,
                 s->info.height, c->dir.name ? c->dir.name : "this model", c->dir.width, c->dir.height);
+    s->crew.core = c;
     s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
     s->format = look->format;
     set_sound(s, look);
@@ -240,10 +227,10 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->next.prompt = avt_strdup(MEM_SESSION, prompt);
     if (!s->next.picture || !s->next.prompt)
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for a picture of %dx%d", s->info.width, s->info.height);
-    s->set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
+    s->crew.set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
                           .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .comm = s->hooks.comm, .hooks = s->hooks.rank,
                           .cancel = &s->cancel, .log = &s->e->log };
-    s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->set.format, s->info.height, s->info.width));
+    s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->crew.set.format, s->info.height, s->info.width));
     if (!look->prompt && !c->dir.prompt)
         avt_log(&s->e->log, LOG_INFO, "prompt: \"%s\" (the default)", prompt);
     return 0;
@@ -272,7 +259,7 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = avt_sound_open(&s->sound);
     if (ret >= 0)
-        ret = open_ranks(s);
+        ret = avt_crew_open(&s->crew);
     if (ret >= 0)
         ret = avt_threads_start(s);
     if (ret < 0) {
@@ -297,8 +284,7 @@ void avatar_session_abort(AvatarSession *s)
     if (avt_threads_refuse(s) == AVT_ERR(ECHILD))
         return;
     __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
-    if (s->comm[0])
-        avt_comm_abort(s->comm[0], AVT_ERR(ECANCELED));
+    avt_crew_abort(&s->crew, AVT_ERR(ECANCELED));
     pthread_mutex_lock(&s->lock);
     if (s->status >= 0 && !s->finished)
         s->status = AVT_ERR(ECANCELED);
@@ -318,13 +304,7 @@ void avatar_session_close(AvatarSession **ps)
     }
     avatar_session_abort(s);
     avt_threads_stop(s);
-    for (int r = 0; r < s->nb_open; r++)
-        avt_rank_sync(&s->rank[r]);
-    for (int r = 0; r < s->nb_open; r++)
-        avt_rank_close(&s->rank[r]);
-    if (s->comm[0])
-        avt_comm_close(s->comm, s->e->core->plan.nb_ranks + 1);
-    avt_free(s->routes.route);
+    avt_crew_close(&s->crew);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
     avt_stats_close(s);
@@ -343,17 +323,17 @@ void avatar_session_info(const AvatarSession *s, AvatarInfo *info)
 
 int64_t avt_session_bytes(const AvatarSession *s, int src, int dst)
 {
-    return avt_comm_bytes_to(s->comm[src], dst);
+    return avt_comm_bytes_to(s->crew.comm[src], dst);
 }
 
 PlanMemory avt_session_planned(const AvatarSession *s, int rank)
 {
-    return s->planned[rank];
+    return s->crew.planned[rank];
 }
 
 PlanMemory avt_session_measured(const AvatarSession *s, int rank)
 {
-    const Rank *r = &s->rank[rank];
+    const Rank *r = &s->crew.rank[rank];
 
     return (PlanMemory){ .weights = avt_arena_peak(r->w->arena), .state = avt_arena_peak(r->state), .scratch = avt_arena_peak(r->scratch),
                          .workspace = r->be->workspace_peak, .messages = avt_arena_peak(r->messages) };

@@ -48,7 +48,7 @@ int avt_stats_open(AvatarSession *s, const char *path)
     if (!t->line)
         return AVT_ERR(ENOMEM);
     t->fd = open_file(path, &s->e->log);
-    s->set.timed = t->fd >= 0;
+    s->crew.set.timed = t->fd >= 0;
     return t->fd < 0 ? t->fd : 0;
 }
 
@@ -83,12 +83,12 @@ static int rank_times(char *p, int size, const Rank *r, int64_t before[STAGE_NB]
 
 static int rank_text(char *p, int size, AvatarSession *s, int r)
 {
-    const PlanMemory *m = &s->planned[r];
+    const PlanMemory *m = &s->crew.planned[r];
     const PlanRank *place = &s->e->core->plan.rank[r];
     int n = snprintf(p, (size_t)size, "%s{\"device\": \"%s\", \"layers\": [%d, %d], \"vae\": %d, \"ms\": {", r ? ", " : "", place->device, place->l0,
                      place->l1, place->vae);
 
-    n += rank_times(p + n, size - n, &s->rank[r], s->stats.spent[r]);
+    n += rank_times(p + n, size - n, &s->crew.rank[r], s->stats.spent[r]);
     n += snprintf(p + n, (size_t)(size - n), "}, \"bytes\": {\"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu}}",
                   m->weights, m->state, m->scratch, m->workspace, m->messages);
     return n;

@@ -12,8 +12,6 @@
 #include "base/thread.h"
 #include "engine/threads.h"
 
-#define MORE_THREADS "raise its limit (ulimit -u, pids.max)"
-
 enum { NOT_RUNNING, RUNNING, STOPPING };
 
 static struct {
@@ -172,10 +170,10 @@ int avt_threads_refuse(const AvatarSession *s)
 
 /* ---- conductor and ranks -------------------------------------------------------------------------------------------------- */
 
-/* A thread of the session makes the threads of its ops now, not when the system may have none left. */
-static int make_team(AvatarSession *s, int threads)
+/* A thread of the session has made the threads of its ops, or has failed to. */
+static void count_team(void *opaque, int ret)
 {
-    const int ret = avt_thread_team(threads, &s->e->log);
+    AvatarSession *s = opaque;
 
     pthread_mutex_lock(&s->lock);
     s->nb_teams++;
@@ -183,22 +181,14 @@ static int make_team(AvatarSession *s, int threads)
         s->team_status = ret;
     pthread_cond_broadcast(&s->change);
     pthread_mutex_unlock(&s->lock);
-    return ret;
 }
 
-static void *rank_thread(void *arg)
+static int make_team(AvatarSession *s, int threads)
 {
-    const Seat *seat = arg;
-    Rank *r = &seat->s->rank[seat->rank];
-    int ret;
+    const int ret = avt_thread_team(threads, &s->e->log);
 
-    avt_thread_flush_denormals();
-    ret = make_team(seat->s, r->place->threads);
-    if (ret >= 0)
-        avt_rank_run(r);
-    else
-        avt_comm_abort(r->comm, ret);
-    return NULL;
+    count_team(s, ret);
+    return ret;
 }
 
 static void *listener_thread(void *arg)
@@ -206,20 +196,16 @@ static void *listener_thread(void *arg)
     AvatarSession *s = arg;
 
     avt_thread_flush_denormals();
-    if (make_team(s, s->set.plan->front_threads) >= 0)
+    if (make_team(s, s->crew.set.plan->front_threads) >= 0)
         avt_sound_listen(&s->sound);
     return NULL;
 }
 
 static int start_ranks(AvatarSession *s)
 {
-    for (int r = 0; r < s->set.plan->nb_ranks; r++) {
-        s->seat[r] = (Seat){ s, r };
-        if (avt_thread_start(&s->thread[r], rank_thread, &s->seat[r]))
-            return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for rank %d of %d; " MORE_THREADS, r, s->set.plan->nb_ranks);
-        s->nb_threads++;
-    }
-    return 0;
+    s->crew.seated = count_team;
+    s->crew.opaque = s;
+    return avt_crew_start(&s->crew);
 }
 
 static int start_listener(AvatarSession *s)
@@ -230,13 +216,6 @@ static int start_listener(AvatarSession *s)
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "the system gives no thread for the sound of a session; " MORE_THREADS);
     s->listening = 1;
     return 0;
-}
-
-static void join_ranks(AvatarSession *s)
-{
-    for (int r = 0; r < s->nb_threads; r++)
-        pthread_join(s->thread[r], NULL);
-    s->nb_threads = 0;
 }
 
 static void join_listener(AvatarSession *s)
@@ -261,8 +240,8 @@ static void *conductor_thread(void *arg)
     if (ret >= 0)
         ret = avt_conductor_play(s);
     if (ret < 0)
-        avt_comm_abort(s->comm[0], ret);
-    join_ranks(s);
+        avt_crew_abort(&s->crew, ret);
+    avt_crew_join(&s->crew);
     avt_conductor_finish(s, ret);
     join_listener(s);
     return NULL;
@@ -293,9 +272,10 @@ static int start_conductor(AvatarSession *s)
 
 static int wait_for_teams(AvatarSession *s)
 {
-    const int all = 1 + s->set.plan->nb_ranks + !s->sound.given;
-    int ret;
+    int all = 1 + !s->sound.given, ret;
 
+    for (int r = 0; r < s->crew.set.plan->nb_ranks; r++)
+        all += avt_crew_has(&s->crew, r);
     pthread_mutex_lock(&s->lock);
     while (s->nb_teams < all && s->team_status >= 0 && !s->finished)
         pthread_cond_wait(&s->change, &s->lock);

@@ -354,6 +354,33 @@ static int does_nothing(const PlanRank *r)
     return r->l1 == r->l0 && !r->vae;
 }
 
+/* A device of another process is another device, its ranks share that one's cores, and what is said without a process is here. */
+static void ranks_have_processes(void **state)
+{
+    const PlanProcess there[] = { { .cores = 8, .shares = 0 }, { .cores = 8, .shares = 0 }, { .cores = 6, .shares = 2 } };
+    PlanOptions o = { .plan = "layer", .devices = "cpu|1:cpu|2:cpu|2:cuda1", .steps = 4, .nb_layers = L, .process = there, .nb_processes = 3 };
+    char text[96];
+    Plan p;
+
+    (void)state;
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    assert_string_equal(avt_plan_text(&p, text, sizeof(text)), "layer on 0:cpu|1:cpu|2:cpu|2:cuda1+VAE, front on cpu");
+    REQUIRE(p.rank[0].threads == 4 && p.rank[1].threads == 4 && p.rank[2].threads == 6 && !strcmp(p.rank[3].device, "cuda1"));
+    REQUIRE(avt_plan_is_spread(&p) && !avt_plan_same_device(&p.rank[0], &p.rank[1]));
+    o.vae_device = "1:cpu";
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(p.vae_rank == 1 && p.nb_ranks == 4);
+    o.vae_device = "1:cpu:own";
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(p.vae_rank == 4 && p.rank[4].process == 1 && !strcmp(p.rank[4].device, "cpu"));
+    o.vae_device = "3:cpu";
+    assert_int_equal(avt_plan_make(&p, &o, test_log()), AVT_ERR(EINVAL));
+    REQUIRE(strstr(test_log_text(), "no process 3"));
+    o = (PlanOptions){ .plan = "layer", .devices = "cpu|1:cpu", .steps = 4, .nb_layers = L };
+    assert_int_equal(avt_plan_make(&p, &o, test_log()), AVT_ERR(EINVAL));
+    REQUIRE(strstr(test_log_text(), "mpirun"));
+}
+
 /* Whatever plan is made, each device that is named works on it, as often as it is named. */
 static void every_device_works(void **state)
 {
@@ -382,7 +409,7 @@ int main(void)
         cmocka_unit_test(loop_finds_its_way), cmocka_unit_test(front_has_its_place), cmocka_unit_test(text_names_all_ranks),
         cmocka_unit_test(layers_are_even), cmocka_unit_test(no_split_is_better), cmocka_unit_test(a_device_is_counted_once),
         cmocka_unit_test(tiny_models_are_split), cmocka_unit_test(four_small_cards_are_enough),
-        cmocka_unit_test(no_device_is_dropped), cmocka_unit_test(every_device_works),
+        cmocka_unit_test(no_device_is_dropped), cmocka_unit_test(ranks_have_processes), cmocka_unit_test(every_device_works),
     };
 
     return test_main("unit/plan", tests);

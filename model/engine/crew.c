@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The ranks of a session in this process: see crew.h. */
+#include <string.h>
+
+#include "base/thread.h"
+#include "engine/crew.h"
+
+int avt_crew_measure(Crew *c)
+{
+    const BackendOptions opt = avt_core_backend(c->core, 1, c->set.log);
+    int ret = 0;
+
+    for (int r = 0; r < c->set.plan->nb_ranks && ret >= 0; r++)
+        ret = avt_rank_measure(&c->planned[r], &c->set, r, &c->core->sizes, &opt, &c->routes, NULL);
+    return ret;
+}
+
+int avt_crew_open(Crew *c)
+{
+    const char *device[PLAN_MAX_RANKS + 1];
+    const CommOptions comm = avt_rank_comm(&c->set, &c->routes, device);
+    int ret = avt_comm_open(c->comm, &comm);
+
+    for (int r = 0; r < c->set.plan->nb_ranks && ret >= 0; r++) {
+        const PlanRank *place = &c->set.plan->rank[r];
+        const BackendOptions opt = avt_core_backend(c->core, place->threads, c->set.log);
+
+        if (avt_crew_has(c, r))
+            ret = avt_rank_open(&c->rank[r], &c->set, r, &c->core->rank[r], c->comm[r], &opt, place->device, &c->planned[r]);
+    }
+    return ret;
+}
+
+/* A rank makes the threads of its ops now, not when the system may have none left. */
+static void *rank_thread(void *arg)
+{
+    const Seat *seat = arg;
+    Crew *c = seat->crew;
+    Rank *r = &c->rank[seat->rank];
+    int ret;
+
+    avt_thread_flush_denormals();
+    ret = avt_thread_team(r->place->threads, c->set.log);
+    if (c->seated)
+        c->seated(c->opaque, ret);
+    if (ret >= 0)
+        avt_rank_run(r);
+    else
+        avt_comm_abort(r->comm, ret);
+    return NULL;
+}
+
+int avt_crew_start(Crew *c)
+{
+    for (int r = 0; r < c->set.plan->nb_ranks; r++) {
+        Seat *seat = &c->seat[r];
+
+        if (!avt_crew_has(c, r))
+            continue;
+        seat->crew = c;
+        seat->rank = r;
+        if (avt_thread_start(&seat->thread, rank_thread, seat))
+            return avt_fail(c->set.log, AVT_ERR(ENOMEM), "the system gives no thread for rank %d of %d; " MORE_THREADS, r,
+                            c->set.plan->nb_ranks);
+        seat->taken = 1;
+    }
+    return 0;
+}
+
+void avt_crew_join(Crew *c)
+{
+    for (int r = 0; r < PLAN_MAX_RANKS; r++)
+        if (c->seat[r].taken) {
+            pthread_join(c->seat[r].thread, NULL);
+            c->seat[r].taken = 0;
+        }
+}
+
+void avt_crew_abort(Crew *c, int code)
+{
+    for (int i = 0; i <= PLAN_MAX_RANKS; i++)
+        if (c->comm[i]) {                                           // one of a group's ends speaks for all
+            avt_comm_abort(c->comm[i], code);
+            return;
+        }
+}
+
+void avt_crew_close(Crew *c)
+{
+    for (int r = 0; r < PLAN_MAX_RANKS; r++)
+        avt_rank_sync(&c->rank[r]);
+    for (int r = 0; r < PLAN_MAX_RANKS; r++)
+        if (c->rank[r].be)
+            avt_rank_close(&c->rank[r]);
+    avt_comm_close(c->comm, PLAN_MAX_RANKS + 1);
+    avt_freep(&c->routes.route);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Crew: the ranks of a session that live in this process, their ends of its comm, and their threads. */
+#ifndef AVT_CREW_H
+#define AVT_CREW_H
+
+#include "engine/engine.h"
+
+typedef struct Seat {                   // of a rank's thread
+    struct Crew *crew;
+    int rank, taken;                    // taken: the thread runs
+    pthread_t thread;
+} Seat;
+
+typedef struct Crew {
+    const Core *core;                   // the five are the caller's to fill
+    RankSetup set;
+    RankRoutes routes;                  // freed by avt_crew_close()
+    void (*seated)(void *opaque, int ret);      // (opt) a rank's thread has made its threads below it, or has failed to; from that thread
+    void *opaque;
+
+    PlanMemory planned[PLAN_MAX_RANKS]; // all ranks, those elsewhere too
+    Rank rank[PLAN_MAX_RANKS];
+    Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
+    Seat seat[PLAN_MAX_RANKS];
+} Crew;
+
+/** Does a rank live here? */
+static inline int avt_crew_has(const Crew *c, int rank)
+{
+    return c->set.plan->rank[rank].process == c->core->process;
+}
+
+static inline Comm *avt_crew_conductor(const Crew *c)
+{
+    return c->comm[c->set.plan->nb_ranks];
+}
+
+/** Find the memory of every rank, and the routes of all their messages, on `dry`. @return 0 or an error (logged) */
+int  avt_crew_measure(Crew *c);
+/** Open the comm and the ranks that live here. @return 0 or an error (logged); avt_crew_close() in any case */
+int  avt_crew_open(Crew *c);
+/** Start a thread for each. @return 0 or ENOMEM (logged) */
+int  avt_crew_start(Crew *c);
+/** Wait for the threads: until CMD_END, a failure or an abort. */
+void avt_crew_join(Crew *c);
+/** Everyone who waits for a message of this session, here or elsewhere, gets `code`. */
+void avt_crew_abort(Crew *c, int code);
+/** Free all; threads must have been joined. A crew that was never opened is fine. */
+void avt_crew_close(Crew *c);
+
+#endif
