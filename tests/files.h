@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writers of tiny files for the tests of model/files: a growing buffer, a temporary folder, safetensors, zip and pickle.
+ * Writers of tiny files for the tests of model/files: a growing buffer, a temporary folder, safetensors, GGUF, zip and pickle.
  * They know nothing of the readers and can write what no honest program writes.
  */
 #ifndef AVT_TEST_FILES_H
@@ -174,6 +174,68 @@ static inline const char *st_write(const char *name, const FileTensor *t, int nb
 
     buf_free(&b);
     return path;
+}
+
+/* ---- GGUF ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct GgufTensor {
+    const char *name;
+    uint32_t type;                      // by GGUF's number: 0 f32, 1 f16, 8 q8_0
+    int nd;
+    int64_t dim[5];                     // the slowest first, as everywhere else here
+    const void *data;
+    size_t size;                        // bytes
+} GgufTensor;
+
+static inline void gguf_text(Buf *b, const char *s)
+{
+    buf_int(b, strlen(s), 8);
+    buf_text(b, s);
+}
+
+static inline void gguf_head(Buf *b, uint64_t nb_tensors, uint64_t nb_keys)
+{
+    buf_text(b, "GGUF");
+    buf_int(b, 3, 4);
+    buf_int(b, nb_tensors, 8);
+    buf_int(b, nb_keys, 8);
+}
+
+static inline void gguf_info(Buf *b, const GgufTensor *t, uint64_t offset)
+{
+    gguf_text(b, t->name);
+    buf_int(b, (uint64_t)t->nd, 4);
+    for (int i = t->nd - 1; i >= 0; i--)
+        buf_int(b, (uint64_t)t->dim[i], 8);
+    buf_int(b, t->type, 4);
+    buf_int(b, offset, 8);
+}
+
+static inline void gguf_pad(Buf *b)
+{
+    buf_zeros(b, (32 - b->n % 32) % 32);
+}
+
+/* One key, the architecture; data at multiples of 32. */
+static inline Buf gguf_make(const GgufTensor *t, int nb)
+{
+    uint64_t at = 0;
+    Buf b = { 0 };
+
+    gguf_head(&b, (uint64_t)nb, 1);
+    gguf_text(&b, "general.architecture");
+    buf_int(&b, 8, 4);
+    gguf_text(&b, "wan");
+    for (int i = 0; i < nb; i++) {
+        gguf_info(&b, &t[i], at);
+        at += (t[i].size + 31) / 32 * 32;
+    }
+    for (int i = 0; i < nb; i++) {
+        gguf_pad(&b);
+        buf_put(&b, t[i].data, t[i].size);
+    }
+    gguf_pad(&b);
+    return b;
 }
 
 /* ---- zip ----------------------------------------------------------------------------------------------------------- */

@@ -39,18 +39,21 @@ static int is_float(DType t)
     return t <= DT_F64;
 }
 
-/* 1: a value of the tensor is not finite; a negative error: it cannot be read */
-static int tensor_is_bad(const CkptTensor *t, void *piece, const Log *log)
+/* 1: a value of the tensor is not finite; a negative error: it cannot be read. Packed values are widened behind their bytes. */
+static int tensor_is_bad(const CkptTensor *t, char *piece, const Log *log)
 {
-    const size_t one = avt_dtype_size(t->dtype);
+    const size_t one = t->pack ? (size_t)t->pack->bytes : avt_dtype_size(t->dtype), most = (t->pack ? PIECE / 16 : PIECE) / one * one;
 
-    for (size_t at = 0; at < t->size; at += PIECE) {
-        const size_t n = t->size - at < PIECE ? t->size - at : PIECE;
+    for (size_t at = 0; at < t->size; at += most) {
+        const size_t n = t->size - at < most ? t->size - at : most;
+        const int64_t nb = (int64_t)(n / one) * (t->pack ? t->pack->values : 1);
         const int ret = avt_ckpt_read(t, piece, at, n, log);
 
         if (ret < 0)
             return ret;
-        if (avt_nonfinite(t->dtype, piece, (int64_t)(n / one)) >= 0)
+        if (t->pack)
+            avt_ckpt_widen((float *)(piece + PIECE / 16), t, piece, nb);
+        if (avt_nonfinite(t->dtype, t->pack ? piece + PIECE / 16 : piece, nb) >= 0)
             return 1;
     }
     return 0;
@@ -104,7 +107,7 @@ static void look_at_part(Findings *f, const ModelDir *m, int i, const char *name
         doctor_remedy(f, "%.230s", why.text);
         return;
     }
-    if (!has_end(name, ".safetensors") && !has_end(name, ".pth") && !has_end(name, ".index.json"))
+    if (!avt_modeldir_has_weights(name))
         return;
     if (avt_ckpt_open(&c, path, &log) < 0) {
         doctor_words(f, "files", "readable", BAD, "%s", why.text);
@@ -150,7 +153,7 @@ static double effect_on(Lora *l, const Ckpt *dit, const char *module, Backend *b
     if (w && raw && avt_ckpt_read(t, raw, 0, t->size, NULL) >= 0 && avt_lora_merge(l, module, be, w, t->dim[0], t->dim[1], NULL) > 0) {
         for (int64_t i = 0; i < nb; i++)
             d2 += (double)w[i] * w[i];
-        avt_to_f32(w, t->dtype, raw, 0, nb);
+        avt_ckpt_widen(w, t, raw, nb);
         for (int64_t i = 0; i < nb; i++)
             w2 += (double)w[i] * w[i];
     }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* avatar inspect MODEL, on one screen. */
+/* avatar inspect MODEL|FILE, on one screen. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -22,7 +22,7 @@ int cmd_inspect(int argc, char **argv)
     if (ret)
         return ret;
     if (o.help || o.nb_positional != 1) {
-        fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL\n       avatar inspect --manifest MODEL > MODEL/" MANIFEST_NAME "\n");
+        fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL|FILE\n       avatar inspect --manifest MODEL > MODEL/" MANIFEST_NAME "\n");
         return o.help ? 0 : 2;
     }
     o.engine.model = o.positional[0];

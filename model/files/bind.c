@@ -62,6 +62,7 @@ static int same_shape(const CkptTensor *t, int nd, const int64_t *dim)
 {
     int i = 0, j = 0;
 
+
     for (;;) {
         while (i < t->nd && t->dim[i] == 1)
             i++;
@@ -82,10 +83,10 @@ static int is_float(DType t)
 /* Training leaves no weight all zero; a file that has one is likely a stub. */
 static void warn_zero(Binder *b, const CkptTensor *t)
 {
-    const size_t n = strlen(t->name);
+    const size_t n = strlen(t->name), size = (size_t)avt_ckpt_values(t) * avt_dtype_size(t->dtype);
     const uint8_t *p = b->raw;
 
-    if (n < 8 || strcmp(t->name + n - 7, ".weight") || t->size < 2 || p[0] || memcmp(p, p + 1, t->size - 1))
+    if (n < 8 || strcmp(t->name + n - 7, ".weight") || size < 2 || p[0] || memcmp(p, p + 1, size - 1))
         return;
     if (b->nb_zero++ < SHOWN)
         avt_log(b->log, LOG_WARNING, "%s: %s: every value of tensor %s is zero", b->what, avt_ckpt_path(b->ckpt), t->name);
@@ -149,8 +150,8 @@ static void *grow(Binder *b, void **p, size_t *have, size_t size)
     return *p;
 }
 
-/* To b->raw, in pieces, so that a large tensor on a slow disk can be given up. */
-static int read_all(Binder *b, const CkptTensor *t)
+/* In pieces, so that a large tensor on a slow disk can be given up. */
+static int read_all(const Binder *b, const CkptTensor *t, char *dst)
 {
     int ret = 0;
 
@@ -158,22 +159,26 @@ static int read_all(Binder *b, const CkptTensor *t)
         nb = t->size - at < PIECE ? t->size - at : PIECE;
         if (b->cancel && __atomic_load_n(b->cancel, __ATOMIC_RELAXED))
             return AVT_ERR(ECANCELED);
-        ret = avt_ckpt_read(t, (char *)b->raw + at, at, nb, b->log);
+        ret = avt_ckpt_read(t, dst + at, at, nb, b->log);
     }
     return ret;
 }
 
-/* The bytes of a tensor, copied to the binder and found finite; NULL after a problem. Valid until the next one. */
+/* The values of a tensor as its dtype says, packed ones widened, copied to the binder and found finite; NULL after a problem. Valid until
+ * the next one. */
 static const void *load(Binder *b, const CkptTensor *t)
 {
-    const int64_t nb = (int64_t)(t->size / avt_dtype_size(t->dtype));
+    const int64_t nb = avt_ckpt_values(t);
+    const size_t size = (size_t)nb * avt_dtype_size(t->dtype), at = t->pack ? size : 0;    // what is packed is read behind
     char have[160], in[128];
     int64_t i;
     int ret;
 
-    if (!grow(b, &b->raw, &b->raw_size, t->size + 1))
+    if (!grow(b, &b->raw, &b->raw_size, at + t->size + 1))
         return NULL;
-    ret = read_all(b, t);
+    ret = read_all(b, t, (char *)b->raw + at);
+    if (ret >= 0 && t->pack)
+        avt_ckpt_widen(b->raw, t, (char *)b->raw + at, nb);
     if (ret < 0) {
         fail(b, ret);
         return NULL;
@@ -389,10 +394,10 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     t = b->ckpt && !stopped(b) ? take(b, nd, dim, name) : NULL;
     if (!t || !load(b, t))
         return NULL;
-    v = avt_malloc(MEM_CKPT, t->size / avt_dtype_size(t->dtype) * sizeof(*v) + 1);
+    v = avt_malloc(MEM_CKPT, (size_t)avt_ckpt_values(t) * sizeof(*v) + 1);
     if (!v)
         return fail(b, AVT_ERR(ENOMEM)), NULL;
-    avt_to_f32(v, t->dtype, b->raw, 0, (int64_t)(t->size / avt_dtype_size(t->dtype)));
+    avt_to_f32(v, t->dtype, b->raw, 0, avt_ckpt_values(t));
     return v;
 }
 

@@ -5,11 +5,14 @@
  *   name.safetensors.index.json --> shards ---+
  *   name.safetensors -------------------------+--> CkptTensor[] sorted by name, each a place in a file
  *   name.pth ---------------------------------+
+ *   name.gguf --------------------------------+
  *
  * Trap: a shard's name comes out of a file, so it must stay in the index's folder. A hub cache keeps its files as links
  * from snapshots/<revision>/ into blobs/ beside it: that one way out is known and allowed.
  */
 #include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -23,6 +26,7 @@
 
 struct Ckpt {
     char *path;
+    char note[160];
     CkptFile **file;
     int nb_files;
     CkptTensor *tensor;                 // names are owned
@@ -100,6 +104,12 @@ int avt_ckpt_add(Ckpt *c, const CkptTensor *t, const Log *log)
     return c->tensor[c->nb].name ? (c->nb++, 0) : AVT_ERR(ENOMEM);
 }
 
+void avt_ckpt_move(Ckpt *c, int64_t first, uint64_t by)
+{
+    for (int64_t i = first; i < c->nb; i++)
+        c->tensor[i].offset += by;
+}
+
 static int compare_tensors(const void *a, const void *b)
 {
     return strcmp(((const CkptTensor *)a)->name, ((const CkptTensor *)b)->name);
@@ -114,6 +124,17 @@ static int sort_tensors(Ckpt *c, const Log *log)
             return avt_fail(log, AVT_INVALID, "%s: tensor %s is there twice, in %s and in %s", c->path, c->tensor[i].name,
                             c->tensor[i - 1].file->name, c->tensor[i].file->name);
     return 0;
+}
+
+void avt_ckpt_say(Ckpt *c, const char *fmt, ...)
+{
+    char text[sizeof(c->note)];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    memcpy(c->note, text, sizeof(text));                            // the old one may be part of the new one
 }
 
 /* ---- one file ------------------------------------------------------------------------------------------------------ */
@@ -148,7 +169,7 @@ static int read_file(Ckpt *c, const CkptFile *f, const Log *log)
                         "%s: is a PyTorch file of the old format (before 1.6); save it again with a newer torch.save",
                         f->path);
     if (!memcmp(head, "GGUF", 4))
-        return avt_fail(log, AVT_INVALID, "%s: is a GGUF file, which is not supported; use the published .safetensors", f->path);
+        return avt_ckpt_read_gguf(c, f, log);
     if (looks_like_text(head, n))
         return avt_fail(log, AVT_INVALID,
                         "%s: looks like text, not like weights (an error page under this name?); download it again",
@@ -406,6 +427,11 @@ const CkptTensor *avt_ckpt_find(const Ckpt *c, const char *name)
 const char *avt_ckpt_path(const Ckpt *c)
 {
     return c->path;
+}
+
+const char *avt_ckpt_note(const Ckpt *c)
+{
+    return c->note;
 }
 
 int avt_ckpt_unchanged(const Ckpt *c, const Log *log)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The summary of a model folder. A file's complaint, when it cannot be read, becomes part of its line. */
+/* The summary of a model folder, or of one file of weights. A file's complaint, when it cannot be read, becomes part of its line. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,18 +75,20 @@ static void say_unreadable(Text *t, const char *name, const Reason *r)
     say(t, "  %-55s cannot be read: %s\n", name, sentence ? sentence + 2 : r->text);
 }
 
+/* Each type that occurs, plain ones first, and how many tensors have it. */
 static void say_types(Text *t, const Ckpt *c)
 {
-    int64_t count[DT_NB] = { 0 };
-    const char *comma = "";
+    const char *comma = "", *type;
 
-    for (int64_t i = 0; i < avt_ckpt_nb(c); i++)
-        count[avt_ckpt_get(c, i)->dtype]++;
-    for (int k = 0; k < DT_NB; k++)
-        if (count[k]) {
-            say(t, "%s%s %lld", comma, avt_dtype_name((DType)k), (long long)count[k]);
-            comma = ", ";
-        }
+    for (int k = 0; (type = avt_ckpt_type_name(k)); k++) {
+        int64_t nb = 0;
+
+        for (int64_t i = 0; i < avt_ckpt_nb(c); i++)
+            nb += avt_ckpt_type(avt_ckpt_get(c, i)) == type;
+        if (nb)
+            say(t, "%s%s %lld", comma, type, (long long)nb);
+        comma = nb ? ", " : comma;
+    }
 }
 
 static void say_weights(Text *t, const char *name, const Ckpt *c)
@@ -98,19 +100,12 @@ static void say_weights(Text *t, const char *name, const Ckpt *c)
         const CkptTensor *k = avt_ckpt_get(c, i);
 
         bytes += (double)k->size;
-        values += (double)(k->size / avt_dtype_size(k->dtype));
+        values += (double)avt_ckpt_values(k);
     }
     say(t, "  %-55s %9sB %5lld tensors %8s parameters  ", name, short_number(size, bytes), (long long)avt_ckpt_nb(c),
         short_number(nb, values));
     say_types(t, c);
     say(t, "\n");
-}
-
-static int has_end(const char *name, const char *end)
-{
-    const size_t n = strlen(name), m = strlen(end);
-
-    return n >= m && !strcmp(name + n - m, end);
 }
 
 static void say_plain(Text *t, const char *name, const char *path)
@@ -135,7 +130,7 @@ static int say_part(Text *t, const ModelDir *m, int i, const char *name, const c
             say_unreadable(t, name, &why);
         return 0;
     }
-    if (!has_end(name, ".safetensors") && !has_end(name, ".pth") && !has_end(name, ".index.json")) {
+    if (!avt_modeldir_has_weights(name)) {
         say_plain(t, name, path);
         return 1;
     }
@@ -215,6 +210,66 @@ static void say_settings(Text *t, const ModelDir *m)
     say(t, "\n");
 }
 
+/* ---- one file -------------------------------------------------------------------------------------------------------- */
+
+static int layers_of(const Ckpt *c)
+{
+    int nb = 0, l;
+
+    for (int64_t i = 0; i < avt_ckpt_nb(c); i++)
+        if (sscanf(avt_ckpt_get(c, i)->name, "blocks.%5d.", &l) == 1 && l >= nb)
+            nb = l + 1;
+    return nb;
+}
+
+/* Which network's weights these are, by a tensor that it has and the width of which says its own. */
+static void say_network(Text *t, const Ckpt *c)
+{
+    static const struct { const char *tensor; int axis; const char *network; } known[] = {
+        { "casual_audio_encoder.weights", 0, NULL }, { "patch_embedding.weight", 0, "a diffusion transformer without audio" },
+        { "token_embedding.weight", 1, "a umT5 text encoder" }, { "wav2vec2.masked_spec_embed", 0, "a wav2vec2 speech encoder" },
+        { "decoder.conv1.weight", 0, "a video VAE" },
+    };
+    const CkptTensor *k = avt_ckpt_find(c, known[0].tensor), *patch = avt_ckpt_find(c, known[1].tensor);
+
+    say(t, "  network: ");
+    if (k && patch) {
+        say(t, "a diffusion transformer with audio, width %lld, %d layers\n", (long long)patch->dim[0], layers_of(c));
+        return;
+    }
+    for (size_t i = 1; i < sizeof(known) / sizeof(known[0]); i++) {
+        k = avt_ckpt_find(c, known[i].tensor);
+        if (k && k->nd > known[i].axis) {
+            say(t, "%s, width %lld\n", known[i].network, (long long)k->dim[known[i].axis]);
+            return;
+        }
+    }
+    say(t, "none that is known here\n");
+}
+
+/* @return 0, or why it cannot be read (logged) */
+static int say_file(Text *t, const char *path, const Log *log)
+{
+    const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    Ckpt *c;
+    const int ret = avt_ckpt_open(&c, path, log);
+
+    if (ret < 0)
+        return ret;
+    say(t, "%s\n", path);
+    say_weights(t, name, c);
+    if (*avt_ckpt_note(c)) {
+        say(t, "  format: ");
+        say_text(t, avt_ckpt_note(c), 100);
+        say(t, "\n");
+    }
+    say_network(t, c);
+    avt_ckpt_close(&c);
+    return 0;
+}
+
+/* ---- the folder ------------------------------------------------------------------------------------------------------- */
+
 static void say_all(Text *t, const ModelDir *m)
 {
     const char *name, *path;
@@ -233,20 +288,32 @@ static void say_all(Text *t, const ModelDir *m)
         say(t, "complete\n");
 }
 
-int avt_inspect(char **text, const char *dir, const Log *log)
+static int say_folder(Text *t, const char *dir, const Log *log)
+{
+    ModelDir m;
+    const int ret = avt_modeldir_look(&m, dir, log);
+
+    if (ret < 0)
+        return ret;
+    say_all(t, &m);
+    avt_modeldir_close(&m);
+    return 0;
+}
+
+int avt_inspect(char **text, const char *path, const Log *log)
 {
     Text t = { .p = avt_malloc(MEM_MISC, SIZE) };
-    ModelDir m;
-    int ret = t.p ? avt_modeldir_look(&m, dir, log) : AVT_ERR(ENOMEM);
+    struct stat st;
+    int ret;
 
     *text = NULL;
-    if (ret < 0) {
-        avt_free(t.p);
-        return ret;
-    }
+    if (!t.p)
+        return AVT_ERR(ENOMEM);
     t.p[0] = 0;
-    say_all(&t, &m);
-    avt_modeldir_close(&m);
-    *text = t.p;
-    return 0;
+    ret = (!stat(path, &st) && !S_ISDIR(st.st_mode) ? say_file : say_folder)(&t, path, log);
+    if (ret < 0)
+        avt_free(t.p);
+    else
+        *text = t.p;
+    return ret < 0 ? ret : 0;
 }

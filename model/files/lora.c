@@ -210,7 +210,7 @@ static int read_halves(Lora *l, const Log *log)
 
 static int is_float(const CkptTensor *t)
 {
-    return t->dtype == DT_F32 || t->dtype == DT_BF16 || t->dtype == DT_F16;
+    return !t->pack && (t->dtype == DT_F32 || t->dtype == DT_BF16 || t->dtype == DT_F16);
 }
 
 static int check_pair(const Lora *l, const Pair *p, const Log *log)
@@ -223,7 +223,7 @@ static int check_pair(const Lora *l, const Pair *p, const Log *log)
                         p->a ? "B" : "A");
     if (!is_float(p->a) || !is_float(p->b))
         return avt_fail(log, AVT_INVALID, "%s: pair %s has type %s; f32, bf16 or f16 is wanted", path, p->module,
-                        avt_dtype_name(is_float(p->a) ? p->b->dtype : p->a->dtype));
+                        avt_ckpt_type(is_float(p->a) ? p->b : p->a));
     if (p->a->nd != 2 || p->b->nd != 2 || p->a->dim[0] < 1 || p->a->dim[0] != p->b->dim[1])
         return avt_fail(log, AVT_INVALID,
                         "%s: pair %s does not fit together: A is %s, B is %s; [rank, in] and [out, rank] are wanted", path,
@@ -239,7 +239,7 @@ static int read_alpha(const Lora *l, const CkptTensor *t, float *alpha, const Lo
     uint64_t raw = 0;
     int ret;
 
-    if (t->size != avt_dtype_size(t->dtype))
+    if (t->pack || t->size != avt_dtype_size(t->dtype))
         return avt_fail(log, AVT_INVALID, "%s: %s must be one finite number", avt_ckpt_path(l->ckpt), t->name);
     ret = avt_ckpt_read(t, &raw, 0, t->size, log);
     avt_to_f32(alpha, t->dtype, &raw, 0, 1);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The model folder: which file is which. Published layout of Wan-AI/Wan2.2-S2V-14B, with liveavatar.safetensors
- * (Quark-Vision/Live-Avatar) in it or in lora/, and our own optional avatar.json.
+ * (Quark-Vision/Live-Avatar) in it or in lora/, and our own optional avatar.json. Transformer and text encoder may be GGUF files instead,
+ * which have no settled names: the encoder's begins with umt5, as published ones do, any other one is the transformer's.
  */
 #include <dirent.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 #include "base/mem.h"
@@ -93,6 +95,45 @@ static int find_part(ModelDir *m, const Part *p)
             return *slot_of(m, p) ? 0 : AVT_ERR(ENOMEM);
         }
     return 0;
+}
+
+static int ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), m = strlen(end);
+
+    return n >= m && !strcmp(s + n - m, end);
+}
+
+int avt_modeldir_has_weights(const char *name)
+{
+    return ends_with(name, ".safetensors") || ends_with(name, ".pth") || ends_with(name, ".index.json") || ends_with(name, ".gguf");
+}
+
+/* A GGUF file becomes the part that it can be; where there is one already, nobody can say which is meant. */
+static int take_gguf(ModelDir *m, const char *name, const Log *log)
+{
+    const int is_text = !strncasecmp(name, "umt5", 4);
+    char **slot = is_text ? &m->t5 : &m->dit, *path;
+
+    if (*slot)
+        return avt_fail(log, AVT_INVALID, "%s: holds two files for %s, %s and %s; take one of them out", m->dir,
+                        is_text ? "the text encoder" : "the diffusion transformer", strrchr(*slot, '/') + 1, name);
+    path = avt_sprintf(MEM_MISC, "%s/%s", m->dir, name);
+    *slot = path;
+    return path ? 0 : AVT_ERR(ENOMEM);
+}
+
+static int find_gguf(ModelDir *m, const Log *log)
+{
+    DIR *d = opendir(m->dir);
+    int ret = 0;
+
+    for (struct dirent *e; d && ret >= 0 && (e = readdir(d));)
+        if (ends_with(e->d_name, ".gguf") && exists(m->dir, e->d_name, ""))
+            ret = take_gguf(m, e->d_name, log);
+    if (d)
+        closedir(d);
+    return ret;
 }
 
 /* ---- avatar.json --------------------------------------------------------------------------------------------------- */
@@ -207,6 +248,8 @@ static int find_all(ModelDir *m, const Log *log)
 
     for (size_t i = 0; i < NB_PARTS && ret >= 0; i++)
         ret = find_part(m, &parts[i]);
+    if (ret >= 0)
+        ret = find_gguf(m, log);
     for (size_t i = 0; i < 2 && ret >= 0 && !m->lora; i++) {
         m->lora = avt_sprintf(MEM_MISC, "%s/%s", m->dir, lora_paths[i]);
         ret = m->lora ? 0 : AVT_ERR(ENOMEM);

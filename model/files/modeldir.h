@@ -15,9 +15,9 @@
 typedef struct ModelDir {
     char *dir;
     char *config;                       // config.json
-    char *dit;                          // diffusion_pytorch_model.safetensors.index.json, or the one .safetensors
+    char *dit;                          // diffusion_pytorch_model.safetensors.index.json, the one .safetensors, or any .gguf
     char *vae;                          // Wan2.1_VAE.pth or .safetensors
-    char *t5;                           // models_t5_umt5-xxl-enc-bf16.pth or .safetensors
+    char *t5;                           // models_t5_umt5-xxl-enc-bf16.pth or .safetensors, or a .gguf whose name begins with umt5
     char *spiece;                       // google/umt5-xxl/spiece.model
     char *wav2vec2;                     // wav2vec2-large-xlsr-53-english/model.safetensors
     char *wav2vec2_config, *wav2vec2_preprocessor;
@@ -34,12 +34,15 @@ typedef struct ModelDir {
 
 enum { LORA_UNSAID, LORA_REQUIRED, LORA_NONE };
 
-/** @return 0; ENOENT naming the first missing file and what the folder should hold; AVT_INVALID for a bad avatar.json */
+/** @return 0; ENOENT naming the first missing file and what the folder should hold; AVT_INVALID for a bad avatar.json, or two files of
+ *  which either could be meant */
 int  avt_modeldir_open(ModelDir *m, const char *dir, const Log *log);
 /** The same, but a file that is missing stays NULL. */
 int  avt_modeldir_look(ModelDir *m, const char *dir, const Log *log);
 /** i-th file that the folder must hold: its name in the folder, and its path or NULL. @return 0: there is no i-th */
 int  avt_modeldir_part(const ModelDir *m, int i, const char **name, const char **path);
+/** Does a file of this name hold weights, which avt_ckpt_open() reads? */
+int  avt_modeldir_has_weights(const char *name);
 /**
  * A number made of name, size, inode and times of every file that may be read: the folder's parts, avatar.json, all
  * *.safetensors beside them (shards), the LoRA. Another number: something was changed, added or taken away since.

@@ -233,7 +233,7 @@ static int embed(Backend *be, const Ckpt *ckpt, const Pass *p, const int32_t *id
 {
     const CkptTensor *e = avt_ckpt_find(ckpt, "token_embedding.weight");
     const int64_t D = p->cfg->dim;
-    const size_t bytes = e ? (size_t)D * avt_dtype_size(e->dtype) : 0;
+    const size_t bytes = e ? avt_ckpt_size(e, D) : 0;
     float *row = avt_malloc(MEM_NET, (size_t)D * sizeof(*row) + bytes);
     void *raw = row + D;
     int ret = row ? 0 : AVT_ERR(ENOMEM);
@@ -251,7 +251,7 @@ static int embed(Backend *be, const Ckpt *ckpt, const Pass *p, const int32_t *id
         ret = avt_ckpt_read(e, raw, (size_t)ids[i] * bytes, bytes, be->log);
         if (ret < 0)
             break;
-        avt_to_f32(row, e->dtype, raw, 0, D);
+        avt_ckpt_widen(row, e, raw, D);
         for (int64_t d = 0; d < D && ret >= 0; d++)
             if (!isfinite(row[d]))
                 ret = avt_fail(be->log, AVT_INVALID, "umt5: token_embedding.weight: row %d is not finite in %s", ids[i], e->file->name);

@@ -255,7 +255,7 @@ static void test_refused_files(void **state)
           "looks like text" },
         { "t.safetensors.part", "\x10\0\0\0\0\0\0\0{", 9, "did not finish" },
         { "t.safetensors.incomplete", "\x10\0\0\0\0\0\0\0{", 9, "did not finish" },
-        { "g.gguf", "GGUF\3\0\0\0", 8, "GGUF" },
+        { "g.gguf", "GGUF\3\0\0\0", 8, "ends inside its header" },
         { "old.pth", "\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15, "old format" },
     };
     Ckpt *c;

@@ -77,6 +77,35 @@ static void test_alternatives(void **state)
     tmp_close();
 }
 
+/* A GGUF file stands for transformer or text encoder; two files for one of them are refused by their names. */
+static void test_gguf(void **state)
+{
+    ModelDir m;
+
+    (void)state;
+    tmp_open();
+    write_model();
+    tmp_text("some-Q4_K_M.gguf", "{}");
+    REQUIRE(open_dir(&m) == AVT_INVALID && !m.dir);
+    require_said("diffusion_pytorch_model.safetensors.index.json and some-Q4_K_M.gguf", "take one of them out");
+    unlink(tmp_path(files[1]));
+    REQUIRE_OK(open_dir(&m));
+    REQUIRE(!strcmp(m.dit, tmp_path("some-Q4_K_M.gguf")) && !strcmp(m.t5, tmp_path(files[3])));
+    avt_modeldir_close(&m);
+    tmp_text("umt5-xxl-encoder-Q8_0.gguf", "{}");
+    REQUIRE(open_dir(&m) == AVT_INVALID);
+    require_said("the text encoder", "umt5-xxl-encoder-Q8_0.gguf");
+    unlink(tmp_path(files[3]));
+    REQUIRE_OK(open_dir(&m));
+    REQUIRE(!strcmp(m.t5, tmp_path("umt5-xxl-encoder-Q8_0.gguf")));
+    avt_modeldir_close(&m);
+    tmp_text("other.gguf", "{}");
+    REQUIRE(open_dir(&m) == AVT_INVALID);
+    require_said("two files for the diffusion transformer", "other.gguf");
+    REQUIRE(avt_mem_bytes(MEM_NB) == 0);
+    tmp_close();
+}
+
 static void test_missing(void **state)
 {
     char text[256];
@@ -348,7 +377,7 @@ static void test_stamp(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_found), cmocka_unit_test(test_alternatives), cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_found), cmocka_unit_test(test_alternatives), cmocka_unit_test(test_gguf), cmocka_unit_test(test_missing),
         cmocka_unit_test(test_avatar_json), cmocka_unit_test(test_bad_avatar_json), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_golden),
         cmocka_unit_test(test_stamp), cmocka_unit_test(test_places),
