@@ -3,7 +3,7 @@
  * comm.h. */
 #include <string.h>
 
-#include "comm/threads.h"
+#include "comm/link.h"
 
 #define ALIGN 64
 
@@ -25,10 +25,21 @@ static int same_class(const char *a, const char *b)
     return len == strcspn(b, "0123456789") && !strncmp(a, b, len);
 }
 
+BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r)
+{
+    const int own = opt->world ? avt_world_own(opt->world) : 0;
+    const int out = opt->world && opt->process[r->dst] != own, in = opt->world && opt->process[r->src] != own;
+
+    return out && in ? WAY_ELSEWHERE : out ? WAY_OUT : in ? WAY_IN : WAY_HERE;
+}
+
 BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r)
 {
     const char *src = opt->device[r->src], *dst = opt->device[r->dst];
+    const BoxWay way = avt_comm_box_way(opt, r);
 
+    if (way != WAY_HERE)
+        return way == WAY_ELSEWHERE ? BOX_NONE : BOX_HOST;
     if (!src || !dst || !same_class(src, dst))
         return BOX_HOST;
     return opt->kind == COMM_STRICT ? BOX_NONE : BOX_DEVICE;

@@ -7,6 +7,9 @@
  *   strict    the same with the rules of NCCL, for tests: no buffer, in order
  *   dry       for a rehearsal: moves nothing, notes the routes that a rank uses
  *
+ * Ranks of one comm may live in several processes (world.h): those of one process meet as threads do, messages between two go through
+ * host memory and a socket (link.h).
+ *
  * Messages travel on routes, known before the first one: who to whom, about what, how large, how
  * many at once. So all memory of messages is counted in the plan and allocated at open.
  *
@@ -51,6 +54,9 @@ typedef struct CommOptions {
     int nb_routes;
     int timeout_ms;                     // strict: longest wait of a send or receive; 0: COMM_TIMEOUT_MS
     const Log *log;
+    struct World *world;                // NULL: all ranks live in this process
+    const int *process;                 // [nb], where each lives
+    uint32_t id;                        // the same in all processes, of no other group of the world
 } CommOptions;
 
 #define COMM_TIMEOUT_MS 20000
@@ -83,14 +89,14 @@ struct Comm {                           // the beginning of what a class keeps f
     const Log *log;
 };
 
-/** Open the ends of opt->nb ranks: comm[0 .. nb-1]. What `opt` points to is copied; `log` must stay.
+/** Open the ends of opt->nb ranks: comm[0 .. nb-1], NULL for those that live in other processes. What `opt` points to is copied; `log` must stay.
  *  @return 0; ENOMEM; EINVAL (logged) for a route that a kind cannot carry */
 int  avt_comm_open(Comm **comm, const CommOptions *opt);
 /** Close every end of a group (all ranks must have stopped using it). */
 void avt_comm_close(Comm **comm, int nb);
 
 /** Memory of messages: what avt_comm_attach() takes of a rank's arena, and what the group takes
- *  of the host. */
+ *  of this process's host. */
 size_t avt_comm_message_bytes(const CommOptions *opt, int rank);
 size_t avt_comm_host_bytes(const CommOptions *opt);
 /** Place the mailboxes of what a rank with a device receives; every such rank does so before the first

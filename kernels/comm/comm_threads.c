@@ -12,7 +12,7 @@
  */
 #include <string.h>
 
-#include "comm/threads.h"
+#include "comm/link.h"
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
@@ -21,7 +21,12 @@ static int box_open(Box *b, const CommOptions *opt, const CommRoute *r)
     const size_t room = (size_t)r->room;
 
     b->route = *r;
+    b->way = avt_comm_box_way(opt, r);
     b->place = avt_comm_box_place(opt, r);
+    if (b->way != WAY_HERE)
+        b->peer = opt->process[b->way == WAY_OUT ? r->dst : r->src];
+    if (b->way == WAY_ELSEWHERE)
+        return 0;
     b->stride = avt_comm_box_stride(r);
     b->letter = avt_calloc(MEM_COMM, room, sizeof(*b->letter));
     if (b->place == BOX_HOST)
@@ -31,6 +36,8 @@ static int box_open(Box *b, const CommOptions *opt, const CommRoute *r)
 
 static void group_free(Group *g)
 {
+    if (g->link)
+        avt_link_close(g);
     for (int i = 0; i < g->nb_boxes; i++) {
         avt_free(g->box[i].letter);
         avt_free(g->box[i].bytes);
@@ -87,16 +94,21 @@ int avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt)
 {
     Group *g = group_new(opt);
 
-    for (int i = 0; g && i < opt->nb; i++) {
-        comm[i] = (Comm *)end_new(g, cls, i, opt->nb);
-        if (comm[i])
+    int ret = g ? 0 : AVT_ERR(ENOMEM);
+
+    if (g && opt->world)
+        ret = avt_link_open(g, opt);
+    for (int i = 0; ret >= 0 && i < opt->nb; i++) {
+        if (opt->world && opt->process[i] != avt_world_own(opt->world))
             continue;
-        if (!i)
-            group_free(g);
-        avt_comm_close(comm, opt->nb);
-        g = NULL;
+        comm[i] = (Comm *)end_new(g, cls, i, opt->nb);
+        ret = comm[i] ? 0 : AVT_ERR(ENOMEM);
     }
-    return g ? 0 : avt_fail(opt->log, AVT_ERR(ENOMEM), "no memory for %.1f MB of messages",
+    if (ret < 0 && g && !g->users)
+        group_free(g);
+    if (ret < 0)
+        avt_comm_close(comm, opt->nb);
+    return ret >= 0 ? 0 : avt_fail(opt->log, AVT_ERR(ENOMEM), "no memory for %.1f MB of messages",
                             (double)avt_comm_host_bytes(opt) / 1e6);
 }
 
@@ -127,12 +139,16 @@ int avt_threads_attach(Comm *c, Arena *mailboxes)
 void avt_threads_abort(Comm *c, int code)
 {
     Group *g = avt_threads_group(c);
+    int first;
 
     pthread_mutex_lock(&g->lock);
-    if (g->status >= 0)
+    first = g->status >= 0;
+    if (first)
         g->status = code;
     pthread_cond_broadcast(&g->change);
     pthread_mutex_unlock(&g->lock);
+    if (first && g->link)
+        avt_link_abort(g);
 }
 
 int avt_threads_status(Comm *c)
@@ -234,6 +250,8 @@ int avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d)
     b->nb++;
     pthread_cond_broadcast(&g->change);
     pthread_mutex_unlock(&g->lock);
+    if (b->way == WAY_OUT)
+        avt_link_tell(g, (int)(b - g->box));
     return 0;
 }
 
@@ -262,8 +280,11 @@ int avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d)
     pthread_mutex_lock(&g->lock);
     b->first = (k + 1) % b->route.room;
     b->nb--;
+    b->taken += b->way == WAY_IN;
     pthread_cond_broadcast(&g->change);
     pthread_mutex_unlock(&g->lock);
+    if (b->way == WAY_IN)
+        avt_link_tell(g, (int)(b - g->box));
     return 0;
 }
 

@@ -21,14 +21,19 @@ typedef struct Letter {                 // a place of a mailbox
     Mark sent, taken;                   // behind the copies into it and out of it, between queues
 } Letter;
 
+typedef enum BoxWay { WAY_HERE, WAY_OUT, WAY_IN, WAY_ELSEWHERE } BoxWay;     // where its ranks are
+
 typedef struct Box {                    // the mailbox of a route, a ring
     CommRoute route;
+    BoxWay way;
+    int peer;                           // OUT, IN: the other process
     BoxPlace place;
     Tensor tensor;                      // [room, stride] u8 on a device,
     uint8_t *bytes;                     // or the same in the host
     size_t stride;                      // bytes of a message's place
     Letter *letter;                     // [room]
     int first, nb;                      // the oldest message; messages
+    int sent, taken;                    // OUT: those that are written; IN: those that are to be said to be taken
 } Box;
 
 typedef struct Group {
@@ -39,6 +44,7 @@ typedef struct Group {
     Box *box;                           // [nb_boxes]
     int nb_boxes;
     struct Strict *strict;              // comm_strict.c's own
+    struct Link *link;                  // NULL: all ranks are here
 } Group;
 
 typedef struct GroupEnd {               // a Comm
@@ -65,6 +71,7 @@ void avt_threads_close(Comm *c);
 
 /* ---- comm.c, for the classes ---- */
 
+BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r);
 BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r);
 size_t avt_comm_box_stride(const CommRoute *r);
 
