@@ -8,11 +8,12 @@
 struct Shelf {
     ShelfBook book;
     Backend *be;
-    int in_place;
     size_t *bytes;                      // [nb_layers] in the device's form
     size_t slot;                        // of the largest that does not stand
-    int nb_kept;
-    size_t planned, used;
+    int nb_stand, nb_host;              // layers that stand; that do, or lie in host memory
+    int nb_coming;                      // that do not stand
+    int nb_slots;                       // of a reader
+    size_t planned, standing, used;
     pthread_mutex_t lock;               // of what follows, and of `be`
     Arena *arena;                       // layers that stand
     char *layers;                       // [nb_layers, size]
@@ -20,47 +21,55 @@ struct Shelf {
     char *there;                        // [nb_layers]
 };
 
-/* Of nb_layers, nb_kept stay: those on which another one of them is due. */
-static int stays(const Shelf *s, int l)
+/* nb of the nb_layers, spread: those on which another one of them is due. */
+static int is_one_of(const Shelf *s, int nb, int l)
 {
-    return (int64_t)(l + 1) * s->nb_kept / s->book.nb_layers > (int64_t)l * s->nb_kept / s->book.nb_layers;
+    return (int64_t)(l + 1) * nb / s->book.nb_layers > (int64_t)l * nb / s->book.nb_layers;
 }
 
 static int stands(const Shelf *s, int l)
 {
-    return s->in_place && stays(s, l);
+    return is_one_of(s, s->nb_stand, l);
+}
+
+/* Host memory is for those that do not stand; the bytes say which of them have it. */
+static int stays(const Shelf *s, int l)
+{
+    return stands(s, l) || is_one_of(s, s->nb_host, l);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
 /* reserve: the headers are looked at and room is made; else the layer is read. */
-static int bind(const Shelf *s, Arena *a, void *layer, int l, int reserve, const int *cancel, const Log *log)
+static int bind(const Shelf *s, Arena *a, void *layer, int l, int reserve, Binder *seen, const int *cancel, const Log *log)
 {
     Binder b;
-    int ret = avt_binder_open(&b, s->book.ckpt, NULL, a, s->book.what, s->book.dtype, log);
+    int ret = avt_binder_open(&b, s->book.ckpt, s->book.lora, a, s->book.what, s->book.dtype, log);
 
     b.reserve = reserve;
     b.cancel = cancel;
     if (ret >= 0)
         ret = s->book.bind(layer, &b, s->book.opaque, l);
+    for (int64_t i = 0; seen && b.used && i < avt_ckpt_nb(b.ckpt); i++)
+        seen->used[i] |= b.used[i];
     avt_binder_close(&b);
     return ret;
 }
 
 /* Each layer's bytes, on a device that computes nothing. */
-static int measure(Shelf *s, Arena *a, void *layer)
+static int measure(Shelf *s, Arena *a, void *layer, Binder *seen)
 {
     int ret = 0;
 
     for (int l = 0; l < s->book.nb_layers && ret >= 0; l++) {
-        ret = bind(s, a, layer, l, 1, NULL, s->be->log);
+        ret = bind(s, a, layer, l, 1, seen, NULL, s->be->log);
         s->bytes[l] = avt_arena_used(a);
         avt_arena_release(a, 0);
     }
     return ret;
 }
 
-static int weigh(Shelf *s)
+static int weigh(Shelf *s, Binder *seen)
 {
     const Backend *be = s->be;
     const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .log = be->log,
@@ -73,7 +82,7 @@ static int weigh(Shelf *s)
     if (ret >= 0)
         ret = avt_arena_open(&a, dry, "shelf", ARENA_UNLIMITED);
     if (ret >= 0)
-        ret = measure(s, a, layer);
+        ret = measure(s, a, layer, seen);
     if (a)
         avt_arena_close(&a);
     avt_backend_close(&dry);
@@ -81,18 +90,29 @@ static int weigh(Shelf *s)
     return ret;
 }
 
-/* As many layers as `keep` has room for; what they take, and what a slot must take. */
-static void settle(Shelf *s, size_t keep)
+/* Bytes of those that stand, or of those that stay and do not. */
+static size_t sum_of(const Shelf *s, int standing)
 {
-    for (s->nb_kept = s->book.nb_layers; ; s->nb_kept--) {
-        s->planned = s->slot = 0;
-        for (int l = 0; l < s->book.nb_layers; l++) {
-            s->planned += stays(s, l) ? s->bytes[l] : 0;
-            s->slot = !stands(s, l) && s->bytes[l] > s->slot ? s->bytes[l] : s->slot;
+    size_t sum = 0;
+
+    for (int l = 0; l < s->book.nb_layers; l++)
+        sum += stands(s, l) == standing && stays(s, l) ? s->bytes[l] : 0;
+    return sum;
+}
+
+/* As many layers as there is room for; what they take, and what a slot must take. */
+static void settle(Shelf *s, ShelfRoom room)
+{
+    for (s->nb_stand = s->book.nb_layers; (s->standing = sum_of(s, 1)) > room.stand; )
+        s->nb_stand--;
+    for (s->nb_host = s->book.nb_layers; sum_of(s, 0) > room.host; )
+        s->nb_host--;
+    s->planned = s->standing + sum_of(s, 0);
+    for (int l = 0; l < s->book.nb_layers; l++)
+        if (!stands(s, l)) {
+            s->nb_coming++;
+            s->slot = s->bytes[l] > s->slot ? s->bytes[l] : s->slot;
         }
-        if (s->planned <= keep)
-            return;
-    }
 }
 
 static int open_arrays(Shelf *s)
@@ -106,7 +126,7 @@ static int open_arrays(Shelf *s)
     return s->bytes && s->layers && s->host && s->there ? 0 : AVT_ERR(ENOMEM);
 }
 
-int avt_shelf_open(Shelf **out, const ShelfBook *book, Backend *be, size_t keep, int in_place)
+int avt_shelf_open(Shelf **out, const ShelfBook *book, Backend *be, ShelfRoom room, Binder *seen)
 {
     Shelf *s = avt_calloc(MEM_NET, 1, sizeof(*s));
     int ret;
@@ -116,15 +136,15 @@ int avt_shelf_open(Shelf **out, const ShelfBook *book, Backend *be, size_t keep,
         return AVT_ERR(ENOMEM);
     s->book = *book;
     s->be = be;
-    s->in_place = in_place;
+    s->nb_slots = room.slots < SHELF_SLOTS ? room.slots : SHELF_SLOTS;
     pthread_mutex_init(&s->lock, NULL);
     ret = open_arrays(s);
     if (ret >= 0)
-        ret = weigh(s);
+        ret = weigh(s, seen);
     if (ret >= 0)
-        settle(s, keep);
+        settle(s, room);
     if (ret >= 0)
-        ret = avt_arena_open(&s->arena, be, "shelf", in_place ? s->planned : 0);
+        ret = avt_arena_open(&s->arena, be, "shelf", s->standing);
     if (ret < 0)
         avt_shelf_close(&s);
     *out = s;
@@ -154,6 +174,19 @@ size_t avt_shelf_planned(const Shelf *s)
     return s->planned;
 }
 
+size_t avt_shelf_standing(const Shelf *s)
+{
+    return s->standing;
+}
+
+int avt_shelf_coming(const Shelf *s, size_t *bytes)
+{
+    *bytes = 0;
+    for (int l = 0; l < s->book.nb_layers; l++)
+        *bytes += stands(s, l) ? 0 : s->bytes[l];
+    return s->nb_coming;
+}
+
 size_t avt_shelf_used(Shelf *s)
 {
     size_t used;
@@ -170,7 +203,7 @@ size_t avt_shelf_used(Shelf *s)
 static int set_up(Shelf *s, int l, const Backend *reader)
 {
     const size_t mark = avt_arena_mark(s->arena);
-    int ret = bind(s, s->arena, s->layers + (size_t)l * s->book.size, l, 0, reader->cancel, reader->log);
+    int ret = bind(s, s->arena, s->layers + (size_t)l * s->book.size, l, 0, NULL, reader->cancel, reader->log);
 
     if (ret >= 0)
         ret = avt_sync(s->be);                                      // other queues will read it
@@ -202,7 +235,7 @@ static int read_layer(ShelfReader *r, ShelfSlot *slot, int l)
 {
     Shelf *s = r->s;
     void *host;
-    int ret = bind(s, slot->arena, slot->layer, l, 0, r->be->cancel, r->be->log);
+    int ret = bind(s, slot->arena, slot->layer, l, 0, NULL, r->be->cancel, r->be->log);
 
     if (ret < 0 || !stays(s, l) || avt_backend_is_dry(s->be) || !(host = avt_host_alloc(s->be, s->bytes[l])))
         return ret;
@@ -220,7 +253,7 @@ static int read_layer(ShelfReader *r, ShelfSlot *slot, int l)
 static int fetch_layer(ShelfReader *r, ShelfSlot *slot, int l)
 {
     Shelf *s = r->s;
-    const int ret = bind(s, slot->arena, slot->layer, l, 1, NULL, r->be->log);
+    const int ret = bind(s, slot->arena, slot->layer, l, 1, NULL, NULL, r->be->log);
 
     avt_fetch(r->copy, avt_rows(slot->bytes, 0, (int64_t)s->bytes[l]), s->host[l]);
     return ret;
@@ -236,11 +269,10 @@ static int is_there(Shelf *s, int l)
     return there;
 }
 
-/* Layer l on its way into its slot, behind the work on the layer that is there. */
-static int request(ShelfReader *r, int l)
+/* Layer l on its way into a slot, behind the work on the layer that is there. */
+static int request(ShelfReader *r, ShelfSlot *slot, int l)
 {
     Shelf *s = r->s;
-    ShelfSlot *slot = &r->slot[l % r->nb_slots];
     int ret;
 
     if (slot->l == l)
@@ -256,12 +288,26 @@ static int request(ShelfReader *r, int l)
     return ret < 0 ? ret : r->copy->status;
 }
 
-/* Those behind layer l that only want a copy. One that must be read is read when it is its turn, while the device is at work on this one. */
+/* The next layer behind l that does not stand, -1: none will be asked for. */
+static int next_coming(const ShelfReader *r, int l)
+{
+    const int nb = r->s->book.nb_layers;
+
+    for (int k = l + 1; k < l + 1 + nb; k++)
+        if (k < nb ? !stands(r->s, k) : r->again && !stands(r->s, k - nb))
+            return k % nb;
+    return -1;
+}
+
+/* Those behind layer l that only want a copy, into all slots but the one in use. One that must be read is read when it is its turn, while the
+ * device is at work on this one. */
 static void look_ahead(ShelfReader *r, int l)
 {
-    for (int k = l + 1; k < l + r->nb_slots && k < r->s->book.nb_layers && r->status >= 0; k++)
-        if (!stands(r->s, k) && is_there(r->s, k))
-            r->status = request(r, k);
+    const int free = r->nb_slots - (r->current >= 0);
+
+    for (int i = 0, k = next_coming(r, l); i < free && k >= 0 && r->status >= 0; i++, k = next_coming(r, k))
+        if (is_there(r->s, k))
+            r->status = request(r, &r->slot[(r->turn + i) % r->nb_slots], k);
 }
 
 const void *avt_shelf_layer(ShelfReader *r, int l)
@@ -272,15 +318,18 @@ const void *avt_shelf_layer(ShelfReader *r, int l)
     if (r->current >= 0)
         r->slot[r->current].done = avt_mark(r->be);
     r->current = -1;
-    if (r->status >= 0 && stands(s, l))
-        return standing(r, l);
+    if (r->status >= 0 && stands(s, l)) {
+        look_ahead(r, l);
+        return r->status < 0 ? NULL : standing(r, l);
+    }
+    slot = &r->slot[r->turn];
     if (r->status >= 0)
-        r->status = request(r, l);
+        r->status = request(r, slot, l);
+    r->current = r->turn;
+    r->turn = (r->turn + 1) % r->nb_slots;
     look_ahead(r, l);
     if (r->status < 0)
-        return NULL;
-    r->current = l % r->nb_slots;
-    slot = &r->slot[r->current];
+        return r->current = -1, NULL;
     avt_wait(r->be, slot->ready);
     return slot->layer;
 }
@@ -298,13 +347,35 @@ static int open_slot(ShelfReader *r, ShelfSlot *slot)
     return slot->layer ? 0 : AVT_ERR(ENOMEM);
 }
 
-int avt_shelf_begin(ShelfReader *r, Shelf *s, Backend *be, Backend *copy, Arena *scratch)
+int avt_shelf_begin(ShelfReader *r, Shelf *s, Backend *be, Backend *copy, Arena *scratch, int again)
 {
-    *r = (ShelfReader){ .s = s, .be = be, .copy = copy, .scratch = scratch, .mark = avt_arena_mark(scratch), .current = -1,
-                        .nb_slots = !s->slot ? 0 : s->in_place ? 1 : SHELF_SLOTS };
+    *r = (ShelfReader){ .s = s, .be = be, .copy = copy, .scratch = scratch, .mark = avt_arena_mark(scratch), .again = again, .current = -1,
+                        .nb_slots = s->nb_coming < s->nb_slots ? s->nb_coming : s->nb_slots };
     for (int i = 0; i < r->nb_slots && r->status >= 0; i++)
         r->status = open_slot(r, &r->slot[i]);
     return r->status;
+}
+
+int avt_shelf_fill(Shelf *s, const int *cancel, const Log *log)
+{
+    const int *cancel_before = s->be->cancel;
+    const Log *log_before = s->be->log;
+    ShelfReader r;
+    Arena *slots;
+    int ret = avt_arena_open(&slots, s->be, "shelf", SHELF_SLOTS * (s->slot + 64));
+
+    if (ret < 0)
+        return ret;
+    s->be->cancel = cancel;
+    s->be->log = log;
+    ret = avt_shelf_begin(&r, s, s->be, s->be, slots, 0);
+    for (int l = 0; l < s->book.nb_layers && ret >= 0; l++)
+        ret = avt_shelf_layer(&r, l) ? 0 : -1;
+    ret = avt_shelf_end(&r);
+    s->be->cancel = cancel_before;
+    s->be->log = log_before;
+    avt_arena_close(&slots);
+    return ret;
 }
 
 int avt_shelf_end(ShelfReader *r)

@@ -218,7 +218,7 @@ static int run_layers(Backend *be, Backend *copy, Arena *scratch, const Umt5 *t,
 {
     const Layer *w;
     ShelfReader r;
-    int ret = avt_shelf_begin(&r, t->shelf, be, copy, scratch);
+    int ret = avt_shelf_begin(&r, t->shelf, be, copy, scratch, 0);
 
     for (int l = 0; l <= p->cfg->nb_layers && ret >= 0 && (w = avt_shelf_layer(&r, l)); l++)
         if (l < p->cfg->nb_layers)
@@ -279,7 +279,7 @@ int avt_umt5_open(Umt5 *t, const Umt5Config *cfg, const Ckpt *ckpt, Backend *be,
 {
     *t = (Umt5){ .cfg = *cfg, .ckpt = ckpt };
     return avt_shelf_open(&t->shelf, &(ShelfBook){ .ckpt = ckpt, .what = "umt5", .dtype = cfg->dtype, .nb_layers = cfg->nb_layers + 1,
-                                                   .size = sizeof(Layer), .bind = bind_layer, .opaque = &t->cfg }, be, keep, in_place);
+                                                   .size = sizeof(Layer), .bind = bind_layer, .opaque = &t->cfg }, be, in_place ? (ShelfRoom){ keep, 0, 1 } : (ShelfRoom){ 0, keep, 2 }, NULL);
 }
 
 void avt_umt5_close(Umt5 *t)
