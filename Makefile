@@ -156,12 +156,12 @@ check:
 	@$(SRC)/tools/fresh.sh $(SRC)
 	@$(AGAIN) $(JOBS) to-check
 	@$(AGAIN) run-check
-to-check: all build-tests $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
+to-check: all build-tests simt $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
 # the parity program sees ../shared/golden too where that stands beside the tree
 run-check: to-check
 	@$(RUN) $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden" "$(BUILD)/tests/parity $(SRC)/../shared/golden --precision bf16") \
-		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" $(SIMT_SHORT) \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"

@@ -10,7 +10,8 @@
  * gives exactly what the f32 op gives of the rounded numbers, rounded once; faster levels stay within avt_op_tolerance().
  *
  * With --device NAME (cuda0) that device takes the place of the faster levels and threads: against plain C within avt_op_tolerance(),
- * twice with the same bits, and once more with the result at an odd address.
+ * twice with the same bits, and once more with the result at an odd address. With --sample each case runs once on it: in one of its
+ * types, at one of the two addresses, as its number says; for devices that take a second for what others do in a microsecond.
  *
  * The result lies in the middle of a larger tensor whose rest must stay untouched. A spy in front of the backend's table
  * proves that the op under test ran, how often, and keeps its OpCall. With --bench, cases marked `bench` are timed instead.
@@ -53,6 +54,7 @@ static const char *const mode_name[MODE_NB] = { "f32", "bf16", "to bf16", "from 
 
 static int op_bench_mode;
 static const char *op_device;                   // of --device
+static int op_sample, op_cases;                 // --sample; cases so far
 
 /* What the run has seen of each level, the device last; printed at the end. */
 static const char *op_level_name[] = { "plain", "onednn", "avx2", "avx512", "amx", "the best" };
@@ -314,22 +316,35 @@ static inline void op_compare_level(const OpCase *c, CpuLevel level, Mode mode, 
     free(fast);
 }
 
-/* A device gives the same bits each time; a result may begin at any element, where wide accesses are not possible. */
-static inline void op_compare_device(const OpCase *c, Mode mode, const void *plain)
+/* With the result `odd` elements before GUARD. Returns it, malloc'd. */
+static inline void *op_device_once(const OpCase *c, Mode mode, int odd, const void *plain)
 {
     CpuLevel used;
     float tol;
-    void *once = op_once(c, CPU_AUTO, 1, mode, &used, &tol), *twice = op_once(c, CPU_AUTO, 1, mode, &used, &tol), *odd;
+    void *got;
 
-    assert_memory_equal(once, twice, (size_t)op_numel(c) * avt_dtype_size(op_dtype(c, mode)));
-    op_compare_result(c, CPU_AUTO, mode, once, plain, tol);
-    op_first = GUARD - 1;
-    odd = op_once(c, CPU_AUTO, 1, mode, &used, &tol);
+    op_first = GUARD - odd;
+    got = op_once(c, CPU_AUTO, 1, mode, &used, &tol);
     op_first = GUARD;
-    op_compare_result(c, CPU_AUTO, mode, odd, plain, tol);
+    op_compare_result(c, CPU_AUTO, mode, got, plain, tol);
+    return got;
+}
+
+/* A device gives the same bits each time; a result may begin at any element, where wide accesses are not possible. */
+static inline void op_compare_device(const OpCase *c, Mode mode, const void *plain)
+{
+    void *once, *twice;
+
+    if (op_sample) {
+        free(op_device_once(c, mode, op_cases / MODE_NB % 2, plain));
+        return;
+    }
+    once = op_device_once(c, mode, 0, plain);
+    twice = op_device_once(c, mode, 0, plain);
+    assert_memory_equal(once, twice, (size_t)op_numel(c) * avt_dtype_size(op_dtype(c, mode)));
     free(once);
     free(twice);
-    free(odd);
+    free(op_device_once(c, mode, 1, plain));
 }
 
 /* Seconds of one call, the best of several. */
@@ -386,6 +401,23 @@ static inline void op_check_definition(const OpCase *c, Mode mode, const void *p
     free(wide);
 }
 
+static inline int op_has_mode(const OpCase *c, Mode mode)
+{
+    return !(c->modes >> mode & 1) && (mode <= MODE_BF16 || c->dtype == DT_F32);
+}
+
+/* Does this case run in a mode? Of a sample in one that it has, its number says which; in f32 if its result is wanted. */
+static inline int op_wants_mode(const OpCase *c, Mode mode)
+{
+    int has = 0, before = 0;
+
+    for (Mode m = MODE_F32; m < MODE_NB; m++) {
+        has += op_has_mode(c, m);
+        before += m < mode && op_has_mode(c, m);
+    }
+    return op_has_mode(c, mode) && (!op_sample || before == (c->plain ? 0 : op_cases % has));
+}
+
 static inline void *op_check_mode(const OpCase *c, Mode mode)
 {
     const size_t size = (size_t)op_numel(c) * avt_dtype_size(op_dtype(c, mode));
@@ -421,17 +453,19 @@ static inline void op_check(const OpCase *c)
     if (op_bench_mode) {
         if (c->bench)
             op_time(c, MODE_F32);
-        if (c->bench && !(c->modes >> MODE_BF16 & 1))
+        if (c->bench && op_has_mode(c, MODE_BF16))
             op_time(c, MODE_BF16);
         return;
     }
-    plain = op_check_mode(c, MODE_F32);
-    if (c->plain)
-        memcpy(c->plain, plain, (size_t)op_numel(c) * avt_dtype_size(c->dtype));
-    free(plain);
-    for (Mode mode = MODE_BF16; mode < MODE_NB; mode++)
-        if (!(c->modes >> mode & 1) && (c->dtype == DT_F32 || mode == MODE_BF16))
-            free(op_check_mode(c, mode));
+    for (Mode mode = MODE_F32; mode < MODE_NB; mode++) {
+        if (!op_wants_mode(c, mode))
+            continue;
+        plain = op_check_mode(c, mode);
+        if (mode == MODE_F32 && c->plain)
+            memcpy(c->plain, plain, (size_t)op_numel(c) * avt_dtype_size(c->dtype));
+        free(plain);
+    }
+    op_cases++;
 }
 
 /* ---- caller's mistakes ---------------------------------------------------------------------------------------- */
@@ -473,6 +507,8 @@ static inline int op_main_group(int argc, char **argv, const char *name, const s
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--bench"))
             op_bench_mode = 1;
+        else if (!strcmp(argv[i], "--sample"))
+            op_sample = 1;
         else if (!strcmp(argv[i], "--device") && i + 1 < argc)
             op_level_name[CPU_AUTO] = op_device = argv[++i];
     ret = test_main_group(name, tests, nb);
