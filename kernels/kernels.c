@@ -258,6 +258,12 @@ void avt_norm_rope(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, fl
     avt_norm_rope_part(be, out, x, w, table, eps, AVT_NONE, avt_last_dim(x));
 }
 
+void avt_squares(Backend *be, Tensor out, Tensor x)
+{
+    CHECK(be, OP_SQUARES, is_act(be, x) && is_vec(out, avt_rows_of(x)));
+    submit(be, &(OpCall){ .op = OP_SQUARES, .out = out, .x = x }, 0);
+}
+
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act)
 {
     CHECK(be, OP_CHANNEL_NORM, is_act(be, out) && is_act(be, x) && avt_same_shape(out, x) && is_vec(w, avt_last_dim(x)));

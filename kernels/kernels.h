@@ -80,8 +80,11 @@ void avt_linear_group(Backend *be, int nb, const Tensor *out, Tensor x, const Li
 /** out[.., D] = x (=) * rsqrt(mean_D(x^2) + eps) * w[D], then its heads rotated as avt_rope() does. out: f32 or bf16, a ring's rows.
  *  table (opt) [rows, hd / 2, 2]; D is a multiple of hd. Tolerance 2e-6. */
 void avt_norm_rope(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps);
-/** The same for D columns of a row of `width`, of which others hold the rest: squares [rows] f32 are the whole rows' sums of x^2. */
+/** The same for D columns of a row of `width`, of which others hold the rest: squares [rows] f32 are the whole rows' sums of x^2, added up
+ *  from what avt_squares() gives of each part. */
 void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps, Tensor squares, int64_t width);
+/** out[rows] f32 = sum_D(x[.., D]^2). Tolerance 2e-6. */
+void avt_squares(Backend *be, Tensor out, Tensor x);
 /** out[.., C] = act(x (=) / max(|x|_2, 1e-12) * sqrt(C) * w[C]): the VAE's norm; a zero vector gives zeros. Tolerance 1e-6. */
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act);
 /** out[.., D] = act((x (=) - mean) * rsqrt(var + eps) * w[D] (opt) + b[D] (opt)). Tolerance 2e-6. */

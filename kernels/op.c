@@ -5,8 +5,8 @@
 #include "kernels.h"
 
 static const char *const op_names[OP_NB] = {
-    "copy", "fill", "linear", "linear_group", "norm_rope", "channel_norm", "layer_norm", "rope_table", "rope", "attention",
-    "conv3d", "conv1d", "upsample", "act", "add", "mul", "axpy", "gate_add", "gather", "lerp_rows", "layer_mix", "transpose",
+    "copy", "fill", "linear", "linear_group", "squares", "norm_rope", "channel_norm", "layer_norm", "rope_table", "rope",
+    "attention", "conv3d", "conv1d", "upsample", "act", "add", "mul", "axpy", "gate_add", "gather", "lerp_rows", "layer_mix", "transpose",
     "patchify", "unpatchify", "channels_last", "channels_first", "picture", "count_nonfinite", "pixels",
 };
 
@@ -51,6 +51,9 @@ void avt_op_cost(const OpCall *c, double *flops, double *bytes)
     case OP_ATTENTION:
         *flops = 4 * n * (double)(c->attention.k1.dim[batched] + (c->attention.k2.be ? c->attention.k2.dim[batched] : 0));
         break;
+    case OP_SQUARES:
+        *flops = 2 * (double)avt_numel(c->x);
+        break;
     case OP_COPY: case OP_FILL: case OP_GATHER: case OP_TRANSPOSE: case OP_PATCHIFY: case OP_UNPATCHIFY: case OP_UPSAMPLE:
         break;
     default:
@@ -76,7 +79,7 @@ static float tolerance_f32(const OpCall *c)
         return 2e-6f * sqrtf((float)(w[1] * w[2]));
     case OP_ATTENTION:
         return c->attention.k1.dtype == DT_F32 ? 5e-6f : 0x1p-7f;
-    case OP_LAYER_NORM: case OP_NORM_ROPE: case OP_ACT:
+    case OP_LAYER_NORM: case OP_NORM_ROPE: case OP_SQUARES: case OP_ACT:
         return 2e-6f;
     case OP_CHANNEL_NORM: case OP_ROPE: case OP_AXPY: case OP_GATE_ADD: case OP_LERP_ROWS: case OP_LAYER_MIX:
         return 1e-6f;

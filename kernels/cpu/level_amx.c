@@ -19,6 +19,7 @@ void avt_cpu_amx(Cpu *cpu)
         { OP_CHANNEL_NORM, channel_norm },    // x 1.3 at 16 and 32 channels with silu
         { OP_LAYER_NORM, layer_norm },
         { OP_NORM_ROPE, norm_rope },
+        { OP_SQUARES, squares },
     };
 
     for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {

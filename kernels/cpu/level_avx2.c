@@ -21,6 +21,7 @@ void avt_cpu_avx2(Cpu *cpu)
         { OP_CHANNEL_NORM, channel_norm, 1 }, // x 3 to 4
         { OP_LAYER_NORM, layer_norm, 1 },     // x 1.6 to 2, with an activation 3.1 to 3.5
         { OP_NORM_ROPE, norm_rope, 1 },       // x 1.2 to 1.3
+        { OP_SQUARES, squares, 1 },
         { OP_ACT, act, 1 },                   // x 2.3 to 5
         { OP_ADD, add, 1 },                   // this and what follows: bf16 x 3 to 7 over widening all of it, f32 as plain C
         { OP_MUL, mul, 1 },

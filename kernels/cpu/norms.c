@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * norm_rope, channel_norm, layer_norm: a row at a time, every sum in f64.
+ * squares, norm_rope, channel_norm, layer_norm: a row at a time, every sum in f64.
  *
  * The variance is taken around the mean in a second pass, so a large common offset costs no digits.
  */
@@ -50,6 +50,16 @@ static void rotate_row(float *x, int64_t nb, const float *table, int64_t hd)
         x[i] = a * t[0] - b * t[1];
         x[i + 1] = a * t[1] + b * t[0];
     }
+}
+
+int avt_plain_squares(Backend *be, const OpCall *c)
+{
+    const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x);
+
+#pragma omp parallel for num_threads(be->threads) if (nb * width > PARALLEL_MIN)
+    for (int64_t r = 0; r < nb; r++)
+        ((float *)c->out.data)[r] = (float)sum_squares((const float *)c->x.data + r * width, width, 0);
+    return 0;
 }
 
 int avt_plain_norm_rope(Backend *be, const OpCall *c)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * norm_rope, channel_norm, layer_norm in vectors, from f32 or bf16 to either. Sums are kept in double precision as in plain C, so
+ * squares, norm_rope, channel_norm, layer_norm in vectors, from f32 or bf16 to either. Sums are kept in double precision as in plain C, so
  * that huge, tiny and far-off-centre rows come out the same; what is gained is width, and exp without a call.
  */
 #include <math.h>
@@ -106,6 +106,16 @@ INLINE void row_turn(const Row *r, const float *w, double f, const float *table,
 
             row_store(&head, h + i, v_addsub(v_mul(a, v_even(t)), v_mul(v_swap(a), v_odd(t))));
         }
+}
+
+INLINE void squares_rows(const OpCall *c, int64_t first, int64_t nb, DType from, DType to)
+{
+    (void)to;                           // sums are f32 in every precision
+    for (int64_t i = first; i < first + nb; i++) {
+        const Row r = row_of(c, i, avt_last_dim(c->x), from, from);
+
+        ((float *)c->out.data)[i] = (float)lane_squares(&r, 0);
+    }
 }
 
 INLINE void norm_rope_rows(const OpCall *c, int64_t first, int64_t nb, DType from, DType to)
@@ -215,6 +225,7 @@ INLINE void layer_norm_rows(const OpCall *c, int64_t first, int64_t nb, DType fr
         else                                                                    \
             name##_rows(c, first, nb, DT_BF16, DT_BF16);                        \
     }
+ANY_TYPE(squares)
 ANY_TYPE(norm_rope)
 ANY_TYPE(channel_norm)
 ANY_TYPE(layer_norm)
@@ -227,6 +238,11 @@ static int by_rows(Backend *be, const OpCall *c, void (*rows)(const OpCall *c, i
     for (int64_t i = 0; i < nb; i += step)
         rows(c, i, min_i64(step, nb - i));
     return 0;
+}
+
+static int squares(Backend *be, const OpCall *c)
+{
+    return by_rows(be, c, squares_any);
 }
 
 static int norm_rope(Backend *be, const OpCall *c)

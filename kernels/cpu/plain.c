@@ -6,6 +6,7 @@ static const CpuOp plain[OP_NB] = {
     [OP_COPY] = avt_plain_copy,
     [OP_FILL] = avt_plain_fill,
     [OP_LINEAR] = avt_plain_linear,
+    [OP_SQUARES] = avt_plain_squares,
     [OP_NORM_ROPE] = avt_plain_norm_rope,
     [OP_CHANNEL_NORM] = avt_plain_channel_norm,
     [OP_LAYER_NORM] = avt_plain_layer_norm,

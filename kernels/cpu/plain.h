@@ -100,6 +100,7 @@ int avt_conv1d_act(Backend *be, const OpCall *c);
 int avt_plain_copy(Backend *be, const OpCall *c);
 int avt_plain_fill(Backend *be, const OpCall *c);
 int avt_plain_linear(Backend *be, const OpCall *c);
+int avt_plain_squares(Backend *be, const OpCall *c);
 int avt_plain_norm_rope(Backend *be, const OpCall *c);
 int avt_plain_channel_norm(Backend *be, const OpCall *c);
 int avt_plain_layer_norm(Backend *be, const OpCall *c);

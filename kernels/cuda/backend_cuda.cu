@@ -291,6 +291,8 @@ static Op op_of(OpId op)
         return avt_cuda_copy;
     case OP_FILL:
         return avt_cuda_fill;
+    case OP_SQUARES:
+        return avt_cuda_squares;
     case OP_NORM_ROPE:
         return avt_cuda_norm_rope;
     case OP_CHANNEL_NORM:

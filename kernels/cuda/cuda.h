@@ -78,7 +78,8 @@ int avt_cuda_conv3d(Backend *be, const OpCall *c);                  // conv.cu: 
 int avt_cuda_conv1d(Backend *be, const OpCall *c);
 int avt_cuda_copy(Backend *be, const OpCall *c);                    // copy.cu: copy, fill
 int avt_cuda_fill(Backend *be, const OpCall *c);
-int avt_cuda_norm_rope(Backend *be, const OpCall *c);               // norms.cu
+int avt_cuda_squares(Backend *be, const OpCall *c);                 // norms.cu
+int avt_cuda_norm_rope(Backend *be, const OpCall *c);
 int avt_cuda_layer_norm(Backend *be, const OpCall *c);
 int avt_cuda_channel_norm(Backend *be, const OpCall *c);
 int avt_cuda_rope_table(Backend *be, const OpCall *c);              // rope.cu

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * norm_rope, channel_norm, layer_norm: a row is read once, its sums are taken while it is in registers.
+ * squares, norm_rope, channel_norm, layer_norm: a row is read once, its sums are taken while it is in registers.
  *
+ *   squares        sum x^2
  *   norm_rope      x rsqrt(sum x^2 / whole + eps) w, then pairs turned by the angles of the row's token
  *   channel_norm   act(x sqrt(C) / max(|x|, 1e-12) w)
  *   layer_norm     act((x - mean) rsqrt(var + eps) (plus + w) + b); runs of rows share a w and a b
@@ -99,6 +100,19 @@ template <class T, class S> struct Row {
          base += (int64_t)gridDim.x * (blockDim.x / (n).team), r = base + threadIdx.x / (n).team)
 
 /* ---- kernels ---------------------------------------------------------------------------------------------------------------- */
+
+template <class TO, class TI, class S> static __global__ void __launch_bounds__(TEAM_MOST, 1) squares_kernel(Norm n)
+{
+    SMEM_STATIC(float, part, 32);
+
+    EACH_TEAM_ROW(r, n) {
+        Row<TI, S> row(n, r);
+        const float sum = row.squares(n.team, part);
+
+        if (r < n.rows && threadIdx.x % n.team == 0)
+            ((TO *)n.out)[r] = (TO)sum;
+    }
+}
 
 template <class TO, class TI, class S> static __global__ void __launch_bounds__(TEAM_MOST, 1) norm_rope_kernel(Norm n)
 {
@@ -271,6 +285,13 @@ static Norm norm_of(const OpCall *c)
     n.plus = (float)c->u.norm.plus;
     n.act = c->u.norm.act;
     return n;
+}
+
+int avt_cuda_squares(Backend *be, const OpCall *c)
+{
+    const Norm n = norm_of(c);
+
+    return run_norm(be, c, &n, [](auto, auto from, auto shape) { return &squares_kernel<float, TYPE(from), decltype(shape)>; });
 }
 
 int avt_cuda_norm_rope(Backend *be, const OpCall *c)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* norm_rope (alone, with a table, of a part of the row), channel_norm, layer_norm (affine, modulated). */
+/* squares, norm_rope (alone, with a table, of a part of the row), channel_norm, layer_norm (affine, modulated). */
 #include "op.h"
 
 typedef enum Kind { RMS, ROPE, PART, CHANNEL, LAYER, MODULATE, NB_KINDS } Kind;
@@ -192,9 +192,44 @@ static void offset(void **state)
     free(a.x);
 }
 
+static void run_squares(TestBench *t, Tensor out, const void *opaque)
+{
+    const Arg *a = opaque;
+
+    avt_squares(t->be, out, TEST_ACT(t, a->x, a->rows, a->width));
+}
+
+/* Sums are f32, whatever the activations are. */
+static void check_squares(int64_t rows, int64_t width, Values kind, int bench)
+{
+    double *ref = calloc((size_t)rows, sizeof(*ref));
+    Arg a = { .rows = rows, .width = width, .x = op_values(rows * width, kind, 6) };
+    char name[96];
+
+    snprintf(name, sizeof(name), "squares %lldx%lld %s", (long long)rows, (long long)width, values_name[kind]);
+    for (int64_t i = 0; i < rows * width; i++)
+        ref[i / width] += (double)a.x[i] * a.x[i];
+    op_check(&(OpCase){ .name = name, .op = OP_SQUARES, .nd = 1, .dim = { rows }, .run = run_squares, .arg = &a, .ref = ref, .tol = 5e-7,
+                        .bench = bench, .modes = 1 << MODE_BF16 | 1 << MODE_OUT });
+    free(a.x);
+    free(ref);
+}
+
+static void squares(void **state)
+{
+    static const int64_t size[][2] = { { 1, 1 }, { 7, 3 }, { 3, 8 }, { 5, 17 }, { 9, 31 }, { 33, 257 }, { 64, 384 }, { 3, 2560 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(size) / sizeof(size[0]); i++)
+        for (Values kind = ZERO; kind < NB_VALUES; kind++)
+            check_squares(size[i][0], size[i][1], kind, 0);
+}
+
 static void speed(void **state)
 {
     (void)state;
+    if (op_bench_mode)
+        check_squares(1024, 1024, RANDOM, 1);
     for (Kind k = 0; op_bench_mode && k < NB_KINDS; k++)
         check(arg(k, 1024, 1024, 6), RANDOM, 1);
 }
@@ -228,6 +263,8 @@ static void mistakes(void **state)
     op_refused(&t, OP_NORM_ROPE);
     avt_norm_rope_part(t.be, out, x, w, AVT_NONE, 1e-6f, AVT_NONE, 32);                     // the rest of the row is nowhere
     op_refused(&t, OP_NORM_ROPE);
+    avt_squares(t.be, shorter, x);                                                          // 3 rows
+    op_refused(&t, OP_SQUARES);
     avt_layer_norm(t.be, avt_new(t.arena, DT_BF16, 3, 16), x, w, w, 1e-6f, ACT_NONE);       // activations are f32 here
     op_refused(&t, OP_LAYER_NORM);
     test_bench_close(&t);
@@ -236,8 +273,8 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(groups), cmocka_unit_test(offset), cmocka_unit_test(speed),
-        cmocka_unit_test(mistakes),
+        cmocka_unit_test(sizes), cmocka_unit_test(values), cmocka_unit_test(groups), cmocka_unit_test(offset), cmocka_unit_test(squares),
+        cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 
     return op_main(argc, argv, "norms", tests);
