@@ -150,46 +150,85 @@ static void *grow(Binder *b, void **p, size_t *have, size_t size)
     return *p;
 }
 
+typedef struct Extent {                 // what is wanted of a tensor: runs of neighbouring numbers, evenly apart
+    int64_t first, run, stride, nb;
+} Extent;
+
+static Extent extent_of(const CkptTensor *t, const WeightPart *part)
+{
+    const int64_t all = avt_ckpt_values(t), out = t->nd ? t->dim[0] : 1, in = out ? all / out : 0;
+
+    if (!part)
+        return (Extent){ 0, all, all, 1 };
+    return part->axis ? (Extent){ part->first, part->nb, in, out } : (Extent){ part->first * in, part->nb * in, all, 1 };
+}
+
 /* In pieces, so that a large tensor on a slow disk can be given up. */
-static int read_all(const Binder *b, const CkptTensor *t, char *dst)
+static int read_bytes(const Binder *b, const CkptTensor *t, char *dst, size_t first, size_t size)
 {
     int ret = 0;
 
-    for (size_t at = 0, nb; at < t->size && ret >= 0; at += nb) {
-        nb = t->size - at < PIECE ? t->size - at : PIECE;
+    for (size_t at = 0, nb; at < size && ret >= 0; at += nb) {
+        nb = size - at < PIECE ? size - at : PIECE;
         if (b->cancel && __atomic_load_n(b->cancel, __ATOMIC_RELAXED))
             return AVT_ERR(ECANCELED);
-        ret = avt_ckpt_read(t, dst + at, at, nb, b->log);
+        ret = avt_ckpt_read(t, dst + at, first + at, nb, b->log);
     }
     return ret;
 }
 
-/* The values of a tensor as its dtype says, packed ones widened, copied to the binder and found finite; NULL after a problem. Valid until
- * the next one. */
-static const void *load(Binder *b, const CkptTensor *t)
+static int read_extent(Binder *b, const CkptTensor *t, const Extent *e)
+{
+    const size_t size = avt_dtype_size(t->dtype), run = (size_t)e->run * size;
+    int ret = 0;
+
+    if (!grow(b, &b->raw, &b->raw_size, run * (size_t)e->nb + 1))
+        return AVT_ERR(ENOMEM);
+    for (int64_t i = 0; i < e->nb && ret >= 0; i++)
+        ret = read_bytes(b, t, (char *)b->raw + (size_t)i * run, (size_t)(e->first + i * e->stride) * size, run);
+    return ret;
+}
+
+/* Packed values come in blocks, which a run may begin within: all are read, behind the room that they take, and widened. */
+static int read_packed(Binder *b, const CkptTensor *t, const Extent *e)
 {
     const int64_t nb = avt_ckpt_values(t);
-    const size_t size = (size_t)nb * avt_dtype_size(t->dtype), at = t->pack ? size : 0;    // what is packed is read behind
-    char have[160], in[128];
-    int64_t i;
+    const size_t size = avt_dtype_size(t->dtype), all = (size_t)nb * size;
+    char *v;
     int ret;
 
-    if (!grow(b, &b->raw, &b->raw_size, at + t->size + 1))
-        return NULL;
-    ret = read_all(b, t, (char *)b->raw + at);
-    if (ret >= 0 && t->pack)
-        avt_ckpt_widen(b->raw, t, (char *)b->raw + at, nb);
+    if (!grow(b, &b->raw, &b->raw_size, all + t->size + 1))
+        return AVT_ERR(ENOMEM);
+    v = b->raw;
+    ret = read_bytes(b, t, v + all, 0, t->size);
+    if (ret >= 0)
+        avt_ckpt_widen(b->raw, t, v + all, nb);
+    for (int64_t i = 0; i < e->nb && ret >= 0 && e->run < nb; i++)
+        memmove(v + (size_t)(i * e->run) * size, v + (size_t)(e->first + i * e->stride) * size, (size_t)e->run * size);
+    return ret;
+}
+
+/* The values of a tensor, or of a part of it, as its dtype says, copied to the binder and found finite; NULL after a problem. Valid until
+ * the next one. */
+static const void *load(Binder *b, const CkptTensor *t, const WeightPart *part)
+{
+    const Extent e = extent_of(t, part);
+    char have[160], in[128];
+    int64_t i;
+    int ret = t->pack ? read_packed(b, t, &e) : read_extent(b, t, &e);
+
     if (ret < 0) {
         fail(b, ret);
         return NULL;
     }
-    i = avt_nonfinite(t->dtype, b->raw, nb);
+    i = avt_nonfinite(t->dtype, b->raw, e.run * e.nb);
     if (i >= 0) {
-        complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", t->name, place(in, b, t), (long long)i,
-                 avt_shape_text(have, sizeof(have), t->nd, t->dim));
+        complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", t->name, place(in, b, t),
+                 (long long)(e.first + i / e.run * e.stride + i % e.run), avt_shape_text(have, sizeof(have), t->nd, t->dim));
         return NULL;
     }
-    warn_zero(b, t);
+    if (!part)
+        warn_zero(b, t);
     return b->raw;
 }
 
@@ -232,18 +271,19 @@ static const uint16_t *round_scratch(Binder *b, int64_t nb)
     return h;
 }
 
-static int merge_pair(Binder *b, const char *module, float *w, int64_t out, int64_t in)
+static int merge_pair(Binder *b, const char *module, float *w, int64_t out, int64_t in, const WeightPart *part)
 {
     const Log *log = b->nb_problems < SHOWN ? b->log : NULL;
-    const int ret = avt_lora_merge(b->lora, module, avt_arena_backend(b->weights), w, out, in, log);
-    const int64_t bad = ret < 0 ? -1 : avt_nonfinite(DT_F32, w, out * in);
+    const int ret = avt_lora_merge_part(b->lora, module, avt_arena_backend(b->weights), w, out, in, part, log);
+    const int64_t nb = !part ? out * in : part->axis ? out * part->nb : part->nb * in;
+    const int64_t bad = ret < 0 ? -1 : avt_nonfinite(DT_F32, w, nb);
 
     return bad < 0 ? ret : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite with the LoRA; its alpha is too large",
                                     avt_lora_path(b->lora), module, (long long)bad);
 }
 
-/* W + s B A. @return 1: in scratch, f32; 0: this weight has no pair and needs none; or an error */
-static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, const char *name)
+/* W + s B A, nb numbers of it. @return 1: in scratch, f32; 0: this weight has no pair and needs none; or an error */
+static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, const WeightPart *part, int64_t nb, const char *name)
 {
     char module[NAME];
     const size_t n = strlen(name), skip = b->prefix ? strlen(b->prefix) : 0;
@@ -259,8 +299,8 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
         complain(b, "tensor %s has no pair in the LoRA %s; is it a LoRA for this model?", name, avt_lora_path(b->lora));
         return AVT_INVALID;
     }
-    w = to_scratch(b, t, out * in);
-    ret = w ? merge_pair(b, module, w, out, in) : AVT_ERR(ENOMEM);
+    w = to_scratch(b, t, nb);
+    ret = w ? merge_pair(b, module, w, out, in, part) : AVT_ERR(ENOMEM);
     if (ret < 0 && w)
         fail(b, ret);
     return ret;
@@ -272,37 +312,54 @@ static int stopped(const Binder *b)
     return b->status < 0 && b->status != AVT_INVALID;
 }
 
-static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name)
+/* What was read, or merged from that: on the backend. */
+static Tensor place_values(Binder *b, WeightUse use, const CkptTensor *t, int nd, const int64_t *dim, int merged)
 {
-    const CkptTensor *t;
-    int merged = 0;
     int64_t nb = 1;
 
-    if (stopped(b))
-        return harmless(b, nd, dim);
-    if (!b->ckpt && b->record)
-        b->record(b->record_opaque, name, nd, dim);
-    if (!b->ckpt)
-        return put(b, use, use == WEIGHT_PLAIN ? DT_F32 : b->dtype, nd, dim, NULL);
-    t = take(b, nd, dim, name);
-    if (!t)
-        return harmless(b, nd, dim);
-    if (planning(b))
-        return put(b, use, t->dtype == DT_BF16 && use != WEIGHT_PLAIN ? DT_BF16 : DT_F32, nd, dim, NULL);
-    if (!load(b, t))
-        return harmless(b, nd, dim);
     for (int i = 0; i < nd; i++)
         nb *= dim[i];
-    if (b->lora && use == WEIGHT_LINEAR && nd == 2)
-        merged = merge_lora(b, t, dim[0], dim[1], name);
-    if (merged < 0)
-        return harmless(b, nd, dim);
     if (merged)                                                     // rounded once, to what W is stored in
         return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb))
                                    : put(b, use, DT_F32, nd, dim, b->scratch);
     if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
         return put(b, use, t->dtype, nd, dim, b->raw);
     return to_scratch(b, t, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
+}
+
+/* dim: of the whole; `part` of it is bound. */
+static Tensor bind_part(Binder *b, WeightUse use, int nd, const int64_t *dim, const WeightPart *part, const char *name)
+{
+    int64_t own[TENSOR_MAX_DIM], nb = 1;
+    const CkptTensor *t;
+    int merged = 0;
+
+    memcpy(own, dim, sizeof(*dim) * (size_t)nd);
+    if (part)
+        own[part->axis] = part->nb;
+    for (int i = 0; i < nd; i++)
+        nb *= own[i];
+    if (stopped(b))
+        return harmless(b, nd, own);
+    if (!b->ckpt && b->record)
+        b->record(b->record_opaque, name, nd, dim);
+    if (!b->ckpt)
+        return put(b, use, use == WEIGHT_PLAIN ? DT_F32 : b->dtype, nd, own, NULL);
+    t = take(b, nd, dim, name);
+    if (!t)
+        return harmless(b, nd, own);
+    if (planning(b))
+        return put(b, use, t->dtype == DT_BF16 && use != WEIGHT_PLAIN ? DT_BF16 : DT_F32, nd, own, NULL);
+    if (!load(b, t, part))
+        return harmless(b, nd, own);
+    if (b->lora && use == WEIGHT_LINEAR && nd == 2)
+        merged = merge_lora(b, t, dim[0], dim[1], part, nb, name);
+    return merged < 0 ? harmless(b, nd, own) : place_values(b, use, t, nd, own, merged);
+}
+
+static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name)
+{
+    return bind_part(b, use, nd, dim, NULL, name);
 }
 
 /* ---- the interface ------------------------------------------------------------------------------------------------- */
@@ -345,19 +402,48 @@ static const char *with_tail(char *out, const char *name, const char *tail)
     return out;
 }
 
+static Linear bind_linear(Binder *b, int64_t out, int64_t in, int bias, const WeightPart *part, const char *name)
+{
+    char full[NAME];
+    Linear l = { .b = AVT_NONE };
+
+    l.w = bind_part(b, WEIGHT_LINEAR, AVT_DIMS(out, in), part, with_tail(full, name, ".weight"));
+    if (bias)
+        l.b = bind_part(b, WEIGHT_PLAIN, AVT_DIMS(out), part && !part->axis ? part : NULL, with_tail(full, name, ".bias"));
+    return l;
+}
+
 Linear avt_bind_linear(Binder *b, int64_t out, int64_t in, int bias, const char *fmt, ...)
 {
-    char name[NAME], part[NAME];
-    Linear l = { .b = AVT_NONE };
+    char name[NAME];
     va_list ap;
 
     va_start(ap, fmt);
     full_name(name, b, fmt, ap);
     va_end(ap);
-    l.w = bind(b, WEIGHT_LINEAR, AVT_DIMS(out, in), with_tail(part, name, ".weight"));
-    if (bias)
-        l.b = bind(b, WEIGHT_PLAIN, AVT_DIMS(out), with_tail(part, name, ".bias"));
-    return l;
+    return bind_linear(b, out, in, bias, NULL, name);
+}
+
+Linear avt_bind_linear_part(Binder *b, int64_t out, int64_t in, int bias, const WeightPart *part, const char *fmt, ...)
+{
+    char name[NAME];
+    va_list ap;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    return bind_linear(b, out, in, bias, part, name);
+}
+
+Tensor avt_bind_vector_part(Binder *b, int64_t n, const WeightPart *part, const char *fmt, ...)
+{
+    char name[NAME];
+    va_list ap;
+
+    va_start(ap, fmt);
+    full_name(name, b, fmt, ap);
+    va_end(ap);
+    return bind_part(b, WEIGHT_PLAIN, AVT_DIMS(n), part, name);
 }
 
 Conv avt_bind_conv(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *fmt, ...)
@@ -392,7 +478,7 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     if (!b->ckpt && b->record)
         b->record(b->record_opaque, name, nd, dim);
     t = b->ckpt && !stopped(b) ? take(b, nd, dim, name) : NULL;
-    if (!t || !load(b, t))
+    if (!t || !load(b, t, NULL))
         return NULL;
     v = avt_malloc(MEM_CKPT, (size_t)avt_ckpt_values(t) * sizeof(*v) + 1);
     if (!v)

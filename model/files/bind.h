@@ -52,6 +52,11 @@ Tensor avt_bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char
 
 /** "<name>.weight" [out, in] and, when `bias`, "<name>.bias" [out]. */
 Linear avt_bind_linear(Binder *b, int64_t out, int64_t in, int bias, const char *name, ...) AVT_PRINTF(5, 6);
+/** The same of which only a part is bound, for the parts of a layer that lie on several devices: `part` of the weight [out, in], read and
+ *  held alone, and of the bias what belongs to its rows: with columns all of it, where `bias` says so. part NULL: all. */
+Linear avt_bind_linear_part(Binder *b, int64_t out, int64_t in, int bias, const WeightPart *part, const char *name, ...) AVT_PRINTF(6, 7);
+/** Numbers `part` of a vector [n] (axis 0). */
+Tensor avt_bind_vector_part(Binder *b, int64_t n, const WeightPart *part, const char *name, ...) AVT_PRINTF(4, 5);
 /** "<name>.weight" with the shape given ([out, ...]) and "<name>.bias" [out]. */
 Conv avt_bind_conv(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name, ...) AVT_PRINTF(5, 6);
 

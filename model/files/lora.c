@@ -395,13 +395,13 @@ static int add_product(Backend *be, float *w, const float *b, const float *at, i
     return ret;
 }
 
-/* to[in, r] = scale * from[r, in]^T */
-static void turn(float *to, const float *from, int64_t in, int64_t r, float scale)
+/* to[in, r] = scale * from[r, in]^T; from: columns of rows of `row` numbers */
+static void turn(float *to, const float *from, int64_t in, int64_t row, int64_t r, float scale)
 {
 #pragma omp parallel for
     for (int64_t j = 0; j < in; j++)
         for (int64_t k = 0; k < r; k++)
-            to[j * r + k] = scale * from[k * in + j];
+            to[j * r + k] = scale * from[k * row + j];
 }
 
 /* All values of a half as f32, found finite. */
@@ -443,8 +443,10 @@ int avt_lora_has(const Lora *l, const char *module)
     return find_pair(l, module) != NULL;
 }
 
-int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log)
+int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log)
 {
+    const WeightPart rows = part && part->axis == 0 ? *part : (WeightPart){ 0, 0, out };
+    const WeightPart columns = part && part->axis == 1 ? *part : (WeightPart){ 1, 0, in };
     Pair *p = find_pair(l, module);
     const int64_t r = p ? p->a->dim[0] : 0;
     char sa[160], sb[160];
@@ -465,12 +467,17 @@ int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t o
         ret = read_values(l, a + r * in, p->b, log);
     if (ret >= 0) {
         l->nonzero |= any_nonzero(a + r * in, r * out);
-        turn(a + r * (in + out), a, in, r, (float)p->scale);
-        ret = add_product(be, w, a + r * in, a + r * (in + out), out, in, r);
+        turn(a + r * (in + out), a + columns.first, columns.nb, in, r, (float)p->scale);
+        ret = add_product(be, w, a + r * (in + rows.first), a + r * (in + out), rows.nb, columns.nb, r);
         p->used = 1;
     }
     avt_free(a);
     return ret < 0 ? ret : 1;
+}
+
+int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log)
+{
+    return avt_lora_merge_part(l, module, be, w, out, in, NULL, log);
 }
 
 int avt_lora_finish(const Lora *l, const Log *log)

@@ -36,6 +36,14 @@ int avt_lora_has(const Lora *l, const char *module);
  */
 int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log);
 
+typedef struct WeightPart {             // nb rows (axis 0) or columns (1) of a matrix [out, in] from `first` on
+    int axis;
+    int64_t first, nb;
+} WeightPart;
+
+/** The same for a part of the weight [out, in]: w [nb, in] or [out, nb] f32 gets what it would have of the whole. part NULL: all of it. */
+int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log);
+
 /** Must a LoRA of the published kind have a pair for `module`? Every linear named q, k, v, o, ffn.0, ffn.2 of a DiT. */
 int avt_lora_is_target(const char *module);
 

@@ -109,6 +109,50 @@ static void test_placed(void **state)
     bench_close(&x);
 }
 
+/* Parts of a matrix and of a vector: what lies there, read alone; without a file the room that they take. */
+static void test_parts(void **state)
+{
+    const FileTensor t[] = {
+        { "l.weight", "BF16", 2, { OUT, IN }, w16, sizeof(w16) }, { "l.bias", "F32", 1, { OUT }, b32, sizeof(b32) },
+        { "m.weight", "F32", 2, { OUT, IN }, w32, sizeof(w32) }, { "v", "F32", 1, { OUT }, b32, sizeof(b32) },
+    };
+    const WeightPart rows = { 0, 1, 2 }, columns = { 1, 1, 3 };
+    float r16[OUT * IN], one[IN * IN] = { 0 }, *got;
+    Tensor v, out;
+    Linear l;
+    Bench x;
+
+    (void)state;
+    avt_to_f32(r16, DT_BF16, w16, 0, OUT * IN);
+    for (int i = 0; i < IN; i++)
+        one[i * IN + i] = 1;
+    bench_open(&x, t, 4);
+    l = avt_bind_linear_part(&x.b, OUT, IN, 1, &rows, "l");
+    REQUIRE(l.w.dim[0] == 2 && l.w.dim[1] == IN && avt_numel(l.b) == 2);
+    out = TEST_TENSOR(&x.t, NULL, IN, 2);
+    avt_linear(x.t.be, out, TEST_TENSOR(&x.t, one, IN, IN), &l, ACT_NONE);
+    got = test_read(&x.t, out);
+    for (int i = 0; i < IN * 2; i++)
+        REQUIRE(got[i] == r16[(1 + i % 2) * IN + i / 2] + b32[1 + i % 2]);
+    free(got);
+    l = avt_bind_linear_part(&x.b, OUT, IN, 0, &columns, "m");
+    REQUIRE(l.w.dim[0] == OUT && l.w.dim[1] == 3 && !l.b.be);
+    out = TEST_TENSOR(&x.t, NULL, IN, OUT);
+    avt_linear(x.t.be, out, avt_reshape(avt_rows(TEST_TENSOR(&x.t, one, IN, IN), 0, 3), 2, (const int64_t[]){ IN, 3 }), &l, ACT_NONE);
+    got = test_read(&x.t, out);
+    for (int i = 0; i < IN; i++)                                    // row i of the unit matrix's first 12 numbers, three at a time
+        for (int o = 0; o < OUT; o++)
+            REQUIRE(got[i * OUT + o] == one[3 * i] * w32[o * IN + 1] + one[3 * i + 1] * w32[o * IN + 2] + one[3 * i + 2] * w32[o * IN + 3]);
+    free(got);
+    v = avt_bind_vector_part(&x.b, OUT, &rows, "v");
+    got = test_read(&x.t, v);
+    REQUIRE(avt_numel(v) == 2 && got[0] == b32[1] && got[1] == b32[2]);
+    free(got);
+    REQUIRE(x.b.raw_size <= 3 * OUT * sizeof(float) + 1);
+    REQUIRE_OK(avt_binder_finish(&x.b, 1));
+    bench_close(&x);
+}
+
 static void test_conv(void **state)
 {
     const FileTensor t[] = {
@@ -375,7 +419,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shortened),
-        cmocka_unit_test(test_placed),      cmocka_unit_test(test_conv),   cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_placed),      cmocka_unit_test(test_parts), cmocka_unit_test(test_conv),   cmocka_unit_test(test_refused),
         cmocka_unit_test(test_other_users), cmocka_unit_test(test_counts), cmocka_unit_test(test_shard),
         cmocka_unit_test(test_zero_weight), cmocka_unit_test(test_plan),   cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_full_arena),

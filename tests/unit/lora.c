@@ -88,6 +88,34 @@ static const Style styles[] = {
     { "lora_unet_", ".lora_down.weight", ".lora_up.weight", 2 },
 };
 
+/* A part of a weight is given exactly what the whole is given there. */
+static void test_parts(void **state)
+{
+    static const WeightPart part[] = { { 0, 0, 5 }, { 0, 5, OUT - 5 }, { 1, 0, 8 }, { 1, 8, IN - 8 } };
+    Buf f = make_file(&styles[0], NULL);
+    float whole[OUT * IN], v[OUT * IN];
+    Lora *l;
+
+    (void)state;
+    tmp_open();
+    REQUIRE_OK(open_file(&l, &f, 0, LOG_INFO));
+    memcpy(whole, w, sizeof(w));
+    REQUIRE(avt_lora_merge(l, modules[0], bench.be, whole, OUT, IN, NULL) == 1);
+    for (size_t i = 0; i < sizeof(part) / sizeof(part[0]); i++) {
+        const WeightPart *p = &part[i];
+        const int64_t out = p->axis ? OUT : p->nb, in = p->axis ? p->nb : IN, at = p->axis ? p->first : p->first * IN;
+
+        for (int64_t k = 0; k < out * in; k++)
+            v[k] = w[at + k / in * IN + k % in];
+        REQUIRE(avt_lora_merge_part(l, modules[0], bench.be, v, OUT, IN, p, NULL) == 1);
+        for (int64_t k = 0; k < out * in; k++)
+            REQUIRE(v[k] == whole[at + k / in * IN + k % in]);
+    }
+    avt_lora_close(&l);
+    buf_free(&f);
+    tmp_close();
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -433,7 +461,7 @@ static void test_golden(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),      cmocka_unit_test(test_alpha),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_names), cmocka_unit_test(test_parts),      cmocka_unit_test(test_alpha),         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_some_alpha), cmocka_unit_test(test_refused_merge), cmocka_unit_test(test_zero),
         cmocka_unit_test(test_bound),      cmocka_unit_test(test_bound_sets),    cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_golden),
