@@ -71,7 +71,8 @@ typedef struct AvatarOptions {
     const char *model;                  /* model folder, or a name without '/': see `models`; NULL: the embedded one, "nano" */
     const char *lora;                   /* "auto" (NULL), a path, or "none" */
     const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|'; one may be named twice */
-    const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer" */
+    const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer"; "tensorP", "ulyssesP" and
+                                           "layer+tensorP" etc. split each layer over P devices */
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
     const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
                                            of the attention's keys and values; the latents, sums and the picture's encoder stay f32 */

@@ -29,7 +29,7 @@ static const Option options[] = {
     { "seed",        INT64, AT(look.seed),          "0 to 4294967295 (default: drawn, shown)", NULL },
     { "steps",       INT,   AT(engine.steps),       "denoising steps (default: the model's)", NULL },
     { "devices",     TEXT,  AT(engine.devices),     "auto (the GPUs that hold the model, else cpu), cpu, cuda0|cuda1, ... in pipeline order", NULL },
-    { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer", NULL },
+    { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer; tensorP, ulyssesP or layer+tensorP split layers", NULL },
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
     { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16", NULL },
     { "front_device", TEXT, AT(engine.front_device), "of the encoders of speech and text: auto (the VAE's), or a device", NULL },

@@ -108,6 +108,8 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
             avt_room_add(room, p->device, avt_plan_sum(&m));
         if (p->pipe < 0)
             snprintf(name, sizeof(name), "%s: VAE", p->device);
+        else if (p->nb_parts > 1)
+            snprintf(name, sizeof(name), "%s: %d/%d of %d-%d%s", p->device, p->part + 1, p->nb_parts, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
         else
             snprintf(name, sizeof(name), "%s: layers %d-%d%s", p->device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
         if (ret >= 0 && json) {
@@ -282,7 +284,7 @@ int cmd_plan(int argc, char **argv)
     if (o.gpus)
         return plan_for_cards(&o, &sizes, &tool_log);
     p = (PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
-                       .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .cpu_threads = o.engine.cpu_threads,
+                       .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .nb_heads = sizes.dit.nb_heads, .cpu_threads = o.engine.cpu_threads,
                        .room = o.memory ? room : NULL };
     if (o.memory && read_room(room, o.memory) < 0)
         return 2;

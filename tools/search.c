@@ -182,7 +182,7 @@ static int try_one(Found *f, const char *kind, int nb, int vae_own, const Cards 
 {
     char devices[PLAN_MAX_RANKS * 8], vae[32];
     const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .front_device = o->engine.front_device,
-                            .steps = f->steps, .nb_layers = sizes->dit.nb_layers, .room = cards->usable };
+                            .steps = f->steps, .nb_layers = sizes->dit.nb_layers, .nb_heads = sizes->dit.nb_heads, .room = cards->usable };
     PlanSizes sized = *sizes;
 
     sized.width = f->width;

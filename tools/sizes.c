@@ -102,6 +102,7 @@ int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
     if (ret >= 0)
         ret = plan_size(&sized, &sizes, NULL);
     p.nb_layers = sizes.dit.nb_layers;
+    p.nb_heads = sizes.dit.nb_heads;
     if (ret >= 0)
         ret = avt_plan_make(&plan, &p, NULL);
     if (ret >= 0)

@@ -9,7 +9,7 @@
 
 static const char *const tag_names[TAG_NB] = {
     "COMMAND", "IMAGE", "TEXT", "SOUND", "PICTURE", "REFERENCE", "TIME", "TOKENS", "LATENTS",
-    "RESULT", "FRAMES",
+    "RESULT", "FRAMES", "TEAM",
 };
 
 const char *avt_comm_tag_name(CommTag tag)

@@ -32,7 +32,7 @@
  * avt_comm_expect(). */
 typedef enum CommTag {
     TAG_COMMAND, TAG_IMAGE, TAG_TEXT, TAG_SOUND, TAG_PICTURE, TAG_REFERENCE, TAG_TIME, TAG_TOKENS, TAG_LATENTS,
-    TAG_RESULT, TAG_FRAMES, TAG_NB
+    TAG_RESULT, TAG_FRAMES, TAG_TEAM, TAG_NB
 } CommTag;
 
 const char *avt_comm_tag_name(CommTag tag);

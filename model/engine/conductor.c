@@ -41,7 +41,7 @@ static int send_to_pipes(AvatarSession *s, CommTag tag, const void *data, size_t
     int ret = 0;
 
     for (int r = 0; r < s->crew.set.plan->nb_ranks && ret >= 0; r++)
-        if (s->crew.set.plan->rank[r].pipe >= 0 && s->crew.set.plan->rank[r].prev < 0)
+        if (s->crew.set.plan->rank[r].pipe >= 0 && s->crew.set.plan->rank[r].prev < 0 && !s->crew.set.plan->rank[r].part)
             ret = avt_comm_send_bytes(comm_of(s), r, tag, data, size);
     return ret;
 }

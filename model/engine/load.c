@@ -281,7 +281,8 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
 {
     double room[PLAN_MAX_RANKS];
     PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .front_device = opt->front_device,
-                      .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .cpu_threads = c->cpu_threads };
+                      .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
+                      .cpu_threads = c->cpu_threads };
     BackendOptions dry = avt_core_backend(c, 1, log);
     char list[PLAN_MAX_RANKS * 8];
     Plan p;

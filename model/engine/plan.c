@@ -9,6 +9,7 @@
 #include "engine/plan.h"
 
 static const char *const kind_names[] = { "sequential", "wave", "timestep", "layer" };
+static const char *const split_names[] = { [TEAM_HEADS] = "ulysses", [TEAM_COLUMNS] = "tensor" };
 
 typedef struct Named {                  // "1:cuda0", "cuda0", "cuda0:own" in a list
     int process;                        // 0 when it is not said
@@ -73,18 +74,53 @@ static int split_devices(PlanRank rank[PLAN_MAX_RANKS], const char *text, const 
     }
 }
 
-static int parse_kind(PlanKind *kind, const char *text, int nb_devices, const Log *log)
+/* "tensor2" -> split, parts. @return is it one? */
+static int parse_split(TeamWay *split, int *parts, const char *text)
 {
+    for (TeamWay way = TEAM_HEADS; way <= TEAM_COLUMNS; way++) {
+        const size_t len = strlen(split_names[way]);
+        char *end;
+
+        if (strncmp(text, split_names[way], len) || text[len] < '1' || text[len] > '9')
+            continue;
+        *split = way;
+        *parts = (int)strtol(text + len, &end, 10);
+        return !*end && *parts <= TEAM_MAX;
+    }
+    return 0;
+}
+
+/* "layer", "tensor2", "layer+tensor2" */
+static int parse_plan(Plan *p, int *parts, const char *text, int nb_devices, const Log *log)
+{
+    const size_t len = text ? strcspn(text, "+") : 0;
+
+    *parts = 1;
     if (!text || !strcmp(text, "auto")) {
-        *kind = nb_devices > 1 ? PLAN_LAYER : PLAN_SEQUENTIAL;
+        p->kind = nb_devices > 1 ? PLAN_LAYER : PLAN_SEQUENTIAL;
         return 0;
     }
+    if (parse_split(&p->split, parts, text))
+        return 0;
     for (int i = 0; i < 4; i++)
-        if (!strcmp(text, kind_names[i])) {
-            *kind = (PlanKind)i;
-            return 0;
+        if (strlen(kind_names[i]) == len && !strncmp(text, kind_names[i], len)) {
+            p->kind = (PlanKind)i;
+            if (!text[len] || parse_split(&p->split, parts, text + len + 1))
+                return 0;
         }
-    return avt_fail(log, AVT_ERR(EINVAL), "plan=%s is not known: auto, sequential, wave, timestep or layer", text);
+    return avt_fail(log, AVT_ERR(EINVAL), "plan=%s is not known: auto, sequential, wave, timestep or layer, tensorP or ulyssesP with P of 2 to %d "
+                    "devices, or such a one behind another, as in layer+tensor2", text, TEAM_MAX);
+}
+
+/* Every part of a team has a head at least. */
+static int check_parts(Plan *p, int parts, const char *text, int nb_heads, const Log *log)
+{
+    if (nb_heads && parts > nb_heads)
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s: the model has %d heads, too few for %d devices to have one each; the nearest is %s%d", text,
+                        nb_heads, parts, split_names[p->split], nb_heads);
+    if (parts == 1)
+        p->split = TEAM_ALONE;
+    return 0;
 }
 
 /* ---- layers of a pipe ---------------------------------------------------------------------------------------------------- */
@@ -94,8 +130,9 @@ typedef enum Aim { OVER, SLOW, UNEVEN, AIM_NB } Aim;                 // by impor
 typedef struct Split {                  // what the first `nb` ranks would take
     const Plan *p;
     const PlanOptions *opt;
-    int nb, nb_layers;
-    double room[PLAN_MAX_RANKS];        // for layers
+    int nb, nb_layers;                  // teams: ranks, where no layer is split
+    int parts;
+    double room[PLAN_MAX_RANKS];        // for layers, of a team's least
     PlanCost *until;                    // [nb_layers + 1] of the layers before
     double *best;                       // [nb + 1, nb_layers + 1] of the first ranks with the first layers
     int *begin;                         // [nb + 1, nb_layers + 1] where the last of them then begins
@@ -108,6 +145,12 @@ static void add_cost(PlanCost *to, PlanCost c)
     to->bytes += c.bytes;
 }
 
+/* Is a rank of team r the VAE's? */
+static int has_vae(const Split *s, int r)
+{
+    return s->p->vae_rank / s->parts == r;
+}
+
 static double aim_of(const Split *s, Aim aim, int r, int l0, int l1)
 {
     const PlanLoads *w = s->opt->loads;
@@ -117,7 +160,7 @@ static double aim_of(const Split *s, Aim aim, int r, int l0, int l1)
         add_cost(&c, w->any);
         add_cost(&c, !r ? w->first : (PlanCost){ 0 });
         add_cost(&c, r == s->nb - 1 ? w->last : (PlanCost){ 0 });
-        add_cost(&c, s->p->rank[r].vae ? w->vae : (PlanCost){ 0 });
+        add_cost(&c, has_vae(s, r) ? w->vae : (PlanCost){ 0 });
     }
     if (aim == OVER)
         return c.bytes > s->room[r] ? c.bytes - s->room[r] : 0;
@@ -159,30 +202,37 @@ static double settle(Split *s, Aim aim)
 }
 
 /* A device's room is for all that is on it: what is no rank of the pipe is taken off, the rest shared by those that are. */
-static void share_room(Split *s)
+static double room_of(const Split *s, int r)
 {
     const Plan *p = s->p;
     const PlanLoads *w = s->opt->loads;
+    const int nb = s->nb * s->parts;
+    double room = s->opt->room && s->opt->room[r] > 0 ? s->opt->room[r] : INFINITY;
+    int ranks = 0;
 
-    for (int r = 0; r < s->nb; r++) {
-        int ranks = 0;
+    for (int i = 0; i < nb; i++)
+        ranks += avt_plan_same_device(&p->rank[i], &p->rank[r]);
+    if (w && !p->rank[r].process && !strcmp(p->front_device, p->rank[r].device))
+        room -= w->front;
+    if (w && p->vae_rank >= nb && avt_plan_same_device(&p->rank[p->vae_rank], &p->rank[r]))
+        room -= w->vae_alone;
+    return room / ranks;
+}
 
-        s->room[r] = s->opt->room && s->opt->room[r] > 0 ? s->opt->room[r] : INFINITY;
-        for (int i = 0; i < s->nb; i++)
-            ranks += avt_plan_same_device(&p->rank[i], &p->rank[r]);
-        if (w && !p->rank[r].process && !strcmp(p->front_device, p->rank[r].device))
-            s->room[r] -= w->front;
-        if (w && p->vae_rank >= s->nb && avt_plan_same_device(&p->rank[p->vae_rank], &p->rank[r]))
-            s->room[r] -= w->vae_alone;
-        s->room[r] /= ranks;
+static void share_room(Split *s)
+{
+    for (int r = 0; r < s->nb * s->parts; r++) {
+        double *room = &s->room[r / s->parts];
+
+        *room = r % s->parts ? fmin(*room, room_of(s, r)) : room_of(s, r);
     }
 }
 
-static int open_split(Split *s, const Plan *p, const PlanOptions *opt, int nb)
+static int open_split(Split *s, const Plan *p, const PlanOptions *opt, int nb, int parts)
 {
     const size_t row = (size_t)opt->nb_layers + 1, all = row * ((size_t)nb + 1);
 
-    *s = (Split){ .p = p, .opt = opt, .nb = nb, .nb_layers = opt->nb_layers };
+    *s = (Split){ .p = p, .opt = opt, .nb = nb, .nb_layers = opt->nb_layers, .parts = parts };
     s->until = avt_calloc(MEM_ENGINE, row, sizeof(*s->until));
     s->best = avt_calloc(MEM_ENGINE, all, sizeof(*s->best));
     s->begin = avt_calloc(MEM_ENGINE, all, sizeof(*s->begin));
@@ -196,16 +246,22 @@ static int open_split(Split *s, const Plan *p, const PlanOptions *opt, int nb)
     return 0;
 }
 
-static int split_layers(Plan *p, const PlanOptions *opt, int nb)
+/* nb teams of so many parts */
+static int split_layers(Plan *p, const PlanOptions *opt, int nb, int parts)
 {
     Split s;
-    int ret = open_split(&s, p, opt, nb);
+    int ret = open_split(&s, p, opt, nb, parts);
 
     for (int aim = 0; aim < AIM_NB && ret >= 0; aim++)
         s.most[aim] = settle(&s, (Aim)aim);
     for (int r = nb, l = opt->nb_layers; r > 0 && ret >= 0; r--) {
-        p->rank[r - 1].l1 = l;
-        p->rank[r - 1].l0 = l = s.begin[r * (opt->nb_layers + 1) + l];
+        const int l0 = s.begin[r * (opt->nb_layers + 1) + l];
+
+        for (int k = 0; k < parts; k++) {
+            p->rank[(r - 1) * parts + k].l0 = l0;
+            p->rank[(r - 1) * parts + k].l1 = l;
+        }
+        l = l0;
     }
     avt_free(s.until);
     avt_free(s.best);
@@ -213,22 +269,26 @@ static int split_layers(Plan *p, const PlanOptions *opt, int nb)
     return ret;
 }
 
-/* The first `nb` ranks hold layers: one pipe of all, or a pipe for each. */
-static int place_layers(Plan *p, const PlanOptions *opt, int nb)
+/* The first `nb` ranks hold layers, in teams: one pipe of all, or a pipe for each. */
+static int place_layers(Plan *p, const PlanOptions *opt, int nb, int parts)
 {
-    const int pipes = p->kind == PLAN_TIMESTEP ? nb : 1;
+    const int teams = nb / parts, pipes = p->kind == PLAN_TIMESTEP ? teams : 1;
 
     for (int r = 0; r < nb; r++) {
-        p->rank[r].pipe = pipes > 1 ? r : 0;
-        p->rank[r].prev = pipes > 1 ? -1 : r - 1;
-        p->rank[r].next = pipes > 1 || r + 1 == nb ? -1 : r + 1;
+        const int team = r / parts;
+
+        p->rank[r].part = r % parts;
+        p->rank[r].nb_parts = parts;
+        p->rank[r].pipe = pipes > 1 ? team : 0;
+        p->rank[r].prev = pipes > 1 || !team ? -1 : r - parts;
+        p->rank[r].next = pipes > 1 || team + 1 == teams ? -1 : r + parts;
         p->rank[r].l1 = opt->nb_layers;
     }
     for (int i = 0; i < p->steps; i++) {
-        p->first[i] = pipes > 1 ? i : 0;
-        p->last[i] = pipes > 1 ? i : nb - 1;
+        p->first[i] = pipes > 1 ? i * parts : 0;
+        p->last[i] = pipes > 1 ? (i + 1) * parts - 1 : nb - 1;
     }
-    return pipes == 1 ? split_layers(p, opt, nb) : 0;
+    return pipes == 1 ? split_layers(p, opt, teams, parts) : 0;
 }
 
 static int check_vae(const Named *vae, const char *text, const PlanOptions *opt, const Log *log)
@@ -284,23 +344,52 @@ static int place_front(Plan *p, const PlanOptions *opt, const Log *log)
     return 0;
 }
 
-/* How many of the devices hold layers; the one behind them is the VAE's. What would have no work is refused. */
-static int count_layer_ranks(const Plan *p, const PlanOptions *opt, const Named *vae, const char *list, int nb, const Log *log)
+static const char *name_of(const Plan *p, int parts, char *buf, size_t size)
 {
-    const int most = p->kind == PLAN_LAYER ? nb : p->kind == PLAN_TIMESTEP ? p->steps : 1;
-    const char *idle = nb > most ? p->rank[most].device : "";
+    if (parts == 1)
+        snprintf(buf, size, "%s", kind_names[p->kind]);
+    else
+        snprintf(buf, size, "%s%s%s%d", p->kind ? kind_names[p->kind] : "", p->kind ? "+" : "", split_names[p->split], parts);
+    return buf;
+}
+
+/* Devices that hold layers, of a plan that wants so many and is given `nb`. */
+static int wanted(const Plan *p, int parts, int nb)
+{
+    return p->kind == PLAN_LAYER ? nb / parts * parts : p->kind == PLAN_TIMESTEP ? p->steps * parts : parts;
+}
+
+/* The number of devices goes with the plan, or one more does, which is the VAE's. */
+static int check_number(const Plan *p, const PlanOptions *opt, const char *name, int parts, int vae, const char *list, int nb, const Log *log)
+{
+    const int most = wanted(p, parts, nb);
 
     if (p->kind == PLAN_TIMESTEP && (nb < most || nb > most + 1))
-        return avt_fail(log, AVT_ERR(EINVAL), "plan=timestep with %d steps wants %d devices (or %d, the last for the VAE), devices=%s names %d",
-                        most, most, most + 1, list, nb);
-    if (p->kind == PLAN_LAYER && nb > opt->nb_layers)
-        return avt_fail(log, AVT_ERR(EINVAL), "plan=layer: %d devices for %d layers; name at most %d", nb, opt->nb_layers, opt->nb_layers);
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s with %d steps wants %d devices (or %d, the last for the VAE), devices=%s names %d",
+                        name, p->steps, most, most + 1, list, nb);
+    if (p->kind == PLAN_LAYER && nb / parts > opt->nb_layers)
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s: %d devices for %d layers; name at most %d", name, nb, opt->nb_layers, opt->nb_layers * parts);
+    if (parts > 1 && (nb < parts || nb > most + 1 || (nb > most && p->kind != PLAN_TIMESTEP && !vae)))
+        return avt_fail(log, AVT_ERR(EINVAL), p->kind == PLAN_LAYER ?
+                        "plan=%s wants a multiple of %d devices, devices=%s names %d; name %d or %d, or one more for the VAE and say vae_device=" :
+                        "plan=%s wants %d devices, devices=%s names %d; name %d, or %d and for the last of them, the VAE's, say vae_device=",
+                        name, parts, list, nb, most ? most : parts, p->kind == PLAN_LAYER ? most + parts * (most ? 1 : 2) : parts + 1);
     if (nb > most + 1 || (nb > most && most == 1 && !vae))
         return avt_fail(log, AVT_ERR(EINVAL), "plan=%s runs on one device, devices=%s names %d; use plan=layer or plan=timestep, or name "
-                        "one more for the VAE and say vae_device=", kind_names[p->kind], list, nb);
-    if (nb > most && vae && !is_rank_of(&p->rank[most], vae))
+                        "one more for the VAE and say vae_device=", name, list, nb);
+    return most;
+}
+
+/* How many of the devices hold layers; the one behind them is the VAE's. What would have no work is refused. */
+static int count_layer_ranks(const Plan *p, const PlanOptions *opt, int parts, const Named *vae, const char *list, int nb, const Log *log)
+{
+    char name[40];
+    const int most = check_number(p, opt, name_of(p, parts, name, sizeof(name)), parts, vae != NULL, list, nb, log);
+    const char *idle = most >= 0 && nb > most ? p->rank[most].device : "";
+
+    if (most >= 0 && nb > most && vae && !is_rank_of(&p->rank[most], vae))
         return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s would have no work under plan=%s with vae_device=%s; leave it out, or say "
-                        "vae_device=%s", list, idle, kind_names[p->kind], opt->vae_device, idle);
+                        "vae_device=%s", list, idle, name, opt->vae_device, idle);
     return most;
 }
 
@@ -327,7 +416,7 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     const char *list = opt->devices && strcmp(opt->devices, "auto") ? opt->devices : "cpu";
     const char *vae_text = opt->vae_device && strcmp(opt->vae_device, "auto") ? opt->vae_device : NULL;
     const Named own = named(vae_text ? vae_text : "cpu"), *vae = vae_text ? &own : NULL;
-    int nb, layer_ranks, ret;
+    int nb, parts, layer_ranks, ret;
 
     memset(p, 0, sizeof(*p));
     nb = split_devices(p->rank, list, opt, log);
@@ -336,12 +425,14 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     if (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS)
         return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d", opt->steps, SAMPLER_MAX_STEPS);
     p->steps = opt->steps;
-    ret = parse_kind(&p->kind, opt->plan, nb, log);
+    ret = parse_plan(p, &parts, opt->plan, nb, log);
+    if (ret >= 0)
+        ret = check_parts(p, parts, opt->plan, opt->nb_heads, log);
     if (ret >= 0 && vae)
         ret = check_vae(vae, vae_text, opt, log);
     if (ret < 0)
         return ret;
-    layer_ranks = count_layer_ranks(p, opt, vae, list, nb, log);
+    layer_ranks = count_layer_ranks(p, opt, parts, vae, list, nb, log);
     if (layer_ranks < 0)
         return layer_ranks;
     for (int r = 0; r < PLAN_MAX_RANKS; r++)
@@ -350,7 +441,7 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     if (ret >= 0)
         ret = place_front(p, opt, log);
     if (ret >= 0)
-        ret = place_layers(p, opt, layer_ranks);
+        ret = place_layers(p, opt, layer_ranks, parts);
     if (ret < 0)
         return ret;
     p->in_flight = p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
@@ -390,11 +481,21 @@ int avt_plan_holds(const Plan *p, int rank, int step)
     return rank >= p->first[step] && rank <= p->last[step];
 }
 
+int avt_plan_parts(const Plan *p)
+{
+    return p->rank[0].nb_parts;
+}
+
+const char *avt_plan_name(const Plan *p, char *buf, size_t size)
+{
+    return name_of(p, avt_plan_parts(p), buf, size);
+}
+
 const char *avt_plan_text(const Plan *p, char *buf, size_t size)
 {
-    size_t n = (size_t)snprintf(buf, size, "%s on ", kind_names[p->kind]);
     const int spread = avt_plan_is_spread(p);
-    char process[16] = "";
+    char name[40], process[16] = "";
+    size_t n = (size_t)snprintf(buf, size, "%s on ", avt_plan_name(p, name, sizeof(name)));
 
     for (int r = 0; r < p->nb_ranks && n < size; r++) {
         if (spread)

@@ -6,6 +6,7 @@
  *   sequential, wave   one pipe of one rank              layer      one pipe of N ranks
  *   timestep           S pipes of one rank each
  * Ranks may live in several processes, on several hosts: a device is then named with its process, 1:cuda0.
+ * With +tensorP or +ulyssesP behind it (alone: behind sequential) each of these ranks is a team of P, which split its layers: nets/team.h.
  * Items are admitted in waves: wave w holds (w, 0), (w-1, 1), (w-2, 2), ... `sequential` admits a block only when the one before
  * is through. What a rank does follows from the fields below alone. The memory of a rank is found by running its forwards on
  * `dry` (avt_rank_measure).
@@ -28,7 +29,7 @@ typedef struct PlanRank {
     int process;                        // that it lives in: 0, or a worker (comm/world.h)
     int pipe;                           // -1: no layers (a VAE rank)
     int prev, next;                     // ranks before and behind in the pipe; -1: none
-    int part, nb_parts;                 // its part of each of its layers: 0 of 1, as no plan splits a layer yet
+    int part, nb_parts;                 // its part of each of its layers, 0 of 1: all; parts of a team are neighbours
     int l0, l1;                         // layers held
     int vae;                            // decodes and encodes pictures
     int threads;                        // CPU threads of an op
@@ -36,6 +37,7 @@ typedef struct PlanRank {
 
 typedef struct Plan {
     PlanKind kind;                      // for avt_plan_text() alone
+    TeamWay split;                      // of layers over the parts of a team
     int steps;
     int in_flight;                      // most blocks in flight at once
     int versions;                       // of text and sink that these may need
@@ -77,11 +79,12 @@ typedef struct PlanProcess {            // what a plan must know of a process th
 } PlanProcess;
 
 typedef struct PlanOptions {            // NULL: "auto"
-    const char *plan;                   // "auto", "sequential", "wave", "timestep", "layer"
+    const char *plan;                   // "auto", "sequential", "wave", "timestep", "layer"; these +tensorP, +ulyssesP
     const char *devices;                // "auto" or names joined by '|', "cuda0" or "1:cuda0": the order is the pipeline order
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
     const char *front_device;           // "auto" (the VAE's), or any device
     int steps, nb_layers;
+    int nb_heads;                       // that can be split; 0: not known yet, any number of parts will do
     int cpu_threads;                    // 0: all cores
     const PlanLoads *loads;             // NULL: a layer is like another, and nothing else weighs
     const double *room;                 // [devices] bytes that each may take, 0: no limit; NULL: none is known
@@ -104,6 +107,10 @@ int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 int avt_plan_is_spread(const Plan *p);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
+/** Ranks of a team: 1 where no layer is split. */
+int avt_plan_parts(const Plan *p);
+/** The plan's name as plan= takes it: "layer+tensor2". */
+const char *avt_plan_name(const Plan *p, char *buf, size_t size);
 /** Devices in the order of the ranks, as "layer on cuda0|cuda1+VAE"; a rank of the VAE alone is "cuda2 (VAE)". A front that is
  *  elsewhere than the VAE is named behind them: ", front on cpu". When they live in several processes, so do their names: "1:cuda0". */
 const char *avt_plan_text(const Plan *p, char *buf, size_t size);

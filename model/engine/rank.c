@@ -13,14 +13,21 @@
 
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
-static int bind_dit(RankWeights *w, const PlanRank *place, const PlanSizes *sizes, const ModelFiles *files, const Log *log)
+static Team team_of(const Plan *plan, int r)
+{
+    const PlanRank *p = &plan->rank[r];
+
+    return (Team){ .way = p->nb_parts > 1 ? plan->split : TEAM_ALONE, .part = p->part, .nb = p->nb_parts, .first = r - p->part };
+}
+
+static int bind_dit(RankWeights *w, const PlanRank *place, const Team *team, const PlanSizes *sizes, const ModelFiles *files, const Log *log)
 {
     Binder b;
     int ret = avt_binder_open(&b, files->dit, files->lora, w->arena, "dit", sizes->dtype, log);
 
     b.cancel = files->cancel;
     if (ret >= 0)
-        ret = avt_dit_open(&w->dit, &sizes->dit, &b, place->l0, place->l1);
+        ret = avt_dit_open_part(&w->dit, &sizes->dit, &b, place->l0, place->l1, team);
     avt_binder_close(&b);
     return ret;
 }
@@ -40,6 +47,7 @@ static int bind_vae(RankWeights *w, const PlanSizes *sizes, const ModelFiles *fi
 int avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSizes *sizes, const ModelFiles *files,
                           const BackendOptions *opt, const char *device, size_t capacity, const Log *log)
 {
+    const Team team = team_of(plan, r);
     int ret;
 
     memset(w, 0, sizeof(*w));
@@ -47,7 +55,7 @@ int avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSiz
     if (ret >= 0)
         ret = avt_arena_open(&w->arena, w->be, "weights", capacity);
     if (ret >= 0 && plan->rank[r].pipe >= 0)
-        ret = bind_dit(w, &plan->rank[r], sizes, files, log);
+        ret = bind_dit(w, &plan->rank[r], &team, sizes, files, log);
     if (ret >= 0 && plan->rank[r].vae)
         ret = bind_vae(w, sizes, files, log);
     if (ret >= 0)
@@ -72,7 +80,7 @@ static int open_layers(Rank *r)
 {
     const RankSetup *set = r->set;
     const DitShape *s = &set->shape;
-    const Dit *d = &r->w->dit;
+    const Dit *d = &r->dit;
     const int steps = set->plan->steps;
     int ret = avt_dit_time_open(&r->sink_time, r->state, d);
 
@@ -92,7 +100,7 @@ static int open_layers(Rank *r)
             ret = avt_dit_keys_open(&r->ring[i], r->state, d, s->ring, 0);
     }
     for (int v = 0; v < r->nb_versions && ret >= 0; v++) {
-        ret = avt_dit_keys_open(&r->text[v], r->state, d, d->cfg.text_len, 0);
+        ret = avt_dit_text_open(&r->text[v], r->state, d, d->cfg.text_len);
         if (ret >= 0)
             ret = avt_dit_keys_open(&r->sink[v], r->state, d, s->Lc, s->n);
     }
@@ -147,6 +155,8 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     r->place = &set->plan->rank[index];
     r->comm = comm;
     r->w = w;
+    r->dit = w->dit;
+    r->dit.team.comm = comm;
     r->nb_slots = set->plan->in_flight;
     r->nb_versions = set->plan->versions;
     ret = avt_backend_open(&r->be, device, opt);
@@ -294,6 +304,8 @@ static int room_of(const Plan *p, CommTag tag)
         return p->versions;
     case TAG_LATENTS:
         return p->in_flight;
+    case TAG_TEAM:
+        return TEAM_RUNS;                                           // of one exchange: who is behind has those of the one before
     case TAG_REFERENCE: case TAG_TOKENS:                            // tokens are taken out before the work on them begins
         return 1;
     default:

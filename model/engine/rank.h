@@ -9,6 +9,10 @@
  *   rank --x [N, D]--> next rank of the pipe                                (an item, a sink)
  *   last rank --latents--> first rank of the next step's pipe, or VAE rank  (an item's end)
  *   VAE rank --12 frames--> conductor
+ *
+ * Where a plan splits layers (tensor2, ulysses2) each of these ranks is a team. Its parts exchange what team.h says; what goes from team to
+ * team goes from each part to the same part: its tokens of x, latents, which all have. What has been embedded comes from the first
+ * part of the first team, the result for the VAE from its own rank, or from the first part of the last team.
  */
 #ifndef AVT_RANK_H
 #define AVT_RANK_H
@@ -98,6 +102,7 @@ typedef struct Rank {
     Backend *be;
     Arena *state, *scratch, *messages;
     const RankWeights *w;
+    Dit dit;                            // the weights', with this session's team
     int nb_slots, nb_versions;          // blocks in flight; versions of text and sink
     DitTime *time, sink_time;           // [steps]
     DitKeys *text, *sink;               // [nb_versions]
@@ -161,9 +166,10 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
  * @param calls  gets a list of *nb, freed with avt_free()
  */
 int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *opt);
-/** What layers, ends of a pipe and the VAE ask of a device at the model's own size of frames, by rehearsals: for avt_plan_make(). w->front
+/** What layers (a part of each, where plan `like` splits them), ends of a pipe and the VAE ask of a device at the model's own size of
+ *  frames and like's steps, by rehearsals: for avt_plan_make(). w->front
  *  is left 0; w->layer is the caller's to free with avt_free(). rank_weigh.c, as what follows. */
-int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt);
+int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, const Plan *like, const BackendOptions *opt);
 /** avt_plan_make() with the loads that it wants found first; o->loads is not looked at. Logs to opt->log. */
 int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt);
 /**

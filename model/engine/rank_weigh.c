@@ -12,32 +12,39 @@
 #include "engine/rank.h"
 #include "engine/sound.h"
 
-typedef struct Trial {                  // a plan of three ranks in a pipe; the second has the layers that one asks about
+typedef struct Trial {                  // a plan of three ranks, or teams, in a pipe; the second has the layers that one asks about
     Plan plan;
     RankSetup set;
     const PlanSizes *sizes;
     const BackendOptions *opt;
+    int parts;
 } Trial;
 
-/* vae: the last of the three is the VAE's as well, else a fourth one is. */
-static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt, int vae)
+/* The layers are split as in `like`. vae: the last of the three is the VAE's as well, else a fourth one is. */
+static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, const Plan *like, const BackendOptions *opt, int vae)
 {
-    char list[PLAN_MAX_RANKS], own[40];
-    const PlanOptions o = { .plan = "layer", .devices = list, .vae_device = vae ? NULL : own, .steps = steps, .nb_layers = 3, .cpu_threads = 1 };
+    char list[3 * TEAM_MAX * sizeof(like->rank[0].device)], name[40], own[40];
+    PlanOptions o = { .devices = list, .vae_device = vae ? NULL : own, .steps = like->steps, .nb_layers = 3, .cpu_threads = 1 };
+    Plan layers = *like;
+    size_t n = 0;
     int ret;
 
-    snprintf(list, sizeof(list), "%.20s|%.20s|%.20s", device, device, device);
+    *t = (Trial){ .sizes = sizes, .opt = opt, .parts = avt_plan_parts(like) };
+    for (int i = 0; i < 3 * t->parts; i++)
+        n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%.20s", i ? "|" : "", device);
     snprintf(own, sizeof(own), "%.30s:own", device);
-    *t = (Trial){ .sizes = sizes, .opt = opt };
+    layers.kind = PLAN_LAYER;
+    o.plan = avt_plan_name(&layers, name, sizeof(name));
     t->set = (RankSetup){ .plan = &t->plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
                           .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
     ret = avt_plan_make(&t->plan, &o, opt->log);
-    return ret < 0 ? ret : avt_schedule(&t->set.schedule, steps, 3);
+    return ret < 0 ? ret : avt_schedule(&t->set.schedule, like->steps, 3);
 }
 
-/* Rank r with layers l0 .. l1-1. */
-static int cost_of(PlanCost *c, Trial *t, int r, int l0, int l1)
+/* A part of team `team` with layers l0 .. l1-1. */
+static int cost_of(PlanCost *c, Trial *t, int team, int part, int l0, int l1)
 {
+    const int r = team * t->parts + part;
     OpStat stat[OP_NB];
     PlanMemory m;
     int ret;
@@ -65,9 +72,9 @@ static int weigh_layers(PlanLoads *w, Trial *t, int nb)
     int ret = 0;
 
     for (int l = 0; l < nb && ret >= 0; l++)
-        ret = cost_of(&w->layer[l], t, 1, l, l + 1);
+        ret = cost_of(&w->layer[l], t, 1, 0, l, l + 1);
     if (ret >= 0 && nb > 1) {
-        ret = cost_of(&both, t, 1, 0, 2);
+        ret = cost_of(&both, t, 1, 0, 0, 2);
         w->any = less(w->layer[0], less(both, w->layer[1]));
     }
     for (int l = 0; l < nb; l++)
@@ -75,23 +82,27 @@ static int weigh_layers(PlanLoads *w, Trial *t, int nb)
     return ret;
 }
 
-/* The ends of a pipe against its middle, each with the layer that is always there; and the VAE beside the last layer. */
+/* The ends of a pipe against its middle, each with the layer that is always there; and the VAE beside the last layer, on the last part. Parts
+ * differ by a head at most, and by the encoders, which the first has. */
 static int weigh_ends(PlanLoads *w, Trial *t, Trial *shared, int nb)
 {
-    PlanCost c[3], alone = { 0, 0 };
-    int ret = cost_of(&c[0], t, 0, 0, 1);
+    const int last = t->parts - 1;
+    PlanCost c[4], alone = { 0, 0 };
+    int ret = cost_of(&c[0], t, 0, 0, 0, 1);
 
     if (ret >= 0)
-        ret = cost_of(&c[1], t, 2, nb - 1, nb);
+        ret = cost_of(&c[1], t, 2, 0, nb - 1, nb);
     if (ret >= 0)
-        ret = cost_of(&c[2], shared, 2, nb - 1, nb);
+        ret = cost_of(&c[2], t, 2, last, nb - 1, nb);
     if (ret >= 0)
-        ret = cost_of(&alone, t, 3, 0, 0);
+        ret = cost_of(&c[3], shared, 2, last, nb - 1, nb);
+    if (ret >= 0)
+        ret = cost_of(&alone, t, 3, 0, 0, 0);
     if (ret < 0)
         return ret;
     w->first = less(less(c[0], w->layer[0]), w->any);
     w->last = less(less(c[1], w->layer[nb - 1]), w->any);
-    w->vae = less(c[2], c[1]);
+    w->vae = less(c[3], c[2]);
     w->vae_alone = alone.bytes;
     return 0;
 }
@@ -107,17 +118,17 @@ static int weigh_front(double *bytes, const PlanSizes *sizes, const char *device
     return ret;
 }
 
-int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, int steps, const BackendOptions *opt)
+int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, const Plan *like, const BackendOptions *opt)
 {
     const int nb = sizes->dit.nb_layers;
     Trial t, shared;
-    int ret = trial_open(&t, sizes, device, steps, opt, 0);
+    int ret = trial_open(&t, sizes, device, like, opt, 0);
 
     *w = (PlanLoads){ .layer = avt_calloc(MEM_ENGINE, (size_t)nb, sizeof(*w->layer)) };
     if (ret >= 0 && !w->layer)
         ret = AVT_ERR(ENOMEM);
     if (ret >= 0)
-        ret = trial_open(&shared, sizes, device, steps, opt, 1);
+        ret = trial_open(&shared, sizes, device, like, opt, 1);
     if (ret >= 0)
         ret = weigh_layers(w, &t, nb);
     if (ret >= 0)
@@ -143,9 +154,9 @@ int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const B
     PlanLoads w = { .layer = NULL };
     int ret = avt_plan_make(p, o, opt->log);
 
-    if (ret < 0 || p->first[0] == p->last[0])
+    if (ret < 0 || p->rank[p->first[0]].next < 0)                   // nothing to share out
         return ret;
-    ret = avt_rank_loads(&w, sizes, p->rank[p->vae_rank].device, o->steps, opt);
+    ret = avt_rank_loads(&w, sizes, p->rank[p->vae_rank].device, p, opt);
     if (ret >= 0 && o->room)
         ret = weigh_front(&w.front, sizes, p->front_device, opt);
     weighed.loads = &w;

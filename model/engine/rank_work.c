@@ -19,14 +19,15 @@ static int conductor(const Rank *r)
     return r->set->plan->nb_ranks;
 }
 
+/* Rank of our part in the first (last) team of a step's pipe. */
 static int first_of(const Rank *r, int step)
 {
-    return r->set->plan->first[step];
+    return r->set->plan->first[step] + r->place->part;
 }
 
 static int last_of(const Rank *r, int step)
 {
-    return r->set->plan->last[step];
+    return r->set->plan->last[step] - (r->place->nb_parts - 1 - r->place->part);
 }
 
 /* Is a rank the first (last) of a pipe? */
@@ -38,6 +39,21 @@ static int begins(const PlanRank *p)
 static int ends(const PlanRank *p)
 {
     return p->pipe >= 0 && p->next < 0;
+}
+
+/* Has it the encoders of time, text and sound? */
+static int encodes(const PlanRank *p)
+{
+    return begins(p) && !p->part;
+}
+
+/* Who gives the VAE the latents that a step's pipe ends with, which all parts of its last team have. */
+static int gives_result(const Rank *r, int step)
+{
+    const Plan *p = r->set->plan;
+    const int last = p->last[step], parts = p->rank[last].nb_parts;
+
+    return p->vae_rank <= last && p->vae_rank > last - parts ? p->vae_rank : last - parts + 1;
 }
 
 /* ---- messages: nothing moves when the rank is alone --------------------------------------------------------------- */
@@ -65,18 +81,30 @@ static int expect(Rank *r, int src, CommTag tag, Tensor t)
     return !r->comm || src == r->index ? 0 : avt_comm_expect(r->comm, r->be, src, tag, t);
 }
 
+/* What has been embedded, from who hands it to us, and on: down our column of the pipe, from the first rank to its team as well. */
+static int take_embedded(Rank *r, CommTag tag, Tensor t)
+{
+    return recv(r, begins(r->place) ? r->index - r->place->part : r->place->prev, tag, t);
+}
+
+static int hand_on(Rank *r, CommTag tag, Tensor t)
+{
+    int ret = 0;
+
+    for (int k = 1; k < r->place->nb_parts && encodes(r->place) && ret >= 0; k++)
+        ret = send(r, r->index + k, tag, t);
+    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, tag, t);
+}
+
 /* ---- before the first command ----------------------------------------------------------------------------------------- */
 
-/* A time's embedding, made by the first rank of a pipe, which has the weights for it, and handed on. */
 static int prepare_time(Rank *r, DitTime *t, float at)
 {
-    int ret;
+    const int ret = encodes(r->place) ? avt_dit_time(r->be, r->scratch, &r->dit, t, at) : take_embedded(r, TAG_TIME, t->both);
 
-    if (begins(r->place))
-        ret = avt_dit_time(r->be, r->scratch, &r->w->dit, t, at);
-    else if ((ret = recv(r, r->place->prev, TAG_TIME, t->both)) >= 0)
-        ret = avt_dit_modulation(r->be, &r->w->dit, t);
-    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_TIME, t->both);
+    if (ret >= 0 && !encodes(r->place))
+        avt_dit_modulation(r->be, &r->dit, t);
+    return ret < 0 ? ret : hand_on(r, TAG_TIME, t->both);
 }
 
 /* Time embeddings are constants of the schedule. */
@@ -225,30 +253,29 @@ static int do_picture(Rank *r, const Cmd *c)
 
 static int take_text(Rank *r, const Cmd *c, Tensor embedded)
 {
-    const Tensor context = avt_new(r->scratch, DT_F32, c->rows, r->w->dit.cfg.text_dim);
+    const Tensor context = avt_new(r->scratch, DT_F32, c->rows, r->dit.cfg.text_dim);
     const int ret = recv(r, conductor(r), TAG_TEXT, context);
 
-    return ret < 0 ? ret : avt_dit_text(r->be, r->scratch, &r->w->dit, &r->text[c->slot], context, embedded);
+    return ret < 0 ? ret : avt_dit_text(r->be, r->scratch, &r->dit, embedded, context);
 }
 
 /* The first rank of a pipe embeds the text; its rows are handed on. */
 static int do_text(Rank *r, const Cmd *c)
 {
-    const Dit *d = &r->w->dit;
+    const Dit *d = &r->dit;
     Tensor e;
     int ret;
 
     if (!avt_rank_has_layers(r))
         return 0;
     e = avt_new(r->scratch, r->be->act, d->cfg.text_len, d->cfg.dim);
-    if (begins(r->place))
-        ret = take_text(r, c, e);
-    else if ((ret = recv(r, r->place->prev, TAG_TEXT, e)) >= 0)
-        ret = avt_dit_text_keys(r->be, d, &r->text[c->slot], e);
-    return ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_TEXT, e);
+    ret = encodes(r->place) ? take_text(r, c, e) : take_embedded(r, TAG_TEXT, e);
+    if (ret >= 0)
+        ret = hand_on(r, TAG_TEXT, e);
+    return ret < 0 ? ret : avt_dit_text_keys(r->be, r->scratch, d, &r->text[c->slot], e);
 }
 
-/* The reference becomes latent frame 0 of block 0's result, which the last rank of the last step kept. */
+/* The reference becomes latent frame 0 of block 0's result, which the last ranks of the last step kept. */
 static int take_new_reference(Rank *r)
 {
     const Plan *p = r->set->plan;
@@ -259,7 +286,7 @@ static int take_new_reference(Rank *r)
         return begins(r->place) ? recv(r, owner, TAG_REFERENCE, r->ref) : 0;
     avt_copy(r->be, r->ref, r->ref_next);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
-        if (i != r->index && begins(&p->rank[i]))
+        if (i != r->index && begins(&p->rank[i]) && p->rank[i].part == r->place->part)
             ret = send(r, i, TAG_REFERENCE, r->ref);
     return ret;
 }
@@ -278,11 +305,11 @@ static int do_sink(Rank *r, const Cmd *c)
         return ret;
     item.text = &r->text[c->text];
     item.sink = &r->sink[c->slot];
-    item.x = avt_new(r->scratch, DT_F32, s->Lc, r->w->dit.cfg.dim);
-    ret = begins(r->place) ? avt_dit_embed_sink(r->be, r->scratch, &r->w->dit, item.x, r->ref, r->motion)
+    item.x = avt_new(r->scratch, DT_F32, avt_dit_rows(&r->dit, s, 1), r->dit.cfg.dim);
+    ret = begins(r->place) ? avt_dit_embed_sink(r->be, r->scratch, &r->dit, item.x, r->ref, r->motion)
                            : recv(r, r->place->prev, TAG_TOKENS, item.x);
     if (ret >= 0)
-        ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, &item, 1);
+        ret = avt_dit_layers(r->be, r->scratch, &r->dit, &item, 1);
     if (ret >= 0 && !ends(r->place))
         ret = send(r, r->place->next, TAG_TOKENS, item.x);
     return ret;
@@ -313,11 +340,11 @@ static void make_noise(Rank *r, int64_t block, uint64_t seed)
 /* First rank: latents -> tokens. Others: tokens from the rank before. The last rank has made its own copy of the noise. */
 static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
 {
-    const Dit *d = &r->w->dit;
+    const Dit *d = &r->dit;
     int ret = 0;
 
     memset(item, 0, sizeof(*item));
-    item->x = avt_new(r->scratch, DT_F32, r->set->shape.N, d->cfg.dim);
+    item->x = avt_new(r->scratch, DT_F32, avt_dit_rows(d, &r->set->shape, 0), d->cfg.dim);
     item->f0 = DIT_BLOCK * it->block;
     item->relative_dist = it->distance;
     item->shape = &r->set->shape;
@@ -349,13 +376,13 @@ static int end_item(Rank *r, const CmdItem *it, DitItem *item)
     if (!ends(r->place))
         return send(r, r->place->next, TAG_TOKENS, item->x);
     v = avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, set->shape.H, set->shape.W);
-    ret = avt_dit_head(r->be, r->scratch, &r->w->dit, v, item->x, item->time);
+    ret = avt_dit_head(r->be, r->scratch, &r->dit, v, item->x, item->time);
     avt_axpy(r->be, x, 1, x, sch->sigma[it->step + 1] - sch->sigma[it->step], v);
     if (ret >= 0 && it->step + 1 < set->plan->steps)
         return send(r, first_of(r, it->step + 1), TAG_LATENTS, x);
     if (ret >= 0 && !it->block)
         avt_copy(r->be, r->ref_next, avt_rows(x, 0, 1));            // for the sink of blocks from 4 on
-    return ret < 0 ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
+    return ret < 0 || gives_result(r, it->step) != r->index ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
 }
 
 /* The latents that this item will end with, if their next step begins here: their sender then need not wait for the next wave. */
@@ -377,7 +404,7 @@ static int run_items(Rank *r, const CmdItem *it, int nb)
     for (int k = 0; k < nb && ret >= 0; k++)
         ret = expect_latents(r, &it[k]);
     if (ret >= 0 && own)
-        ret = avt_dit_layers(r->be, r->scratch, &r->w->dit, r->items, own);
+        ret = avt_dit_layers(r->be, r->scratch, &r->dit, r->items, own);
     own = 0;
     for (int k = 0; k < nb && ret >= 0; k++)
         if (avt_plan_holds(r->set->plan, r->index, it[k].step))
@@ -421,7 +448,7 @@ static int decode_block(Rank *r, const CmdItem *it)
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
     const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3), bad = avt_new(r->scratch, DT_I32, 1);
     const RankStage stage = avt_rank_stage(r, STAGE_DECODE);
-    int ret = recv(r, last_of(r, it->step), TAG_RESULT, z);
+    int ret = recv(r, gives_result(r, it->step), TAG_RESULT, z);
 
     avt_count_nonfinite(r->be, bad, z);
     if (ret >= 0)
@@ -442,11 +469,11 @@ static int decode_block(Rank *r, const CmdItem *it)
 
 static int take_features(Rank *r, DitAudio *out)
 {
-    const DitConfig *cfg = &r->w->dit.cfg;
+    const DitConfig *cfg = &r->dit.cfg;
     const Tensor rows = avt_new(r->scratch, DT_F32, 1, BLOCK_FRAMES, cfg->nb_audio_layers, cfg->audio_dim);
     const int ret = recv(r, conductor(r), TAG_SOUND, rows);
 
-    return ret < 0 ? ret : avt_dit_audio(r->be, r->scratch, &r->w->dit, out, rows);
+    return ret < 0 ? ret : avt_dit_audio(r->be, r->scratch, &r->dit, out, rows);
 }
 
 /* The first rank of a pipe encodes the block's features; what comes of them is handed on. */
@@ -454,13 +481,12 @@ static int take_sound(Rank *r, int64_t block)
 {
     DitAudio *o = &r->audio[block % r->nb_slots];
     const RankStage stage = avt_rank_stage(r, STAGE_SOUND);
-    int ret;
+    int ret = encodes(r->place) ? take_features(r, o) : take_embedded(r, TAG_SOUND, o->both);
 
-    if (begins(r->place))
-        ret = take_features(r, o);
-    else if ((ret = recv(r, r->place->prev, TAG_SOUND, o->both)) >= 0)
-        ret = avt_dit_audio_keys(r->be, r->scratch, &r->w->dit, o);
-    ret = ret < 0 || ends(r->place) ? ret : send(r, r->place->next, TAG_SOUND, o->both);
+    if (ret >= 0)
+        ret = hand_on(r, TAG_SOUND, o->both);
+    if (ret >= 0)
+        ret = avt_dit_audio_keys(r->be, r->scratch, &r->dit, o);
     avt_rank_stage(r, stage);
     return ret;
 }

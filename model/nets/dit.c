@@ -17,14 +17,16 @@
 
 #include "nets/dit.h"
 
-static Tensor heads(const Dit *d, Tensor x)                         // [M, D] -> [M, NH, hd]
+static Tensor heads(const Dit *d, Tensor x)                         // [M, heads hd] -> [M, heads, hd]
 {
-    return avt_view(x, x.dim[0], d->cfg.nb_heads, d->cfg.dim / d->cfg.nb_heads);
+    const int64_t hd = d->cfg.dim / d->cfg.nb_heads;
+
+    return avt_view(x, x.dim[0], x.dim[1] / hd, hd);
 }
 
-static Tensor flat(const Dit *d, Tensor x)                          // [M, NH, hd] -> [M, D]
+static Tensor flat(Tensor x)                                        // [M, heads, hd] -> [M, heads hd]
 {
-    return avt_view(x, x.dim[0], d->cfg.dim);
+    return avt_view(x, x.dim[0], x.dim[1] * x.dim[2]);
 }
 
 static float scale_of(const Dit *d)
@@ -52,21 +54,45 @@ static void see_layer(const DitItem *it, int layer, const char *what, Tensor t)
     see(it, name, t);
 }
 
-/* The norm of q or k [M, D] over the full width and, with a table, the rotation, in place. */
-static void normalize(Backend *be, const Dit *d, Tensor x, Tensor norm, Tensor table)
+/* Of M rows, `width` columns: an activation. */
+static Tensor rows_like(Arena *scratch, int64_t M, int64_t width)
 {
-    avt_norm_rope(be, x, x, norm, table, d->cfg.eps);
+    return avt_new(scratch, avt_arena_backend(scratch)->act, M, width);
+}
+
+static int by_heads(const Dit *d)
+{
+    return d->team.way == TEAM_HEADS;
+}
+
+/* Where the product of u's rows goes that ends as `keys` [M, heads held, hd]: there at once, or to where heads are exchanged from. */
+static Tensor product_of(Arena *scratch, const Dit *d, Tensor keys, Tensor u)
+{
+    return by_heads(d) ? rows_like(scratch, u.dim[0], d->width) : flat(keys);
+}
+
+/* x [own tokens, D] of such a product, into its place. */
+static void keep(Backend *be, Arena *scratch, const Dit *d, Tensor keys, Tensor x, const TeamCut *cut)
+{
+    if (by_heads(d))
+        avt_team_to_heads(&d->team, be, scratch, keys, heads(d, x), cut);
 }
 
 /* q of u, and the block's keys and values into their place in the ring. */
-static void fill_ring(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor u)
+static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor u)
 {
     const int64_t N = it->shape->N, slot = it->f0 % DIT_RING * it->shape->n;
-    const Tensor k = flat(d, avt_rows(it->ring->k[i], slot, N)), v = flat(d, avt_rows(it->ring->v[i], slot, N));
+    const TeamCut cut = avt_dit_cut(it->shape, 0);
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor to_k = avt_rows(it->ring->k[i], slot, N), to_v = avt_rows(it->ring->v[i], slot, N);
+    const Tensor k = product_of(scratch, d, to_k, u), v = product_of(scratch, d, to_v, u);
 
     avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
-    normalize(be, d, k, a->norm_k, it->rope);
-    normalize(be, d, q, a->norm_q, it->rope);
+    avt_team_norm_rope(&d->team, be, scratch, (const TeamNorm[]){ { k, k, a->norm_k, it->rope }, { q, q, a->norm_q, it->rope } }, 2,
+                       d->cfg.eps, d->cfg.dim);
+    keep(be, scratch, d, to_k, k, &cut);
+    keep(be, scratch, d, to_v, v, &cut);
+    avt_arena_release(scratch, mark);
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
@@ -87,17 +113,27 @@ static void attend_sink(Backend *be, const Dit *d, DitItem *it, int i, Tensor at
 }
 
 /* q of u, and the sink's keys and values of layer i, which are all that the last layer has to give (q: AVT_NONE). own: see attend_sink(). */
-static void fill_sink(Backend *be, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor own, Tensor u)
+static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor own, Tensor u)
 {
-    const Tensor k = flat(d, it->sink->k[i]), v = flat(d, it->sink->v[i]);
+    const TeamCut cut = avt_dit_cut(it->shape, 1), first = { 1, { it->shape->n } };
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor k = product_of(scratch, d, it->sink->k[i], u), v = product_of(scratch, d, it->sink->v[i], u);
+    const int64_t n = by_heads(d) ? avt_team_rows(&d->team, &first) : it->shape->n;
+    const Tensor ref = by_heads(d) ? rows_like(scratch, n, d->width) : flat(it->sink->ref[i]);
+    TeamNorm norm[4] = { { ref, avt_rows(k, 0, n), a->norm_k, AVT_NONE } };
+    int nb = 1;
 
     avt_linear_group(be, q.be ? 3 : 2, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
-    avt_norm_rope(be, flat(d, it->sink->ref[i]), avt_rows(k, 0, it->shape->n), a->norm_k, AVT_NONE, d->cfg.eps);
     if (own.be)
-        avt_norm_rope(be, own, k, a->norm_k, it->rope, d->cfg.eps);
-    normalize(be, d, k, a->norm_k, it->rope_sink);
+        norm[nb++] = (TeamNorm){ own, k, a->norm_k, it->rope };
+    norm[nb++] = (TeamNorm){ k, k, a->norm_k, it->rope_sink };
     if (q.be)
-        normalize(be, d, q, a->norm_q, it->rope);
+        norm[nb++] = (TeamNorm){ q, q, a->norm_q, it->rope };
+    avt_team_norm_rope(&d->team, be, scratch, norm, nb, d->cfg.eps, d->cfg.dim);
+    keep(be, scratch, d, it->sink->ref[i], ref, &first);
+    keep(be, scratch, d, it->sink->k[i], k, &cut);
+    keep(be, scratch, d, it->sink->v[i], v, &cut);
+    avt_arena_release(scratch, mark);
 }
 
 static int is_last_sink(const Dit *d, const DitItem *it, int i)
@@ -105,56 +141,85 @@ static int is_last_sink(const Dit *d, const DitItem *it, int i)
     return it->sink_pass && d->l0 + i == d->cfg.nb_layers - 1 && !it->probe;
 }
 
+/* The attention of q, in the tokens and heads that o's product wants; u is spent. */
+static Tensor attend(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor q, Tensor own, Tensor u)
+{
+    const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
+    const int64_t M = it->sink_pass ? it->shape->Lc : it->shape->N;
+    const Tensor of_heads = by_heads(d) ? rows_like(scratch, M, d->keys) : q;
+    const Tensor att = d->team.nb > 1 ? rows_like(scratch, M, d->keys) : u;
+
+    if (by_heads(d))
+        avt_team_to_heads(&d->team, be, scratch, heads(d, of_heads), heads(d, q), &cut);
+    if (it->sink_pass)
+        attend_sink(be, d, it, i, att, of_heads, own);
+    else
+        attend_block(be, d, it, i, att, of_heads);
+    if (!by_heads(d))
+        return att;
+    avt_team_to_tokens(&d->team, be, scratch, heads(d, u), heads(d, att), &cut);
+    return u;
+}
+
 static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor m)
 {
+    const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitAttention *a = &d->layer[i].self;
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x), q = is_last_sink(d, it, i) ? AVT_NONE : like(scratch, it->x);
-    const Tensor own = it->sink_pass && it->given_rope.be ? like(scratch, it->x) : AVT_NONE;
+    const Tensor u = like(scratch, it->x), own = it->sink_pass && it->given_rope.be ? like(scratch, it->x) : AVT_NONE;
+    Tensor all, q;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
+    all = avt_team_all(&d->team, be, scratch, u, &cut);
+    q = is_last_sink(d, it, i) ? AVT_NONE : rows_like(scratch, all.dim[0], d->width);
     if (it->sink_pass)
-        fill_sink(be, d, a, it, i, q, own, u);
+        fill_sink(be, scratch, d, a, it, i, q, own, all);
     else
-        fill_ring(be, d, a, it, i, q, u);
-    if (q.be) {
-        if (it->sink_pass)
-            attend_sink(be, d, it, i, u, q, own);
-        else
-            attend_block(be, d, it, i, u, q);
-        avt_linear_add(be, it->x, it->x, u, &a->o, avt_at(m, 2));
-    }
+        fill_ring(be, scratch, d, a, it, i, q, all);
+    if (q.be)
+        avt_team_linear_add(&d->team, be, scratch, it->x, attend(be, scratch, d, it, i, q, own, u), &a->o, avt_at(m, 2), &cut);
     avt_arena_release(scratch, mark);
 }
 
+/* Over text and over sound every part has the keys of its products' heads: nothing of q is exchanged. */
 static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i)
 {
+    const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitLayer *l = &d->layer[i];
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x), q = like(scratch, it->x);
+    const Tensor u = like(scratch, it->x);
+    Tensor all, q, att;
 
     avt_layer_norm(be, u, it->x, l->norm3_w, l->norm3_b, d->cfg.eps, ACT_NONE);
-    avt_linear(be, q, u, &l->cross.q, ACT_NONE);
-    normalize(be, d, q, l->cross.norm_q, AVT_NONE);
-    avt_attention(be, heads(d, u), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
-    avt_linear_add(be, it->x, it->x, u, &l->cross.o, AVT_NONE);
+    all = avt_team_all(&d->team, be, scratch, u, &cut);
+    q = rows_like(scratch, all.dim[0], d->width);
+    att = d->team.way == TEAM_COLUMNS ? rows_like(scratch, all.dim[0], d->width) : u;
+    avt_linear(be, q, all, &l->cross.q, ACT_NONE);
+    avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, l->cross.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
+    avt_attention(be, heads(d, att), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
+    avt_team_linear_add(&d->team, be, scratch, it->x, att, &l->cross.o, AVT_NONE, &cut);
     avt_arena_release(scratch, mark);
 }
 
 static void feed_forward(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor m)
 {
+    const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitLayer *l = &d->layer[i];
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x), y = avt_new(scratch, be->act, it->x.dim[0], d->cfg.ffn_dim);
+    const Tensor u = like(scratch, it->x);
+    Tensor all, y;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 4), avt_at(m, 3), d->cfg.eps);
-    avt_linear(be, y, u, &l->ffn0, ACT_GELU_TANH);
-    avt_linear_add(be, it->x, it->x, y, &l->ffn2, avt_at(m, 5));
+    all = avt_team_all(&d->team, be, scratch, u, &cut);
+    y = rows_like(scratch, all.dim[0], l->ffn0.w.dim[0]);
+    avt_linear(be, y, all, &l->ffn0, ACT_GELU_TANH);
+    avt_team_linear_add(&d->team, be, scratch, it->x, y, &l->ffn2, avt_at(m, 5), &cut);
     avt_arena_release(scratch, mark);
 }
 
 static void run_layer(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i)
 {
+    const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitLayer *l = &d->layer[i];
     const Tensor m = avt_at(it->time->layers, i);
 
@@ -165,7 +230,7 @@ static void run_layer(Backend *be, Arena *scratch, const Dit *d, DitItem *it, in
         see_layer(it, d->l0 + i, "after_block", it->x);
     }
     if (l->inject && it->audio) {
-        avt_dit_inject(be, scratch, d, l->inject, it->x, it->audio);
+        avt_dit_inject(be, scratch, d, l->inject, it->x, it->audio, &cut);
         see_layer(it, d->l0 + i, "after_audio", it->x);
     }
 }
@@ -188,8 +253,22 @@ static int64_t roll_of(const DitItem *it)
     return roll > 0 ? roll : 0;
 }
 
+/* Of the rows that norms see: by heads they are own tokens'. */
+static Tensor make_own_table(Backend *be, Arena *scratch, const Dit *d, const RopeGrid *g, const TeamCut *cut)
+{
+    const Tensor all = make_table(be, scratch, d, g);
+    Tensor own;
+
+    if (!by_heads(d))
+        return all;
+    own = avt_new(scratch, DT_F32, avt_team_rows(&d->team, cut), all.dim[1], 2);
+    avt_team_own(&d->team, be, own, all, cut);
+    return own;
+}
+
 static void make_tables(Backend *be, Arena *scratch, const Dit *d, DitItem *it)
 {
+    const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     RopeGrid own, sink;
 
     if (it->sink_pass)
@@ -197,7 +276,7 @@ static void make_tables(Backend *be, Arena *scratch, const Dit *d, DitItem *it)
     else
         avt_dit_grid_block(&own, it->shape, it->f0, d->rope_half);
     avt_dit_grid_reference(&sink, it->shape, roll_of(it), d->rope_half);
-    it->rope = it->given_rope.be ? it->given_rope : make_table(be, scratch, d, &own);
+    it->rope = it->given_rope.be ? it->given_rope : make_own_table(be, scratch, d, &own, &cut);
     if (it->given_rope_sink.be)
         it->rope_sink = it->given_rope_sink;
     else if (!it->sink_pass)
@@ -212,9 +291,9 @@ static int item_is_sound(const Dit *d, const DitItem *it)
         return 0;
     if (it->sink->k[0].dim[0] != it->shape->Lc || !it->sink->ref || it->sink->ref[0].dim[0] != it->shape->n)
         return 0;
-    if (it->sink_pass)
-        return it->x.dim[0] == it->shape->Lc;
-    return it->ring && it->f0 >= 0 && it->f0 % DIT_BLOCK == 0 && it->x.dim[0] == it->shape->N && it->ring->k[0].dim[0] == it->shape->ring;
+    if (it->x.dim[0] != avt_dit_rows(d, it->shape, it->sink_pass) || (d->team.nb > 1 && (it->given_rope.be || it->given_rope_sink.be)))
+        return 0;
+    return it->sink_pass || (it->ring && it->f0 >= 0 && it->f0 % DIT_BLOCK == 0 && it->ring->k[0].dim[0] == it->shape->ring);
 }
 
 int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items)
@@ -239,13 +318,17 @@ int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, in
 
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time)
 {
+    const int64_t n = velocity.dim[2] / 2 * (velocity.dim[3] / 2);
+    const TeamCut cut = { DIT_BLOCK, { n, n, n } };
     const size_t mark = avt_arena_mark(scratch);
     const Tensor m = time->head, y = avt_new(scratch, DT_F32, x.dim[0], 64);
-    const Tensor u = avt_new_dims(scratch, DT_F32, 2, x.dim);
+    const Tensor u = avt_new_dims(scratch, DT_F32, 2, x.dim), all = d->team.nb > 1 ? avt_new(scratch, DT_F32, DIT_BLOCK * n, 64) : y;
 
     avt_norm_modulate(be, u, x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
     avt_linear(be, y, u, &d->head, ACT_NONE);
-    avt_unpatchify(be, velocity, y, 2, 2);
+    if (d->team.nb > 1)
+        avt_team_gather(&d->team, be, all, y, &cut);
+    avt_unpatchify(be, velocity, all, 2, 2);
     avt_arena_release(scratch, mark);
     return be->status;
 }

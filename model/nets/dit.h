@@ -6,13 +6,14 @@
  *                         -> head -> velocity [3, 16, H, W]
  *
  * The unit of work is an item: block g at step i, or a sink prefill. A Dit may hold only layers l0 .. l1-1 (a rank of a
- * pipeline). Of the stem, embeddings, time, text and audio encoder are there with layer 0, the head with the last layer. Spec: dit.md,
- * streaming.md 6.
+ * pipeline), and of these only a part (team.h). Of the stem, embeddings are there with layer 0, time, text and audio encoder with its
+ * first part, the head with the last layer. Spec: dit.md, streaming.md 6.
  */
 #ifndef AVT_DIT_H
 #define AVT_DIT_H
 
 #include "files/bind.h"
+#include "nets/team.h"
 
 #define DIT_MAX_INJECT 64
 #define DIT_BLOCK 3                     // latent frames of a block
@@ -65,6 +66,9 @@ typedef struct DitLayer {
 typedef struct Dit {
     DitConfig cfg;
     int l0, l1;                         // layers held
+    Team team;                          // whose part of them this is; a session gives its copy a comm
+    int64_t width;                      // columns of q, k, v: D, or a part's
+    int64_t keys;                       // of the rings' and the sink's keys: D, or those of a part's heads
     int rope_half;                      // 1: rotary tables rounded to f16, as the original does (compat)
     Linear patch, cond, pack1, pack2, pack4;        // patch embedding, pose, motion buckets: [D, 16 pt ph pw]
     Tensor mask;                        // [3, D]: noisy, reference, motion
@@ -84,6 +88,9 @@ typedef struct Dit {
 /** Bind stem and layers l0 .. l1-1. Leftovers are looked at when all layers are bound.
  *  @return avt_binder_finish()'s value, or ENOMEM; nothing is open after an error */
 int  avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1);
+/** The same for a part of these layers: of columns' weights its slices alone are read and held. The number of heads is at least that
+ *  of the parts. */
+int  avt_dit_open_part(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1, const Team *team);
 void avt_dit_close(Dit *d);
 
 /* ---- what an item needs, made once and reused; each lives in an arena of the caller ----------------------------- */
@@ -97,8 +104,8 @@ typedef struct DitTime {                // of one timestep, f32
 } DitTime;
 
 typedef struct DitKeys {                // keys and values of the layers held: text, sink, or a ring
-    Tensor *k, *v;                      // [l1 - l0] tensors [M, NH, hd]; the array is owned (avt_dit_keys_close)
-    Tensor *ref;                        // sink: [l1 - l0] tensors [n, NH, hd], the reference's keys before rotation; else NULL
+    Tensor *k, *v;                      // [l1 - l0] tensors [M, heads held, hd]; the array is owned (avt_dit_keys_close)
+    Tensor *ref;                        // sink: [l1 - l0] tensors [n, heads held, hd], the reference's keys before rotation; else NULL
     int64_t nb;                         // layers
 } DitKeys;
 
@@ -108,32 +115,32 @@ typedef struct DitAudio {               // of one block
     Tensor local;                       // [A, 3, tokens + 1, D]
     Tensor global;                      // [A, 3, D]
     Tensor mask;                        // [A, 3, n] f32, or AVT_NONE (then one actor)
-    Tensor k, v;                        // [nb_held, A, 3, tokens + 1, D]: what each injection makes of local
+    Tensor k, v;                        // [nb_held, A, 3, tokens + 1, width]: what each injection makes of local
     Tensor table;                       // [nb_held, A, 2, 3, D] f32: and of global; shift first
 } DitAudio;
 
 int  avt_dit_time_open(DitTime *t, Arena *a, const Dit *d);
-/** @param nb_ref  sink: tokens of the reference; else 0 */
+/** Keys of rings and sinks. @param nb_ref  sink: tokens of the reference; else 0 */
 int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref);
+/** Keys of a text, M rows: their heads are those of the products. */
+int  avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M);
 void avt_dit_keys_close(DitKeys *k);
 int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);
 
 /** out[freq_dim] on the host: cosines, then sines, of t * 10000^(-i / half); angles in f64. Source: dit.md 5. */
 void avt_dit_sinusoid(float *out, int freq_dim, float t);
-/** t in 0 .. 1000; the sink's is 0. With layer 0 alone: other ranks are given `both` and do the second half. */
+/** t in 0 .. 1000; the sink's is 0. With the encoders alone: other ranks are given `both` and do the second half. */
 int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t);
 /** The second half of it: `layers` and, with the last layer, `head` out of e0 and e. */
 int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out);
-/** Text embedding of context [L, text_dim] (L <= text_len, padded here with zero rows) and its keys per layer [text_len, NH, hd].
- *  With layer 0 alone: other ranks are given the embedded rows and do the second half.
- *  @param embedded  (opt) gets them, [text_len, D] */
-int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded);
-/** The second half of it: keys per layer of embedded rows [text_len, D]. */
-int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded);
-/** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front. mask of `out` is left alone.
- *  With layer 0 alone: other ranks are given `both` and do the second half. */
+/** Text embedding [text_len, D] of context [L, text_dim] (L <= text_len, padded here with zero rows). With the encoders alone. */
+int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, Tensor embedded, Tensor context);
+/** Keys per layer of embedded rows [text_len, D]. */
+int avt_dit_text_keys(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor embedded);
+/** Audio encoder on feature rows [A, 12, layers, audio_dim] of a block, first row replicated in front: `both` of `out`. With the
+ *  encoders alone. */
 int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tensor features);
-/** The second half of it: keys, values and tables of the injections out of local and global. */
+/** Keys, values and tables of the injections out of local and global. mask of `out` is left alone. */
 int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out);
 /** The encoder itself on any window: features [T, layers, audio_dim] -> local [T', tokens + 1, D], global [T', D], T' = ceil(ceil(T/2)/2). */
 int avt_dit_audio_encode(Backend *be, Arena *scratch, const Dit *d, Tensor local, Tensor global, Tensor features);
@@ -149,22 +156,25 @@ typedef struct DitProbe {               // for parity tests: sees named results 
 } DitProbe;
 
 typedef struct DitItem {
-    Tensor x;                           // [N, D] (block) or [Lc, D] (sink) f32: the residual stream, changed in place
+    Tensor x;                           // [N, D] (block) or [Lc, D] (sink) f32, of a team own tokens: the residual stream, changed in place
     int sink_pass;                      // fill `sink` instead of using it
     int64_t f0;                         // block: its first latent frame, counted from the stream's start
     int relative_dist;                  // block: the reference sits at frame max(30, f0 + relative_dist)
     const DitShape *shape;
     const DitTime *time;
     const DitKeys *text;
-    DitKeys *sink;                      // [Lc, NH, hd], keys rotated, those of the reference anew in each block
-    DitKeys *ring;                      // block: [12 n, NH, hd], keys rotated, written at slot f0 mod 12
+    DitKeys *sink;                      // [Lc, heads held, hd], keys rotated, those of the reference anew in each block
+    DitKeys *ring;                      // block: [12 n, heads held, hd], keys rotated, written at slot f0 mod 12
     const DitAudio *audio;              // block; NULL: none is injected
     const DitProbe *probe;              // or NULL; then the last layer of a sink is computed to its end, too
-    Tensor given_rope, given_rope_sink; // position tables, for tests; absent ones are computed
+    Tensor given_rope, given_rope_sink; // position tables, for tests of one rank; absent ones are computed
     Tensor rope;                        // in use, set by each call: of x;
     Tensor rope_sink;                   // of the keys that a sink pass keeps [Lc], of the reference in a block [n]
 } DitItem;
 
+/** How the tokens of a block, of a sink, are cut between the parts of a team; rows of x that this part has. */
+TeamCut avt_dit_cut(const DitShape *s, int sink_pass);
+int64_t avt_dit_rows(const Dit *d, const DitShape *s, int sink_pass);
 /** x of a block: patch embedding + pose [3, 16, H, W] (opt; absent = zeros) + mask row 0. latents [3, 16, H, W]. */
 int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor latents, Tensor pose);
 /** x of a sink: reference [1, 16, H, W] and motion [T, 16, H, W] tokens with mask rows 1 and 2. Absent motion leaves only its mask row. */
@@ -172,9 +182,10 @@ int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tens
 /** The layers held, over one or several items: layer by layer, within a layer item by item, so that a wave touches each
  *  layer's weights once. Items must be independent of each other (different rings, or a sink that no other item uses). */
 int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items);
-/** What follows layer `in` of the injection list: x [3 n, D] += cross-attention to the audio tokens of each frame. */
-int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio);
-/** Velocity [3, 16, H, W] of x [N, D] after the last layer. */
+/** What follows layer `in` of the injection list: x [3 n, D] (of a team own tokens) += cross-attention to the audio tokens of each frame. cut: avt_dit_cut()
+ *  of a block. A team has one actor. */
+int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, const TeamCut *cut);
+/** Velocity [3, 16, H, W] of x [N, D] after the last layer: all of it, on every part of a team. */
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time);
 
 /** Position grids of dit.md 6.3, for tests and for the layers. roll: frames that the reference is moved by. */

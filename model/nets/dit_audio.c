@@ -105,7 +105,29 @@ int avt_dit_audio(Backend *be, Arena *scratch, const Dit *d, DitAudio *out, Tens
         avt_copy(be, avt_at(out->global, a), avt_rows(global, 1, DIT_BLOCK));
     }
     avt_arena_release(scratch, mark);
-    return avt_dit_audio_keys(be, scratch, d, out);
+    return be->status;
+}
+
+/* g's shifts and scales, table [rows, 2D]; of columns' weights each part has some. */
+static void make_table(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor table, Tensor g)
+{
+    const TeamCut cut = { 1, { table.dim[1] } };
+    const int64_t rows = table.dim[0], own = in->adain.w.dim[0];
+    const size_t mark = avt_arena_mark(scratch);
+    Tensor part, turned, all;
+
+    if (d->team.way != TEAM_COLUMNS) {
+        avt_linear(be, table, g, &in->adain, ACT_NONE);
+        return;
+    }
+    part = avt_new(scratch, DT_F32, rows, own);
+    turned = avt_new(scratch, DT_F32, own, rows, 1);
+    all = avt_new(scratch, DT_F32, table.dim[1], rows, 1);
+    avt_linear(be, part, g, &in->adain, ACT_NONE);
+    avt_transpose(be, turned, avt_view(part, rows, own, 1));        // columns lie apart, rows together
+    avt_team_gather(&d->team, be, all, turned, &cut);
+    avt_transpose(be, avt_view(table, rows, table.dim[1], 1), all);
+    avt_arena_release(scratch, mark);
 }
 
 int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
@@ -121,11 +143,11 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
 
         if (d->cfg.inject[j] < d->l0 || d->cfg.inject[j] >= d->l1)
             continue;
-        k = avt_view(avt_at(out->k, in->index), rows, D);
-        v = avt_view(avt_at(out->v, in->index), rows, D);
+        k = avt_view(avt_at(out->k, in->index), rows, d->width);
+        v = avt_view(avt_at(out->v, in->index), rows, d->width);
         avt_linear_group(be, 2, (const Tensor[]){ k, v }, avt_view(out->local, rows, D), (const Linear *const[]){ &in->attn.k, &in->attn.v });
-        avt_norm_rope(be, k, k, in->attn.norm_k, AVT_NONE, d->cfg.eps);
-        avt_linear(be, avt_view(table, A * DIT_BLOCK, 2 * D), g, &in->adain, ACT_NONE);
+        avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, in->attn.norm_k, AVT_NONE }, 1, d->cfg.eps, D);
+        make_table(be, scratch, d, in, avt_view(table, A * DIT_BLOCK, 2 * D), g);
         for (int64_t a = 0; a < A; a++)                             // shift and scale of a frame -> shifts, scales of the frames
             avt_transpose(be, avt_at(avt_at(out->table, in->index), a), avt_at(table, a));
     }
@@ -135,46 +157,54 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
 
 /* ---- injection -------------------------------------------------------------------------------------------------- */
 
-/* Actor a: att [3 n, D] = attention of x to the tokens of its frame, before the output projection. q: scratch of that size. */
-static void attend(Backend *be, const Dit *d, const DitInject *in, Tensor att, Tensor q, Tensor x, const DitAudio *audio, int a)
+/* Actor a: the attention of x [3 n, D] to the tokens of its frame, before the output projection. u: scratch like x, which may be the result. */
+static Tensor attend(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor u, Tensor x, const DitAudio *audio, int a, const TeamCut *cut)
 {
-    const int64_t n = x.dim[0] / DIT_BLOCK, m = audio->local.dim[2], D = d->cfg.dim, NH = d->cfg.nb_heads, hd = D / NH;
+    const int64_t m = audio->local.dim[2], hd = d->cfg.dim / d->cfg.nb_heads, NH = d->width / hd;
     const Tensor table = avt_at(avt_at(audio->table, in->index), a);
     const Tensor k = avt_at(avt_at(audio->k, in->index), a), v = avt_at(avt_at(audio->v, in->index), a);
+    Tensor all, q, att;
+    int64_t n;
 
-    avt_norm_modulate(be, att, x, avt_at(table, 1), avt_at(table, 0), ADAIN_EPS);
-    avt_linear(be, q, att, &in->attn.q, ACT_NONE);
-    avt_norm_rope(be, q, q, in->attn.norm_q, AVT_NONE, d->cfg.eps);
+    avt_norm_modulate(be, u, x, avt_at(table, 1), avt_at(table, 0), ADAIN_EPS);
+    all = avt_team_all(&d->team, be, scratch, u, cut);
+    n = all.dim[0] / DIT_BLOCK;
+    q = avt_new(scratch, be->act, all.dim[0], d->width);
+    att = d->team.way == TEAM_COLUMNS ? avt_new(scratch, be->act, all.dim[0], d->width) : u;
+    avt_linear(be, q, all, &in->attn.q, ACT_NONE);
+    avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, in->attn.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     avt_attention(be, avt_view(att, DIT_BLOCK, n, NH, hd), avt_view(q, DIT_BLOCK, n, NH, hd), avt_view(k, DIT_BLOCK, m, NH, hd),
                   avt_view(v, DIT_BLOCK, m, NH, hd), AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)hd));
+    return att;
 }
 
 /* Several actors see the same x, so it is kept while their masked residuals are added. */
-static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, Tensor att, Tensor q)
+static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, const TeamCut *cut)
 {
-    const Tensor before = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]);
+    const Tensor before = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]), u = avt_new_dims(scratch, be->act, 2, x.dim);
+    const Tensor y = avt_new_dims(scratch, be->act, 2, x.dim);
 
     avt_copy(be, before, x);
     for (int a = 0; a < audio->nb_actors; a++) {
-        attend(be, d, in, att, q, before, audio, a);
-        avt_linear(be, q, att, &in->attn.o, ACT_NONE);
-        avt_gate_add(be, x, x, q, avt_view(avt_at(audio->mask, a), x.dim[0]));
+        const size_t mark = avt_arena_mark(scratch);
+
+        avt_linear(be, y, attend(be, scratch, d, in, u, before, audio, a, cut), &in->attn.o, ACT_NONE);
+        avt_gate_add(be, x, x, y, avt_view(avt_at(audio->mask, a), x.dim[0]));
+        avt_arena_release(scratch, mark);
     }
 }
 
-int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio)
+int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, const TeamCut *cut)
 {
     const size_t mark = avt_arena_mark(scratch);
-    Tensor att, q;
+    Tensor u;
 
-    AVT_REQUIRE(be->log, x.nd == 2 && x.dim[0] % DIT_BLOCK == 0 && (audio->mask.be || audio->nb_actors == 1));
-    att = avt_new(scratch, be->act, x.dim[0], x.dim[1]);
-    q = avt_new(scratch, be->act, x.dim[0], x.dim[1]);
+    AVT_REQUIRE(be->log, x.nd == 2 && x.dim[0] % DIT_BLOCK == 0 && (audio->mask.be ? d->team.nb == 1 : audio->nb_actors == 1));
     if (audio->mask.be)
-        inject_masked(be, scratch, d, in, x, audio, att, q);
+        inject_masked(be, scratch, d, in, x, audio, cut);
     else {
-        attend(be, d, in, att, q, x, audio, 0);
-        avt_linear_add(be, x, x, att, &in->attn.o, AVT_NONE);
+        u = avt_new_dims(scratch, be->act, 2, x.dim);
+        avt_team_linear_add(&d->team, be, scratch, x, attend(be, scratch, d, in, u, x, audio, 0, cut), &in->attn.o, AVT_NONE, cut);
     }
     avt_arena_release(scratch, mark);
     return be->status;

@@ -29,6 +29,18 @@ DitShape avt_dit_shape(int64_t H, int64_t W)
     return s;
 }
 
+TeamCut avt_dit_cut(const DitShape *s, int sink_pass)
+{
+    return sink_pass ? (TeamCut){ 2, { s->n, s->Lc - s->n } } : (TeamCut){ DIT_BLOCK, { s->n, s->n, s->n } };
+}
+
+int64_t avt_dit_rows(const Dit *d, const DitShape *s, int sink_pass)
+{
+    const TeamCut cut = avt_dit_cut(s, sink_pass);
+
+    return avt_team_rows(&d->team, &cut);
+}
+
 void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half)
 {
     *g = (RopeGrid){
@@ -102,70 +114,72 @@ int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out)
     return be->status;
 }
 
-int avt_dit_text_keys(Backend *be, const Dit *d, DitKeys *out, Tensor embedded)
+int avt_dit_text_keys(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor embedded)
 {
-    const int64_t M = embedded.dim[0], D = d->cfg.dim;
+    const int64_t M = embedded.dim[0];
 
     for (int i = 0; i < d->l1 - d->l0; i++) {
         const DitAttention *a = &d->layer[i].cross;
-        const Tensor k = avt_view(out->k[i], M, D), v = avt_view(out->v[i], M, D);
+        const Tensor k = avt_view(out->k[i], M, d->width), v = avt_view(out->v[i], M, d->width);
 
         avt_linear_group(be, 2, (const Tensor[]){ k, v }, embedded, (const Linear *const[]){ &a->k, &a->v });
-        avt_norm_rope(be, k, k, a->norm_k, AVT_NONE, d->cfg.eps);
+        avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     }
     return be->status;
 }
 
-int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor context, Tensor embedded)
+int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, Tensor embedded, Tensor context)
 {
-    const int64_t M = d->cfg.text_len, D = d->cfg.dim, L = context.dim[0];
+    const int64_t M = d->cfg.text_len, L = context.dim[0];
     const size_t mark = avt_arena_mark(scratch);
-    Tensor padded, y, e;
+    Tensor padded, y;
 
     AVT_REQUIRE(be->log, context.nd == 2 && L <= M);
     padded = avt_new(scratch, be->act, M, d->cfg.text_dim);
-    y = avt_new(scratch, be->act, M, D);
-    e = avt_new(scratch, be->act, M, D);
+    y = avt_new(scratch, be->act, M, d->cfg.dim);
     if (L < M)
         avt_fill(be, avt_rows(padded, L, M - L), 0);                // padding rows become the biases, and are attended (no mask)
     if (L > 0)
         avt_copy(be, avt_rows(padded, 0, L), context);
     avt_linear(be, y, padded, &d->text0, ACT_GELU_TANH);
-    avt_linear(be, e, y, &d->text2, ACT_NONE);
-    if (embedded.be)
-        avt_copy(be, embedded, e);
-    avt_dit_text_keys(be, d, out, e);
+    avt_linear(be, embedded, y, &d->text2, ACT_NONE);
     avt_arena_release(scratch, mark);
     return be->status;
 }
 
 /* ---- tokens ----------------------------------------------------------------------------------------------------- */
 
-/* out [M, D] = patches of x [T, 16, H, W] through a stride = kernel convolution. */
-static void embed(Backend *be, Arena *scratch, Tensor out, Tensor x, const Linear *l, int pt, int p)
+/* out [M, D] = tokens first .. of x [T, 16, H, W], patches through a stride = kernel convolution; added to `res` (opt). */
+static void embed(Backend *be, Arena *scratch, Tensor out, Tensor res, Tensor x, const Linear *l, int pt, int p, int64_t first)
 {
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor patches = avt_new(scratch, DT_F32, out.dim[0], x.dim[1] * pt * p * p);
+    const int64_t tokens = x.dim[0] / pt * (x.dim[2] / p) * (x.dim[3] / p);
+    const Tensor patches = avt_new(scratch, DT_F32, tokens, x.dim[1] * pt * p * p), own = avt_rows(patches, first, out.dim[0]);
 
     avt_patchify(be, patches, x, pt, p, p);
-    avt_linear(be, out, patches, l, ACT_NONE);
+    if (res.be)
+        avt_linear_add(be, out, res, own, l, AVT_NONE);
+    else
+        avt_linear(be, out, own, l, ACT_NONE);
     avt_arena_release(scratch, mark);
 }
 
 int avt_dit_embed_block(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor latents, Tensor pose)
 {
-    const size_t mark = avt_arena_mark(scratch);
+    const int64_t n = latents.dim[2] / 2 * (latents.dim[3] / 2);
+    const int64_t first = avt_team_first(&d->team, n, d->team.part), own = avt_team_share(&d->team, n, d->team.part);
+    const Tensor mask = avt_at(d->mask, 0);
 
-    embed(be, scratch, x, latents, &d->patch, 1, 2);
-    if (pose.be) {
-        const Tensor patches = avt_new(scratch, DT_F32, x.dim[0], 64);
+    for (int f = 0; f < DIT_BLOCK; f++) {
+        const Tensor to = avt_rows(x, f * own, own);
 
-        avt_patchify(be, patches, pose, 1, 2, 2);
-        avt_linear_add(be, x, x, patches, &d->cond, AVT_NONE);
-    } else
+        embed(be, scratch, to, AVT_NONE, avt_rows(latents, f, 1), &d->patch, 1, 2, first);
+        if (pose.be)
+            embed(be, scratch, to, to, avt_rows(pose, f, 1), &d->cond, 1, 2, first);
+    }
+    if (!pose.be)
         avt_add(be, x, x, d->cond.b);                               // a pose of zeros leaves its bias
-    avt_add(be, x, x, avt_at(d->mask, 0));
-    avt_arena_release(scratch, mark);
+    avt_add(be, x, x, mask);
     return be->status;
 }
 
@@ -183,33 +197,44 @@ static Tensor last_frames(Backend *be, Arena *scratch, Tensor motion)
     return frames;
 }
 
-int avt_dit_pack_motion(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion)
+/* out [M, D] = packed tokens first .. first + M - 1. */
+static void pack(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion, int64_t first)
 {
     const Linear *const l[3] = { &d->pack1, &d->pack2, &d->pack4 };
     const DitShape s = avt_dit_shape(motion.dim[2], motion.dim[3]);
     const size_t mark = avt_arena_mark(scratch);
     const Tensor frames = last_frames(be, scratch, motion);
+    const int64_t end = first + out.dim[0];
     int64_t row = 0;
 
-    for (int i = 0; i < 3; i++) {
-        embed(be, scratch, avt_rows(out, row, s.bucket[i]), avt_rows(frames, buckets[i].first, buckets[i].nb), l[i], buckets[i].pt,
-              buckets[i].p);
-        row += s.bucket[i];
+    for (int i = 0; i < 3; row += s.bucket[i++]) {
+        const int64_t from = first > row ? first : row, to = end < row + s.bucket[i] ? end : row + s.bucket[i];
+
+        if (from < to)
+            embed(be, scratch, avt_rows(out, from - first, to - from), AVT_NONE, avt_rows(frames, buckets[i].first, buckets[i].nb), l[i],
+                  buckets[i].pt, buckets[i].p, from - row);
     }
     avt_arena_release(scratch, mark);
+}
+
+int avt_dit_pack_motion(Backend *be, Arena *scratch, const Dit *d, Tensor out, Tensor motion)
+{
+    pack(be, scratch, d, out, motion, 0);
     return be->status;
 }
 
 int avt_dit_embed_sink(Backend *be, Arena *scratch, const Dit *d, Tensor x, Tensor ref, Tensor motion)
 {
-    const int64_t n = (ref.dim[2] / 2) * (ref.dim[3] / 2), rest = x.dim[0] - n;
+    const DitShape s = avt_dit_shape(ref.dim[2], ref.dim[3]);
+    const Team *t = &d->team;
+    const int64_t n = avt_team_share(t, s.n, t->part), rest = x.dim[0] - n;
     const Tensor head = avt_rows(x, 0, n), tail = avt_rows(x, n, rest);
 
     AVT_REQUIRE(be->log, ref.nd == 4 && ref.dim[0] == 1 && rest > 0);
-    embed(be, scratch, head, ref, &d->patch, 1, 2);
+    embed(be, scratch, head, AVT_NONE, ref, &d->patch, 1, 2, avt_team_first(t, s.n, t->part));
     avt_add(be, head, head, avt_at(d->mask, 1));
     if (motion.be)
-        avt_dit_pack_motion(be, scratch, d, tail, motion);
+        pack(be, scratch, d, tail, motion, avt_team_first(t, s.Lc - s.n, t->part));
     else
         avt_fill(be, tail, 0);
     avt_add(be, tail, tail, avt_at(d->mask, 2));

@@ -26,39 +26,59 @@ static Linear patch_linear(Binder *b, int64_t D, int64_t pt, int64_t p, const ch
     return l;
 }
 
-static void bind_attention(DitAttention *a, Binder *b, int64_t D, const char *module)
+/* Rows (axis 0) or columns of a weight that this part of a team has, of n in units. A team that has all of them everywhere: NULL. */
+static const WeightPart *own(WeightPart *p, const Team *t, int axis, int64_t n, int64_t unit)
 {
-    a->q = avt_bind_linear(b, D, D, 1, "%s.q", module);
-    a->k = avt_bind_linear(b, D, D, 1, "%s.k", module);
-    a->v = avt_bind_linear(b, D, D, 1, "%s.v", module);
-    a->o = avt_bind_linear(b, D, D, 1, "%s.o", module);
-    a->norm_q = vector(b, D, module, "norm_q.weight");
-    a->norm_k = vector(b, D, module, "norm_k.weight");
+    *p = (WeightPart){ axis, avt_team_first(t, n / unit, t->part) * unit, avt_team_share(t, n / unit, t->part) * unit };
+    return t->way == TEAM_COLUMNS ? p : NULL;
 }
 
-static void bind_layer(DitLayer *l, Binder *b, const DitConfig *c, int i)
+/* A bias behind a sum over the parts is added by the first of them. */
+static int adds_bias(const Team *t)
 {
-    const int64_t D = c->dim, DF = c->ffn_dim;
+    return t->way != TEAM_COLUMNS || !t->part;
+}
+
+static void bind_attention(DitAttention *a, Binder *b, const Dit *d, const char *module)
+{
+    const int64_t D = d->cfg.dim, hd = D / d->cfg.nb_heads;
+    WeightPart rows, columns;
+    const WeightPart *out = own(&rows, &d->team, 0, D, hd), *in = own(&columns, &d->team, 1, D, hd);
+
+    a->q = avt_bind_linear_part(b, D, D, 1, out, "%s.q", module);
+    a->k = avt_bind_linear_part(b, D, D, 1, out, "%s.k", module);
+    a->v = avt_bind_linear_part(b, D, D, 1, out, "%s.v", module);
+    a->o = avt_bind_linear_part(b, D, D, adds_bias(&d->team), in, "%s.o", module);
+    a->norm_q = avt_bind_vector_part(b, D, out, "%s.norm_q.weight", module);
+    a->norm_k = avt_bind_vector_part(b, D, out, "%s.norm_k.weight", module);
+}
+
+static void bind_layer(DitLayer *l, Binder *b, const Dit *d, int i)
+{
+    const int64_t D = d->cfg.dim, DF = d->cfg.ffn_dim;
+    WeightPart rows, columns;
     char name[64];
 
     l->modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(6, D), "blocks.%d.modulation", i);
     snprintf(name, sizeof(name), "blocks.%d.self_attn", i);
-    bind_attention(&l->self, b, D, name);
+    bind_attention(&l->self, b, d, name);
     snprintf(name, sizeof(name), "blocks.%d.cross_attn", i);
-    bind_attention(&l->cross, b, D, name);
+    bind_attention(&l->cross, b, d, name);
     l->norm3_w = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(D), "blocks.%d.norm3.weight", i);
     l->norm3_b = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(D), "blocks.%d.norm3.bias", i);
-    l->ffn0 = avt_bind_linear(b, DF, D, 1, "blocks.%d.ffn.0", i);
-    l->ffn2 = avt_bind_linear(b, D, DF, 1, "blocks.%d.ffn.2", i);
+    l->ffn0 = avt_bind_linear_part(b, DF, D, 1, own(&rows, &d->team, 0, DF, 1), "blocks.%d.ffn.0", i);
+    l->ffn2 = avt_bind_linear_part(b, D, DF, adds_bias(&d->team), own(&columns, &d->team, 1, DF, 1), "blocks.%d.ffn.2", i);
 }
 
-static void bind_inject(DitInject *in, Binder *b, int64_t D, int j)
+static void bind_inject(DitInject *in, Binder *b, const Dit *d, int j)
 {
+    const int64_t D = d->cfg.dim;
+    WeightPart rows;
     char name[64];
 
     snprintf(name, sizeof(name), "audio_injector.injector.%d", j);
-    bind_attention(&in->attn, b, D, name);
-    in->adain = avt_bind_linear(b, 2 * D, D, 1, "audio_injector.injector_adain_layers.%d.linear", j);
+    bind_attention(&in->attn, b, d, name);
+    in->adain = avt_bind_linear_part(b, 2 * D, D, 1, own(&rows, &d->team, 0, 2 * D, 1), "audio_injector.injector_adain_layers.%d.linear", j);
 }
 
 #define AUDIO "casual_audio_encoder."                               // the misspelling is the checkpoint's
@@ -81,23 +101,32 @@ static void bind_audio(Dit *d, Binder *b, const DitConfig *c)
     d->audio_final = avt_bind_linear(b, D, D, 1, AUDIO "encoder.final_linear");
 }
 
-/* What makes tokens, time, text and sound ready for the layers: with layer 0. */
-static void bind_stem(Dit *d, Binder *b, const DitConfig *c)
+/* What makes tokens out of latents, which is f32 in every precision: with layer 0. */
+static void bind_stem(Dit *d, Binder *b, int64_t D)
 {
     const DType act = b->act;
-    const int64_t D = c->dim;
 
-    b->act = DT_F32;                                                // from latents, and to them: in every precision
+    b->act = DT_F32;
     d->patch = patch_linear(b, D, 1, 2, "patch_embedding");
     d->cond = patch_linear(b, D, 1, 2, "cond_encoder");
     d->pack1 = patch_linear(b, D, 1, 2, "frame_packer.proj");
     d->pack2 = patch_linear(b, D, 2, 4, "frame_packer.proj_2x");
     d->pack4 = patch_linear(b, D, 4, 8, "frame_packer.proj_4x");
-    d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");      // modulation is f32, too
+    b->act = act;
+    d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
+}
+
+/* What makes time, text and sound ready for the layers: with layer 0, on the first part of a team. */
+static void bind_encoders(Dit *d, Binder *b, const DitConfig *c)
+{
+    const DType act = b->act;
+    const int64_t D = c->dim;
+
+    b->act = DT_F32;                                                // modulation is f32, too
+    d->time0 = avt_bind_linear(b, D, c->freq_dim, 1, "time_embedding.0");
     d->time2 = avt_bind_linear(b, D, D, 1, "time_embedding.2");
     d->time_proj = avt_bind_linear(b, 6 * D, D, 1, "time_projection.1");
     b->act = act;
-    d->mask = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(3, D), "trainable_cond_mask.weight");
     d->text0 = avt_bind_linear(b, D, c->text_dim, 1, "text_embedding.0");
     d->text2 = avt_bind_linear(b, D, D, 1, "text_embedding.2");
     bind_audio(d, b, c);
@@ -114,37 +143,57 @@ static void bind_head(Dit *d, Binder *b, int64_t D)
     d->head_modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(2, D), "head.modulation");
 }
 
-int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
+/* Layers l0 .. l1-1, or their part, and what is at the ends of the pipe. */
+static void bind_layers(Dit *d, Binder *b)
 {
+    const DitConfig *cfg = &d->cfg;
+
+    if (d->l0 == 0)
+        bind_stem(d, b, cfg->dim);
+    if (d->l0 == 0 && d->team.part == 0)
+        bind_encoders(d, b, cfg);
+    if (d->l1 == cfg->nb_layers)
+        bind_head(d, b, cfg->dim);
+    for (int i = d->l0; i < d->l1; i++)
+        bind_layer(&d->layer[i - d->l0], b, d, i);
+    for (int j = 0; j < cfg->nb_inject; j++)
+        if (cfg->inject[j] >= d->l0 && cfg->inject[j] < d->l1) {
+            bind_inject(&d->injects[j], b, d, j);
+            d->injects[j].index = d->nb_held++;
+            d->layer[cfg->inject[j] - d->l0].inject = &d->injects[j];
+        }
+}
+
+int avt_dit_open_part(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1, const Team *team)
+{
+    const int64_t hd = cfg->dim / cfg->nb_heads;
     int ret;
 
     memset(d, 0, sizeof(*d));
     AVT_REQUIRE(b->log, l0 >= 0 && l0 < l1 && l1 <= cfg->nb_layers);
+    AVT_REQUIRE(b->log, team->nb <= TEAM_MAX && team->nb <= cfg->nb_heads);
     d->cfg = *cfg;
     d->l0 = l0;
     d->l1 = l1;
+    d->team = *team;
+    d->keys = avt_team_share(team, cfg->nb_heads, team->part) * hd;
+    d->width = team->way == TEAM_COLUMNS ? d->keys : cfg->dim;
     d->layer = avt_calloc(MEM_NET, (size_t)(l1 - l0), sizeof(*d->layer));
     d->injects = avt_calloc(MEM_NET, (size_t)cfg->nb_inject + 1, sizeof(*d->injects));
     if (!d->layer || !d->injects) {
         avt_dit_close(d);
         return AVT_ERR(ENOMEM);
     }
-    if (l0 == 0)
-        bind_stem(d, b, cfg);
-    if (l1 == cfg->nb_layers)
-        bind_head(d, b, cfg->dim);
-    for (int i = l0; i < l1; i++)
-        bind_layer(&d->layer[i - l0], b, cfg, i);
-    for (int j = 0; j < cfg->nb_inject; j++)
-        if (cfg->inject[j] >= l0 && cfg->inject[j] < l1) {
-            bind_inject(&d->injects[j], b, cfg->dim, j);
-            d->injects[j].index = d->nb_held++;
-            d->layer[cfg->inject[j] - l0].inject = &d->injects[j];
-        }
-    ret = avt_binder_finish(b, l1 - l0 < cfg->nb_layers);
+    bind_layers(d, b);
+    ret = avt_binder_finish(b, l1 - l0 < cfg->nb_layers || team->nb > 1);
     if (ret < 0)
         avt_dit_close(d);
     return ret;
+}
+
+int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
+{
+    return avt_dit_open_part(d, cfg, b, l0, l1, &(Team){ .nb = 1 });
 }
 
 void avt_dit_close(Dit *d)
@@ -165,9 +214,9 @@ int avt_dit_time_open(DitTime *t, Arena *a, const Dit *d)
     return avt_arena_backend(a)->status;
 }
 
-int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref)
+static int keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref, int64_t width)
 {
-    const int64_t NH = d->cfg.nb_heads, hd = d->cfg.dim / NH;
+    const int64_t hd = d->cfg.dim / d->cfg.nb_heads, NH = width / hd;
     const DType type = avt_arena_backend(a)->act;
 
     *k = (DitKeys){ .nb = d->l1 - d->l0 };
@@ -183,6 +232,16 @@ int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_
             k->ref[i] = avt_new(a, type, nb_ref, NH, hd);
     }
     return avt_arena_backend(a)->status;
+}
+
+int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref)
+{
+    return keys_open(k, a, d, M, nb_ref, d->keys);
+}
+
+int avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
+{
+    return keys_open(k, a, d, M, 0, d->width);
 }
 
 void avt_dit_keys_close(DitKeys *k)
@@ -201,8 +260,8 @@ int avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, i
     o->both = avt_new(a, type, A * DIT_BLOCK * (m + 1), D);
     o->local = avt_view(avt_rows(o->both, 0, A * DIT_BLOCK * m), A, DIT_BLOCK, m, D);
     o->global = avt_view(avt_rows(o->both, A * DIT_BLOCK * m, A * DIT_BLOCK), A, DIT_BLOCK, D);
-    o->k = avt_new(a, type, I, A, DIT_BLOCK, m, D);
-    o->v = avt_new(a, type, I, A, DIT_BLOCK, m, D);
+    o->k = avt_new(a, type, I, A, DIT_BLOCK, m, d->width);
+    o->v = avt_new(a, type, I, A, DIT_BLOCK, m, d->width);
     o->table = avt_new(a, DT_F32, I, A, 2, DIT_BLOCK, D);
     o->mask = with_mask ? avt_new(a, DT_F32, nb_actors, DIT_BLOCK, s->n) : AVT_NONE;
     return avt_arena_backend(a)->status;

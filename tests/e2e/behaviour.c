@@ -236,6 +236,7 @@ static void loop_open(Loop *l)
 {
     const BackendOptions opt = { .threads = 1, .level = CPU_AUTO, .act = engine->core->act };
     const DitConfig *cfg = &engine->core->sizes.dit;
+    Tensor embedded;
 
     memset(l, 0, sizeof(*l));
     l->d = &engine->core->rank[0].dit;
@@ -254,7 +255,9 @@ static void loop_open(Loop *l)
     for (int i = 0; i < 2; i++)
         avt_dit_keys_open(&l->sink[i], l->arena, l->d, l->shape.Lc, l->shape.n);
     avt_dit_audio_open(&l->audio, l->arena, l->d, &l->shape, 1, 0);
-    avt_dit_text(l->be, l->arena, l->d, &l->text, upload_random(l, avt_new(l->arena, DT_F32, 5, cfg->text_dim), 4), AVT_NONE);
+    embedded = avt_new(l->arena, l->be->act, cfg->text_len, cfg->dim);
+    avt_dit_text(l->be, l->arena, l->d, embedded, upload_random(l, avt_new(l->arena, DT_F32, 5, cfg->text_dim), 4));
+    avt_dit_text_keys(l->be, l->arena, l->d, &l->text, embedded);
     l->ref = avt_new(l->arena, DT_F32, 1, 16, SIZE / 8, SIZE / 8);
     l->new_ref = avt_new(l->arena, DT_F32, 1, 16, SIZE / 8, SIZE / 8);
     l->motion = avt_new(l->arena, DT_F32, DIT_MOTION, 16, SIZE / 8, SIZE / 8);
@@ -314,6 +317,7 @@ static void begin_block(Loop *l, int block)
     avt_upload(l->be, l->latent, noise);
     avt_upload(l->be, l->rows, features + (int64_t)block * 12 * ROW);
     avt_dit_audio(l->be, l->arena, l->d, &l->audio, l->rows);
+    avt_dit_audio_keys(l->be, l->arena, l->d, &l->audio);
 }
 
 static void run_loop(Loop *l, Take *t, Omit omit)

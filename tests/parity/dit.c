@@ -364,6 +364,7 @@ static void layer_inject(Golden *g)
     const Tensor x = squeeze(golden_in(g, "inject.x"));
     const Tensor local = golden_in(g, "inject.audio_local"), global = golden_in(g, "inject.audio_global");
     const DitShape any = avt_dit_shape(8, 8);
+    const TeamCut cut = avt_dit_cut(&any, 0);
     DitAudio audio;
     GoldenNet n;
 
@@ -374,7 +375,7 @@ static void layer_inject(Golden *g)
             avt_copy(g->be, audio.local, local);
             avt_copy(g->be, audio.global, global);
             avt_dit_audio_keys(g->be, g->work, &n.d, &audio);
-            avt_dit_inject(g->be, g->work, &n.d, n.d.layer[0].inject, x, &audio);
+            avt_dit_inject(g->be, g->work, &n.d, n.d.layer[0].inject, x, &audio, &cut);
         }
         golden_expect(g, x, "inject.y");
         net_close(&n);
@@ -398,7 +399,7 @@ void case_transformer_block(Golden *g)
         golden_fail(g, "original_seq_len is %lld, the latent size gives %lld", (long long)len[0], (long long)s.N);
     if (net_open(g, &n, "ckpt", NULL, (int)layer[0], (int)layer[0] + 1) >= 0) {
         avt_dit_keys_open(&text, g->work, &n.d, embedded.dim[0], 0);
-        avt_dit_text_keys(g->be, &n.d, &text, as_activation(g, embedded));
+        avt_dit_text_keys(g->be, g->work, &n.d, &text, as_activation(g, embedded));
         layer_stream(g, &n.d, &s, &text);
         layer_sink(g, &n.d, &s, &text);
         layer_inject(g);

@@ -53,7 +53,7 @@ Tensor squeeze(Tensor t)
 int stream_open(GoldenStream *st, Golden *g, const Dit *d, int nb_actors, int with_mask)
 {
     int64_t dim[CKPT_MAX_DIM];
-    Tensor context;
+    Tensor context, embedded;
 
     *st = (GoldenStream){ .g = g, .d = d, .nb_actors = nb_actors };
     st->noise = golden_input_host(g, NULL, "noise");
@@ -74,7 +74,10 @@ int stream_open(GoldenStream *st, Golden *g, const Dit *d, int nb_actors, int wi
     avt_dit_keys_open(&st->sink, g->work, d, st->s.Lc, st->s.n);
     avt_dit_audio_open(&st->audio, g->work, d, &st->s, nb_actors, with_mask);
     avt_dit_time(g->be, g->work, d, &st->zero, 0);
-    return avt_dit_text(g->be, g->work, d, &st->text, context, st->embedded);
+    embedded = avt_new(g->work, g->be->act, d->cfg.text_len, d->cfg.dim);
+    avt_dit_text(g->be, g->work, d, embedded, context);
+    avt_copy(g->be, st->embedded, embedded);
+    return avt_dit_text_keys(g->be, g->work, d, &st->text, embedded);
 }
 
 void stream_close(GoldenStream *st)
@@ -112,6 +115,7 @@ void stream_audio(GoldenStream *st, const float *features, int64_t T, int64_t fi
                 host[(a * 12 + t) * L * C + lc] = features[(a * L * C + lc) * T + first + t];
     avt_upload(g->be, rows, host);
     avt_dit_audio(g->be, g->work, st->d, &st->audio, rows);
+    avt_dit_audio_keys(g->be, g->work, st->d, &st->audio);
     avt_arena_release(g->work, mark);
 }
 

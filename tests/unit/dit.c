@@ -119,14 +119,13 @@ static void prepare_time(Rank *r, Rank *first, int i)
 static void prepare_text(Rank *r, Rank *first)
 {
     const DitConfig *c = &r->d.cfg;
-    const Tensor e = avt_new(r->scratch, r->be->act, c->text_len, c->dim);
+    const Tensor e = r->d.l0 ? avt_new(r->scratch, r->be->act, c->text_len, c->dim) : r->embedded;
 
-    if (!r->d.l0) {
-        REQUIRE_OK(avt_dit_text(r->be, r->scratch, &r->d, &r->text, RANDOM(r, 1, 4, c->text_dim), r->embedded));
-        return;
-    }
-    hand_over(first, first->embedded, r, e);
-    REQUIRE_OK(avt_dit_text_keys(r->be, &r->d, &r->text, e));
+    if (!r->d.l0)
+        REQUIRE_OK(avt_dit_text(r->be, r->scratch, &r->d, e, RANDOM(r, 1, 4, c->text_dim)));
+    else
+        hand_over(first, first->embedded, r, e);
+    REQUIRE_OK(avt_dit_text_keys(r->be, r->scratch, &r->d, &r->text, e));
 }
 
 static void prepare_audio(Rank *r, Rank *first, int i)
@@ -138,9 +137,8 @@ static void prepare_audio(Rank *r, Rank *first, int i)
         const Tensor features = RANDOM(r, 10 + (uint64_t)i, o->nb_actors, 12, c->nb_audio_layers, c->audio_dim);
 
         REQUIRE_OK(avt_dit_audio(r->be, r->scratch, &r->d, o, features));
-        return;
-    }
-    hand_over(first, first->audio[i].both, r, o->both);
+    } else
+        hand_over(first, first->audio[i].both, r, o->both);
     REQUIRE_OK(avt_dit_audio_keys(r->be, r->scratch, &r->d, o));
 }
 

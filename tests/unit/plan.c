@@ -51,6 +51,77 @@ static void loop_finds_its_way(void **state)
     REQUIRE(avt_plan_holds(&p, 1, 2) && !avt_plan_holds(&p, 3, 2));
 }
 
+/* Where layers are split, a place of the plan is a team, and parts meet the same parts of the team behind. */
+static void teams_find_their_way(void **state)
+{
+    Plan p;
+
+    (void)state;
+    REQUIRE_OK(make(&p, "tensor2", cudas(2), NULL, 4, L, NULL));
+    REQUIRE(p.nb_ranks == 2 && p.in_flight == 1 && p.batch == 1 && p.split == TEAM_COLUMNS && avt_plan_parts(&p) == 2 && p.vae_rank == 1);
+    for (int r = 0; r < 2; r++)
+        REQUIRE(p.rank[r].part == r && p.rank[r].nb_parts == 2 && p.rank[r].prev == -1 && p.rank[r].next == -1 && p.rank[r].l1 == L);
+    REQUIRE_OK(make(&p, "layer+ulysses2", cudas(4), "cpu", 4, L, NULL));
+    REQUIRE(p.nb_ranks == 5 && p.in_flight == 4 && p.split == TEAM_HEADS && p.vae_rank == 4 && p.rank[4].nb_parts == 1 && p.rank[4].pipe == -1);
+    for (int r = 0; r < 4; r++)
+        REQUIRE(p.rank[r].part == r % 2 && p.rank[r].prev == (r < 2 ? -1 : r - 2) && p.rank[r].next == (r < 2 ? r + 2 : -1) &&
+                p.rank[r].l0 == r / 2 * L / 2 && p.rank[r].l1 == p.rank[r].l0 + L / 2 && p.first[r] == 0 && p.last[r] == 3);
+    REQUIRE_OK(make(&p, "timestep+tensor3", cudas(7), NULL, 2, L, NULL));
+    REQUIRE(p.nb_ranks == 7 && p.vae_rank == 6 && p.first[1] == 3 && p.last[1] == 5 && p.rank[4].part == 1 && p.rank[4].pipe == 1);
+    REQUIRE(avt_plan_holds(&p, 3, 1) && avt_plan_holds(&p, 5, 1) && !avt_plan_holds(&p, 2, 1) && !avt_plan_holds(&p, 6, 1));
+}
+
+static void name_is(const char *plan, int nb, const char *want)
+{
+    char name[40];
+    Plan p;
+
+    REQUIRE_OK(make(&p, plan, cudas(nb), NULL, 2, L, NULL));
+    if (strcmp(avt_plan_name(&p, name, sizeof(name)), want))
+        fail_msg("plan=%s is called %s", plan, name);
+}
+
+static void plans_have_names(void **state)
+{
+    (void)state;
+    name_is("auto", 1, "sequential");
+    name_is("tensor1", 1, "sequential");
+    name_is("ulysses4", 4, "ulysses4");
+    name_is("sequential+tensor2", 2, "tensor2");
+    name_is("wave+ulysses3", 3, "wave+ulysses3");
+    name_is("layer+tensor2", 6, "layer+tensor2");
+    name_is("timestep+tensor2", 4, "timestep+tensor2");
+}
+
+static void refused(const char *plan, int nb, int nb_heads, const char *why)
+{
+    const PlanOptions o = { .plan = plan, .devices = cudas(nb), .steps = 4, .nb_layers = L, .nb_heads = nb_heads };
+    Plan p;
+
+    test_log();
+    REQUIRE(avt_plan_make(&p, &o, test_log()) == AVT_ERR(EINVAL));
+    if (!strstr(test_log_text(), why))
+        fail_msg("plan=%s on %d devices: '%s' does not say '%s'", plan, nb, test_log_text(), why);
+}
+
+/* What cannot be split so is refused with the nearest that can. */
+static void teams_are_refused(void **state)
+{
+    (void)state;
+    refused("tensor4", 4, 3, "3 heads, too few for 4 devices to have one each; the nearest is tensor3");
+    refused("layer+ulysses4", 8, 3, "the nearest is ulysses3");
+    refused("tensor2", 1, 40, "wants 2 devices, devices=cuda0 names 1; name 2,");
+    refused("tensor2", 3, 40, "names 3; name 2, or 3 and for the last of them, the VAE's, say vae_device=");
+    refused("layer+tensor2", 5, 40, "a multiple of 2 devices, devices=cuda0|cuda1|cuda2|cuda3|cuda4 names 5; name 4 or 6");
+    refused("layer+tensor4", 3, 40, "names 3; name 4 or 8");
+    refused("timestep+ulysses2", 4, 40, "with 4 steps wants 8 devices (or 9");
+    refused("tensor17", 17, 40, "P of 2 to 16");
+    refused("tensor", 2, 40, "is not known");
+    refused("tensor2x", 2, 40, "is not known");
+    refused("layer+", 2, 40, "is not known");
+    refused("layer+wave", 2, 40, "is not known");
+}
+
 /* The front is where the VAE is, or where one says; the text names it only there. */
 static void front_has_its_place(void **state)
 {
@@ -270,7 +341,7 @@ static void check_loads(const Plan *p, const RankSetup *set, const PlanSizes *si
 {
     PlanLoads w;
 
-    REQUIRE_OK(avt_rank_loads(&w, sizes, "cuda0", 4, opt));
+    REQUIRE_OK(avt_rank_loads(&w, sizes, "cuda0", p, opt));
     *slowest = 0;
     for (int r = 0; r < p->nb_ranks; r++) {
         PlanCost c = w.any;
@@ -406,7 +477,8 @@ static void every_device_works(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(loop_finds_its_way), cmocka_unit_test(front_has_its_place), cmocka_unit_test(text_names_all_ranks),
+        cmocka_unit_test(loop_finds_its_way), cmocka_unit_test(teams_find_their_way), cmocka_unit_test(plans_have_names),
+        cmocka_unit_test(teams_are_refused), cmocka_unit_test(front_has_its_place), cmocka_unit_test(text_names_all_ranks),
         cmocka_unit_test(layers_are_even), cmocka_unit_test(no_split_is_better), cmocka_unit_test(a_device_is_counted_once),
         cmocka_unit_test(tiny_models_are_split), cmocka_unit_test(four_small_cards_are_enough),
         cmocka_unit_test(no_device_is_dropped), cmocka_unit_test(ranks_have_processes), cmocka_unit_test(every_device_works),
