@@ -79,7 +79,8 @@ words=$(sed -nE 's/^    \{ "format", .*"([a-z0-9|]+)" \},/\1/p' tools/options.c)
 differ "format: tool and filter" "$words" "$(sed -nE 's/^    \{ AV_PIX_FMT_([A-Z0-9]+), +AVATAR_.*/\L\1/p' libavfilter/avf_avatar.c)"
 for w in ${words//|/ }; do item format | grep -q "@samp{$w}" || fail "format: $w is not in the manual"; done
 kinds=$(sed -nE 's/.*kind_names\[\] = \{ (.*) \};/\1/p' model/engine/plan.c | tr -d '",')
-differ "plan: engine and manual" "auto $kinds" "$(item plan | sed -n '/^@table/,$s/^@item //p')"
+splits=$(sed -nE 's/.*split_names\[\] = \{ (.*) \};/\1/p' model/engine/plan.c | grep -oE '"[a-z]+"' | sed 's/"\(.*\)"/\1@var{P}/')
+differ "plan: engine and manual" "auto $kinds $splits" "$(item plan | sed -n '/^@table/,$s/^@item //p')"
 done_with "options of filter, tool and manual"
 
 for f in $(git ls-files '*.md'); do
