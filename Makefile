@@ -22,6 +22,7 @@ config.h: config.mak ;
 
 FOLDERS = kernels kernels/base kernels/cpu kernels/cuda kernels/dry kernels/comm model/files model/nets model/engine
 LIB_C := $(sort $(wildcard $(FOLDERS:%=$(SRC)/%/*.c)))
+LIB_C := $(filter-out %comm_mpi.c,$(LIB_C))
 ifneq ($(HAVE_ONEDNN),1)
 LIB_C := $(filter-out %onednn.c,$(LIB_C))
 endif
@@ -49,7 +50,7 @@ INC = -I. -I$(SRC)/kernels -I$(SRC)/model -I$(SRC)
 FLAGS = $(CFLAGS) $(WARN) -std=c11 -D_GNU_SOURCE -fPIC $(OPENMP) $(INC)
 V_CC = @echo "CC      $<";
 
-all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar,no-tool) $(if $(filter yes,$(CUDA)),cuda)
+all: $(BUILD)/libavatar.a $(BUILD)/libavatar.so $(BUILD)/libavatar.pc $(BUILD)/avatar.1 $(if $(filter yes,$(TOOL)),$(BUILD)/avatar,no-tool) $(if $(filter yes,$(CUDA)),cuda) $(if $(MPICC),$(BUILD)/libavatar_mpi.so)
 no-tool:
 	@echo "SKIPPED the tool: configure did not find libavformat and its kin"
 
@@ -99,6 +100,11 @@ $(BUILD)/libavatar_cuda.so: $(CUDA_O)
 	@echo "LD      $@"
 	@$(NVCC) -shared -o $@ $^ -Xlinker --no-undefined -L$(CUDA_HOME)/lib64 -L$(CUDA_HOME)/lib -lcublasLt -lcudnn
 
+# what needs MPI: one file, with MPI's own compiler command
+$(BUILD)/libavatar_mpi.so: $(SRC)/kernels/comm/comm_mpi.c $(SRC)/kernels/comm/mpi_plugin.h $(SRC)/kernels/comm/world.h config.h
+	@echo "MPICC   $@"
+	@$(MPICC) $(filter-out -fopenmp,$(FLAGS)) $(LDFLAGS) -shared -fvisibility=hidden -o $@ $<
+
 $(BUILD)/avatar.1: $(SRC)/tools/man.sh $(SRC)/doc/avatar.1.in $(SRC)/doc/avatar.texi $(SRC)/tools/options.c $(SRC)/model/avatar.h config.mak
 	@echo "MAN     $@"
 	@mkdir -p $(@D) && $(SRC)/tools/man.sh $(SRC) $(datadir) > $@.new && mv $@.new $@
@@ -146,6 +152,13 @@ check-examples: $(BUILD)/avatar $(TINY_MODEL)
 	@$(RUN) "$(EXAMPLES)"
 check-tool: $(BUILD)/avatar $(BUILD)/tests/media $(TINY_MODEL)
 	@$(RUN) $(TOOL_TESTS)
+# films over several processes; T=case
+OTHER_MODEL = $(BUILD)/tests/other
+$(OTHER_MODEL): $(BUILD)/tests/mkmodel
+	@rm -rf $@ && $(BUILD)/tests/mkmodel $@ tiny 7
+MPI_TESTS = $(if $(MPICC),$(if $(filter yes,$(TOOL)),"$(SRC)/tests/e2e/mpi.py --tool $(BUILD)/avatar --media $(BUILD)/tests/media --model $(TINY_MODEL) --other $(OTHER_MODEL) --bin $(BUILD)/ffmpeg/bin $(T)"))
+check-mpi: all $(BUILD)/tests/media $(TINY_MODEL) $(OTHER_MODEL)
+	@$(RUN) $(or $(MPI_TESTS),"echo SKIPPED: avatar was built without MPI; echo 0 passed, 0 failed, 1 skipped")
 check-parity: $(BUILD)/tests/parity
 	@$(RUN) "$(BUILD)/tests/parity $(or $(GOLDEN),$(SRC)/tests/gold/parity)"
 check-tree: $(BUILD)/libavatar.a $(BUILD)/libavatar.so
@@ -156,7 +169,7 @@ check:
 	@$(SRC)/tools/fresh.sh $(SRC)
 	@$(AGAIN) $(JOBS) to-check
 	@$(AGAIN) run-check
-to-check: all build-tests simt $(BUILD)/tests/soak $(TINY_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
+to-check: all build-tests simt $(BUILD)/tests/soak $(TINY_MODEL) $(OTHER_MODEL) $(if $(filter yes,$(TOOL)),$(BUILD)/tests/media)
 # the parity program sees ../shared/golden too where that stands beside the tree
 run-check: to-check
 	@$(RUN) $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
@@ -164,7 +177,7 @@ run-check: to-check
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" $(SIMT_SHORT) \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
-		"$(MAKE) -s --no-print-directory check-filter" $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
+		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
 # the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
@@ -237,6 +250,7 @@ install: all $(BUILD)/installed/libavatar.pc
 	ln -sf libavatar.so.$(LIB_VERSION) $(call to,$(libdir)/libavatar.so.0)
 	ln -sf libavatar.so.0 $(call to,$(libdir)/libavatar.so)
 	[ ! -e $(BUILD)/libavatar_cuda.so ] || install -m 644 $(BUILD)/libavatar_cuda.so $(call to,$(libdir))
+	[ ! -e $(BUILD)/libavatar_mpi.so ] || install -m 644 $(BUILD)/libavatar_mpi.so $(call to,$(libdir))
 	install -m 644 $(SRC)/model/avatar.h $(call to,$(includedir))
 	install -m 644 $(BUILD)/installed/libavatar.pc $(call to,$(libdir)/pkgconfig)
 	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(call to,$(prefix)/bin)
@@ -247,7 +261,7 @@ install: all $(BUILD)/installed/libavatar.pc
 	[ ! -e $(SRC)/model/nano/config.json ] || { $(call tree,$(SRC)/model/nano,$(call to,$(datadir)/avatar/nano)); }
 	@[ -n $(call to,) ] || $(SRC)/tools/ldconfig.sh $(libdir)
 uninstall:
-	rm -f $(call to,$(libdir))/libavatar.a $(call to,$(libdir))/libavatar.so* $(call to,$(libdir))/libavatar_cuda.so $(call to,$(includedir)/avatar.h)
+	rm -f $(call to,$(libdir))/libavatar.a $(call to,$(libdir))/libavatar.so* $(call to,$(libdir))/libavatar_cuda.so $(call to,$(libdir))/libavatar_mpi.so $(call to,$(includedir)/avatar.h)
 	rm -f $(call to,$(libdir)/pkgconfig/libavatar.pc) $(call to,$(prefix)/bin/avatar) $(call to,$(mandir)/man1/avatar.1)
 	rm -rf $(call to,$(datadir)/avatar)
 
@@ -261,7 +275,7 @@ check-deb: deb
 format:
 	@cd $(SRC) && { git diff --name-only HEAD; git ls-files -o --exclude-standard; } | grep -E '\.(c|h|cc|cu)$$' | xargs -r clang-format -i
 clean:
-	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/libavatar_cuda.so $(BUILD)/avatar $(BUILD)/avatar.1
+	rm -rf $(BUILD)/obj $(BUILD)/tests $(BUILD)/libavatar.* $(BUILD)/libavatar_cuda.so $(BUILD)/libavatar_mpi.so $(BUILD)/avatar $(BUILD)/avatar.1
 distclean:
 	rm -rf $(BUILD) config.h config.mak config.log
 
@@ -275,7 +289,7 @@ help:
 	@echo "make deb             Debian packages of library, headers, tool, model: build/deb/*.deb; check-deb looks into them"
 	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
 	@echo "make bench-live      delays of live streams, error of live features: doc/live.md; MODEL=dir"
-	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool, check-examples"
+	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool, check-mpi, check-examples"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
@@ -292,6 +306,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
+.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-mpi check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
 -include $(CUDA_O:.o=.d) $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)

@@ -170,6 +170,7 @@ static void get_options(const AvatarContext *s, AvatarOptions *opt)
     avatar_options_default(opt);
     opt->model       = s->model;
     opt->models      = getenv("AVATAR_MODELS");
+    opt->launched    = avatar_is_launched(getenv);
     opt->lora        = s->lora;
     opt->devices     = s->devices;
     opt->plan        = s->plan;

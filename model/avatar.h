@@ -70,7 +70,7 @@ enum AvatarCompat { AVATAR_COMPAT_NONE, AVATAR_COMPAT_UPSTREAM };
 typedef struct AvatarOptions {
     const char *model;                  /* model folder, or a name without '/': see `models`; NULL: the embedded one, "nano" */
     const char *lora;                   /* "auto" (NULL), a path, or "none" */
-    const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|'; one may be named twice */
+    const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|', of workers 1:cpu, 1:cudaN; one may be named twice */
     const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer"; "tensorP", "ulyssesP" and
                                            "layer+tensorP" etc. split each layer over P devices */
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
@@ -86,6 +86,7 @@ typedef struct AvatarOptions {
     int log_level;                      /* enum AvatarLogLevel, default AVATAR_LOG_INFO */
     const char *opts;                   /* expert settings "key=value:key=value" (doc/avatar.texi), or NULL; an unknown key is an error */
     const char *models;                 /* folders joined by ':' in which a named model is looked for, before the installed ones; or NULL */
+    int launched;                       /* avatar_is_launched(): the devices of workers are at hand as well */
     const int *cancel;                  /* when it becomes non-zero, another thread's or a signal's doing, opening ends with ECANCELED; or NULL */
 } AvatarOptions;
 
@@ -147,6 +148,19 @@ AVATAR_API void avatar_look_default(AvatarLook *look);
  * @return 0, or a negative error after one logged sentence that names option, value and remedy
  */
 AVATAR_API int avatar_options_check(const AvatarOptions *opt);
+
+/**
+ * Was this process started by mpirun or srun, maybe beside workers (doc/cluster.md)? For AvatarOptions.launched. Processes meet at the
+ * first engine that is opened with it, and part when this one ends.
+ * @param env  getenv(), as the library reads no environment of its own accord
+ */
+AVATAR_API int avatar_is_launched(char *(*env)(const char *name));
+/**
+ * Be a worker: lend `devices` to the process with the film, load the layers that it asks for from `model`, and serve until it ends.
+ * For the main thread of a process of its own, with `launched` set.
+ * @return 0: the run has ended; EINVAL: it was started alone; ETIMEDOUT: a process is lost; all after a sentence that is logged
+ */
+AVATAR_API int avatar_worker_run(const AvatarOptions *opt);
 
 /**
  * Load a model, or share one that this process has open with the same folder, LoRA, devices and plan, when none of the files

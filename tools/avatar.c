@@ -17,6 +17,7 @@ static const struct {
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
     { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps" },
     { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?" },
+    { "worker",  cmd_worker,  "[--model DIR] [--devices LIST] ...                lend this process's devices to a film, under mpirun" },
     { "top",     cmd_top,     "FILE|PID                                         a running session on one screen, from stats=FILE" },
     { "plot",    cmd_plot,    "FILE -o CURVES.svg                               its statistics as curves" },
 };

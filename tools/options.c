@@ -28,7 +28,7 @@ static const Option options[] = {
     { "compat",      CONST, AT(engine.compat),      "none, or upstream: the original's quirks", "none|upstream" },
     { "seed",        INT64, AT(look.seed),          "0 to 4294967295 (default: drawn, shown)", NULL },
     { "steps",       INT,   AT(engine.steps),       "denoising steps (default: the model's)", NULL },
-    { "devices",     TEXT,  AT(engine.devices),     "auto (the GPUs that hold the model, else cpu), cpu, cuda0|cuda1, ... in pipeline order", NULL },
+    { "devices",     TEXT,  AT(engine.devices),     "auto (the GPUs that hold the model, else cpu), cpu, cuda0|cuda1, of workers 1:cuda0, ... in pipeline order", NULL },
     { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer; tensorP, ulyssesP or layer+tensorP split layers", NULL },
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
     { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16", NULL },
@@ -177,6 +177,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
     avatar_options_default(&o->engine);
     avatar_look_default(&o->look);
     o->engine.models = getenv("AVATAR_MODELS");
+    o->engine.launched = avatar_is_launched(getenv);
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *name = option_name(arg), *value;
         const size_t len = name ? strcspn(name, "=") : 0;

@@ -10,7 +10,7 @@ sh "$top/tools/path.sh" "$top" "$(pwd)"
 case ${1:-} in
     build) want=$build ;;
     demo) want="$build $ffmpeg espeak-ng" ;;
-    check) want="$build $ffmpeg git libcmocka-dev libpng-dev python3 espeak-ng alsa-utils pocketsphinx-testdata" ;;
+    check) want="$build $ffmpeg git libcmocka-dev libpng-dev libopenmpi-dev openmpi-bin python3 espeak-ng alsa-utils pocketsphinx-testdata" ;;
     *) echo "usage: setup.sh build|demo|check" >&2; exit 2 ;;
 esac
 command -v dpkg-query >/dev/null 2>&1 || { echo "not a Debian system; wanted here:" $want; exit 0; }

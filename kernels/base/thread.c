@@ -32,6 +32,18 @@ int avt_nb_mask(void)
     return sched_getaffinity(0, sizeof(set), &set) ? 1 : CPU_COUNT(&set);
 }
 
+uint64_t avt_mask_number(void)
+{
+    uint64_t number = 14695981039346656037u;                        // FNV-1a
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof(set), &set);
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        number = (number ^ (uint64_t)!!CPU_ISSET(i, &set)) * 1099511628211u;
+    return number;
+}
+
 int avt_nb_cores(void)
 {
     const int mask = avt_nb_mask(), quota = avt_group_cores(AVT_GROUPS, AVT_GROUPS_SELF);

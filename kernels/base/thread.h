@@ -13,6 +13,8 @@ int64_t avt_now_ns(void);
 
 /** Cores in the affinity mask of the process. */
 int avt_nb_mask(void);
+/** A number made of the affinity mask: equal ones on a host, the same cores. */
+uint64_t avt_mask_number(void);
 /** Cores whose time the process may use: the mask's, or as many as the control group's quota is worth. */
 int avt_nb_cores(void);
 

@@ -3,7 +3,7 @@
  * comm.h. */
 #include <string.h>
 
-#include "comm/link.h"
+#include "comm/threads.h"
 
 #define ALIGN 64
 
@@ -27,8 +27,7 @@ static int same_class(const char *a, const char *b)
 
 BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r)
 {
-    const int own = opt->world ? avt_world_own(opt->world) : 0;
-    const int out = opt->world && opt->process[r->dst] != own, in = opt->world && opt->process[r->src] != own;
+    const int out = opt->process && opt->process[r->dst] != opt->own, in = opt->process && opt->process[r->src] != opt->own;
 
     return out && in ? WAY_ELSEWHERE : out ? WAY_OUT : in ? WAY_IN : WAY_HERE;
 }

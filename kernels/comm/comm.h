@@ -54,8 +54,9 @@ typedef struct CommOptions {
     int nb_routes;
     int timeout_ms;                     // strict: longest wait of a send or receive; 0: COMM_TIMEOUT_MS
     const Log *log;
-    struct World *world;                // NULL: all ranks live in this process
-    const int *process;                 // [nb], where each lives
+    const int *process;                 // [nb], where each lives, or NULL: all here
+    int own;                            // this process
+    struct World *world;                // of these processes; NULL: they are one
     uint32_t id;                        // the same in all processes, of no other group of the world
 } CommOptions;
 

@@ -99,7 +99,7 @@ int avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt)
     if (g && opt->world)
         ret = avt_link_open(g, opt);
     for (int i = 0; ret >= 0 && i < opt->nb; i++) {
-        if (opt->world && opt->process[i] != avt_world_own(opt->world))
+        if (opt->process && opt->process[i] != opt->own)
             continue;
         comm[i] = (Comm *)end_new(g, cls, i, opt->nb);
         ret = comm[i] ? 0 : AVT_ERR(ENOMEM);

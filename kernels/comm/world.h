@@ -41,7 +41,8 @@ typedef struct WorldCard {              // what a process tells of itself
     char devices[192];                  // that it offers, joined by '|'
     uint32_t address[WORLD_ADDRESSES];  // IPv4, network order; 0: none
     uint16_t port;                      // network order
-    uint16_t pad[3];
+    uint16_t bf16;                      // its CPU runs bf16 faster than f32
+    uint16_t pad[2];
 } WorldCard;
 
 typedef struct WorldMeeting {           // what came of the exchange

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Opening libavatar_cuda.so: see plugin.h. The library itself is free of CUDA, so that one build serves machines without a driver. */
 #include <dlfcn.h>
-#include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "base/plugin.h"
 #include "config.h"
 #include "cuda/plugin.h"
 #include "kernels.h"
@@ -28,43 +26,14 @@ static void host_fail(Backend *be, int code, const char *text)
     avt_backend_fail(be, code, "%s", text);
 }
 
-/* Folder of the file that this code was loaded from: the library, or a program that it is linked into. */
-static int own_folder(char path[PATH_MAX])
-{
-    Dl_info info;
-    char *slash;
-
-    if (!dladdr((void *)(uintptr_t)&avt_cuda_plugin_find, &info) || !info.dli_fname || !realpath(info.dli_fname, path))
-        return 0;
-    slash = strrchr(path, '/');
-    *slash = 0;
-    return 1;
-}
-
-/* The plugin of a folder. *there: the file is, whether it can be loaded or not. */
-static void *load_from(const char *folder, int *there)
-{
-    char path[PATH_MAX];
-
-    *there = snprintf(path, sizeof(path), "%s/" PLUGIN, folder) < (int)sizeof(path) && !access(path, R_OK);
-    return *there ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
-}
-
 static void *load(const char *device, const Log *log)
 {
-    char folder[PATH_MAX] = "";
-    int there = 0;
-    void *lib = own_folder(folder) ? load_from(folder, &there) : NULL;
     const char *why;
+    void *lib = avt_plugin_open(PLUGIN, RTLD_NOW | RTLD_LOCAL, &why);
 
-    if (!lib && !there)
-        lib = load_from(AVT_LIBDIR, &there);
-    if (!lib && !there)
-        lib = dlopen(PLUGIN, RTLD_NOW | RTLD_LOCAL);
     if (lib)
         return lib;
-    why = dlerror();
-    if (!there && (!why || !strncmp(why, PLUGIN ":", strlen(PLUGIN ":"))))
+    if (!why)
         avt_fail(log, 0, "device %s: " PLUGIN " is neither beside the program, nor in %s, nor on the loader's path; install it (make cuda, or "
                  "the package avatar-cuda), or use devices=cpu", device, AVT_LIBDIR);
     else

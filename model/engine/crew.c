@@ -15,10 +15,30 @@ int avt_crew_measure(Crew *c)
     return ret;
 }
 
+static CommOptions comm_options(const Crew *c, RankPlaces *places)
+{
+    CommOptions opt = avt_rank_comm(&c->set, &c->routes, c->core->process, places);
+
+    opt.world = c->id ? c->core->world : NULL;
+    opt.id = c->id;
+    return opt;
+}
+
+void avt_crew_room(const Crew *c, Room *room)
+{
+    RankPlaces places;
+    const CommOptions comm = comm_options(c, &places);
+
+    for (int r = 0; r < c->set.plan->nb_ranks; r++)
+        if (avt_crew_has(c, r))                                     // other processes look at their own memory
+            avt_room_add(room, c->set.plan->rank[r].device, avt_plan_sum(&c->planned[r]) - c->planned[r].weights);
+    avt_room_add(room, "cpu", avt_comm_host_bytes(&comm));
+}
+
 int avt_crew_open(Crew *c)
 {
-    const char *device[PLAN_MAX_RANKS + 1];
-    const CommOptions comm = avt_rank_comm(&c->set, &c->routes, device);
+    RankPlaces places;
+    const CommOptions comm = comm_options(c, &places);
     int ret = avt_comm_open(c->comm, &comm);
 
     for (int r = 0; r < c->set.plan->nb_ranks && ret >= 0; r++) {

@@ -4,6 +4,7 @@
 #define AVT_CREW_H
 
 #include "engine/engine.h"
+#include "engine/room.h"
 
 typedef struct Seat {                   // of a rank's thread
     struct Crew *crew;
@@ -12,7 +13,8 @@ typedef struct Seat {                   // of a rank's thread
 } Seat;
 
 typedef struct Crew {
-    const Core *core;                   // the five are the caller's to fill
+    const Core *core;                   // the six are the caller's to fill
+    uint32_t id;                        // of the session in all processes; 0: they are one
     RankSetup set;
     RankRoutes routes;                  // freed by avt_crew_close()
     void (*seated)(void *opaque, int ret);      // (opt) a rank's thread has made its threads below it, or has failed to; from that thread
@@ -22,6 +24,7 @@ typedef struct Crew {
     Rank rank[PLAN_MAX_RANKS];
     Comm *comm[PLAN_MAX_RANKS + 1];     // the last one is the conductor's
     Seat seat[PLAN_MAX_RANKS];
+    int elsewhere;                      // workers have opened their part: workers.c
 } Crew;
 
 /** Does a rank live here? */
@@ -37,6 +40,8 @@ static inline Comm *avt_crew_conductor(const Crew *c)
 
 /** Find the memory of every rank, and the routes of all their messages, on `dry`. @return 0 or an error (logged) */
 int  avt_crew_measure(Crew *c);
+/** What avt_crew_open() takes of this process's memory, beside the weights. */
+void avt_crew_room(const Crew *c, Room *room);
 /** Open the comm and the ranks that live here. @return 0 or an error (logged); avt_crew_close() in any case */
 int  avt_crew_open(Crew *c);
 /** Start a thread for each. @return 0 or ENOMEM (logged) */

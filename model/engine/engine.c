@@ -90,10 +90,10 @@ static int64_t now_ms(void)
 
 static char *make_key(const ModelDir *d, const AvatarOptions *o)
 {
-    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%s\n%d %d %d %d\n%s", d->dir,
+    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%s\n%d %d %d %d %d\n%s", d->dir,
                        (unsigned long long)avt_modeldir_stamp(d, o->lora), o->lora ? o->lora : "auto", o->devices ? o->devices : "auto",
                        o->plan ? o->plan : "auto", o->vae_device ? o->vae_device : "auto", o->front_device ? o->front_device : "auto",
-                       o->precision ? o->precision : "auto", o->steps, o->cpu_threads, o->cpu_level, o->compat, o->opts ? o->opts : "");
+                       o->precision ? o->precision : "auto", o->steps, o->cpu_threads, o->cpu_level, o->compat, o->launched, o->opts ? o->opts : "");
 }
 
 /* Take engines without a user out of the list: all of them, or those whose time is over. Lock held. */
@@ -144,7 +144,7 @@ static Core *find(const char *key)
 }
 
 /* A core with its folder and key, empty. */
-static int core_new(Core **out, const AvatarOptions *opt, const Log *log)
+static int core_new(Core **out, const AvatarOptions *opt, const Given *given, const Log *log)
 {
     Core *c = avt_calloc(MEM_ENGINE, 1, sizeof(*c));
     int ret = c ? avt_options_model(&c->dir, opt, log) : AVT_ERR(ENOMEM);
@@ -153,7 +153,7 @@ static int core_new(Core **out, const AvatarOptions *opt, const Log *log)
         c->compat = opt->compat;
         c->level = opt->cpu_level;
         c->cpu_threads = opt->cpu_threads;
-        c->key = make_key(&c->dir, opt);
+        c->key = given ? avt_sprintf(MEM_ENGINE, "given %u", given->id) : make_key(&c->dir, opt);
         ret = c->key ? 0 : AVT_ERR(ENOMEM);
     }
     if (ret < 0) {
@@ -168,6 +168,7 @@ typedef struct Load {
     Core *core;
     const AvatarOptions *opt;
     const Expert *expert;
+    const Given *given;
     const Log *log;
     int ret;
 } Load;
@@ -176,13 +177,13 @@ static void *load_thread(void *arg)
 {
     Load *l = arg;
 
-    l->ret = avt_core_load(l->core, l->opt, l->expert, l->log);
+    l->ret = avt_core_load(l->core, l->opt, l->expert, l->given, l->log);
     return NULL;
 }
 
-static int load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
+static int load(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log)
 {
-    Load l = { c, opt, x, log, 0 };
+    Load l = { c, opt, x, given, log, 0 };
     pthread_t thread;
 
     if (avt_thread_start(&thread, load_thread, &l))
@@ -240,10 +241,10 @@ static void settle(Core *c, int ret)
     pthread_mutex_unlock(&engines.lock);
 }
 
-static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, const Log *log)
+static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log)
 {
     Core *c;
-    int ret = core_new(&c, opt, log);
+    int ret = core_new(&c, opt, given, log);
 
     if (ret < 0)
         return ret;
@@ -251,7 +252,7 @@ static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, c
     if (!*out)
         ret = AVT_ERR(ECANCELED);
     if (*out == c) {
-        ret = load(c, opt, x, log);
+        ret = load(c, opt, x, given, log);
         settle(c, ret);
     }
     if (*out != c || ret < 0)
@@ -259,28 +260,32 @@ static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, c
     return ret;
 }
 
-int avatar_engine_open(AvatarEngine **out, const AvatarOptions *opt)
+int avt_engine_open(AvatarEngine **out, const AvatarOptions *opt, const Given *given)
 {
     AvatarEngine *e;
     Expert x;
     int ret;
 
     *out = NULL;
-    if (in_callback)
-        return AVT_ERR(EDEADLK);
     free_expired();
     e = handle_new(opt);
     if (!e)
         return AVT_ERR(ENOMEM);
     ret = avt_options_check(opt, &x, &e->log);
     if (ret >= 0)
-        ret = find_or_load(&e->core, opt, &x, &e->log);
+        ret = find_or_load(&e->core, opt, &x, given, &e->log);
     if (ret < 0) {
         handle_free(e);
         return ret;
     }
     *out = e;
     return 0;
+}
+
+int avatar_engine_open(AvatarEngine **e, const AvatarOptions *opt)
+{
+    *e = NULL;
+    return in_callback ? AVT_ERR(EDEADLK) : avt_engine_open(e, opt, NULL);
 }
 
 void avatar_engine_close(AvatarEngine **e)

@@ -24,6 +24,8 @@ typedef struct Core {
     int compat, level, cpu_threads;
     DType act;                          // precision: the type of activations on every device
     int process;                        // this one, as the plan's ranks name theirs
+    struct World *world;                // of all processes that they live in; NULL: this one alone
+    uint32_t id;                        // that workers know it by; 0: they do not
     Plan plan;
     PlanSizes sizes;
     Schedule schedule;
@@ -51,7 +53,19 @@ typedef struct Expert {                 // AvatarOptions.opts
     double lora_alpha;                  // 0: not said
 } Expert;
 
+typedef struct Given {                  // what a worker's engine does not choose, but is told by process 0: orders.h
+    uint32_t id;
+    const Plan *plan;
+    DType act;
+    int process;
+    struct World *world;
+    uint64_t model;                     // avt_modeldir_print() of process 0's files, which this one's must equal
+} Given;
+
 /* ---- engine.c ---- */
+
+/** As avatar_engine_open(), outside of callbacks. @param given  NULL: not a worker's */
+int avt_engine_open(AvatarEngine **e, const AvatarOptions *opt, const Given *given);
 
 /** Is the calling thread inside of a caller's log callback? What waits or logs is refused there. */
 int avt_in_callback(void);
@@ -81,7 +95,7 @@ int avt_settle_size(int *w, int *h, const ModelDir *d, int compat, const AvatarL
 /* ---- load.c ---- */
 
 /** Load what `c->dir` holds, on a thread that nobody else runs ops on. @return 0 or an error (logged); avt_core_free() takes what is half loaded */
-int  avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log);
+int  avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log);
 void avt_core_free(Core *c);
 /** CPU threads of all that is no rank: loading, text, sound. */
 int  avt_core_threads(const Core *c);

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/thread.h"
-#include "engine/engine.h"
+#include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/threads.h"
 
@@ -27,6 +27,7 @@ void avt_core_free(Core *c)
 {
     if (!c)
         return;
+    avt_workers_free(c);
     for (int r = 0; r < c->plan.nb_ranks; r++)
         avt_rank_weights_close(&c->rank[r]);
     avt_front_weights_close(&c->front);
@@ -135,13 +136,15 @@ static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt 
         const BackendOptions opt = dry_for(c, device, log);
         RankWeights w;
 
+        if (c->plan.rank[r].process != c->process)
+            continue;
         ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
         if (ret < 0)
             return ret;
         count_bytes(c, p, &p->rank[r], device, avt_arena_peak(w.arena));
         avt_rank_weights_close(&w);
     }
-    ret = plan_front(c, p, wav2vec2, log);
+    ret = c->process ? 0 : plan_front(c, p, wav2vec2, log);
     if (ret < 0)
         return ret;
     snprintf(who, sizeof(who), "%s: the weights take", c->dir.dir);
@@ -155,17 +158,20 @@ static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const L
     for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++) {
         const BackendOptions opt = avt_core_backend(c, c->plan.rank[r].threads, log);
 
+        if (c->plan.rank[r].process != c->process)
+            continue;
         ret = avt_rank_weights_open(&c->rank[r], &c->plan, r, &c->sizes, files, &opt, c->plan.rank[r].device, p->rank[r], log);
         if (ret < 0)
             break;
         c->rank[r].be->log = NULL;                                  // the opener's log may go before the weights do
         c->rank[r].dit.rope_half = c->compat == AVATAR_COMPAT_UPSTREAM;
     }
-    if (ret >= 0 && files->lora)
+    if (ret >= 0 && files->lora && !avt_plan_is_spread(&c->plan))   // else many of its pairs are for layers that are elsewhere
         ret = avt_lora_finish(files->lora, log);
     return ret;
 }
 
+/* Of process 0, where sound and prompt come in. */
 static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const int *cancel, const Log *log)
 {
     const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, log);
@@ -188,7 +194,7 @@ static int load_places(Core *c, const ModelFiles *files, const Log *log)
         ret = plan_weights(c, &p, files, wav2vec2, log);
     if (ret >= 0)
         ret = load_ranks(c, &p, files, log);
-    if (ret >= 0)
+    if (ret >= 0 && !c->process)
         ret = load_front(c, &p, wav2vec2, files->cancel, log);
     avt_ckpt_close(&wav2vec2);
     return ret;
@@ -204,21 +210,33 @@ static int load_tokenizer(Core *c, const Log *log)
     return ret;
 }
 
-static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Ckpt **dit, Ckpt **vae, Lora **lora, const Log *log)
-{
+typedef struct Files {
+    Ckpt *dit, *vae;
+    Lora *lora;
     const char *lora_path;
-    int ret = avt_ckpt_open(dit, c->dir.dit, log);
+} Files;
+
+static void close_files(Files *f)
+{
+    avt_lora_close(&f->lora);
+    avt_ckpt_close(&f->dit);
+    avt_ckpt_close(&f->vae);
+}
+
+static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Files *f, const Log *log)
+{
+    int ret = avt_ckpt_open(&f->dit, c->dir.dit, log);
 
     if (ret >= 0)
-        ret = avt_ckpt_open(vae, c->dir.vae, log);
+        ret = avt_ckpt_open(&f->vae, c->dir.vae, log);
     if (ret >= 0)
         ret = avt_ckpt_open(&c->t5, c->dir.t5, log);
     if (ret >= 0)
-        ret = read_sizes(c, *dit, *vae, log);
+        ret = read_sizes(c, f->dit, f->vae, log);
     if (ret >= 0)
-        ret = choose_lora(&lora_path, c, opt->lora, log);
-    if (ret >= 0 && lora_path)
-        ret = avt_lora_open(lora, lora_path, x->lora_alpha > 0 ? x->lora_alpha : c->dir.lora_alpha, log);
+        ret = choose_lora(&f->lora_path, c, opt->lora, log);
+    if (ret >= 0 && f->lora_path)
+        ret = avt_lora_open(&f->lora, f->lora_path, x->lora_alpha > 0 ? x->lora_alpha : c->dir.lora_alpha, log);
     return ret;
 }
 
@@ -238,8 +256,12 @@ static int sane_threads(int asked, const Log *log)
 static int choose_precision(Core *c, const Plan *p, const char *asked, const Log *log)
 {
     const char *slow;
-    const DType best = avt_plan_act(p, c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, &slow);
+    DType best = avt_plan_act(p, c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, &slow);
     const int said = avt_options_precision(&c->act, asked, log);
+
+    for (int r = 0; r < p->nb_ranks && c->world && !slow; r++)
+        if (!avt_world_card(c->world, p->rank[r].process)->bf16 && !strcmp(p->rank[r].device, "cpu"))
+            slow = "a worker's cpu", best = DT_F32;
 
     if (said < 0)
         return said;
@@ -266,8 +288,8 @@ static int find_room(double *room, const Plan *p, const BackendOptions *opt)
         Backend *be = NULL;
 
         room[r] = 0;
-        if (avt_device_kind(device, strlen(device)) == DEVICE_HOST)
-            continue;
+        if (p->rank[r].process || avt_device_kind(device, strlen(device)) == DEVICE_HOST)
+            continue;                                               // a worker refuses what it has no memory for
         ret = avt_backend_open(&be, device, opt);
         if (ret >= 0 && be->cls->memory_left)
             room[r] = fmax(0, (double)be->cls->memory_left(be));
@@ -284,12 +306,21 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
                       .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
                       .cpu_threads = c->cpu_threads };
     BackendOptions dry = avt_core_backend(c, 1, log);
-    char list[PLAN_MAX_RANKS * 8];
+    PlanProcess process[WORLD_MAX];
+    char list[PLAN_MAX_RANKS * 16];
     Plan p;
     int ret = 0;
 
+    if (c->world) {
+        avt_workers_processes(process, c->world);
+        o.process = process;
+        o.nb_processes = avt_world_nb(c->world);
+    }
     if (!o.devices || !strcmp(o.devices, "auto")) {
-        ret = avt_room_devices(list, sizeof(list), &o, &c->sizes, &dry);
+        if (c->world)
+            avt_workers_devices(list, sizeof(list), c->world, &o, log);
+        else
+            ret = avt_room_devices(list, sizeof(list), &o, &c->sizes, &dry);
         o.devices = list;
     }
     if (ret >= 0)
@@ -307,43 +338,79 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
 static int warm(const Core *c, const Log *log)
 {
     BackendOptions opt = avt_core_backend(c, 1, log);
-    int ret = avt_threads_warm(c->plan.front_device, &opt);
-
-    opt.act = DT_F32;
-    return ret < 0 || c->act == DT_F32 ? ret : avt_threads_warm(c->plan.front_device, &opt);
-}
-
-int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Log *log)
-{
-    const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
-    Ckpt *dit = NULL, *vae = NULL;
-    Lora *lora = NULL;
-    char text[64];
+    const char *device = c->plan.front_device;
     int ret;
 
-    c->cpu_threads = sane_threads(opt->cpu_threads, log);
-    ret = avt_thread_team(avt_core_threads(c), log);
+    for (int r = 0; r < c->plan.nb_ranks && c->process; r++)
+        device = c->plan.rank[r].process == c->process ? c->plan.rank[r].device : device;
+    ret = avt_threads_warm(device, &opt);
+    opt.act = DT_F32;
+    return ret < 0 || c->act == DT_F32 ? ret : avt_threads_warm(device, &opt);
+}
+
+/* A worker's plan is process 0's, and so must be its files. The others let their workers load while they do. */
+static int agree(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Files *f, int steps, const Log *log)
+{
+    const uint64_t model = given || c->world ? avt_modeldir_print(&c->dir, f->lora_path, x->lora_alpha) : 0;
+
+    if (!given)
+        return avt_workers_load(c, model, steps);
+    if (model != given->model)
+        return avt_fail(log, AVT_INVALID, "%s is another model than process 0's, or has another LoRA; give all processes the same files with "
+                        "--model", opt->model ? opt->model : c->dir.dir);
+    return 0;
+}
+
+static int choose_plan(Core *c, const AvatarOptions *opt, const Given *given, int steps, const Log *log)
+{
+    if (!given)
+        return make_plan(c, opt, steps, log);
+    c->plan = *given->plan;
+    c->act = given->act;
+    return 0;
+}
+
+static int load_all(Core *c, const AvatarOptions *opt, const Files *f, const Log *log)
+{
+    int ret = c->process ? 0 : load_tokenizer(c, log);
+
     if (ret >= 0)
-        ret = load_files(c, opt, x, &dit, &vae, &lora, log);
-    if (ret >= 0)
-        ret = avt_schedule(&c->schedule, steps, 3);
-    if (ret >= 0)
-        ret = make_plan(c, opt, steps, log);
-    if (ret >= 0)
-        ret = load_tokenizer(c, log);
-    if (ret >= 0)
-        ret = load_places(c, &(ModelFiles){ dit, vae, lora, opt->cancel }, log);
+        ret = load_places(c, &(ModelFiles){ f->dit, f->vae, f->lora, opt->cancel }, log);
     if (ret >= 0)
         ret = warm(c, log);
     if (ret >= 0)
-        ret = avt_ckpt_unchanged(dit, log);
+        ret = avt_ckpt_unchanged(f->dit, log);
+    return ret < 0 ? ret : avt_ckpt_unchanged(f->vae, log);
+}
+
+int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log)
+{
+    const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
+    Files f = { .dit = NULL };
+    char text[256];
+    int ret;
+
+    c->process = given ? given->process : 0;
+    c->world = given ? given->world : NULL;
+    c->cpu_threads = sane_threads(opt->cpu_threads, log);
+    ret = avt_thread_team(avt_core_threads(c), log);
     if (ret >= 0)
-        ret = avt_ckpt_unchanged(vae, log);
+        ret = load_files(c, opt, x, &f, log);
+    if (ret >= 0 && !given && opt->launched)
+        ret = avt_workers_world(&c->world, log);
+    if (ret >= 0)
+        ret = avt_schedule(&c->schedule, steps, 3);
+    if (ret >= 0)
+        ret = choose_plan(c, opt, given, steps, log);
+    if (ret >= 0)
+        ret = agree(c, opt, x, given, &f, steps, log);
+    if (ret >= 0)
+        ret = load_all(c, opt, &f, log);
+    if (!given)
+        ret = avt_workers_loaded(c, ret, opt->cancel, log);
     if (ret >= 0)
         avt_log(log, LOG_INFO, "%s: %s, %d steps, weights %.1f MB%s", c->dir.name ? c->dir.name : c->dir.dir,
-                avt_plan_text(&c->plan, text, sizeof(text)), steps, (double)c->weight_bytes / 1e6, lora ? ", with LoRA" : "");
-    avt_lora_close(&lora);
-    avt_ckpt_close(&dit);
-    avt_ckpt_close(&vae);
+                avt_plan_text(&c->plan, text, sizeof(text)), steps, (double)c->weight_bytes / 1e6, f.lora ? ", with LoRA" : "");
+    close_files(&f);
     return ret;
 }

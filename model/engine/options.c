@@ -42,6 +42,19 @@ void avatar_options_default(AvatarOptions *opt)
     *opt = (AvatarOptions){ .steps = -1, .cpu_level = -1, .log_level = AVATAR_LOG_INFO };
 }
 
+int avatar_is_launched(char *(*env)(const char *name))
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK" };
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        const char *value = env(names[i]);
+
+        if (value)
+            return strcmp(value, "1") || i == 2;                    // one process alone has nobody to meet; PMIX_RANK does not tell
+    }
+    return 0;
+}
+
 void avatar_look_default(AvatarLook *look)
 {
     *look = (AvatarLook){ .seed = -1, .latency_ms = -1, .max_late_ms = -1 };
@@ -141,9 +154,12 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
         return avt_fail(log, AVT_ERR(EINVAL), "compat=%d: none or upstream", opt->compat);
     if (parse_expert(x, opt->opts, log) < 0)
         return AVT_ERR(EINVAL);
+    if (opt->launched && (!opt->devices || !strcmp(opt->devices, "auto")))
+        return 0;                                                   // what there is to plan with is known when the processes have met
     return avt_plan_make(&plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
                                                 .front_device = opt->front_device,
                                                 .steps = opt->steps > 0 ? opt->steps : 4, .nb_layers = PLAN_MAX_RANKS,
+                                                .nb_processes = opt->launched ? INT_MAX : 0,
                                                 .cpu_threads = opt->cpu_threads }, log);
 }
 

@@ -313,14 +313,18 @@ static int room_of(const Plan *p, CommTag tag)
     }
 }
 
-CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, const char **device)
+CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, int own, RankPlaces *places)
 {
     const int nb = set->plan->nb_ranks;
 
-    for (int i = 0; i < nb; i++)
-        device[i] = set->plan->rank[i].device;
-    device[nb] = NULL;                                              // the conductor
-    return (CommOptions){ .kind = set->comm, .nb = nb + 1, .device = device, .route = routes->route, .nb_routes = routes->nb, .log = set->log };
+    for (int i = 0; i < nb; i++) {
+        places->device[i] = set->plan->rank[i].device;
+        places->process[i] = set->plan->rank[i].process;
+    }
+    places->device[nb] = NULL;                                      // the conductor
+    places->process[nb] = 0;
+    return (CommOptions){ .kind = set->comm, .nb = nb + 1, .device = places->device, .process = places->process, .own = own,
+                          .route = routes->route, .nb_routes = routes->nb, .log = set->log };
 }
 
 static int add_route(RankRoutes *routes, const CommRoute *r)
@@ -343,7 +347,7 @@ static int add_route(RankRoutes *routes, const CommRoute *r)
 /* What a rehearsed rank has sent and received: its mailboxes' bytes, its routes. */
 static int measure_messages(PlanMemory *m, const RankSetup *set, int index, Comm *comm, RankRoutes *routes)
 {
-    const char *device[PLAN_MAX_RANKS + 1];
+    RankPlaces places;
     RankRoutes own;
     CommOptions opt;
     int ret = 0;
@@ -351,7 +355,7 @@ static int measure_messages(PlanMemory *m, const RankSetup *set, int index, Comm
     own.route = avt_comm_dry_routes(comm, &own.nb);
     for (int i = 0; i < own.nb; i++)
         own.route[i].room = room_of(set->plan, own.route[i].tag);
-    opt = avt_rank_comm(set, &own, device);
+    opt = avt_rank_comm(set, &own, set->plan->rank[index].process, &places);
     m->messages = avt_comm_message_bytes(&opt, index);
     for (int i = 0; routes && i < own.nb && ret >= 0; i++)
         ret = add_route(routes, &own.route[i]);

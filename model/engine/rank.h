@@ -148,8 +148,13 @@ static inline int avt_rank_draws_noise(const Rank *r)
     return avt_rank_has_layers(r) && avt_plan_holds(r->set->plan, r->index, 0) && (r->place->prev < 0 || r->place->next < 0);
 }
 
-/** The comm of a plan; `device` [nb_ranks + 1] is filled and must stay for as long as the result is used. */
-CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, const char **device);
+typedef struct RankPlaces {             // of the ranks and, behind them, the conductor
+    const char *device[PLAN_MAX_RANKS + 1];
+    int process[PLAN_MAX_RANKS + 1];
+} RankPlaces;
+
+/** The comm of a plan, as process `own` sees it; `places` is filled and must stay for as long as the result is used. */
+CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, int own, RankPlaces *places);
 
 /**
  * Memory of a rank: open it on `dry` and do everything once.

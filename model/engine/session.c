@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/threads.h"
 #include "nets/picture.h"
@@ -122,12 +123,10 @@ static int64_t draw_seed(void)
 static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
-    const char *device[PLAN_MAX_RANKS + 1];
     const PlanMemory *m = s->crew.planned;
     char text[160], who[256];
     Room room = { .nb = 0 };
     Shelf *shelf = c->front.t5.shelf;
-    CommOptions comm;
     BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
     int ret;
 
@@ -145,11 +144,9 @@ static int plan_memory(AvatarSession *s)
     for (int r = 0; r < c->plan.nb_ranks; r++, m++) {
         s->info.state_bytes += (int64_t)(m->state + m->messages);
         s->info.scratch_bytes += (int64_t)(m->scratch + m->workspace);
-        if (avt_crew_has(&s->crew, r))                              // other processes look at their own memory
-            avt_room_add(&room, c->plan.rank[r].device, avt_plan_sum(m) - m->weights);
     }
-    comm = avt_rank_comm(&s->crew.set, &s->crew.routes, device);
-    avt_room_add(&room, "cpu", avt_comm_host_bytes(&comm) + FRAME_QUEUE * s->block_size + (size_t)avt_sound_bytes(&s->sound));
+    avt_crew_room(&s->crew, &room);
+    avt_room_add(&room, "cpu", FRAME_QUEUE * s->block_size + (size_t)avt_sound_bytes(&s->sound));
     snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
     return avt_room_check(&room, who, "choose a smaller size=", &s->e->log);
 }
@@ -214,6 +211,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
         avt_log(&s->e->log, LOG_WARNING, "size=%dx%d: %s is made for %dx%d; at another size its film may stand still or melt", s->info.width,
                 s->info.height, c->dir.name ? c->dir.name : "this model", c->dir.width, c->dir.height);
     s->crew.core = c;
+    s->crew.id = avt_plan_is_spread(&c->plan) ? avt_workers_name() : 0;
     s->hooks = hooks ? *hooks : (SessionHooks){ 0 };
     s->format = look->format;
     set_sound(s, look);
@@ -261,6 +259,10 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = avt_crew_open(&s->crew);
     if (ret >= 0)
+        ret = avt_workers_open(&s->crew);
+    if (ret >= 0)
+        ret = avt_workers_start(&s->crew);
+    if (ret >= 0)
         ret = avt_threads_start(s);
     if (ret < 0) {
         avatar_session_close(&s);
@@ -304,6 +306,7 @@ void avatar_session_close(AvatarSession **ps)
     }
     avatar_session_abort(s);
     avt_threads_stop(s);
+    avt_workers_close(&s->crew);
     avt_crew_close(&s->crew);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);

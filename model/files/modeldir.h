@@ -49,6 +49,12 @@ int  avt_modeldir_has_weights(const char *name);
  * @param lora  a file outside of the folder, or NULL
  */
 uint64_t avt_modeldir_stamp(const ModelDir *m, const char *lora);
+/**
+ * A number made of what the files of the transformer, the VAE and the LoRA hold: all of the small ones, of the others the beginning, the end and
+ * pieces between. Equal for copies on two hosts, whatever their names and times.
+ * @param lora  the LoRA in use, or NULL   @param alpha  its option, or 0
+ */
+uint64_t avt_modeldir_print(const ModelDir *m, const char *lora, double alpha);
 /** One sentence on the i-th file, which is not there: the likely reason when the folder shows one.
  *  @return ENOENT; EISDIR, or why it cannot be looked at (EACCES, ELOOP) */
 int  avt_modeldir_missing(const ModelDir *m, int i, const Log *log);

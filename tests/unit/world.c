@@ -179,7 +179,7 @@ static const CommRoute routes[] = {
 
 static int open_comm(Comm *comm[4], Process *p)
 {
-    const CommOptions opt = { .nb = 4, .device = device, .route = routes, .nb_routes = 4, .log = &p->log, .world = p->w, .process = home, .id = 7 };
+    const CommOptions opt = { .nb = 4, .device = device, .route = routes, .nb_routes = 4, .log = &p->log, .world = p->w, .process = home, .own = avt_world_own(p->w), .id = 7 };
 
     return avt_comm_open(comm, &opt);
 }

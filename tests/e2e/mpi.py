@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Films over several processes under mpirun: the same bytes as threads give; who is refused; who is killed, stopped, interrupted.
+
+    mpi.py --tool build/avatar --media build/tests/media --model DIR --other DIR [--bin build/ffmpeg/bin] [CASE ...]
+"""
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import tool_harness                                                                     # noqa: E402
+from tool_harness import CASES, Nut, Skip, case, face, require, tone                     # noqa: E402
+
+LIMIT = 300
+A = None
+ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT='1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM='1', OMP_WAIT_POLICY='passive')
+for name in ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE', 'PMIX_RANK'):
+    ENV.pop(name, None)
+
+
+def speak(wav, png, out, *more):
+    return [A.tool, 'speak', wav, png, '--model', A.model, '--seed', 3, '--cpu-threads', 1, '-o', out, *more]
+
+
+def worker(*more, model=None):
+    return [A.tool, 'worker', '--model', model or A.model, '--cpu-threads', 1, *more]
+
+
+def beside(film, nb, *workers, options=()):
+    """mpirun's line: a film, and nb workers of each of the kinds given."""
+    line = ['mpirun', '--oversubscribe', *options, '-n', 1, *film]
+    for w in workers or [worker()]:
+        line += [':', '-n', nb, *w]
+    return [str(a) for a in line]
+
+
+def run(line):
+    p = subprocess.run([str(a) for a in line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT, env=ENV)
+    p.text = p.stderr.decode()
+    return p
+
+
+def ok(line):
+    p = run(line)
+    require(p.returncode == 0, line, 'gives', p.returncode, p.text)
+    return p
+
+
+def ours(tmp):
+    """Processes of ours that run: worker and film, told by the folder of this case in the environment."""
+    found = {}
+    for d in pathlib.Path('/proc').glob('[0-9]*'):
+        try:
+            mine = ('AVATAR_CASE=%s' % tmp).encode() in (d / 'environ').read_bytes()
+            line = (d / 'cmdline').read_bytes().decode().split('\0')
+        except OSError:
+            continue
+        if mine and line[0] != 'mpirun' and len(line) > 1:
+            found.setdefault(line[1], []).append(int(d.name))
+    return found
+
+
+# ---- the same bytes --------------------------------------------------------------------------------------------------------------
+
+
+def inputs(tmp, seconds):
+    return tone(tmp / 'a.wav', 0.3, seconds), face(tmp)
+
+
+@case
+def same_bytes_as_threads(tmp):
+    """2 and 4 processes, a rank each; a rank of each and two; the VAE in a worker and alone in one; sequential in one of them."""
+    wav, png = inputs(tmp, 3)
+    for nb, devices, same, more in ((2, None, 'cpu|cpu', ()), (4, None, 'cpu|cpu|cpu|cpu', ()), (2, '1:cpu|cpu|1:cpu', 'cpu|cpu|cpu', ()),
+                                    (3, '1:cpu|2:cpu', 'cpu|cpu', ('--vae_device', '0:cpu:own')), (2, '1:cpu', 'cpu', ()),
+                                    (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'timestep'))):
+        ok(speak(wav, png, tmp / 't.nut', '--devices', same, *(m.replace('0:cpu', 'cpu') for m in more)))
+        ok(beside(speak(wav, png, tmp / 'm.nut', *(('--devices', devices) if devices else ()), *more), nb - 1))
+        require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), nb, devices, 'gives other bytes than threads do')
+
+
+@case
+def filter_over_processes(tmp):
+    """The same through ffmpeg, which builds its graph twice; the picture's format changes in the middle, so it is rebuilt."""
+    ffmpeg = pathlib.Path(A.bin or '/nowhere') / 'ffmpeg'
+    if not ffmpeg.exists():
+        raise Skip('no ffmpeg with the filter here')
+    wav, png = inputs(tmp, 2)
+    for out, devices in (('t.nut', 'cpu|cpu|cpu'), ('m.nut', 'auto')):
+        film = [ffmpeg, '-v', 'error', '-y', '-i', wav, '-i', png, '-filter_complex',
+                "[0:a][1:v]avatar=model=%s:seed=3:cpu_threads=1:devices='%s'" % (A.model, devices), '-c:v', 'rawvideo', '-fflags', '+bitexact', tmp / out]
+        ok(film if devices != 'auto' else beside(film, 2))
+    require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), 'other bytes than threads give')
+
+
+# ---- refused ---------------------------------------------------------------------------------------------------------------------
+
+
+def refused(line, *words):
+    start = time.time()
+    p = run(line)
+    require(p.returncode != 0, line, 'is not refused')
+    require(time.time() - start < 60, 'refused after', time.time() - start, 's')
+    for w in words:
+        require(w in p.text, 'wanted', repr(w), 'in', p.text)
+
+
+@case
+def who_is_refused(tmp):
+    """Another model, a process that is not there, a worker alone, workers without a film, two films."""
+    wav, png = inputs(tmp, 1)
+    film = speak(wav, png, tmp / 'o.nut')
+    refused(beside(film, 1, worker(model=A.other)), 'process 1 on', 'is another model than process 0')
+    refused(beside(film + ['--devices', '0:cpu|2:cpu'], 1), 'there is no process 2', 'start more workers')
+    refused(film + ['--devices', '0:cpu|1:cpu'], 'there is no process 1', 'mpirun')
+    refused(worker(), 'mpirun -n 1 avatar speak')
+    refused(['mpirun', '--oversubscribe', '-n', 2, *worker()], '2 workers, and no process with a film')
+    refused(['mpirun', '--oversubscribe', '-n', 2, *film, ':', '-n', 1, *worker()], '2 processes with a film and 1 workers')
+    require(not (tmp / 'o.nut').exists(), 'a film was left')
+
+
+@case
+def films_alone_need_no_worker(tmp):
+    """mpirun -n 2 with a film each and no worker: both run by themselves."""
+    wav, png = inputs(tmp, 1)
+    line = ['mpirun', '--oversubscribe', '-n', 1, *speak(wav, png, tmp / 'a.nut'), ':', '-n', 1, *speak(wav, png, tmp / 'b.nut')]
+    ok(line)
+    require((tmp / 'a.nut').read_bytes() == (tmp / 'b.nut').read_bytes())
+
+
+# ---- lost ------------------------------------------------------------------------------------------------------------------------
+
+
+class Going:
+    """A long film over 4 processes, its words and its blocks as they come."""
+
+    def __init__(self, tmp, options=()):
+        self.tmp, self.words, self.stats = tmp, tmp / 'words', tmp / 'stats'
+        wav, png = tone(tmp / 'a.wav', 0.3, 120), face(tmp)
+        line = beside(speak(wav, png, tmp / 'o.nut', '--stats', self.stats), 3, options=options)
+        self.p = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=open(self.words, 'wb'), env=dict(ENV, AVATAR_CASE=str(tmp)))
+
+    def text(self):
+        return self.words.read_text(errors='replace')
+
+    def blocks(self):
+        return self.stats.read_text().count('\n') if self.stats.exists() else 0
+
+    def wait_for(self, what):
+        end = time.time() + 120
+        while not what():
+            require(self.p.poll() is None, 'it ended too early', self.text())
+            require(time.time() < end, 'it does not get so far', self.text())
+            time.sleep(0.05)
+
+    def pid(self, process):
+        """Of a worker by its number, of the film by 0."""
+        if not process:
+            return ours(self.tmp)['speak'][0]
+        return int(re.search(r'avatar worker (\d+): process %d of' % process, self.text()).group(1))
+
+    def is_met(self):
+        return len(re.findall('serves with', self.text())) == 3
+
+    def end(self, within):
+        """All is over in time, and nobody is left. How long it took."""
+        start = time.time()
+        try:
+            self.p.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError('mpirun still runs %d s later: %s' % (within, self.text()))
+        for _ in range(40):
+            if not ours(self.tmp):
+                break
+            time.sleep(0.1)
+        require(not ours(self.tmp), 'left behind:', ours(self.tmp))
+        return time.time() - start
+
+    def kill(self):
+        for pids in ours(self.tmp).values():
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+        self.p.kill()
+        self.p.wait()
+
+
+STAGES = {
+    'start':   lambda g: True,
+    'load':    lambda g: g.is_met(),
+    'picture': lambda g: g.is_met() and 'at 25 fps, seed' in g.text(),
+    'wave':    lambda g: g.is_met() and g.blocks() >= 1,
+    'stream':  lambda g: g.is_met() and g.blocks() >= 9,
+}
+
+
+def lose(tmp, stage, process, sig, options=()):
+    g = Going(tmp, options)
+    try:
+        g.wait_for(lambda: STAGES[stage](g))
+        if stage == 'start':
+            g.wait_for(lambda: len(ours(tmp).get('worker', ())) == 3)
+            os.kill(ours(tmp)['worker'][process - 1], sig)
+            g.end(15)
+            return
+        blocks = g.blocks()
+        os.kill(g.pid(process), sig)
+        took = g.end(20)
+        require(g.p.returncode != 0 or options, 'it succeeded', g.text())
+        told = re.findall(r'avatar( worker \d+)?: process %d on \S+ \(cpu\) is lost: (.*)' % process, g.text())
+        require(told, stage, process, sig, 'nobody says that it is lost:', g.text())
+        if process:
+            require('' in [t[0] for t in told], 'the film does not say it:', g.text())
+        if process and blocks > 1:
+            n = len(Nut(tmp / 'o.nut').video)
+            require(n >= 12 * blocks, n, 'frames of', blocks, 'blocks were given', g.text())
+        return took
+    finally:
+        g.kill()
+
+
+@case
+def a_killed_process_is_told(tmp):
+    """Each of the workers, at each stage: in time, with a sentence, with the frames that were finished, with nobody left."""
+    for stage in STAGES:
+        for process in (1, 3) if stage != 'stream' else (1, 2, 3):
+            d = tmp / ('%s-%d' % (stage, process))
+            d.mkdir()
+            lose(d, stage, process, signal.SIGKILL)
+
+
+@case
+def a_hung_process_is_told(tmp):
+    """Stopped for good: found by its silence."""
+    for process in (1, 3):
+        d = tmp / str(process)
+        d.mkdir()
+        lose(d, 'wave', process, signal.SIGSTOP)
+
+
+@case
+def the_film_can_be_killed(tmp):
+    lose(tmp, 'wave', 0, signal.SIGKILL)
+
+
+@case
+def interrupted(tmp):
+    """Ctrl-C of the film, and of mpirun: all end, the frames that were made are a film."""
+    for who in ('film', 'mpirun'):
+        d = tmp / who
+        d.mkdir()
+        g = Going(d)
+        try:
+            g.wait_for(lambda: STAGES['stream'](g))
+            os.kill(g.pid(0) if who == 'film' else g.p.pid, signal.SIGINT)
+            g.end(15)
+            if who == 'film':
+                require(len(Nut(d / 'o.nut').video) >= 12 * 8, 'frames are missing', g.text())
+                require('is lost' not in g.text(), g.text())
+        finally:
+            g.kill()
+
+
+def main():
+    global A
+    p = argparse.ArgumentParser()
+    for name in ('tool', 'media', 'model', 'other', 'bin'):
+        p.add_argument('--' + name)
+    p.add_argument('cases', nargs='*')
+    A = tool_harness.A = p.parse_args()
+    if not shutil.which('mpirun') or not (pathlib.Path(A.tool).parent / 'libavatar_mpi.so').exists():
+        print('SKIPPED: no mpirun, or avatar was built without MPI')
+        print('0 passed, 0 failed, 1 skipped')
+        return 0
+    counts = {'passed': 0, 'failed': 0, 'skipped': 0}
+    for f in CASES:
+        if A.cases and f.__name__ not in A.cases:
+            continue
+        with tempfile.TemporaryDirectory(prefix='avatar-mpi-') as d:
+            try:
+                start = time.time()
+                f(pathlib.Path(d))
+                print('ok   %s %.1f s' % (f.__name__, time.time() - start))
+                counts['passed'] += 1
+            except Skip as e:
+                print('SKIPPED: %s: %s' % (f.__name__, e))
+                counts['skipped'] += 1
+            except Exception as e:                                  # noqa: BLE001
+                print('FAIL %s: %s' % (f.__name__, e))
+                counts['failed'] += 1
+    print('%(passed)d passed, %(failed)d failed, %(skipped)d skipped' % counts)
+    return counts['failed'] > 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
