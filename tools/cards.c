@@ -47,17 +47,15 @@ void cards_names(char *text, size_t size)
         n += (size_t)snprintf(text + n, size - n, "%s%s", i ? " " : "", cards[i].name);
 }
 
-double cards_link(const char *name)
+/* What is counted on: of the published rates what copies reach, and for the latency the host's part in starting them. */
+const Link *cards_link(const char *name)
 {
-    static const struct {
-        const char *name;
-        double rate;
-    } links[] = { { "pcie4", 25e9 }, { "pcie5", 50e9 }, { "nvlink", 380e9 }, { "100g", 12e9 } };
+    static const Link links[] = { { "pcie4", 25e9, 20e-6 }, { "pcie5", 50e9, 20e-6 }, { "nvlink", 380e9, 12e-6 }, { "100g", 12e9, 40e-6 } };
 
     for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
         if (!strcmp(links[i].name, name))
-            return links[i].rate;
-    return 0;
+            return &links[i];
+    return NULL;
 }
 
 /* "24", "24gb" -> 24; 0: no size */

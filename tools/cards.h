@@ -22,7 +22,12 @@ typedef struct Cards {
 int cards_parse(Cards *c, const char *text);
 /** The names, joined by spaces. */
 void cards_names(char *text, size_t size);
-/** Bytes a second of a link's name, "pcie4", "pcie5", "nvlink", "100g"; 0: none of these. */
-double cards_link(const char *name);
+typedef struct Link {                   // between cards
+    const char *name;                   // "pcie4"
+    double rate, latency;               // bytes a second that a card sends; seconds of an exchange, however little is sent
+} Link;
+
+/** A link by its name, "pcie4", "pcie5", "nvlink", "100g"; NULL: none of these. */
+const Link *cards_link(const char *name);
 
 #endif

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "plan.h"
@@ -18,7 +19,7 @@ static const double fsdp_gb = 25.65;                // of each card, when the or
 
 typedef struct Answer {
     Cards cards;
-    double link;
+    const Link *link;
     Found best, instead[INSTEAD];
     int nb_instead;
     char options[1024];
@@ -50,7 +51,7 @@ static void show_bar(double used, double usable)
 static void show_cards(const Answer *a)
 {
     const Found *f = &a->best;
-    const int front = f->plan.front_device[4] - '0';
+    const int front = atoi(f->plan.front_device + 4);
 
     printf("%-7s %-10s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
     for (int r = 0; r < f->plan.nb_ranks; r++) {
@@ -61,6 +62,8 @@ static void show_cards(const Answer *a)
             snprintf(layers, sizeof(layers), "VAE");
         else
             snprintf(layers, sizeof(layers), "%d-%d%s", p->l0, p->l1 - 1, p->vae ? " +VAE" : "");
+        if (p->nb_parts > 1)
+            snprintf(layers + strlen(layers), sizeof(layers) - strlen(layers), " %d/%d", p->part + 1, p->nb_parts);
         printf("%-7s %-10s", p->device, layers);
         for (int i = 0; i < 5; i++)
             printf(" %8.2f", parts_of(&f->memory[r], i) / GB);
@@ -77,6 +80,9 @@ static void show_time(const Answer *a)
     printf("on paper: %.1f fps (25 is real time), first frame after %.1f s with the model loaded; what bounds it: %s\n", fps(&a->best), p->first, p->bound);
     printf("          an item through all layers %.0f ms, a block's pictures %.0f ms, from block to block %.0f ms\n", 1e3 * p->item, 1e3 * p->decode,
            1e3 * p->period);
+    if (p->exchange > 0)
+        printf("          of an item %.0f ms pass between the parts of its layers, over %s: %.0f GB/s, %.0f us each time\n", 1e3 * p->exchange, a->link->name,
+               a->link->rate / GB, 1e6 * a->link->latency);
     printf("          from %s%s, of which %.0f %% (products), %.0f %% (convolutions), %.0f %% (bandwidth) are counted on; not measured\n",
            a->cards.assumed ? "the rates of a usual card of that size, " : "published rates of ", a->cards.card[0]->name, 100 * SHARE_PRODUCTS,
            100 * SHARE_CONV, 100 * SHARE_BYTES);
@@ -120,9 +126,9 @@ static void show_json(const Answer *a, const char *precision)
 
     for (int i = 1; i < a->cards.nb; i++)
         least = a->cards.usable[i] < least ? a->cards.usable[i] : least;
-    printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"fits\": %s, \"fps\": %.3f, \"first_frame\": %.3f, "
+    printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"fits\": %s, \"fps\": %.3f, \"first_frame\": %.3f, \"exchange\": %.6f, "
            "\"usable\": %.0f, \"bound\": \"%s\", \"options\": \"%s\", \"ranks\": [", avt_plan_text(&f->plan, text, sizeof(text)), precision, f->width,
-           f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, least, f->paper.bound, a->options);
+           f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, f->paper.exchange, least, f->paper.bound, a->options);
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         printf(r ? ", " : "");
         plan_json_memory(f->plan.rank[r].device, &f->memory[r]);
@@ -167,7 +173,7 @@ static void svg_memory(FILE *out, const Answer *a)
         fprintf(out, p->pipe < 0 ? "VAE" : p->vae ? "%d-%d+V" : "%d-%d", p->l0, p->l1 - 1);
         fprintf(out, "</text>\n");
         for (int i = 0; i < 6; i++) {
-            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == f->plan.front_device[4] - '0' ? (double)avt_plan_sum(&f->front) : 0;
+            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == atoi(f->plan.front_device + 4) ? (double)avt_plan_sum(&f->front) : 0;
 
             fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, part / most * BAR_W, colour[i]);
             x += part / most * BAR_W;
@@ -183,7 +189,7 @@ static void svg_time(FILE *out, const Answer *a, int top)
     static const char *const shade[] = { "#2b5d8a", "#c9742a", "#3f7f3a", "#8a4f86" };
     const Found *f = &a->best;
     double ready[PLAN_MAX_RANKS] = { 0 }, end = 0, x0 = BAR_X, scale;
-    const int blocks = 4;
+    const int blocks = 4, parts = avt_plan_parts(&f->plan);
 
     for (int pass = 0; pass < 2; pass++) {                          // the first finds the end, the second draws
         scale = pass ? (SVG_W - BAR_X - 20) / end : 1;
@@ -195,14 +201,17 @@ static void svg_time(FILE *out, const Answer *a, int top)
 
                 if (b < 0 || b >= blocks)
                     continue;
-                for (int r = f->plan.first[i]; r <= f->plan.last[i]; r++) {
+                for (int r = f->plan.first[i]; r <= f->plan.last[i]; r += parts) {
                     const double d = f->paper.item * (f->plan.rank[r].l1 - f->plan.rank[r].l0) / f->plan.rank[f->plan.last[i]].l1;
 
-                    t = t > ready[r] ? t : ready[r];
-                    if (pass)
+                    for (int k = 0; k < parts; k++)                 // all parts at once
+                        t = t > ready[r + k] ? t : ready[r + k];
+                    for (int k = 0; k < parts && pass; k++)
                         fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"18\" fill=\"%s\" stroke=\"white\"/>\n", x0 + t * scale,
-                                top + 24 * r, d * scale, shade[b]);
-                    t = ready[r] = t + d;
+                                top + 24 * (r + k), d * scale, shade[b]);
+                    t += d;
+                    for (int k = 0; k < parts; k++)
+                        ready[r + k] = t;
                 }
                 if (i + 1 == f->steps) {
                     const int r = f->plan.vae_rank;
@@ -245,7 +254,7 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
     const char *link = o->link ? o->link : "pcie4";
 
     a.link = cards_link(link);
-    if (a.link <= 0)
+    if (!a.link)
         return fprintf(stderr, "avatar: --link: '%s' is not allowed; pcie4, pcie5, nvlink, 100g\n", link), 2;
     if (cards_parse(&a.cards, o->gpus) < 0)
         return 2;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * See search.h. Time on paper: an op takes its FLOPs over the rate of its kind or its bytes over the bandwidth, whichever is longer; the sum
- * over an item's ops is spread over ranks by their layers. A pipe gives a block in the time of its busiest rank, or, when too few blocks
+ * over an item's ops is spread over ranks by their layers, and over the parts of these; what parts exchange takes its bytes over the link's rate
+ * and its latency each time, while nothing is computed. A pipe gives a block in the time of its busiest rank, or, when too few blocks
  * are under way to keep all busy, in the time of a block's whole way over their number.
  */
 #include <math.h>
@@ -27,13 +28,19 @@ static double op_seconds(OpId op, double flops, double bytes, const Card *c)
     return compute > memory ? compute : memory;
 }
 
-static double stat_seconds(const OpStat *stat, const Card *c)
+/* Of attention there may be another share than of the rest. */
+static double shared_seconds(const OpStat *stat, const Card *c, double share, double attention)
 {
     double s = 0;
 
     for (int i = 0; i < OP_NB; i++)
-        s += op_seconds((OpId)i, stat[i].flops, stat[i].bytes, c);
+        s += op_seconds((OpId)i, stat[i].flops, stat[i].bytes, c) * (i == OP_ATTENTION ? attention : share);
     return s;
+}
+
+static double stat_seconds(const OpStat *stat, const Card *c)
+{
+    return shared_seconds(stat, c, 1, 1);
 }
 
 typedef struct Work {                   // what there is to do, whatever the plan: found once
@@ -88,29 +95,46 @@ static int find_work(Work *w, int width, int height, int steps, const PlanSizes 
     return ret;
 }
 
-static double share_of(const PlanRank *r, const PlanSizes *s)
+/* Of a layer: its part that has most heads, which of columns has most of all. */
+static double part_seconds(const Plan *p, const Work *w, const Card *card, const PlanSizes *sizes)
 {
-    return (double)(r->l1 - r->l0) / s->dit.nb_layers;
+    const int parts = avt_plan_parts(p), heads = sizes->dit.nb_heads;
+    const double most = (double)((heads + parts - 1) / parts) / heads;
+
+    return shared_seconds(w->item, card, p->split == TEAM_HEADS ? 1.0 / parts : most, most) / sizes->dit.nb_layers;
+}
+
+/* Seconds that an item is on a rank; parts of a team work at the same time. */
+static double item_seconds(Found *f, int r, const Work *w, const Card *card, const PlanSizes *sizes, const Link *link)
+{
+    const PlanRank *rank = &f->plan.rank[r];
+    const double compute = part_seconds(&f->plan, w, card, sizes) * (rank->l1 - rank->l0);
+    const double exchange = f->traffic[r].bytes / link->rate + f->traffic[r].turns * link->latency;
+
+    if (rank->pipe <= 0 && !rank->part) {
+        f->paper.item += compute + exchange;
+        f->paper.exchange += exchange;
+    }
+    return compute + exchange;
 }
 
 /* busy[], and the way of a block through all steps, without its pictures. */
-static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, double link)
+static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, const Link *link)
 {
     Paper *p = &f->paper;
     double way = 0;
 
-    p->hop = w->hop_bytes / link;
+    p->hop = w->hop_bytes / avt_plan_parts(&f->plan) / link->rate + link->latency;
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         const PlanRank *rank = &f->plan.rank[r];
         const Card *card = cards->card[atoi(rank->device + 4)];
-        const double item = stat_seconds(w->item, card) * share_of(rank, sizes);
+        const double item = item_seconds(f, r, w, card, sizes, link);
         int steps = 0;
 
         for (int i = 0; i < f->plan.steps; i++)
             steps += rank->pipe >= 0 && avt_plan_holds(&f->plan, r, i);
         p->busy[r] = steps * item;
-        way += steps * (item + (rank->prev >= 0 ? p->hop : 0));
-        p->item += rank->pipe <= 0 ? item : 0;
+        way += rank->part ? 0 : steps * (item + (rank->prev >= 0 ? p->hop : 0));
         if (rank->vae) {
             p->decode = stat_seconds(w->decode, card);
             p->busy[r] += p->decode;
@@ -121,7 +145,7 @@ static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes 
     return way;
 }
 
-static void reckon(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, double link)
+static void reckon(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, const Link *link)
 {
     Paper *p = &f->paper;
     const double way = walk(f, w, cards, sizes, link);
@@ -133,7 +157,7 @@ static void reckon(Found *f, const Work *w, const Cards *cards, const PlanSizes 
         most = p->busy[r] > p->busy[most] ? r : most;
     p->period = fmax(turn, p->busy[most]);
     p->first = p->front + p->encode + way + p->decode;
-    p->bound = alone ? "one block is made after the other" : p->busy[most] < turn ? "too few blocks are under way to keep all cards busy" :
+    p->bound = 2 * p->exchange > p->item ? "what the parts of layers exchange" : alone ? "one block is made after the other" : p->busy[most] < turn ? "too few blocks are under way to keep all cards busy" :
                f->plan.rank[most].pipe < 0 ? "the VAE" : f->plan.rank[most].vae ? "the card with the VAE" : "the layers";
 }
 
@@ -153,6 +177,8 @@ static int measure(Found *f, const Cards *cards, const PlanSizes *sizes, const B
 
     for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++) {
         ret = avt_rank_measure(&f->memory[r], &set, r, sizes, be, NULL, stat);
+        if (ret >= 0)
+            ret = avt_rank_traffic(&f->traffic[r], &set, r, sizes, be);
         f->used[card_of(f->plan.rank[r].device)] += (double)avt_plan_sum(&f->memory[r]);
     }
     if (ret >= 0)
@@ -168,6 +194,18 @@ static int measure(Found *f, const Cards *cards, const PlanSizes *sizes, const B
 
 /* ---- candidates ---------------------------------------------------------------------------------------------------- */
 
+typedef struct Search {
+    const Cards *cards;
+    const Link *link;
+    const ToolOptions *o;
+    const PlanSizes *sizes;
+    const BackendOptions *be;
+    const char *asked;                  // or NULL
+    Work work;
+    Found *best;
+    int found;
+} Search;
+
 static void device_list(char *text, size_t size, int nb)
 {
     size_t n = 0;
@@ -176,20 +214,45 @@ static void device_list(char *text, size_t size, int nb)
         n += (size_t)snprintf(text + n, size - n, "%scuda%d", i ? "|" : "", i);
 }
 
-/* A candidate of `nb` cards; vae_own: the last of them has the VAE alone. @return 1 when it is one */
-static int try_one(Found *f, const char *kind, int nb, int vae_own, const Cards *cards, const ToolOptions *o, const PlanSizes *sizes,
-                   const BackendOptions *be)
+/* The least that a plan's period can be, however its layers are split: from an even split, and from what the first rank exchanges. */
+static double least_period(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, const BackendOptions *be, const Link *link)
 {
+    const Plan *p = &f->plan;
+    double sum = 0, turn;
+    RankSetup set;
+
+    if (setup_for(&set, p, f->width, f->height, sizes) < 0 || avt_rank_traffic(&f->traffic[0], &set, 0, sizes, be) < 0)
+        return INFINITY;
+    for (int r = 1; r < p->nb_ranks; r++) {
+        const double share = (double)(p->rank[r].l1 - p->rank[r].l0) / (p->rank[0].l1 - p->rank[0].l0);
+
+        f->traffic[r] = (CommTraffic){ share * f->traffic[0].bytes, share * f->traffic[0].turns };
+    }
+    turn = walk(f, w, cards, sizes, link) / p->in_flight;
+    for (int r = 0; r < p->nb_ranks; r++)
+        sum += f->paper.busy[r];
+    f->paper = (Paper){ .item = 0 };
+    return fmax(turn, sum / p->nb_ranks);
+}
+
+/* A candidate of `nb` cards; vae_own: the last of them has the VAE alone. @return 1 when it is one, and may be better than `best` */
+static int try_one(Found *f, const char *kind, int vae_own, const Search *s)
+{
+    const Cards *cards = s->cards;
+    const int nb = cards->nb;
     char devices[PLAN_MAX_RANKS * 8], vae[32];
-    const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .front_device = o->engine.front_device,
-                            .steps = f->steps, .nb_layers = sizes->dit.nb_layers, .nb_heads = sizes->dit.nb_heads, .room = cards->usable };
-    PlanSizes sized = *sizes;
+    const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .front_device = s->o->engine.front_device,
+                            .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
+    PlanSizes sized = *s->sizes;
 
     sized.width = f->width;
     sized.height = f->height;
     device_list(devices, sizeof(devices), nb - vae_own);
     snprintf(vae, sizeof(vae), "cuda%d", nb - 1);
-    return avt_rank_plan(&f->plan, &p, &sized, be) >= 0 && measure(f, cards, &sized, be) >= 0;
+    if (s->found && s->best->lack <= 0 && avt_plan_make(&f->plan, &p, NULL) >= 0 && avt_plan_parts(&f->plan) > 1 &&
+        least_period(f, &s->work, cards, &sized, s->be, s->link) >= s->best->paper.period)
+        return 0;
+    return avt_rank_plan(&f->plan, &p, &sized, s->be) >= 0 && measure(f, cards, &sized, s->be) >= 0;
 }
 
 static int better(const Found *a, const Found *b)
@@ -197,29 +260,56 @@ static int better(const Found *a, const Found *b)
     return a->lack != b->lack ? a->lack < b->lack : a->paper.period < b->paper.period * 0.999;
 }
 
-static int try_all(Found *best, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+static const char *const kinds[] = { "sequential", "wave", "timestep", "layer" };
+static const char *const splits[] = { "tensor", "ulysses" };
+
+/* "layer", "tensor2", "layer+tensor2" */
+static void name_plan(char *name, size_t size, int kind, int split, int parts)
 {
-    static const char *const kinds[] = { "sequential", "wave", "timestep", "layer" };
-    const char *asked = o->engine.plan && strcmp(o->engine.plan, "auto") ? o->engine.plan : NULL;
-    const int steps = best->steps, width = best->width, height = best->height;
-    Work work;
-    int found = 0, ret = find_work(&work, width, height, steps, sizes, be);
-
-    for (int k = 0; k < 4 && ret >= 0; k++)
-        for (int own = 0; own < 2; own++) {
-            const int layers = cards->nb - own, fits_kind = k < 2 ? layers == 1 : k == 2 ? layers == steps : layers > 1;
-            Found f = { .width = width, .height = height, .steps = steps };
-
-            if (!fits_kind || (asked && strcmp(asked, kinds[k])) || !try_one(&f, kinds[k], cards->nb, own, cards, o, sizes, be))
-                continue;
-            reckon(&f, &work, cards, sizes, link);
-            if (!found++ || better(&f, best))
-                *best = f;
-        }
-    return ret < 0 ? ret : found ? 0 : AVT_ERR(EINVAL);
+    if (parts == 1)
+        snprintf(name, size, "%s", kinds[kind]);
+    else
+        snprintf(name, size, "%s%s%s%d", kind ? kinds[kind] : "", kind ? "+" : "", splits[split], parts);
 }
 
-int search_plan(Found *f, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
+/* Do so many cards go with the plan? */
+static int fits_plan(int kind, int parts, int nb, int steps)
+{
+    const int teams = nb % parts ? 0 : nb / parts;
+
+    return kind < 2 ? teams == 1 : kind == 2 ? teams == steps : teams > 1;
+}
+
+static void try_plan(Search *s, int kind, int split, int parts, int own)
+{
+    Found f = { .width = s->best->width, .height = s->best->height, .steps = s->best->steps };
+    char name[40];
+
+    name_plan(name, sizeof(name), kind, split, parts);
+    if (!fits_plan(kind, parts, s->cards->nb - own, f.steps) || (s->asked && strcmp(s->asked, name)) ||
+        !try_one(&f, name, own, s))
+        return;
+    reckon(&f, &s->work, s->cards, s->sizes, s->link);
+    if (!s->found++ || better(&f, s->best))
+        *s->best = f;
+}
+
+static int try_all(Found *best, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    Search s = { .cards = cards, .link = link, .o = o, .sizes = sizes, .be = be, .best = best };
+    const char *plan = o->engine.plan && strcmp(o->engine.plan, "auto") ? o->engine.plan : NULL;
+    const int ret = find_work(&s.work, best->width, best->height, best->steps, sizes, be);
+
+    s.asked = plan && !strncmp(plan, "sequential+", 11) ? plan + 11 : plan;
+    for (int parts = 1; parts <= cards->nb && parts <= TEAM_MAX && ret >= 0; parts++)
+        for (int k = 0; k < 4; k++)
+            for (int split = 0; split < (parts > 1 ? 2 : 1); split++)
+                for (int own = 0; own < 2; own++)
+                    try_plan(&s, k, split, parts, own);
+    return ret < 0 ? ret : s.found ? 0 : AVT_ERR(EINVAL);
+}
+
+int search_plan(Found *f, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     BackendOptions be = { .level = CPU_AUTO, .act = DT_BF16 };
     int ret = avt_options_precision(&be.act, o->engine.precision, log);
@@ -237,7 +327,7 @@ int search_plan(Found *f, const Cards *cards, double link, const ToolOptions *o,
 
 /* ---- what fits instead --------------------------------------------------------------------------------------------- */
 
-static int try_instead(Found *f, int w, int h, int steps, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes)
+static int try_instead(Found *f, int w, int h, int steps, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes)
 {
     const Log silent = { .level = -1 };
     ToolOptions other = *o;
@@ -248,7 +338,7 @@ static int try_instead(Found *f, int w, int h, int steps, const Cards *cards, do
     return search_plan(f, cards, link, &other, sizes, &silent) >= 0 && f->lack <= 0;
 }
 
-int search_instead(Found *list, int max, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes)
+int search_instead(Found *list, int max, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes)
 {
     const int steps = o->engine.steps > 0 ? o->engine.steps : 4;
     int nb = 0;
@@ -271,12 +361,11 @@ int search_instead(Found *list, int max, const Cards *cards, double link, const 
 
 void search_options(char *text, size_t size, const Found *f)
 {
-    static const char *const kinds[] = { [PLAN_SEQUENTIAL] = "sequential", [PLAN_WAVE] = "wave", [PLAN_TIMESTEP] = "timestep", [PLAN_LAYER] = "layer" };
     const PlanRank *vae = &f->plan.rank[f->plan.vae_rank];
-    char devices[PLAN_MAX_RANKS * 8];
+    char devices[PLAN_MAX_RANKS * 8], name[40];
 
     device_list(devices, sizeof(devices), f->plan.nb_ranks - (vae->pipe < 0));
-    snprintf(text, size, "devices=%s:plan=%s", devices, kinds[f->plan.kind]);
+    snprintf(text, size, "devices=%s:plan=%s", devices, avt_plan_name(&f->plan, name, sizeof(name)));
     if (vae->pipe < 0)
         snprintf(text + strlen(text), size - strlen(text), ":vae_device=%s", vae->device);
 }

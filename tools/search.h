@@ -9,6 +9,7 @@
 
 typedef struct Paper {                  // seconds, by published rates and the shares of them below
     double item, decode, encode, front; // an item through all layers; a block's pictures; the reference picture; 60 s of sound and a prompt
+    double exchange;                    // of an item: what passes between the parts of layers
     double busy[PLAN_MAX_RANKS];        // of a block, of each rank
     double hop;                         // a message between ranks of a pipe
     double period, first;               // from block to block; to the first frame, with everything loaded
@@ -18,6 +19,7 @@ typedef struct Paper {                  // seconds, by published rates and the s
 typedef struct Found {
     Plan plan;
     PlanMemory memory[PLAN_MAX_RANKS], front;
+    CommTraffic traffic[PLAN_MAX_RANKS];    // of an item, to the other parts of its layers
     double used[PLAN_MAX_RANKS];        // bytes of each card, all that lies there
     double lack;                        // bytes that are missing where most are; 0: it fits
     int lacks;                          // that card
@@ -32,12 +34,11 @@ typedef struct Found {
 
 /**
  * The fastest plan that fits at the size and steps asked for; when none fits, the one that lacks least, with lack > 0.
- * @param link  bytes a second between cards
  * @return 0 or an error (logged)
  */
-int search_plan(Found *f, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes, const Log *log);
+int search_plan(Found *f, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes, const Log *log);
 /** What fits instead: the same with fewer steps, or with a smaller size. @return how many were found, at most `max` */
-int search_instead(Found *list, int max, const Cards *cards, double link, const ToolOptions *o, const PlanSizes *sizes);
+int search_instead(Found *list, int max, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes);
 /** "devices=...:plan=...", to paste. */
 void search_options(char *text, size_t size, const Found *f);
 

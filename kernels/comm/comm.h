@@ -136,4 +136,11 @@ int avt_comm_dry_open(Comm **comm, int nb, int rank, const Log *log);
  *  caller's to fill. Owned by `c`. */
 CommRoute *avt_comm_dry_routes(Comm *c, int *nb);
 
+typedef struct CommTraffic {
+    double bytes, turns;                // sent; times that a rank sends after it has received: each waits for others
+} CommTraffic;
+
+/** What has been sent so far of one kind. */
+CommTraffic avt_comm_dry_traffic(const Comm *c, CommTag tag);
+
 #endif

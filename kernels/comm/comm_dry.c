@@ -9,6 +9,8 @@ typedef struct DryEnd {                 // a Comm
     Comm comm;
     CommRoute *route;
     int nb, room;
+    CommTraffic sent[TAG_NB];
+    int received[TAG_NB];               // since the last send
 } DryEnd;
 
 static int note(DryEnd *d, int src, int dst, CommTag tag, size_t size)
@@ -35,11 +37,18 @@ static int note(DryEnd *d, int src, int dst, CommTag tag, size_t size)
 
 static int dry_send(Comm *c, int dst, CommTag tag, const CommData *d)
 {
+    DryEnd *e = (DryEnd *)c;
+    CommTraffic *t = &e->sent[tag];
+
+    t->turns += !t->bytes || e->received[tag];
+    t->bytes += (double)d->size;
+    e->received[tag] = 0;
     return note((DryEnd *)c, c->rank, dst, tag, d->size);
 }
 
 static int dry_recv(Comm *c, int src, CommTag tag, const CommData *d)
 {
+    ((DryEnd *)c)->received[tag] = 1;
     return note((DryEnd *)c, src, c->rank, tag, d->size);
 }
 
@@ -53,6 +62,11 @@ CommRoute *avt_comm_dry_routes(Comm *c, int *nb)
 {
     *nb = ((DryEnd *)c)->nb;
     return ((DryEnd *)c)->route;
+}
+
+CommTraffic avt_comm_dry_traffic(const Comm *c, CommTag tag)
+{
+    return ((const DryEnd *)c)->sent[tag];
 }
 
 int avt_comm_dry_open(Comm **comm, int nb, int rank, const Log *log)

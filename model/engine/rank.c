@@ -444,3 +444,25 @@ int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const Plan
     rehearsal_close(&h);
     return ret;
 }
+
+int avt_rank_traffic(CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    CommTraffic before;
+    Rehearsal h;
+    int step = 0, ret = 0;
+
+    *t = (CommTraffic){ 0, 0 };
+    if (set->plan->rank[index].nb_parts == 1)
+        return 0;
+    while (!avt_plan_holds(set->plan, index, step))
+        step++;
+    ret = rehearsal_open(&h, set, index, sizes, opt);
+    if (ret < 0)
+        return ret;
+    before = avt_comm_dry_traffic(h.comm, TAG_TEAM);
+    ret = avt_rank_obey(&h.r, &(Cmd){ .kind = CMD_WAVE, .new_block = -1, .nb_items = 1, .item[0] = { .block = MID_STREAM, .step = step } });
+    *t = avt_comm_dry_traffic(h.comm, TAG_TEAM);
+    *t = (CommTraffic){ t->bytes - before.bytes, t->turns - before.turns };
+    rehearsal_close(&h);
+    return ret;
+}

@@ -171,6 +171,9 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
  * @param calls  gets a list of *nb, freed with avt_free()
  */
 int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *opt);
+/** What a part of a team sends to the others for one item in mid-stream, and in how many exchanges, one after another; 0 of a rank that is no
+ *  part of one. */
+int avt_rank_traffic(CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
 /** What layers (a part of each, where plan `like` splits them), ends of a pipe and the VAE ask of a device at the model's own size of
  *  frames and like's steps, by rehearsals: for avt_plan_make(). w->front
  *  is left 0; w->layer is the caller's to free with avt_free(). rank_weigh.c, as what follows. */

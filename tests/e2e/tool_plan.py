@@ -53,6 +53,23 @@ def plan_takes_the_fastest(tmp):
 
 
 @case
+def plan_splits_layers(tmp):
+    """Teams: what is asked for is what is shown, less memory by columns, less traffic by heads; taken by itself where it is faster."""
+    whole = plan('--gpus', '2xb200', '--link', 'nvlink', '--plan', 'layer')[0]
+    tensor, ulysses = (plan('--gpus', '2xb200', '--link', 'nvlink', '--plan', p)[0] for p in ('tensor2', 'ulysses2'))
+    require(tensor['options'] == 'devices=cuda0|cuda1:plan=tensor2' and ulysses['plan'].startswith('ulysses2 on cuda0|cuda1'), tensor, ulysses)
+    require(tensor['ranks'][0]['weights'] < 0.55 * ulysses['ranks'][0]['weights'], tensor['ranks'], ulysses['ranks'])
+    require(abs(tensor['ranks'][0]['state'] / ulysses['ranks'][0]['state'] - 1) < 0.05, 'rings by heads, both')
+    require(tensor['exchange'] > 4 * ulysses['exchange'] > 0 and whole['exchange'] == 0, tensor['exchange'], ulysses['exchange'])
+    require(tensor['first_frame'] < whole['first_frame'], 'an item takes as long as on one card')
+    slow, fast = plan('--gpus', '16x80', '--link', '100g')[0], plan('--gpus', '16x80', '--link', 'nvlink')[0]
+    require('+' in fast['plan'] and fast['fps'] > plan('--gpus', '16x80', '--plan', 'layer')[0]['fps'] and fast['fps'] >= slow['fps'], fast['plan'])
+    require(plan('--gpus', '4x80', '--plan', 'layer+tensor2')[0]['plan'].startswith('layer+tensor2'), 'layer+tensor2')
+    require(b'pass between the parts' in Run('plan', '--gpus', '2xb200', '--plan', 'tensor2').out, 'exchange')
+    fails(Run('plan', '--gpus', '4x80', '--plan', 'tensor2'), 1, 'tensor2')
+
+
+@case
 def plan_is_quick_and_shown(tmp):
     require(min(plan('--gpus', '4x24', '-o', tmp / 'p.svg')[1] for _ in range(3)) < 1, 'more than a second')
     svg = xml.dom.minidom.parse(str(tmp / 'p.svg'))

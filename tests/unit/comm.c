@@ -436,6 +436,7 @@ static void a_rehearsal_leaves_its_routes(void **state)
 {
     Backend *be;
     Arena *a;
+    CommTraffic sent;
     CommRoute *got;
     Comm *c;
     Tensor x;
@@ -452,8 +453,13 @@ static void a_rehearsal_leaves_its_routes(void **state)
     REQUIRE_OK(avt_comm_expect(c, be, 0, TAG_B, x));
     REQUIRE_OK(avt_comm_recv(c, be, 0, TAG_B, avt_rows(x, 0, 1)));
     REQUIRE_OK(avt_comm_recv_bytes(c, 2, TAG_COMMAND, NULL, 77));
+    sent = avt_comm_dry_traffic(c, TAG_A);
+    REQUIRE(sent.bytes == 4 * 4096.0 * (10 + (1 << 20) + 10) && sent.turns == 1 && avt_comm_dry_traffic(c, TAG_B).turns == 0);
+    REQUIRE_OK(avt_comm_recv(c, be, 2, TAG_A, avt_rows(x, 0, 1)));
+    REQUIRE_OK(avt_comm_send(c, be, 2, TAG_A, avt_rows(x, 0, 1)));
+    REQUIRE(avt_comm_dry_traffic(c, TAG_A).turns == 2);
     got = avt_comm_dry_routes(c, &nb);
-    assert_int_equal(nb, 3);
+    assert_int_equal(nb, 4);
     REQUIRE(got[0].src == 1 && got[0].dst == 2 && got[0].tag == TAG_A && got[0].size == (size_t)4 << 32);
     REQUIRE(got[1].src == 0 && got[1].dst == 1 && got[1].tag == TAG_B && got[1].size == 4 << 12);
     REQUIRE(got[2].src == 2 && got[2].dst == 1 && got[2].tag == TAG_COMMAND && got[2].size == 77);

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Plans that split layers over a team give what one device gives, by columns and by heads, alone and within the other plans, for 3, 4,
+ * 5 and 8 steps over 10 blocks with the sink's refresh, with whole and with partial waves; planned memory = used memory; the bytes that
+ * parts send each other.
+ */
+#include "plans.h"
+
+/* Plans that split layers, by heads and by columns, in equal shares and in others: the model has 3 heads. */
+static void all_teams_agree(const char *on, int steps, CommKind comm, double tol)
+{
+    static const struct {
+        const char *plan;
+        int nb, a_step, own;                // devices: so many, or so many a step; a VAE of its own
+    } plans[] = {
+        { "tensor2", 2, 0, 0 },        { "ulysses2", 2, 0, 1 },         { "tensor3", 3, 0, 1 },           { "ulysses3", 3, 0, 0 },
+        { "layer+tensor2", 4, 0, 0 },  { "layer+ulysses2", 4, 0, 1 },   { "wave+tensor2", 2, 0, 0 },      { "wave+ulysses3", 3, 0, 0 },
+        { "timestep+tensor2", 2, 1, 0 }, { "timestep+ulysses2", 2, 1, 1 },
+    };
+    Result *ref = new_result(), *r = new_result();
+    char own[16];
+
+    snprintf(own, sizeof(own), "%s:own", on);
+    run(ref, "sequential", on, NULL, steps, 0, COMM_THREADS);
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
+        run(r, plans[i].plan, list_of(on, plans[i].nb * (plans[i].a_step ? steps : 1)), plans[i].own ? own : NULL, steps, (int)i % 2, comm);
+        compare_near(r, ref, tol);
+    }
+    free(ref);
+    free(r);
+}
+
+static void teams_agree(void **state)
+{
+    precision = "f32";
+    all_teams_agree(device, *(int *)*state, COMM_THREADS, 1e-5);
+    precision = "auto";
+}
+
+static void teams_agree_strictly(void **state)
+{
+    precision = "f32";
+    all_teams_agree(device, *(int *)*state, COMM_STRICT, 1e-5);
+    precision = "auto";
+}
+
+static void teams_agree_in_bf16(void **state)
+{
+    precision = "bf16";
+    all_teams_agree(device, *(int *)*state, COMM_THREADS, 3e-2);
+    precision = "auto";
+}
+
+static void guarded_teams_agree(void **state)
+{
+    static const char *const plans[] = { "layer+tensor2", "layer+ulysses2" };
+    Result *ref = new_result(), *r = new_result();
+
+    (void)state;
+    run(ref, "sequential", "guard", NULL, 3, 0, COMM_THREADS);
+    for (int i = 0; i < 4; i++) {
+        run(r, plans[i % 2], list_of("guard", 4), NULL, 3, 1, i < 2 ? COMM_THREADS : COMM_STRICT);
+        compare_near(r, ref, 1e-5);
+    }
+    run(r, "tensor2", "cpu|guard", NULL, 3, 0, COMM_STRICT);
+    compare_near(r, ref, 1e-5);
+    run(r, "ulysses2", "guard|cpu", NULL, 3, 0, COMM_THREADS);
+    compare_near(r, ref, 1e-5);
+    free(ref);
+    free(r);
+}
+
+/* What part 0 of 2 sends to part 1 and back, of each way of splitting, added up by hand from team.h's picture. 3 heads: 1 and 2. */
+static int64_t sent_by_columns(int part, int steps)
+{
+    const DitShape s = avt_dit_shape(SIZE / 8, SIZE / 8);
+    const DitConfig *c = &model.sizes.dit;
+    const int64_t D = c->dim, half = s.N / 2, sink = s.Lc / 2, L = c->nb_layers, I = c->nb_inject, m = c->nb_audio_tokens + 1;
+    const int64_t item = (3 * L + I) * 2 * half * D + (3 * L + I) * s.N + half * 64;         // gathered, summed; squares; the head
+    const int64_t pass = ((3 * L - 2) + (3 * L - 3)) * sink * D + L * (s.n + s.Lc) + (2 * L - 2) * s.Lc;    // the last layer has keys alone
+    const int64_t sound = I * (3 * m + 3 * D), text = L * c->text_len;                       // squares of keys, columns of tables
+
+    (void)part;
+    return 4 * (BLOCKS * steps * item + 2 * pass + BLOCKS * sound + text);
+}
+
+static int64_t sent_by_heads(int part, int steps)
+{
+    const DitShape s = avt_dit_shape(SIZE / 8, SIZE / 8);
+    const DitConfig *c = &model.sizes.dit;
+    const int64_t hd = c->dim / c->nb_heads, mine = (part ? 2 : 1) * hd, yours = (part ? 1 : 2) * hd, half = s.N / 2, sink = s.Lc / 2, L = c->nb_layers;
+    const int64_t item = L * half * (3 * yours + mine) + half * 64;                          // q, k, v there, what was attended back
+    const int64_t pass = L * (2 * sink + s.n / 2) * yours + (L - 1) * sink * (yours + mine);
+
+    return 4 * (BLOCKS * steps * item + 2 * pass);
+}
+
+static void bytes_of_teams_are_known(void **state)
+{
+    const DitConfig *c = &model.sizes.dit;
+    const int64_t latent = 16 * 3 * 8 * 8 * 4, D = c->dim;
+    const int steps = 4;
+    const int64_t handed_on = 4 * (D * ((steps + 1) * 7 + c->text_len + BLOCKS * 3 * (c->nb_audio_tokens + 2)));
+    Result *r = new_result();
+
+    (void)state;
+    precision = "f32";
+    for (int i = 0; i < 2; i++) {
+        int64_t (*const sent)(int, int) = i ? sent_by_heads : sent_by_columns;
+
+        run(r, i ? "ulysses2" : "tensor2", "cpu|cpu", NULL, steps, 0, COMM_THREADS);
+        assert_int_equal(r->bytes[0][1], sent(0, steps) + handed_on);
+        assert_int_equal(r->bytes[1][0], sent(1, steps) + latent / 3 * DIT_MOTION);          // the VAE's rank sends the picture
+    }
+    precision = "auto";
+    free(r);
+}
+
+int main(void)
+{
+    static int s3 = 3, s4 = 4, s5 = 5, s8 = 8;
+    const struct CMUnitTest tests[] = {
+        { "teams_agree_3_steps", teams_agree, NULL, NULL, &s3 }, { "teams_agree_4_steps", teams_agree, NULL, NULL, &s4 },
+        { "teams_agree_5_steps", teams_agree, NULL, NULL, &s5 }, { "teams_agree_8_steps", teams_agree, NULL, NULL, &s8 },
+        { "teams_agree_strictly_4_steps", teams_agree_strictly, NULL, NULL, &s4 },
+        { "teams_agree_in_bf16", teams_agree_in_bf16, NULL, NULL, &s4 },
+        cmocka_unit_test(bytes_of_teams_are_known), cmocka_unit_test(guarded_teams_agree),
+    };
+
+    return _cmocka_run_group_tests("teams", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
+}
