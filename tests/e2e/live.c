@@ -9,8 +9,10 @@
 
 static const struct {
     const char *plan, *devices, *vae;
+    double tol;                                     // of its latents: parts of layers compute in another order, in bf16 where that is faster
 } plans[] = {
-    { "sequential", "cpu", NULL }, { "wave", "cpu", NULL }, { "timestep", "cpu|cpu|cpu|cpu", "cpu:own" }, { "layer", "cpu|cpu|cpu", NULL },
+    { "sequential", "cpu", NULL, 1e-5 }, { "wave", "cpu", NULL, 1e-5 }, { "timestep", "cpu|cpu|cpu|cpu", "cpu:own", 1e-5 },
+    { "layer", "cpu|cpu|cpu", NULL, 1e-5 }, { "tensor2", "cpu|cpu", NULL, 3e-2 },
 };
 
 #define NB_PLANS (sizeof(plans) / sizeof(plans[0]))
@@ -83,7 +85,7 @@ static void arrival_changes_nothing(void **state)
                 memcpy(first, t, sizeof(*t));
             assert_true(same_frames(t, want, 0, t->nb) && latents_rms(t, want, 0, 4) == 0);
             for (int g = 0; g < 4; g++)
-                REQUIRE_CLOSE(t->latents[g], first->latents[g], LATENTS, 1e-5);
+                REQUIRE_CLOSE(t->latents[g], first->latents[g], LATENTS, plans[p].tol);
         }
         avatar_engine_close(&e);
     }

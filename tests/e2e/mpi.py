@@ -77,11 +77,13 @@ def inputs(tmp, seconds):
 
 @case
 def same_bytes_as_threads(tmp):
-    """2 and 4 processes, a rank each; a rank of each and two; the VAE in a worker and alone in one; sequential in one of them."""
+    """2 and 4 processes, a rank each; a rank of each and two; the VAE in a worker and alone in one; sequential in one of them; teams over them."""
     wav, png = inputs(tmp, 3)
     for nb, devices, same, more in ((2, None, 'cpu|cpu', ()), (4, None, 'cpu|cpu|cpu|cpu', ()), (2, '1:cpu|cpu|1:cpu', 'cpu|cpu|cpu', ()),
                                     (3, '1:cpu|2:cpu', 'cpu|cpu', ('--vae_device', '0:cpu:own')), (2, '1:cpu', 'cpu', ()),
-                                    (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'timestep'))):
+                                    (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'timestep')),
+                                    (2, '0:cpu|1:cpu', 'cpu|cpu', ('--plan', 'tensor2')),
+                                    (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'layer+ulysses2'))):
         ok(speak(wav, png, tmp / 't.nut', '--devices', same, *(m.replace('0:cpu', 'cpu') for m in more)))
         ok(beside(speak(wav, png, tmp / 'm.nut', *(('--devices', devices) if devices else ()), *more), nb - 1))
         require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), nb, devices, 'gives other bytes than threads do')

@@ -13,9 +13,11 @@
 
 static const struct {
     const char *plan, *devices, *vae;
+    double tol;                                     // of its latents: parts of layers compute in another order, in bf16 where that is faster
 } plans[] = {
-    { "sequential", "cpu", NULL }, { "sequential", "cpu", "cpu:own" }, { "wave", "cpu", NULL }, { "timestep", "cpu|cpu|cpu|cpu", "cpu:own" },
-    { "layer", "cpu|cpu|cpu", NULL },
+    { "sequential", "cpu", NULL, 1e-5 }, { "sequential", "cpu", "cpu:own", 1e-5 }, { "wave", "cpu", NULL, 1e-5 },
+    { "timestep", "cpu|cpu|cpu|cpu", "cpu:own", 1e-5 }, { "layer", "cpu|cpu|cpu", NULL, 1e-5 },
+    { "tensor2", "cpu|cpu", NULL, 3e-2 }, { "layer+ulysses2", "cpu|cpu|cpu|cpu", NULL, 3e-2 },
 };
 
 #define NB_PLANS (sizeof(plans) / sizeof(plans[0]))
@@ -336,7 +338,7 @@ static void changes_start_with_a_block(void **state)
             assert_int_equal(t->info[i].prompt_id, id[i / 12]);
         }
         for (int g = 0; g < 8; g++)
-            REQUIRE_CLOSE(t->latents[g], ref->latents[g], LATENTS, 1e-5);
+            REQUIRE_CLOSE(t->latents[g], ref->latents[g], LATENTS, plans[p].tol);
     }
     assert_true(same_frames(ref, plain, 0, 24) && latents_rms(ref, plain, 0, 2) == 0);
     assert_true(latents_rms(ref, plain, 2, 3) > 0.05);                              // the prompt
@@ -393,13 +395,13 @@ static void changes_wait_for_their_sound(void **state)
     Take *want = take_new(), *t = take_new();
 
     (void)state;
-    run_script(want, 0, change, 5, features, 96);
     for (size_t p = 0; p < NB_PLANS; p++) {
         AvatarEngine *e = open_engine(p, NULL);
         AvatarSession *s = open_session(e, &hooks);
         AvatarLook look;
         int64_t frame;
 
+        run_script(want, p, change, 5, features, 96);
         for (int i = 0; i < 5; i++) {
             const Change *c = &change[order[i]];
 
