@@ -78,7 +78,7 @@ static const struct {
 typedef struct AvatarContext {
     const AVClass *class;
 
-    char *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *opts, *stats;
+    char *preset, *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *opts, *stats;
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
@@ -103,6 +103,7 @@ typedef struct AvatarContext {
 #define CHOICE(name, help, value, group) { name, help, 0, AV_OPT_TYPE_CONST, { .i64 = value }, 0, 0, FLAGS, .unit = group }
 
 static const AVOption avatar_options[] = {
+    STRING("preset",     "set size, steps and plan for the published model: none, preview, standard, long, quality; other options win", preset, FLAGS),
     STRING("model",      "set the model, a folder or a name in AVATAR_MODELS (default: nano, for drawn faces at 128x128)", model,      FLAGS),
     STRING("m",          "set the model, a folder or a name in AVATAR_MODELS (default: nano, for drawn faces at 128x128)", model,      FLAGS),
     STRING("image",      "set the reference picture file, instead of the second input", image, TFLAGS),
@@ -165,7 +166,7 @@ static int64_t to_samples(int64_t us)
     return av_rescale(us, AVATAR_SAMPLE_RATE, 1000000);
 }
 
-static void get_options(const AvatarContext *s, AvatarOptions *opt)
+static int get_options(const AvatarContext *s, AvatarOptions *opt)
 {
     avatar_options_default(opt);
     opt->model       = s->model;
@@ -185,6 +186,7 @@ static void get_options(const AvatarContext *s, AvatarOptions *opt)
     opt->log_opaque  = s->stream;
     opt->log_level   = av_log_get_level() >= AV_LOG_TRACE ? AVATAR_LOG_TRACE :
                        av_log_get_level() >= AV_LOG_DEBUG ? AVATAR_LOG_DEBUG : AVATAR_LOG_INFO;
+    return avatar_preset(s->preset, opt, NULL);
 }
 
 /* What the library says of the options, without loading anything. */
@@ -196,8 +198,8 @@ static int check_options(AVFilterContext *ctx)
 
     if (!(s->stream = ff_avatar_stream_alloc(ctx)))
         return AVERROR(ENOMEM);
-    get_options(s, &opt);
-    ret = avatar_options_check(&opt);
+    if ((ret = get_options(s, &opt)) >= 0)
+        ret = avatar_options_check(&opt);
     ff_avatar_stream_free(&s->stream);
     return ret;
 }
@@ -295,6 +297,7 @@ static void get_look(const AvatarContext *s, AvatarLook *look)
     look->latency_ms  = s->latency / 1000;
     look->late        = s->late;
     look->max_late_ms = s->max_late / 1000;
+    avatar_preset(s->preset, NULL, look);
 }
 
 /* A stream of our own: the engine, the picture if it is a file, the clock's settings. */
@@ -306,8 +309,8 @@ static int open_stream(AVFilterContext *ctx)
 
     if (!s->stream && !(s->stream = ff_avatar_stream_alloc(ctx)))
         return AVERROR(ENOMEM);
-    get_options(s, &opt);
-    if (!s->stream->engine && (ret = avatar_engine_open(&s->stream->engine, &opt)) < 0)
+    if ((ret = get_options(s, &opt)) < 0 ||
+        (!s->stream->engine && (ret = avatar_engine_open(&s->stream->engine, &opt)) < 0))
         return ret;
     if (s->image && (ret = ff_avatar_picture_read(ctx, s->image, &s->stream->picture)) < 0)
         return ret;

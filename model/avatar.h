@@ -142,6 +142,14 @@ AVATAR_API unsigned avatar_version(void);                               /* major
 AVATAR_API const char *avatar_error_text(int code);                     /* static text; never NULL */
 AVATAR_API void avatar_options_default(AvatarOptions *opt);
 AVATAR_API void avatar_look_default(AvatarLook *look);
+/**
+ * Fill size, steps and plan of a set-up by name, for the published model: "preview" (384x256, 3 steps), "standard" (704x384, 4 steps),
+ * "long" (688x368, 4 steps), "quality" (704x384, 4 steps, all on one device). What is chosen already stays.
+ * @param name  NULL or "none": nothing is filled
+ * @param opt, look  either may be NULL; opt->log tells of an unknown name
+ * @return 0 or EINVAL
+ */
+AVATAR_API int avatar_preset(const char *name, AvatarOptions *opt, AvatarLook *look);
 
 /**
  * Check options without loading anything: values, combinations, that the model folder is there. For a filter's init().

@@ -11,15 +11,20 @@
 
 /* The first of a size is what is assumed when only the size is said. */
 static const Card cards[] = {
-    { "3060",      12,   51,  360 }, { "4080",      16,   97,  717 }, { "4060ti",    16,   44,  288 }, { "3090",      24,   71,  936 },
-    { "4090",      24,  165, 1008 }, { "a10",       24,  125,  600 }, { "l4",        24,  121,  300 }, { "5090",      32,  210, 1792 },
-    { "a100-40",   40,  312, 1555 }, { "a6000",     48,  155,  768 }, { "l40s",      48,  362,  864 }, { "a100-80",   80,  312, 2039 },
-    { "h100",      80,  989, 3350 }, { "h100-pcie", 80,  756, 2000 }, { "h200",     141,  989, 4800 }, { "b200",     180, 2250, 8000 },
+    { "3060",      12,   51,  360, 0 }, { "4080",      16,   97,  717, 0 }, { "4060ti",    16,   44,  288, 0 }, { "3090",      24,   71,  936, 0 },
+    { "4090",      24,  165, 1008, 0 }, { "a10",       24,  125,  600, 0 }, { "l4",        24,  121,  300, 0 }, { "5090",      32,  210, 1792, 0 },
+    { "a100-40",   40,  312, 1555, 1 }, { "a6000",     48,  155,  768, 0 }, { "l40s",      48,  362,  864, 0 }, { "a100-80",   80,  312, 2039, 1 },
+    { "h100",      80,  989, 3350, 1 }, { "h100-pcie", 80,  756, 2000, 1 }, { "h200",     141,  989, 4800, 1 }, { "b200",     180, 2250, 8000, 1 },
 };
 #define NB_CARDS ((int)(sizeof(cards) / sizeof(cards[0])))
 
-/* Of 24 GB, 22.15 could be used where the original failed: the rest was the driver's, its context's and its libraries'. */
+/*
+ * Of 24 GB, 22.15 could be used where the original failed: the rest was that of error correction, which GDDR takes out of itself, and of
+ * the driver, its context and its libraries. HBM has memory of its own for that, and is sold by 2^30 bytes: the driver shows 84.9e9 of 80.
+ */
 #define USABLE (22.15 / 24)
+#define USABLE_STACKED 1.05
+#define CONTEXT 0.6e9                       // of a card that is here, and says what is free: what our own will take beside the plan
 
 static const Card *by_name(const char *name, size_t len)
 {
@@ -86,9 +91,9 @@ static int add_group(Cards *c, const char *p, size_t len)
     if (count < 1 || gb <= 0 || c->nb + count > PLAN_MAX_RANKS)
         return -1;
     c->assumed |= !card;
-    for (long i = 0; i < count; i++) {
+    for (long i = 0; i < count; i++, c->nb++) {
         c->card[c->nb] = card ? card : by_size(gb);
-        c->usable[c->nb++] = floor(gb * USABLE * 1e9 + 0.5);
+        c->usable[c->nb] = floor(gb * (c->card[c->nb]->stacked ? USABLE_STACKED : USABLE) * 1e9 + 0.5);
     }
     return 0;
 }
@@ -108,7 +113,7 @@ static int ask_driver(Cards *c)
         if (n.handle(i, &d) || n.memory(d, &m))
             continue;
         c->card[c->nb] = by_size((double)m.total / 1.1e9);          // a card of 24 GB says 25.7e9
-        c->usable[c->nb++] = (double)m.free * USABLE;
+        c->usable[c->nb++] = (double)m.free > CONTEXT ? (double)m.free - CONTEXT : 0;
     }
     c->assumed = 1;
     nvml_close(&n);

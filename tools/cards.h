@@ -10,6 +10,7 @@ typedef struct Card {
     double gb;                          // as sold
     double tflops;                      // bf16, f32 sums, dense, published
     double bandwidth;                   // GB/s
+    int stacked;                        // HBM
 } Card;
 
 typedef struct Cards {

@@ -22,6 +22,7 @@ typedef struct Option {
 
 static const Option options[] = {
     { "model",       TEXT,  AT(engine.model),       "folder of a model, or a name in AVATAR_MODELS (default: the embedded nano)", NULL },
+    { "preset",      TEXT,  AT(preset),             "none, preview, standard, long, quality: size, steps and plan for the published model", NULL },
     { "lora",        TEXT,  AT(engine.lora),        "auto, a file, or none", NULL },
     { "prompt",      TEXT,  AT(look.prompt),        "text prompt (default: the model's)", NULL },
     { "size",        SIZE,  AT(look.out_width),     "WxH of the frames, multiples of 16 (default: the picture's ratio)", NULL },
@@ -169,6 +170,16 @@ static const char *option_name(const char *arg)
     return arg[1] == '-' ? arg + 2 : NULL;
 }
 
+static int fill_preset(ToolOptions *o)
+{
+    int ret;
+
+    o->engine.log = tool_log_line;
+    ret = avatar_preset(o->preset, &o->engine, &o->look);
+    o->engine.log = NULL;                                           // that is for each command to choose
+    return ret < 0 ? 2 : 0;
+}
+
 int tool_options(ToolOptions *o, int argc, char **argv)
 {
     int names_end = 0;
@@ -204,7 +215,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
         if (ret)
             return ret;
     }
-    return 0;
+    return fill_preset(o);
 }
 
 void tool_log_line(void *opaque, int level, const char *text)

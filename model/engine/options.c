@@ -60,6 +60,34 @@ void avatar_look_default(AvatarLook *look)
     *look = (AvatarLook){ .seed = -1, .latency_ms = -1, .max_late_ms = -1 };
 }
 
+int avatar_preset(const char *name, AvatarOptions *opt, AvatarLook *look)
+{
+    static const struct {
+        const char *name;
+        int width, height, steps;
+        const char *plan;
+    } sets[] = { { "preview", 384, 256, 3, NULL }, { "standard", 704, 384, 4, NULL }, { "long", 688, 368, 4, NULL },
+                 { "quality", 704, 384, 4, "sequential" } };
+    const Log log = { .write = opt ? opt->log : NULL, .opaque = opt ? opt->log_opaque : NULL };
+    size_t i = 0;
+
+    if (!name || !*name || !strcmp(name, "none"))
+        return 0;
+    while (i < sizeof(sets) / sizeof(sets[0]) && strcmp(sets[i].name, name))
+        i++;
+    if (i == sizeof(sets) / sizeof(sets[0]))
+        return avt_fail(&log, AVT_ERR(EINVAL), "preset=%s is not known: none, preview, standard, long or quality", name);
+    if (opt && opt->steps < 0)
+        opt->steps = sets[i].steps;
+    if (opt && !opt->plan)
+        opt->plan = sets[i].plan;
+    if (look && look->out_width <= 0 && look->out_height <= 0) {
+        look->out_width = sets[i].width;
+        look->out_height = sets[i].height;
+    }
+    return 0;
+}
+
 /* dir/name, when a model is there; `dir` has `len` characters. */
 static int model_in(char path[PATH_MAX], const char *dir, size_t len, const char *name)
 {

@@ -45,10 +45,12 @@ def plan_takes_the_fastest(tmp):
     p = json.loads(Run('plan', '--json', '--precision', 'bf16', *[a for k, v in opts.items() for a in ('--' + k, v)]).out)
     require([r['sum'] for r in p['ranks']] == [r['sum'] for r in d['ranks']], 'the options say another plan')
     d, _ = plan('--gpus', '1x80', '--size', '704x384')
+    require(d['fits'] and d['usable'] == 84000000000, 'an 80 GB card of HBM shows 84.9e9 bytes, of which a context takes some')
+    d, _ = plan('--gpus', '1x72', '--size', '704x384')
     require(not d['fits'] and {'width': 704, 'height': 384, 'steps': 3}.items() <= d['instead'][0].items(), d['instead'])
     require(len(d['instead']) == 2 and d['instead'][1]['width'] < 704, d['instead'])
     for x in d['instead']:
-        require(plan('--gpus', '1x80', '--size', '%dx%d' % (x['width'], x['height']), '--steps', x['steps'])[0]['fits'], x)
+        require(plan('--gpus', '1x72', '--size', '%dx%d' % (x['width'], x['height']), '--steps', x['steps'])[0]['fits'], x)
     require(plan('--gpus', '4x24', '--plan', 'layer')[0]['plan'] == plan('--gpus', '4x24')[0]['plan'], 'another plan')
 
 
@@ -67,6 +69,19 @@ def plan_splits_layers(tmp):
     require(plan('--gpus', '4x80', '--plan', 'layer+tensor2')[0]['plan'].startswith('layer+tensor2'), 'layer+tensor2')
     require(b'pass between the parts' in Run('plan', '--gpus', '2xb200', '--plan', 'tensor2').out, 'exchange')
     fails(Run('plan', '--gpus', '4x80', '--plan', 'tensor2'), 1, 'tensor2')
+
+
+@case
+def plan_of_a_preset(tmp):
+    """The four set-ups by name; what is said besides wins, in front of it or behind."""
+    for name, size, steps in (('preview', (384, 256), 3), ('standard', (704, 384), 4), ('long', (688, 368), 4), ('quality', (704, 384), 4)):
+        d, _ = plan('--gpus', '1x80' if name == 'quality' else '4x24', '--preset', name)
+        require(d['fits'] and (d['width'], d['height']) == size and d['steps'] == steps, name, d)
+    require(d['plan'].startswith('sequential'), d['plan'])
+    for args in (('--steps', 2, '--size', '640x384', '--preset', 'preview'), ('--preset', 'preview', '--steps', 2, '--size', '640x384')):
+        d, _ = plan('--gpus', '4x24', *args)
+        require((d['width'], d['height'], d['steps']) == (640, 384, 2), d)
+    fails(Run('plan', '--preset', 'best'), 2, 'preset=best')
 
 
 @case

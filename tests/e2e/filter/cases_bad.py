@@ -54,6 +54,7 @@ def options_refused(d):
     refused(d, 'format', format='gray')
     refused(d, 'steps', steps=0)
     refused(d, 'plan', plan='nonsense')
+    refused(d, 'preset=nonsense', 'preview', preset='nonsense')
     refused(d, 'toaster', devices='toaster')
     refused(d, 'nonsense', opts='nonsense=1')
     refused(d, 'tail', tail='nonsense')

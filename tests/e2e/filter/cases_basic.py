@@ -129,6 +129,16 @@ def picture_ratio_gives_size(d):
 
 
 @case
+def preset_gives_size(d):
+    """Size and steps of a set-up's name; size= wins over it, in front of it or behind."""
+    for opts, want in ((dict(size=None, steps=None, preset='preview'), (384, 256)), (dict(size='64x96', preset='long'), (64, 96)),
+                       (dict(preset='long', size='64x96'), (64, 96))):
+        ffmpeg('-i', d.wav(640), '-filter_complex', '[0:a]' + filt(image=d.png(), **opts), '-c:v', 'ffv1', '-an', d / 'o.mkv')
+        s = video(d / 'o.mkv')
+        assert (s['width'], s['height']) == want, '%s gives %dx%d' % (opts, s['width'], s['height'])
+
+
+@case
 def picture_looped(d):
     expect(frames('-i', d.wav(8000), '-loop', '1', '-i', d.png(), '-filter_complex', PAD + filt()), 13)
 
