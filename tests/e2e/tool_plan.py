@@ -62,7 +62,7 @@ def plan_splits_layers(tmp):
     require(tensor['options'] == 'devices=cuda0|cuda1:plan=tensor2' and ulysses['plan'].startswith('ulysses2 on cuda0|cuda1'), tensor, ulysses)
     require(tensor['ranks'][0]['weights'] < 0.55 * ulysses['ranks'][0]['weights'], tensor['ranks'], ulysses['ranks'])
     require(abs(tensor['ranks'][0]['state'] / ulysses['ranks'][0]['state'] - 1) < 0.05, 'rings by heads, both')
-    require(tensor['exchange'] > 4 * ulysses['exchange'] > 0 and whole['exchange'] == 0, tensor['exchange'], ulysses['exchange'])
+    require(tensor['exchange'] > 3 * ulysses['exchange'] > 0 and whole['exchange'] == 0, tensor['exchange'], ulysses['exchange'])
     require(tensor['first_frame'] < whole['first_frame'], 'an item takes as long as on one card')
     slow, fast = plan('--gpus', '16x80', '--link', '100g')[0], plan('--gpus', '16x80', '--link', 'nvlink')[0]
     require('+' in fast['plan'] and fast['fps'] > plan('--gpus', '16x80', '--plan', 'layer')[0]['fps'] and fast['fps'] >= slow['fps'], fast['plan'])
