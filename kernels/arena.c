@@ -83,6 +83,14 @@ Tensor avt_new_dims(Arena *a, DType dtype, int nd, const int64_t *dim)
     return t;
 }
 
+Tensor avt_new_codes(Arena *a, DType type, int nd, const int64_t *dim)
+{
+    Tensor t = avt_new_dims(a, type, nd, dim);
+
+    t.scale = avt_arena_bytes(a, (size_t)avt_rows_of(t) * sizeof(float));
+    return t;
+}
+
 size_t avt_arena_mark(const Arena *a)
 {
     return a->used;

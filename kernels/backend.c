@@ -24,6 +24,11 @@ DType avt_device_act(const char *device, CpuLevel level)
     return !strcmp(device, "cpu") ? avt_cpu_act(level) : DT_F32;
 }
 
+int avt_device_has_codes(const char *device, DType type)
+{
+    return avt_is_code(type) && avt_device_kind(device, strlen(device)) == DEVICE_HOST;
+}
+
 size_t avt_device_staging(const char *device)
 {
     return avt_device_kind(device, strlen(device)) == DEVICE_CUDA ? CUDA_STAGING : 0;
@@ -47,6 +52,7 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     be->threads = opt && opt->threads > 0 ? opt->threads : avt_nb_cores();
     be->level = opt ? opt->level : CPU_AUTO;
     be->act = opt ? opt->act : DT_F32;
+    be->product = opt && avt_is_code(opt->product) ? opt->product : be->act;
     snprintf(be->plan_for, sizeof(be->plan_for), "%s", opt && opt->plan_for ? opt->plan_for : "cuda0");
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strcmp(device, kinds[i].name))

@@ -20,6 +20,7 @@ typedef enum OpId {
     OP_COPY, OP_FILL, OP_LINEAR, OP_LINEAR_GROUP, OP_SQUARES, OP_NORM_ROPE, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_ROPE_TABLE, OP_ROPE,
     OP_ATTENTION, OP_CONV3D, OP_CONV1D, OP_UPSAMPLE, OP_ACT, OP_ADD, OP_MUL, OP_AXPY, OP_GATE_ADD, OP_GATHER, OP_LERP_ROWS, OP_LAYER_MIX, OP_TRANSPOSE,
     OP_PATCHIFY, OP_UNPATCHIFY, OP_CHANNELS_LAST, OP_CHANNELS_FIRST, OP_PICTURE, OP_COUNT_NONFINITE, OP_PIXELS,
+    OP_QUANTIZE,
     OP_NB
 } OpId;
 
@@ -144,7 +145,8 @@ typedef struct BackendClass {
     int64_t (*workspace)(Backend *be, const OpCall *c);            // bytes that run() wants besides the operands, or an error; their addresses mean nothing
     int   (*workspace_open)(Backend *be, size_t size);             // have so much from now on, and no more
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
-    int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // for dst->act; fills dst->data, sets dtype
+    int   (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // for dst->act; fills dst->data, sets dtype; codes
+                                                                    // (act is one) come as such, their scales have been uploaded
     void  (*close)(Backend *be);
 } BackendClass;
 
@@ -157,6 +159,7 @@ struct Backend {
     const Log *log;
     int status;                         // first failure, or 0
     DType act;                          // of activations between ops: DT_F32, DT_BF16
+    DType product;                      // of what the large products of a network multiply: `act`, or codes (DT_I8, DT_F8_E4M3)
     int threads;                        // CPU: threads of an op
     CpuLevel level;                     // CPU: highest level in use
     char plan_for[32];                  // dry: the device that it stands for
@@ -172,6 +175,7 @@ typedef struct BackendOptions {
     int threads;                        // 0: avt_nb_cores()
     CpuLevel level;
     DType act;                          // of activations; DT_F32 when not said
+    DType product;                      // Backend.product; what is no code is `act`
     const char *plan_for;               // dry: the device whose weights, workspace and level are followed, so that the planned bytes
                                         // are the real ones; NULL: cuda0
     int planning;                       // open a device for its facts alone, whether this machine has it or not; it runs nothing
@@ -189,6 +193,8 @@ DType avt_device_act(const char *device, CpuLevel level);
 /** Indices N of the GPUs, cudaN, that can be used: *index gets up to `most`. Where the plugin is and there are none, a line of LOG_INFO says
  *  why. @return how many */
 int avt_devices_found(int *index, int most, const Log *log);
+/** Whether a device has products of codes of this type. */
+int avt_device_has_codes(const char *device, DType type);
 /** Bytes of host memory that a queue on a device takes, besides what is planned for it: pinned memory on the way to a GPU. */
 size_t avt_device_staging(const char *device);
 

@@ -35,6 +35,7 @@ static void convert(float *dst, DType dtype, const uint8_t *src, int64_t nb)
     case DT_I64:     EACH(int64_t, (float)v);
     case DT_I32:     EACH(int32_t, (float)v);
     case DT_U8:      EACH(uint8_t, (float)v);
+    case DT_I8:      EACH(int8_t, (float)v);
     default:         memcpy(dst, src, (size_t)nb * sizeof(*dst));
     }
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "quantize.h"
 
 #define CHECK(be, op, cond)                                                                           \
     do {                                                                                              \
@@ -30,6 +31,17 @@ static int is_act(const Backend *be, Tensor t)
 static int is_act_or_none(const Backend *be, Tensor t)
 {
     return !t.be || is_act(be, t);
+}
+
+/* What products take besides activations. */
+static int is_codes(Tensor t)
+{
+    return t.be && avt_is_code(t.dtype) && t.scale && !t.packed && t.nd > 0;
+}
+
+static int is_factor(const Backend *be, Tensor t)
+{
+    return is_act(be, t) || is_codes(t);
 }
 
 /* Keys and values, and what is written into them: a ring may have another type than the activations. */
@@ -159,31 +171,81 @@ void avt_host_free(Backend *be, void *p, size_t size)
         be->cls->host_free(be, p, size);
 }
 
-size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
+/* Codes have a scale a row behind them. */
+static size_t scale_bytes(DType act, const int64_t *dim)
 {
-    return be->cls->weight_bytes(be, use, act, dtype, nd, dim);
+    return avt_is_code(act) ? (size_t)dim[0] * sizeof(float) : 0;
 }
 
-Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src)
+/* Only matrices are codes: what lies beside them, and is put for the same, meets activations. */
+static DType met(const Backend *be, WeightUse use, DType act)
 {
-    Backend *be = avt_arena_backend(a);
-    Tensor t = { .be = be, .dtype = dtype, .nd = nd, .act = act, .packed = use == WEIGHT_PLAIN ? 0 : 1 + (int)use };
-    size_t size;
+    return use != WEIGHT_LINEAR && avt_is_code(act) ? be->act : act;
+}
+
+size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim)
+{
+    const DType type = met(be, use, act);
+    const size_t size = be->cls->weight_bytes(be, use, type, avt_is_code(type) ? type : dtype, nd, dim);
+
+    return size && avt_is_code(type) ? (size + 63) / 64 * 64 + scale_bytes(type, dim) : size;
+}
+
+static Tensor place(Arena *a, Tensor t, WeightUse use, DType dtype, const void *src, const float *scale)
+{
+    Backend *be = t.be;
+    const size_t size = be->status < 0 ? 0 : avt_weight_bytes(be, use, t.act, dtype, t.nd, t.dim);
     int ret;
 
-    memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
     if (be->status < 0)
         return t;
-    size = avt_weight_bytes(be, use, act, dtype, nd, dim);
     if (!size && avt_numel(t)) {
         avt_backend_fail(be, AVT_ERR(ENOMEM), "%s: no memory to lay out a weight", be->device);
         return t;
     }
     t.data = avt_arena_bytes(a, size);
+    if (t.data && avt_is_code(t.act))
+        t.scale = (char *)t.data + size - scale_bytes(t.act, t.dim);
+    if (t.data && scale)
+        be->cls->upload(be, t.scale, scale, scale_bytes(t.act, t.dim));
     ret = t.data ? be->cls->weight_put(be, &t, use, dtype, src) : 0;
     if (ret < 0 && be->status >= 0)
         avt_backend_fail(be, ret, "%s: weight cannot be placed", be->device);
     return t;
+}
+
+Tensor avt_weight_put_codes(Arena *a, DType type, int64_t N, int64_t K, const void *codes, const float *scale)
+{
+    const Tensor t = { .be = avt_arena_backend(a), .dtype = type, .nd = 2, .act = type, .packed = 1 + WEIGHT_LINEAR, .dim = { N, K } };
+
+    return place(a, t, WEIGHT_LINEAR, type, codes, scale);
+}
+
+/* What is no code yet becomes one on the host. */
+static Tensor quantize(Arena *a, DType type, DType dtype, const int64_t *dim, const void *src)
+{
+    const size_t size = ((size_t)(dim[0] * dim[1]) + 63) / 64 * 64;
+    uint8_t *codes = src ? avt_malloc(MEM_BACKEND, size + scale_bytes(type, dim) + 1) : NULL;
+    float *scale = (float *)(codes + size);
+    const int ret = codes ? avt_quantize_rows(codes, scale, type, dtype, src, dim[0], dim[1]) : src ? AVT_ERR(ENOMEM) : 0;
+    Tensor t = AVT_NONE;
+
+    if (ret < 0)
+        avt_backend_fail(avt_arena_backend(a), ret, "no %.1f MB to quantise a weight", (double)size / 1e6);
+    t = avt_weight_put_codes(a, type, dim[0], dim[1], codes, codes ? scale : NULL);
+    avt_free(codes);
+    return t;
+}
+
+Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src)
+{
+    Tensor t = { .be = avt_arena_backend(a), .dtype = dtype, .nd = nd, .packed = use == WEIGHT_PLAIN ? 0 : 1 + (int)use };
+
+    t.act = met(t.be, use, act);
+    if (avt_is_code(t.act))
+        return quantize(a, act, dtype, dim, src);
+    memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
+    return place(a, t, use, dtype, src, NULL);
 }
 
 void avt_copy(Backend *be, Tensor out, Tensor x)
@@ -199,11 +261,17 @@ void avt_fill(Backend *be, Tensor out, float value)
     submit(be, &(OpCall){ .op = OP_FILL, .out = out, .u.value = value }, 0);
 }
 
+void avt_quantize(Backend *be, Tensor out, Tensor x)
+{
+    CHECK(be, OP_QUANTIZE, is_codes(out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && avt_last_dim(out) == avt_last_dim(x));
+    submit(be, &(OpCall){ .op = OP_QUANTIZE, .out = out, .x = x }, 0);
+}
+
 static void linear(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate, Act act)
 {
     const int64_t n = l->w.dim[0], k = l->w.dim[1];
 
-    CHECK(be, OP_LINEAR, is_act(be, x) && is_weight(l->w, WEIGHT_LINEAR, 2, x) && avt_last_dim(x) == k);
+    CHECK(be, OP_LINEAR, is_factor(be, x) && is_weight(l->w, WEIGHT_LINEAR, 2, x) && avt_last_dim(x) == k);
     CHECK(be, OP_LINEAR, is_key(out) && avt_last_dim(out) == n && avt_rows_of(x) == avt_rows_of(out));
     CHECK(be, OP_LINEAR, is_vec_or_none(l->b, n) && is_vec_or_none(gate, n));
     CHECK(be, OP_LINEAR, is_act_or_none(be, res) && (!res.be || (res.dtype == out.dtype && avt_numel(res) == avt_numel(out))));
@@ -225,7 +293,7 @@ void avt_linear_group(Backend *be, int nb, const Tensor *out, Tensor x, const Li
 {
     OpCall c = { .op = OP_LINEAR_GROUP, .group = { .x = x } };
 
-    CHECK(be, OP_LINEAR_GROUP, nb > 1 && nb <= OP_MAX_OUT && is_act(be, x));
+    CHECK(be, OP_LINEAR_GROUP, nb > 1 && nb <= OP_MAX_OUT && is_factor(be, x));
     for (int i = 0; i < nb; i++) {
         const Tensor w = l[i]->w, o = out[i];
 

@@ -8,6 +8,8 @@
  *    to even) when `out` is bf16. Accumulation is f32 or better.
  *  - A weight is what avt_weight_put() returned for its use and for the type of the activations that it meets: for bf16 it is
  *    rounded to bf16, whatever the file has. How it is stored (f32, bf16, the backend's packed order) is the backend's business.
+ *  - Codes (i8, f8_e4m3) have a scale a row, see quantize.h. They are what avt_quantize() makes of an activation, and what a weight is
+ *    stored as that was put for them: whatever the file has, its rows are quantised once. Only products read them.
  *  - `[.., D]`: any leading dimensions; they count as rows. Shapes are checked here, so implementations do not check again.
  *  - Operands marked (opt) may be AVT_NONE. `out` may be the same tensor as an operand marked (=); any other overlap is refused.
  *  - An op never fails for its values. A wrong shape is a caller's mistake: the backend gets the sticky failure EINVAL.
@@ -52,6 +54,8 @@ void  avt_host_free(Backend *be, void *p, size_t size);
 /** A weight out of host memory: `src` is row-major `dtype`, any alignment. Allocated in `a`, in the backend's form for `use` with
  *  activations of type `act` (vectors, WEIGHT_PLAIN: f32). src == NULL leaves the contents undefined (planning). */
 Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src);
+/** A weight [N, K] for WEIGHT_LINEAR that comes as codes, with scale[N]; `type` of both. codes == NULL: planning. */
+Tensor avt_weight_put_codes(Arena *a, DType type, int64_t N, int64_t K, const void *codes, const float *scale);
 size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 
 /** out = x; same number of elements; dtypes f32, bf16, f16 convert. Tolerance: exact. Either may be on another device of the
@@ -67,7 +71,11 @@ typedef struct Linear {
     Tensor b;                           // [N] or AVT_NONE
 } Linear;
 
-/** out[M, N] = act(x[M, K] w^T + b). x has the type that w was put for. Tolerance 2e-6 * sqrt(K). */
+/** The codes of x [.., D], rotated if they are i8, and their scales: what a product takes whose weight was put for out's type. A scale
+ *  is NaN where its row has a NaN or an infinity. Exact. */
+void avt_quantize(Backend *be, Tensor out, Tensor x);
+/** out[M, N] = act(x[M, K] w^T + b). x has the type that w was put for; of codes out is what their values give, code * scale. Tolerance
+ *  2e-6 * sqrt(K). */
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act);
 /** out[M, N] = res[M, N] (=) + gate[N] (opt) * (x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
 void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate);

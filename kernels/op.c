@@ -8,6 +8,7 @@ static const char *const op_names[OP_NB] = {
     "copy", "fill", "linear", "linear_group", "squares", "norm_rope", "channel_norm", "layer_norm", "rope_table", "rope",
     "attention", "conv3d", "conv1d", "upsample", "act", "add", "mul", "axpy", "gate_add", "gather", "lerp_rows", "layer_mix", "transpose",
     "patchify", "unpatchify", "channels_last", "channels_first", "picture", "count_nonfinite", "pixels",
+    "quantize",
 };
 
 const char *avt_op_name(OpId op)

@@ -12,6 +12,7 @@ static const struct {
     [DT_F32]     = { "f32", 4 },     [DT_BF16]    = { "bf16", 2 },    [DT_F16] = { "f16", 2 },
     [DT_F8_E4M3] = { "f8_e4m3", 1 }, [DT_F8_E5M2] = { "f8_e5m2", 1 }, [DT_F64] = { "f64", 8 },
     [DT_I64]     = { "i64", 8 },     [DT_I32]     = { "i32", 4 },     [DT_U8]  = { "u8", 1 },
+    [DT_I8]      = { "i8", 1 },
 };
 
 const char *avt_dtype_name(DType t)

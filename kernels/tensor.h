@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 typedef enum DType {
-    DT_F32, DT_BF16, DT_F16, DT_F8_E4M3, DT_F8_E5M2, DT_F64, DT_I64, DT_I32, DT_U8, DT_NB
+    DT_F32, DT_BF16, DT_F16, DT_F8_E4M3, DT_F8_E5M2, DT_F64, DT_I64, DT_I32, DT_U8, DT_I8, DT_NB
 } DType;
 
 #define TENSOR_MAX_DIM 5
@@ -35,6 +35,12 @@ typedef struct Tensor {
 
 const char *avt_dtype_name(DType t);    // "f32", "bf16", ...
 size_t avt_dtype_size(DType t);         // bytes of an element
+
+/** Codes: small numbers that mean something with their row's scale alone, see quantize.h. */
+static inline int avt_is_code(DType t)
+{
+    return t == DT_I8 || t == DT_F8_E4M3;
+}
 
 /** Elements first .. first + nb - 1 of an array in host memory, of any type and alignment, to f32. Spreads over the cores. */
 void avt_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);

@@ -74,27 +74,20 @@ static inline float avt_e5m2_f32(uint8_t b)
 
 static inline float avt_e4m3_f32(uint8_t b)
 {
-    const int exp = b >> 3 & 15, man = b & 7;
-    const float a = (b & 0x7f) == 0x7f ? NAN : exp ? ldexpf((float)(8 + man), exp - 10) : ldexpf((float)man, -9);
+    const uint32_t sign = (uint32_t)(b & 0x80) << 24, a = b & 0x7f;
+    const uint32_t small = avt_f32_bits((float)(int)a * 0x1p-9f), big = (a << 20) + (120u << 23);
 
-    return b & 0x80 ? -a : a;
+    return avt_bits_f32(sign | (a == 0x7f ? 0x7fc00000 : a < 8 ? small : big));
 }
 
 static inline uint8_t avt_f32_e4m3(float f)
 {
-    const uint8_t sign = signbit(f) ? 0x80 : 0;
-    float a = fabsf(f);
-    int e, m;
+    const uint32_t u = avt_f32_bits(f), sign = u >> 24 & 0x80, a = u & 0x7fffffff, top = 0x43e00000;      // 448
+    const uint32_t clamped = a < top ? a : top;
+    const uint32_t small = avt_f32_bits(avt_bits_f32(clamped) * 0x1p9f + 0x1p23f) & 15;    // below 2^-6 the unit is 2^-9; 8 carries on
+    const uint32_t big = ((clamped + 0x7ffff + (clamped >> 20 & 1)) >> 20) - (120u << 3);
 
-    if (isnan(f))
-        return sign | 0x7f;
-    if (a >= 448)
-        return sign | 0x7e;
-    if (a < 0x1p-6f)
-        return sign | (uint8_t)rintf(a * 0x1p9f);                   // 8 carries into the smallest normal
-    frexpf(a, &e);                                                  // a = x * 2^e, x in [0.5, 1)
-    m = (int)rintf(ldexpf(a, 4 - e));                               // 8 .. 16
-    return sign | (uint8_t)(((e + 6) << 3) + m - 8);
+    return (uint8_t)(sign | (a > 0x7f800000 ? 0x7f : a < 0x3c800000 ? small : big));
 }
 
 #endif

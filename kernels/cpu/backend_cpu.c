@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "config.h"
-#include "cpu/cpu.h"
+#include "cpu/plain.h"
 
 #ifndef HAVE_ONEDNN
 #define HAVE_ONEDNN 0
@@ -74,10 +74,18 @@ static int is_narrow(const OpCall *c)
     return narrow;
 }
 
+/* A product of codes; a group of them has been taken apart. */
+static int is_scaled(const OpCall *c)
+{
+    return c->op == OP_LINEAR && c->linear.x.scale;
+}
+
 static int run_one(Backend *be, const OpCall *c)
 {
     const Cpu *cpu = be->priv;
 
+    if (is_scaled(c))
+        return (c->linear.x.dtype == DT_I8 ? cpu->linear8 : avt_cpu_scaled)(be, c);
     return (is_narrow(c) ? cpu->op16 : cpu->op)[c->op](be, c);
 }
 
@@ -86,7 +94,7 @@ static int may_want(const Cpu *cpu, const OpCall *c)
 {
     const int tiled = c->op == OP_LINEAR || c->op == OP_CONV3D || c->op == OP_CONV1D || c->op == OP_ATTENTION;
 
-    return is_narrow(c) ? cpu->op16[c->op] == avt_cpu_widened || tiled : avt_cpu_wants(cpu, c->op);
+    return is_scaled(c) || c->op == OP_QUANTIZE || (is_narrow(c) ? cpu->op16[c->op] == avt_cpu_widened || tiled : avt_cpu_wants(cpu, c->op));
 }
 
 int64_t avt_cpu_memory_left(Backend *be)
@@ -96,7 +104,7 @@ int64_t avt_cpu_memory_left(Backend *be)
 }
 
 /* Rows of a product that take about a fifth of a second at what a core of the level reaches: a matter of shape, threads and level
- * alone, as how a product is cut may show in its last bits. oneDNN does not look up from one of f32; those of tiles do. */
+ * alone, as how a product is cut may show in its last bits. oneDNN does not look up from one of f32; those of tiles and of codes do. */
 static int64_t rows_at_once(const Backend *be, const OpCall *c)
 {
     static const double gflops[] = { [CPU_PLAIN] = 2, [CPU_ONEDNN] = 10, [CPU_AVX2] = 40, [CPU_AVX512] = 80, [CPU_AMX] = 80 };
@@ -104,7 +112,7 @@ static int64_t rows_at_once(const Backend *be, const OpCall *c)
     const double row = 2e-9 * (double)c->linear.w.dim[0] * (double)c->linear.w.dim[1];
     const int64_t rows = (int64_t)(0.2 * be->threads * gflops[cpu->best] / (row + 1e-9));
 
-    if ((is_narrow(c) && cpu->op16[OP_LINEAR] != avt_cpu_widened) || c->out.nd != 2 || c->linear.x.nd != 2)
+    if (is_scaled(c) || (is_narrow(c) && cpu->op16[OP_LINEAR] != avt_cpu_widened) || c->out.nd != 2 || c->linear.x.nd != 2)
         return c->out.dim[0];
     return rows > 128 ? rows / 64 * 64 : 128;
 }
@@ -336,6 +344,8 @@ size_t avt_cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, 
 {
     const Cpu *cpu = be->priv;
 
+    if (avt_is_code(act))
+        return (act == DT_I8 && cpu->weight_bytes8 ? cpu->weight_bytes8 : avt_plain_weight_bytes)(be, use, act, dtype, nd, dim);
     return (act == DT_BF16 && cpu->weight_bytes16 ? cpu->weight_bytes16 : cpu->weight_bytes)(be, use, act, dtype, nd, dim);
 }
 
@@ -343,6 +353,8 @@ int avt_cpu_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, con
 {
     const Cpu *cpu = be->priv;
 
+    if (avt_is_code(dst->act))
+        return (dst->act == DT_I8 && cpu->weight_put8 ? cpu->weight_put8 : avt_plain_weight_put)(be, dst, use, dtype, src);
     return (dst->act == DT_BF16 && cpu->weight_put16 ? cpu->weight_put16 : cpu->weight_put)(be, dst, use, dtype, src);
 }
 

@@ -70,18 +70,24 @@ static size_t bytes_of(Guard *g, const OpCall *c, Tensor t)
     return t.packed ? avt_cpu_weight_bytes(&g->cpu, use, t.act, t.dtype, t.nd, t.dim) : avt_nbytes(t);
 }
 
+/* A tensor with its scales, which may lie on pages of their own */
+static int protect_tensor(Guard *g, const OpCall *c, Tensor t, int prot)
+{
+    const int ret = t.be && t.scale ? protect(t.scale, (size_t)avt_rows_of(t) * sizeof(float), prot) : 0;
+
+    return ret < 0 || !t.be ? ret : protect(t.data, bytes_of(g, c, t), prot);
+}
+
 static int protect_operands(Guard *g, const OpCall *c, int in, int out)
 {
     int ret = 0;
 
     for (int i = 0; i < OP_MAX_IN && ret >= 0; i++)
-        if (c->in[i].be)
-            ret = protect(c->in[i].data, bytes_of(g, c, c->in[i]), in);
+        ret = protect_tensor(g, c, c->in[i], in);
     // last: they may share pages with the others
     for (int i = 0; i < OP_MAX_OUT - 1 && ret >= 0; i++)
-        if (c->more[i].be)
-            ret = protect(c->more[i].data, avt_nbytes(c->more[i]), out);
-    return ret < 0 ? ret : protect(c->out.data, avt_nbytes(c->out), out);
+        ret = protect_tensor(g, c, c->more[i], out);
+    return ret < 0 ? ret : protect_tensor(g, c, c->out, out);
 }
 
 static int run_op(Guard *g, const OpCall *c)

@@ -33,6 +33,10 @@ typedef struct Cpu {                    // Backend.priv
     int    (*weight_put)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
     size_t (*weight_bytes16)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put16)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);  // what meets bf16; NULL: the same
+    size_t (*weight_bytes8)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
+    int    (*weight_put8)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);   // codes of i8; NULL: row-major
+    CpuOp linear8;                      // product of i8: avt_cpu_scaled() unless a level does better
+    const char *level8;
     CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
     void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
     char *work;                         // workspace of the call that runs, see avt_cpu_work()
@@ -97,6 +101,9 @@ int    avt_cpu_workspace_open(Backend *be, size_t size);
 
 /** What an op is for bf16: operands widened to f32, the table's f32 op, the result rounded once. */
 int avt_cpu_widened(Backend *be, const OpCall *c);
+
+/** A product of codes by the table's product of f32 or bf16: their definition, see scaled.c. */
+int avt_cpu_scaled(Backend *be, const OpCall *c);
 
 /** Weights as the table wants them. */
 size_t avt_cpu_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);

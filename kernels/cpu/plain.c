@@ -32,6 +32,7 @@ static const CpuOp plain[OP_NB] = {
     [OP_PICTURE] = avt_plain_picture,
     [OP_COUNT_NONFINITE] = avt_plain_count_nonfinite,
     [OP_PIXELS] = avt_plain_pixels,
+    [OP_QUANTIZE] = avt_plain_quantize,
 };
 
 void avt_cpu_plain(Cpu *cpu)
@@ -44,6 +45,9 @@ void avt_cpu_plain(Cpu *cpu)
     cpu->op16[OP_COPY] = plain[OP_COPY];                            // converts by itself
     cpu->op16[OP_UPSAMPLE] = plain[OP_UPSAMPLE];                    // these move numbers of any size
     cpu->op16[OP_TRANSPOSE] = plain[OP_TRANSPOSE];
+    cpu->op16[OP_QUANTIZE] = plain[OP_QUANTIZE];                    // reads any activation
+    cpu->linear8 = avt_cpu_scaled;
+    cpu->level8 = "plain";
     cpu->weight_bytes = avt_plain_weight_bytes;
     cpu->weight_put = avt_plain_weight_put;
 }

@@ -126,5 +126,6 @@ int avt_plain_channels_first(Backend *be, const OpCall *c);
 int avt_plain_picture(Backend *be, const OpCall *c);
 int avt_plain_count_nonfinite(Backend *be, const OpCall *c);
 int avt_plain_pixels(Backend *be, const OpCall *c);
+int avt_plain_quantize(Backend *be, const OpCall *c);
 
 #endif

@@ -4,6 +4,7 @@
  *
  *   plain    f32, row-major; an ordinary tensor
  *   linear   row-major [N, K], f32; bf16 when it comes as bf16 or meets bf16 (half the memory; widened panel by panel when used)
+ *            codes as they are, [N, K] of a byte
  *   conv3d   [Cout / 8][kT][kH][kW][Cin][8] f32, missing columns zero: panels, read front to back by the convolution
  *   conv1d   [Cout / 8][k][Cin / groups][8] f32, the same
  *
@@ -39,6 +40,8 @@ size_t avt_plain_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype
     (void)be;
     if (use == WEIGHT_CONV3D || use == WEIGHT_CONV1D)
         return (size_t)(panels_of(dim[0]) * PANEL * product(nd - 1, dim + 1)) * sizeof(float);
+    if (avt_is_code(act) && use == WEIGHT_LINEAR)
+        return (size_t)product(nd, dim);
     return (size_t)product(nd, dim) * (is_half(use, act, dtype) ? 2 : sizeof(float));
 }
 
@@ -81,6 +84,11 @@ int avt_plain_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, c
     const int64_t nb = avt_numel(*dst);
 
     (void)be;
+    if (avt_is_code(dst->act) && dtype == dst->act) {
+        if (src)
+            memcpy(dst->data, src, (size_t)nb);
+        return 0;
+    }
     if (dtype > DT_F64)
         return AVT_ERR(EINVAL);
     dst->dtype = is_half(use, dst->act, dtype) ? DT_BF16 : DT_F32;

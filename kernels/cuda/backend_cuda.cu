@@ -313,7 +313,7 @@ static Op op_of(OpId op)
         return avt_cuda_pixels;
     case OP_COUNT_NONFINITE:
         return avt_cuda_count_nonfinite;
-    case OP_NB:
+    case OP_QUANTIZE: case OP_NB:                                   // see avt_device_has_codes()
         break;
     }
     return NULL;

@@ -239,7 +239,7 @@ static const BackendClass dry_class = {
 
 int avt_backend_dry_open(Backend *be)
 {
-    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .log = be->log, .planning = 1 };
+    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .product = be->product, .log = be->log, .planning = 1 };
     Dry *d = avt_calloc(MEM_BACKEND, 1, sizeof(*d));
     int ret;
 

@@ -36,6 +36,7 @@ typedef struct OpCase {
     const char *name;
     OpId op;
     DType dtype;                                // of the result
+    DType codes;                                // product of codes: their type; else 0
     int nd;
     int64_t dim[TENSOR_MAX_DIM];                // of the result
     void (*run)(TestBench *t, Tensor out, const void *arg);         // put the operands, call the op once
@@ -144,14 +145,15 @@ static inline DType op_dtype(const OpCase *c, Mode mode)
 }
 
 /* Whose code runs the op at `level`: the table says so. */
-static inline CpuLevel op_level(TestBench *t, OpId op, Mode mode)
+static inline CpuLevel op_level(TestBench *t, const OpCase *c, Mode mode)
 {
+    const OpId op = c->op;
     const Cpu *cpu = t->be->priv;
     const char *name;
 
     if (strcmp(t->be->device, "cpu"))
         return CPU_AUTO;
-    name = mode && cpu->level16[op] ? cpu->level16[op] : cpu->level[op];
+    name = c->codes == DT_I8 ? cpu->level8 : c->codes && cpu->level16[op] ? cpu->level16[op] : mode && cpu->level16[op] ? cpu->level16[op] : cpu->level[op];
     for (CpuLevel i = CPU_PLAIN; i < CPU_AUTO; i++)
         if (!strcmp(name, op_level_name[i]))
             return i;
@@ -173,7 +175,7 @@ static inline void *op_once_of(const OpCase *c, CpuLevel level, int threads, Mod
     t.act = op_in_bf16(mode) ? DT_BF16 : DT_F32;
     t.rounded = op_in_bf16(like);
     t.rounded_out = op_out_bf16(like);
-    *used = op_level(&t, c->op, mode);
+    *used = op_level(&t, c, mode);
     for (size_t i = 0; i < (size_t)all * size; i++)
         bytes[i] = (uint8_t)(0xa5 ^ i * 7);
     whole = avt_new(t.arena, dtype, all);
@@ -361,9 +363,9 @@ static inline void op_time(const OpCase *c, Mode mode)
 
         op_open(&t, level, 0, mode ? DT_BF16 : DT_F32);
         t.be->profile = 1;
-        if (!op_device && op_level(&t, c->op, mode) == last)
+        if (!op_device && op_level(&t, c, mode) == last)
             spent = 1;                          // the same code again
-        last = op_level(&t, c->op, mode);
+        last = op_level(&t, c, mode);
         out = avt_reshape(avt_new_dims(t.arena, op_dtype(c, mode), 1, dim), c->nd, c->dim);
         s = &t.be->stat[c->op];
         while (spent < 0.5) {

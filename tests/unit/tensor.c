@@ -32,6 +32,7 @@ static void types(void **state)
     static const struct { DType t; const char *name; size_t size; } all[] = {
         { DT_F32, "f32", 4 }, { DT_BF16, "bf16", 2 }, { DT_F16, "f16", 2 }, { DT_F8_E4M3, "f8_e4m3", 1 },
         { DT_F8_E5M2, "f8_e5m2", 1 }, { DT_F64, "f64", 8 }, { DT_I64, "i64", 8 }, { DT_I32, "i32", 4 }, { DT_U8, "u8", 1 },
+        { DT_I8, "i8", 1 },
     };
     (void)state;
     assert_int_equal(sizeof(all) / sizeof(all[0]), DT_NB);
