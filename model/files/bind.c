@@ -12,6 +12,7 @@
 
 #include "base/half.h"
 #include "files/bind.h"
+#include "quantize.h"
 
 #define NAME 512
 #define SHOWN 5                         // problems that are logged
@@ -109,6 +110,27 @@ static const char *place(char buf[128], const Binder *b, const CkptTensor *t)
     return buf;
 }
 
+/* 0 or a problem of codes, which is told */
+static int told(Binder *b, int ret, const char *why)
+{
+    if (ret == AVT_INVALID)
+        complain(b, "%s", why);
+    else if (ret < 0)
+        fail(b, ret);
+    return ret;
+}
+
+/* What belongs to codes, marked used. 0: there is a problem */
+static int take_beside(Binder *b, const CkptTensor *t)
+{
+    char why[700];
+    const int ret = avt_codes_find(&b->codes, b->ckpt, t, why, sizeof(why), b->log);
+
+    for (int i = 0; i < b->codes.nb_parts; i++)
+        b->used[b->codes.part[i] - avt_ckpt_get(b->ckpt, 0)] = 1;
+    return told(b, ret, why) >= 0;
+}
+
 /* The tensor `name`, found fit in every way, marked used; NULL after a problem. */
 static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char *name)
 {
@@ -125,12 +147,9 @@ static const CkptTensor *take(Binder *b, int nd, const int64_t *dim, const char 
     place(in, b, t);
     if (!same_shape(t, nd, dim)) {
         complain(b, "tensor %s%s: wanted %s, the file has %s %s", name, in, want, avt_dtype_name(t->dtype), have);
-    } else if (t->dtype == DT_F8_E4M3 || t->dtype == DT_F8_E5M2) {
-        complain(b, "tensor %s%s: %s weights are not supported; use the published bf16 files", name, in,
-                 avt_dtype_name(t->dtype));
-    } else if (!is_float(t->dtype)) {
-        complain(b, "tensor %s%s: wanted f32, bf16 or f16, the file has %s", name, in, avt_dtype_name(t->dtype));
-    } else {
+    } else if (!is_float(t->dtype) && !avt_is_code(t->dtype)) {
+        complain(b, "tensor %s%s: wanted f32, bf16, f16, f8_e4m3 or i8, the file has %s", name, in, avt_dtype_name(t->dtype));
+    } else if (!avt_is_code(t->dtype) || take_beside(b, t)) {
         return t;
     }
     return NULL;
@@ -208,11 +227,22 @@ static int read_packed(Binder *b, const CkptTensor *t, const Extent *e)
     return ret;
 }
 
+/* The scales of codes, one for each row. 0: there is a problem */
+static int load_scales(Binder *b, const CkptTensor *t)
+{
+    const size_t rows = t->nd ? (size_t)t->dim[0] : 1;
+    char why[700];
+
+    if (!grow(b, (void **)&b->scale, &b->scale_size, (2 * rows + 1) * sizeof(*b->scale)))
+        return 0;
+    return told(b, avt_codes_scales(b->scale, &b->codes, t, why, sizeof(why), b->log), why) >= 0;
+}
+
 /* The values of a tensor, or of a part of it, as its dtype says, copied to the binder and found finite; NULL after a problem. Valid until
- * the next one. */
+ * the next one. Of codes always all. */
 static const void *load(Binder *b, const CkptTensor *t, const WeightPart *part)
 {
-    const Extent e = extent_of(t, part);
+    const Extent e = extent_of(t, avt_is_code(t->dtype) ? NULL : part);
     char have[160], in[128];
     int64_t i;
     int ret = t->pack ? read_packed(b, t, &e) : read_extent(b, t, &e);
@@ -227,6 +257,8 @@ static const void *load(Binder *b, const CkptTensor *t, const WeightPart *part)
                  (long long)(e.first + i / e.run * e.stride + i % e.run), avt_shape_text(have, sizeof(have), t->nd, t->dim));
         return NULL;
     }
+    if (avt_is_code(t->dtype) && !load_scales(b, t))
+        return NULL;
     if (!part)
         warn_zero(b, t);
     return b->raw;
@@ -242,22 +274,49 @@ static Tensor harmless(const Binder *b, int nd, const int64_t *dim)
     return t;
 }
 
-static Tensor put(Binder *b, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src)
+static Tensor placed(Binder *b, Tensor t)
 {
-    const Tensor t = avt_weight_put(b->weights, use, b->act, dtype, nd, dim, src);
-
     if (avt_arena_backend(b->weights)->status < 0 && b->status >= 0)
         b->status = avt_arena_backend(b->weights)->status;
     return t;
 }
 
-/* f32 copy of b->raw in the binder's scratch, with room for a bf16 copy behind it; NULL: no memory */
-static float *to_scratch(Binder *b, const CkptTensor *t, int64_t nb)
+static Tensor put(Binder *b, WeightUse use, DType dtype, int nd, const int64_t *dim, const void *src)
 {
-    if (!grow(b, (void **)&b->scratch, &b->scratch_size, (size_t)nb * (sizeof(float) + sizeof(uint16_t))))
+    return placed(b, avt_weight_put(b->weights, use, b->act, dtype, nd, dim, src));
+}
+
+/* What codes in b->raw stand for, of all of the tensor or a part; v has room for all */
+static void widen_codes(const Binder *b, float *v, const CkptTensor *t, const WeightPart *part)
+{
+    const Extent e = extent_of(t, part);
+    const int64_t rows = t->nd ? t->dim[0] : 1;
+
+    if (rows)
+        avt_dequantize_rows(v, t->dtype, b->raw, b->scale, rows, avt_ckpt_values(t) / rows, b->codes.group);
+    for (int64_t i = 0; i < e.nb && part; i++)
+        memmove(v + i * e.run, v + e.first + i * e.stride, (size_t)e.run * sizeof(*v));
+}
+
+/* f32 copy of b->raw in the binder's scratch, nb numbers, with room for a bf16 copy behind it; NULL: no memory */
+static float *to_scratch(Binder *b, const CkptTensor *t, const WeightPart *part, int64_t nb)
+{
+    const int64_t room = avt_is_code(t->dtype) ? avt_ckpt_values(t) : nb;
+
+    if (!grow(b, (void **)&b->scratch, &b->scratch_size, (size_t)room * (sizeof(float) + sizeof(uint16_t))))
         return NULL;
-    avt_to_f32(b->scratch, t->dtype, b->raw, 0, nb);
+    if (avt_is_code(t->dtype))
+        widen_codes(b, b->scratch, t, part);
+    else
+        avt_to_f32(b->scratch, t->dtype, b->raw, 0, nb);
     return b->scratch;
+}
+
+/* Codes that the backend would make, all of them or some rows: they keep their bits. */
+static int are_wanted(const Binder *b, WeightUse use, const CkptTensor *t, int nd, const int64_t *dim, const WeightPart *part)
+{
+    return use == WEIGHT_LINEAR && nd == 2 && avt_is_code(t->dtype) && t->dtype == b->act && !(part && part->axis) &&
+           b->codes.group == avt_code_group(t->dtype, dim[1]);
 }
 
 static const uint16_t *round_scratch(Binder *b, int64_t nb)
@@ -299,7 +358,7 @@ static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, c
         complain(b, "tensor %s has no pair in the LoRA %s; is it a LoRA for this model?", name, avt_lora_path(b->lora));
         return AVT_INVALID;
     }
-    w = to_scratch(b, t, nb);
+    w = to_scratch(b, t, part, nb);
     ret = w ? merge_pair(b, module, w, out, in, part) : AVT_ERR(ENOMEM);
     if (ret < 0 && w)
         fail(b, ret);
@@ -313,8 +372,9 @@ static int stopped(const Binder *b)
 }
 
 /* What was read, or merged from that: on the backend. */
-static Tensor place_values(Binder *b, WeightUse use, const CkptTensor *t, int nd, const int64_t *dim, int merged)
+static Tensor place_values(Binder *b, WeightUse use, const CkptTensor *t, int nd, const int64_t *dim, const WeightPart *part, int merged)
 {
+    const int64_t row = part ? part->first : 0;
     int64_t nb = 1;
 
     for (int i = 0; i < nd; i++)
@@ -322,9 +382,11 @@ static Tensor place_values(Binder *b, WeightUse use, const CkptTensor *t, int nd
     if (merged)                                                     // rounded once, to what W is stored in
         return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb))
                                    : put(b, use, DT_F32, nd, dim, b->scratch);
+    if (are_wanted(b, use, t, nd, dim, part))
+        return placed(b, avt_weight_put_codes(b->weights, t->dtype, dim[0], dim[1], (char *)b->raw + row * dim[1], b->scale + row));
     if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
         return put(b, use, t->dtype, nd, dim, b->raw);
-    return to_scratch(b, t, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
+    return to_scratch(b, t, part, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
 }
 
 /* dim: of the whole; `part` of it is bound. */
@@ -354,7 +416,7 @@ static Tensor bind_part(Binder *b, WeightUse use, int nd, const int64_t *dim, co
         return harmless(b, nd, own);
     if (b->lora && use == WEIGHT_LINEAR && nd == 2)
         merged = merge_lora(b, t, dim[0], dim[1], part, nb, name);
-    return merged < 0 ? harmless(b, nd, own) : place_values(b, use, t, nd, own, merged);
+    return merged < 0 ? harmless(b, nd, own) : place_values(b, use, t, nd, own, part, merged);
 }
 
 static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name)
@@ -381,7 +443,8 @@ void avt_binder_close(Binder *b)
     avt_freep(&b->used);
     avt_freep(&b->raw);
     avt_freep(&b->scratch);
-    b->raw_size = b->scratch_size = 0;
+    avt_freep(&b->scale);
+    b->raw_size = b->scratch_size = b->scale_size = 0;
 }
 
 Tensor avt_bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *fmt, ...)
@@ -483,7 +546,10 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     v = avt_malloc(MEM_CKPT, (size_t)avt_ckpt_values(t) * sizeof(*v) + 1);
     if (!v)
         return fail(b, AVT_ERR(ENOMEM)), NULL;
-    avt_to_f32(v, t->dtype, b->raw, 0, avt_ckpt_values(t));
+    if (avt_is_code(t->dtype))
+        widen_codes(b, v, t, NULL);
+    else
+        avt_to_f32(v, t->dtype, b->raw, 0, avt_ckpt_values(t));
     return v;
 }
 

@@ -10,7 +10,7 @@
 #ifndef AVT_BIND_H
 #define AVT_BIND_H
 
-#include "files/ckpt.h"
+#include "files/codes.h"
 #include "files/lora.h"
 #include "kernels.h"
 
@@ -33,6 +33,9 @@ typedef struct Binder {
     size_t raw_size;
     float *scratch;                     // f32 copy of one weight: LoRA, conversion
     size_t scratch_size;
+    float *scale;                       // of the rows of raw, if they are codes
+    size_t scale_size;
+    Codes codes;                        // what lies beside them
     /* plan only: sees each tensor that is asked for, so that tests can write a file that fits; or NULL */
     void (*record)(void *opaque, const char *name, int nd, const int64_t *dim);
     void *record_opaque;
@@ -43,6 +46,9 @@ void avt_binder_close(Binder *b);
 
 /**
  * The tensor `name` (after prefix) with exactly the shape given, placed for `use`. Names may be printf formats.
+ * Codes (f8_e4m3, i8) come with their scales, "<name>_scale" [out] or one alone ("scale_weight" in older files of others), those of i8 with
+ * "<name>_rotation", the size of a group; scales are above 0 and at most 65536. Where the network wants just these codes they keep their
+ * bits, else they are what they stand for.
  * A file shape that differs only by dimensions of size 1 is accepted ([1, 6, D] for [6, D]).
  * WEIGHT_LINEAR tensors get their LoRA pair merged (module = name without ".weight").
  * @return the weight; after a problem something harmless, and avt_binder_finish() fails

@@ -22,7 +22,7 @@ static const struct {
 } dtypes[] = {
     { "F32", DT_F32 }, { "BF16", DT_BF16 }, { "F16", DT_F16 }, { "F8_E4M3", DT_F8_E4M3 }, { "F8_E5M2", DT_F8_E5M2 },
     { "F64", DT_F64 }, { "I64", DT_I64 }, { "I32", DT_I32 }, { "U8", DT_U8 }, { "BOOL", DT_U8 },
-    { "I8", DT_NB }, { "I16", DT_NB }, { "U16", DT_NB }, { "U32", DT_NB }, { "U64", DT_NB }, { "C64", DT_NB },
+    { "I8", DT_I8 }, { "I16", DT_NB }, { "U16", DT_NB }, { "U32", DT_NB }, { "U64", DT_NB }, { "C64", DT_NB },
     { "F8_E8M0", DT_NB }, { "F4", DT_NB }, { "F6_E2M3", DT_NB }, { "F6_E3M2", DT_NB },
 };
 

@@ -193,9 +193,9 @@ static void test_refused(void **state)
         { "tensor l.weight: wanted [3, 4], the file has f32 [12]", "" },
         { "tensor l.weight: wanted [3, 4], the file has bf16 [3, 3]", "" },
         { "tensor l.weight: wanted [3, 4], the file has i32 [3, 1]", "" },
-        { "tensor l.weight: wanted f32, bf16 or f16, the file has i32", "" },
-        { "tensor l.weight: wanted f32, bf16 or f16, the file has u8", "" },
-        { "tensor l.weight: f8_e4m3 weights are not supported", "published" },
+        { "tensor l.weight: wanted f32, bf16, f16, f8_e4m3 or i8, the file has i32", "" },
+        { "tensor l.weight: wanted f32, bf16, f16, f8_e4m3 or i8, the file has u8", "" },
+        { "tensor l.weight: f8_e4m3 without its scales", "published" },
         { "tensor l.weight: value 7 of [3, 4] is not finite", "" },
     };
 
