@@ -173,8 +173,11 @@ to-check: all build-tests simt $(BUILD)/tests/soak $(TINY_MODEL) $(OTHER_MODEL) 
 # the parity program sees ../shared/golden too where that stands beside the tree
 run-check: to-check
 	@$(RUN) $(TESTS) $(foreach f,$(FUZZERS),$(call corpus_of,$(f))) $(foreach l,$(LEVELS),$(call parity_at,$(l))) \
-		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden" "$(BUILD)/tests/parity $(SRC)/../shared/golden --precision bf16") \
+		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden" $(foreach p,bf16 int8 fp8,"$(BUILD)/tests/parity $(SRC)/../shared/golden --precision $p")) \
+		$(foreach p,int8 fp8,"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --precision $p" \
+			"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --precision $p --level plain") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" $(SIMT_SHORT) \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard --precision int8 --case dit_forward" \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"

@@ -267,6 +267,17 @@ void avt_quantize(Backend *be, Tensor out, Tensor x)
     submit(be, &(OpCall){ .op = OP_QUANTIZE, .out = out, .x = x }, 0);
 }
 
+Tensor avt_factor(Backend *be, Arena *scratch, const Linear *l, Tensor x)
+{
+    Tensor codes;
+
+    if (!avt_is_code(l->w.act))
+        return x;
+    codes = avt_new_codes(scratch, l->w.act, x.nd, x.dim);
+    avt_quantize(be, codes, x);
+    return codes;
+}
+
 static void linear(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate, Act act)
 {
     const int64_t n = l->w.dim[0], k = l->w.dim[1];

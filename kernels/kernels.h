@@ -74,6 +74,8 @@ typedef struct Linear {
 /** The codes of x [.., D], rotated if they are i8, and their scales: what a product takes whose weight was put for out's type. A scale
  *  is NaN where its row has a NaN or an infinity. Exact. */
 void avt_quantize(Backend *be, Tensor out, Tensor x);
+/** x as the product l takes it: x itself, or its codes, in scratch. */
+Tensor avt_factor(Backend *be, Arena *scratch, const Linear *l, Tensor x);
 /** out[M, N] = act(x[M, K] w^T + b). x has the type that w was put for; of codes out is what their values give, code * scale. Tolerance
  *  2e-6 * sqrt(K). */
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act);

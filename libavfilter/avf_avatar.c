@@ -122,7 +122,7 @@ static const AVOption avatar_options[] = {
     { "seed", "set the random seed, -1 to draw one", OFFSET(seed), AV_OPT_TYPE_INT64, { .i64 = -1 }, -1, UINT32_MAX, TFLAGS },
     STRING("devices",    "set the devices, joined by '|' (default: auto)",     devices,    FLAGS),
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
-    STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16", precision, FLAGS),
+    STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16, int8, fp8", precision, FLAGS),
     STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),
     STRING("front_device", "set where speech and text are encoded (default: auto)", front_device, FLAGS),
     { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,

@@ -75,7 +75,8 @@ typedef struct AvatarOptions {
                                            "layer+tensorP" etc. split each layer over P devices */
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
     const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
-                                           of the attention's keys and values; the latents, sums and the picture's encoder stay f32 */
+                                           of the attention's keys and values; "int8", "fp8": the same as auto, but the transformer's
+                                           layers multiply numbers of 8 bits. Latents, sums and the picture's encoder stay f32 */
     const char *front_device;           /* of the encoders of speech and text: "auto" (NULL, the VAE's), or any device */
     int steps;                          /* denoising steps; -1: the model's (4) */
     int cpu_threads;                    /* 0: all cores of the affinity mask, or what a quota is worth */
@@ -134,7 +135,7 @@ typedef struct AvatarInfo {
     int64_t seed;
     int steps;
     int64_t weight_bytes, state_bytes, scratch_bytes;   /* planned, all ranks together */
-    char precision[8];                  /* "f32", "bf16" */
+    char precision[8];                  /* "f32", "bf16", "int8", "fp8" */
     char plan[64];                      /* devices in the order of the ranks: "layer on cpu|cpu|cpu+VAE" */
 } AvatarInfo;
 

@@ -32,7 +32,7 @@ static const Option options[] = {
     { "devices",     TEXT,  AT(engine.devices),     "auto (the GPUs that hold the model, else cpu), cpu, cuda0|cuda1, of workers 1:cuda0, ... in pipeline order", NULL },
     { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer; tensorP, ulyssesP or layer+tensorP split layers", NULL },
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
-    { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16", NULL },
+    { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16, int8, fp8", NULL },
     { "front_device", TEXT, AT(engine.front_device), "of the encoders of speech and text: auto (the VAE's), or a device", NULL },
     { "cpu_threads", INT,   AT(engine.cpu_threads), "threads of the CPU backend (default: all cores)", NULL },
     { "cpu_level",   INT,   AT(engine.cpu_level),   "highest level to use: 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX (default: the best)", NULL },

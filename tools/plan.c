@@ -238,9 +238,9 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
     avt_plan_text(plan, text, sizeof(text));
     if (o->json)
         printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text,
-               avt_dtype_name(opt->act), o->look.out_width, o->look.out_height, steps);
+               avt_precision_name(opt->act, opt->product), o->look.out_width, o->look.out_height, steps);
     else {
-        printf("%s, %dx%d, %d steps, %s\n", text, o->look.out_width, o->look.out_height, steps, avt_dtype_name(opt->act));
+        printf("%s, %dx%d, %d steps, %s\n", text, o->look.out_width, o->look.out_height, steps, avt_precision_name(opt->act, opt->product));
         print_head("GB");
     }
     ret = print_ranks(o, sizes, plan, opt, &room, o->json);
@@ -301,7 +301,7 @@ int cmd_plan(int argc, char **argv)
     if (avt_plan_make(&plan, &p, &tool_log) < 0)
         return 1;
     opt.act = avt_plan_act(&plan, opt.level, NULL);
-    if (avt_options_precision(&opt.act, o.engine.precision, &tool_log) < 0)
+    if (avt_options_precision(&opt, o.engine.precision, &tool_log) < 0 || avt_plan_has_codes(&plan, opt.product, &tool_log) < 0)
         return 1;
     if (o.ops)
         return plan_ops(&o, &sizes, steps, first, &opt);

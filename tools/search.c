@@ -312,8 +312,10 @@ static int try_all(Found *best, const Cards *cards, const Link *link, const Tool
 int search_plan(Found *f, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     BackendOptions be = { .level = CPU_AUTO, .act = DT_BF16 };
-    int ret = avt_options_precision(&be.act, o->engine.precision, log);
+    int ret = avt_options_precision(&be, o->engine.precision, log);
 
+    if (ret >= 0 && avt_is_code(be.product))
+        ret = avt_fail(log, AVT_ERR(ENOSYS), "precision=%s: a card has no products of it yet, a CPU has; use precision=bf16", o->engine.precision);
     memset(f, 0, sizeof(*f));
     f->width = o->look.out_width;
     f->height = o->look.out_height;

@@ -108,7 +108,7 @@ int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
     if (ret >= 0)
         be.act = avt_plan_act(&plan, be.level, NULL);
     if (ret >= 0)
-        ret = avt_options_precision(&be.act, opt->precision, NULL);
+        ret = avt_options_precision(&be, opt->precision, NULL);
     if (ret >= 0)
         ret = avt_rank_plan(&plan, &p, &sizes, &be);
     return ret < 0 ? ret : sum_host(&plan, &sizes, &sized, &be);

@@ -22,9 +22,11 @@
 
 #define ANSWER  "verify.safetensors"
 
-/* Relative L2: what other orders of summing give, and what bf16 does; tests/e2e/precision holds the second. */
+/* Relative L2: what other orders of summing give, and what the other precisions do; tests/e2e/precision holds those. */
 #define SAME_F32  4e-3                              // the answer itself is rounded to bf16: 1.6e-3
 #define SAME_BF16 3e-2
+#define SAME_INT8 3e-2
+#define SAME_FP8  8e-2
 
 /* ---- the file ------------------------------------------------------------------------------------------------------ */
 
@@ -80,6 +82,11 @@ static int read_answer(Probe *l, int64_t frame[3], const char *path, const Log *
 
 /* ---- comparing ----------------------------------------------------------------------------------------------------- */
 
+static double limit_of(const char *precision)
+{
+    return !strcmp(precision, "f32") ? SAME_F32 : !strcmp(precision, "bf16") ? SAME_BF16 : !strcmp(precision, "int8") ? SAME_INT8 : SAME_FP8;
+}
+
 /* |a - b| / |b| of some values; a NaN stays one. */
 static double distance(const float *a, const float *b, int64_t nb)
 {
@@ -95,7 +102,7 @@ static double distance(const float *a, const float *b, int64_t nb)
 static void compare(Likeness *l, const Probe *got, const Probe *want)
 {
     l->info = got->info;
-    l->limit = !strcmp(got->info.precision, "f32") ? SAME_F32 : SAME_BF16;
+    l->limit = limit_of(got->info.precision);
     l->distance = distance(got->latents, want->latents, PROBE_BLOCKS * got->nb);
     l->worst = 0;
     for (int b = 0; b < PROBE_BLOCKS; b++) {

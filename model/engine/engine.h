@@ -22,7 +22,7 @@ typedef struct Core {
 
     ModelDir dir;
     int compat, level, cpu_threads;
-    DType act;                          // precision: the type of activations on every device
+    DType act, product;                 // precision: the type of activations on every device, and of what the layers multiply
     int process;                        // this one, as the plan's ranks name theirs
     struct World *world;                // of all processes that they live in; NULL: this one alone
     uint32_t id;                        // that workers know it by; 0: they do not
@@ -79,8 +79,10 @@ int avt_in_callback(void);
 
 /** Check every option without looking at a file. @return 0, or EINVAL after one sentence that names option, value, remedy */
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
-/** `precision`: *act, and whether it was said (else *act is left alone). @return 1, 0, or EINVAL (logged) */
-int avt_options_precision(DType *act, const char *precision, const Log *log);
+/** `precision`: be->product; and be->act, if that is said, too (else it is left alone). @return 1, 0, or EINVAL (logged) */
+int avt_options_precision(BackendOptions *be, const char *precision, const Log *log);
+/** "f32", "bf16", "int8", "fp8" */
+const char *avt_precision_name(DType act, DType product);
 /** The folder of the model that is asked for into path, [PATH_MAX]. @return 1, or 0: it is found nowhere, path is the name as given */
 int avt_options_folder(char *path, const AvatarOptions *opt);
 /** Find and open the model that is asked for: a folder, or a name in opt->models or among the installed ones. @return as avt_modeldir_open() */

@@ -15,7 +15,7 @@
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
 {
-    return (BackendOptions){ .threads = threads, .level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, .act = c->act, .log = log };
+    return (BackendOptions){ .threads = threads, .level = c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, .act = c->act, .product = c->product, .log = log };
 }
 
 int avt_core_threads(const Core *c)
@@ -257,17 +257,22 @@ static int choose_precision(Core *c, const Plan *p, const char *asked, const Log
 {
     const char *slow;
     DType best = avt_plan_act(p, c->level < 0 ? CPU_AUTO : (CpuLevel)c->level, &slow);
-    const int said = avt_options_precision(&c->act, asked, log);
+    BackendOptions be;
+    int said;
 
     for (int r = 0; r < p->nb_ranks && c->world && !slow; r++)
         if (!avt_world_card(c->world, p->rank[r].process)->bf16 && !strcmp(p->rank[r].device, "cpu"))
             slow = "a worker's cpu", best = DT_F32;
-
+    be.act = best;
+    said = avt_options_precision(&be, asked, log);
     if (said < 0)
         return said;
-    if (!said)
-        c->act = best;
-    if (said && c->act == DT_BF16 && slow)
+    c->act = be.act;
+    c->product = be.product;
+    if (avt_is_code(c->product))
+        avt_log(log, LOG_INFO, "precision %s, as asked for: of the layers' products; %s between operations%s", avt_precision_name(c->act, c->product),
+                avt_dtype_name(c->act), c->product == DT_F8_E4M3 ? "; slower than that on a CPU, which has nothing for it" : "");
+    else if (said && c->act == DT_BF16 && slow)
         avt_log(log, LOG_INFO, "precision bf16, as asked for: slower than f32 on %s, which has nothing for it", slow);
     else if (said)
         avt_log(log, LOG_INFO, "precision %s, as asked for", avt_dtype_name(c->act));
@@ -275,7 +280,7 @@ static int choose_precision(Core *c, const Plan *p, const char *asked, const Log
         avt_log(log, LOG_INFO, "precision f32, as %s has nothing that runs bf16 faster", slow);
     else
         avt_log(log, LOG_INFO, "precision bf16, which %s runs faster than f32", p->rank[0].device);
-    return 0;
+    return avt_plan_has_codes(p, c->product, log);
 }
 
 /* Bytes that each device of a plan has left now; 0: not known, or the host's, which all ranks there share however they are split. */

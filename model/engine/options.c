@@ -155,22 +155,41 @@ static int parse_expert(Expert *x, const char *text, const Log *log)
     return 0;
 }
 
-int avt_options_precision(DType *act, const char *precision, const Log *log)
+static const struct {
+    const char *name;
+    DType act, product;                 // act of codes: what runs fastest
+} precisions[] = { { "f32", DT_F32, DT_F32 }, { "bf16", DT_BF16, DT_BF16 }, { "int8", DT_NB, DT_I8 }, { "fp8", DT_NB, DT_F8_E4M3 } };
+
+int avt_options_precision(BackendOptions *be, const char *precision, const Log *log)
 {
+    be->product = DT_F32;
     if (!precision || !*precision || !strcmp(precision, "auto"))
         return 0;
-    if (strcmp(precision, "f32") && strcmp(precision, "bf16"))
-        return avt_fail(log, AVT_ERR(EINVAL), "precision=%s is not known: auto, f32 or bf16", precision);
-    *act = strcmp(precision, "f32") ? DT_BF16 : DT_F32;
-    return 1;
+    for (size_t i = 0; i < sizeof(precisions) / sizeof(precisions[0]); i++)
+        if (!strcmp(precision, precisions[i].name)) {
+            be->product = precisions[i].product;
+            if (precisions[i].act == DT_NB)
+                return 0;
+            be->act = precisions[i].act;
+            return 1;
+        }
+    return avt_fail(log, AVT_ERR(EINVAL), "precision=%s is not known: auto, f32, bf16, int8 or fp8", precision);
+}
+
+const char *avt_precision_name(DType act, DType product)
+{
+    for (size_t i = 0; i < sizeof(precisions) / sizeof(precisions[0]); i++)
+        if (avt_is_code(product) ? product == precisions[i].product : act == precisions[i].act)
+            return precisions[i].name;
+    return avt_dtype_name(act);
 }
 
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
 {
-    DType act;
+    BackendOptions be;
     Plan plan;
 
-    if (avt_options_precision(&act, opt->precision, log) < 0)
+    if (avt_options_precision(&be, opt->precision, log) < 0)
         return AVT_ERR(EINVAL);
     if (opt->steps != -1 && (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS))
         return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d, or -1 for the model's", opt->steps, SAMPLER_MAX_STEPS);

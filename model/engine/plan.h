@@ -105,6 +105,8 @@ DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 /** Do ranks live in other processes than the front's? */
 int avt_plan_is_spread(const Plan *p);
+/** Whether every device with layers has products of this type, if it is one of codes. @return 0, or ENOSYS (logged) */
+int avt_plan_has_codes(const Plan *p, DType product, const Log *log);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
 /** Ranks of a team: 1 where no layer is split. */

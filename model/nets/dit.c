@@ -7,6 +7,7 @@
  *   u = LN(x) (1 + m4) + m3          x += m5 * ffn2(gelu(ffn0(u)))                     then, after some layers, the audio
  *
  * x is f32; u, q, attention and the FFN's inside have the backend's type of activations, rings and sinks their own.
+ * A product whose weight is codes is given codes: avt_factor().
  * Keys in the ring are rotated once, at their absolute frame, and so are the motion keys of the sink, which stand still. The reference
  * moves along with the stream: its keys are also kept as they come out of the norm and are rotated anew for each block, into their
  * place in front of the motion keys. A sink item attends to itself alone.
@@ -87,7 +88,7 @@ static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     const Tensor to_k = avt_rows(it->ring->k[i], slot, N), to_v = avt_rows(it->ring->v[i], slot, N);
     const Tensor k = product_of(scratch, d, to_k, u), v = product_of(scratch, d, to_v, u);
 
-    avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
+    avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, avt_factor(be, scratch, &a->q, u), (const Linear *const[]){ &a->k, &a->v, &a->q });
     avt_team_norm_rope(&d->team, be, scratch, (const TeamNorm[]){ { k, k, a->norm_k, it->rope }, { q, q, a->norm_q, it->rope } }, 2,
                        d->cfg.eps, d->cfg.dim);
     keep(be, scratch, d, to_k, k, &cut);
@@ -123,7 +124,8 @@ static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     TeamNorm norm[4] = { { ref, avt_rows(k, 0, n), a->norm_k, AVT_NONE } };
     int nb = 1;
 
-    avt_linear_group(be, q.be ? 3 : 2, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
+    avt_linear_group(be, q.be ? 3 : 2, (const Tensor[]){ k, v, q }, avt_factor(be, scratch, &a->q, u),
+                     (const Linear *const[]){ &a->k, &a->v, &a->q });
     if (own.be)
         norm[nb++] = (TeamNorm){ own, k, a->norm_k, it->rope };
     norm[nb++] = (TeamNorm){ k, k, a->norm_k, it->rope_sink };
@@ -194,7 +196,7 @@ static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     all = avt_team_all(&d->team, be, scratch, u, &cut);
     q = rows_like(scratch, all.dim[0], d->width);
     att = d->team.way == TEAM_COLUMNS ? rows_like(scratch, all.dim[0], d->width) : u;
-    avt_linear(be, q, all, &l->cross.q, ACT_NONE);
+    avt_linear(be, q, avt_factor(be, scratch, &l->cross.q, all), &l->cross.q, ACT_NONE);
     avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, l->cross.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     avt_attention(be, heads(d, att), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
     avt_team_linear_add(&d->team, be, scratch, it->x, att, &l->cross.o, AVT_NONE, &cut);
@@ -212,7 +214,7 @@ static void feed_forward(Backend *be, Arena *scratch, const Dit *d, DitItem *it,
     avt_norm_modulate(be, u, it->x, avt_at(m, 4), avt_at(m, 3), d->cfg.eps);
     all = avt_team_all(&d->team, be, scratch, u, &cut);
     y = rows_like(scratch, all.dim[0], l->ffn0.w.dim[0]);
-    avt_linear(be, y, all, &l->ffn0, ACT_GELU_TANH);
+    avt_linear(be, y, avt_factor(be, scratch, &l->ffn0, all), &l->ffn0, ACT_GELU_TANH);
     avt_team_linear_add(&d->team, be, scratch, it->x, y, &l->ffn2, avt_at(m, 5), &cut);
     avt_arena_release(scratch, mark);
 }

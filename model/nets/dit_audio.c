@@ -139,13 +139,16 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
     avt_act(be, g, out->global, ACT_SILU);
     for (int j = 0; j < d->cfg.nb_inject; j++) {
         const DitInject *in = &d->injects[j];
+        const size_t codes = avt_arena_mark(scratch);
         Tensor k, v;
 
         if (d->cfg.inject[j] < d->l0 || d->cfg.inject[j] >= d->l1)
             continue;
         k = avt_view(avt_at(out->k, in->index), rows, d->width);
         v = avt_view(avt_at(out->v, in->index), rows, d->width);
-        avt_linear_group(be, 2, (const Tensor[]){ k, v }, avt_view(out->local, rows, D), (const Linear *const[]){ &in->attn.k, &in->attn.v });
+        avt_linear_group(be, 2, (const Tensor[]){ k, v }, avt_factor(be, scratch, &in->attn.k, avt_view(out->local, rows, D)),
+                         (const Linear *const[]){ &in->attn.k, &in->attn.v });
+        avt_arena_release(scratch, codes);
         avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, in->attn.norm_k, AVT_NONE }, 1, d->cfg.eps, D);
         make_table(be, scratch, d, in, avt_view(table, A * DIT_BLOCK, 2 * D), g);
         for (int64_t a = 0; a < A; a++)                             // shift and scale of a frame -> shifts, scales of the frames
@@ -171,7 +174,7 @@ static Tensor attend(Backend *be, Arena *scratch, const Dit *d, const DitInject 
     n = all.dim[0] / DIT_BLOCK;
     q = avt_new(scratch, be->act, all.dim[0], d->width);
     att = d->team.way == TEAM_COLUMNS ? avt_new(scratch, be->act, all.dim[0], d->width) : u;
-    avt_linear(be, q, all, &in->attn.q, ACT_NONE);
+    avt_linear(be, q, avt_factor(be, scratch, &in->attn.q, all), &in->attn.q, ACT_NONE);
     avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, in->attn.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     avt_attention(be, avt_view(att, DIT_BLOCK, n, NH, hd), avt_view(q, DIT_BLOCK, n, NH, hd), avt_view(k, DIT_BLOCK, m, NH, hd),
                   avt_view(v, DIT_BLOCK, m, NH, hd), AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)hd));
@@ -187,8 +190,9 @@ static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitIn
     avt_copy(be, before, x);
     for (int a = 0; a < audio->nb_actors; a++) {
         const size_t mark = avt_arena_mark(scratch);
+        const Tensor att = attend(be, scratch, d, in, u, before, audio, a, cut);
 
-        avt_linear(be, y, attend(be, scratch, d, in, u, before, audio, a, cut), &in->attn.o, ACT_NONE);
+        avt_linear(be, y, avt_factor(be, scratch, &in->attn.o, att), &in->attn.o, ACT_NONE);
         avt_gate_add(be, x, x, y, avt_view(avt_at(audio->mask, a), x.dim[0]));
         avt_arena_release(scratch, mark);
     }

@@ -117,14 +117,17 @@ int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out)
 int avt_dit_text_keys(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor embedded)
 {
     const int64_t M = embedded.dim[0];
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor factor = avt_factor(be, scratch, &d->layer[0].cross.k, embedded);
 
     for (int i = 0; i < d->l1 - d->l0; i++) {
         const DitAttention *a = &d->layer[i].cross;
         const Tensor k = avt_view(out->k[i], M, d->width), v = avt_view(out->v[i], M, d->width);
 
-        avt_linear_group(be, 2, (const Tensor[]){ k, v }, embedded, (const Linear *const[]){ &a->k, &a->v });
+        avt_linear_group(be, 2, (const Tensor[]){ k, v }, factor, (const Linear *const[]){ &a->k, &a->v });
         avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     }
+    avt_arena_release(scratch, mark);
     return be->status;
 }
 

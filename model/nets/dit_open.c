@@ -56,9 +56,11 @@ static void bind_attention(DitAttention *a, Binder *b, const Dit *d, const char 
 static void bind_layer(DitLayer *l, Binder *b, const Dit *d, int i)
 {
     const int64_t D = d->cfg.dim, DF = d->cfg.ffn_dim;
+    const DType act = b->act;
     WeightPart rows, columns;
     char name[64];
 
+    b->act = avt_arena_backend(b->weights)->product;
     l->modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(6, D), "blocks.%d.modulation", i);
     snprintf(name, sizeof(name), "blocks.%d.self_attn", i);
     bind_attention(&l->self, b, d, name);
@@ -68,16 +70,20 @@ static void bind_layer(DitLayer *l, Binder *b, const Dit *d, int i)
     l->norm3_b = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(D), "blocks.%d.norm3.bias", i);
     l->ffn0 = avt_bind_linear_part(b, DF, D, 1, own(&rows, &d->team, 0, DF, 1), "blocks.%d.ffn.0", i);
     l->ffn2 = avt_bind_linear_part(b, D, DF, adds_bias(&d->team), own(&columns, &d->team, 1, DF, 1), "blocks.%d.ffn.2", i);
+    b->act = act;
 }
 
 static void bind_inject(DitInject *in, Binder *b, const Dit *d, int j)
 {
     const int64_t D = d->cfg.dim;
+    const DType act = b->act;
     WeightPart rows;
     char name[64];
 
     snprintf(name, sizeof(name), "audio_injector.injector.%d", j);
+    b->act = avt_arena_backend(b->weights)->product;
     bind_attention(&in->attn, b, d, name);
+    b->act = act;
     in->adain = avt_bind_linear_part(b, 2 * D, D, 1, own(&rows, &d->team, 0, 2 * D, 1), "audio_injector.injector_adain_layers.%d.linear", j);
 }
 

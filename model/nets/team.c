@@ -240,8 +240,10 @@ void avt_team_linear_add(const Team *t, Backend *be, Arena *scratch, Tensor x, T
     const size_t mark = avt_arena_mark(scratch);
     Tensor partial, sum;
 
+    y = avt_factor(be, scratch, l, y);
     if (t->way != TEAM_COLUMNS) {
         avt_linear_add(be, x, x, y, l, gate);
+        avt_arena_release(scratch, mark);
         return;
     }
     partial = avt_new(scratch, DT_F32, y.dim[0], x.dim[1]);

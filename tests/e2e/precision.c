@@ -2,7 +2,8 @@
 /*
  * precision=: the embedded model speaks the same sentences in f32 and in bf16. Noise and sink distances are the same, so block after
  * block differs by rounding alone: latents of ten blocks, after four steps each, by at most 3e-2 (relative L2), frames by at most what
- * 45 dB are in the worst block, 50 dB over all. On every CPU level that this machine has; what `auto` takes, and the log's line of it.
+ * 45 dB are in the worst block, 50 dB over all. On every CPU level that this machine has; what `auto` takes, and the log's line of it. In int8
+ * and fp8 as far as doc/precision.md says.
  * With --device NAME (cuda0): that device's films, of DEVICE_BLOCKS blocks, against the CPU's in f32; with --sample the one in bf16.
  */
 #include <math.h>
@@ -23,7 +24,7 @@ typedef struct Limits {
     double worst_block, all_blocks;                 // dB
 } Limits;
 
-static const Limits of_bf16 = { 3e-2, 45, 50 }, of_f32 = { 1e-4, 70, 70 };
+static const Limits of_bf16 = { 3e-2, 45, 50 }, of_f32 = { 1e-4, 70, 70 }, of_int8 = { 2e-2, 48, 50 }, of_fp8 = { 6e-2, 40, 42 };
 
 typedef struct Film {
     float latents[BLOCKS][LATENTS];
@@ -181,6 +182,38 @@ static void bf16_stays_close(void **state)
     free(b);
 }
 
+/* Codes, with the activations that the engine takes and with the other ones. */
+static void codes_stay_close(void **state)
+{
+    static const struct {
+        const char *name, *label;
+        int level;
+        const Limits *limit;
+    } way[] = { { "int8", "int8", -1, &of_int8 }, { "int8", "int8 at avx512", CPU_AVX512, &of_int8 }, { "int8", "int8 at avx2", CPU_AVX2, &of_int8 },
+                { "fp8", "fp8", -1, &of_fp8 }, { "fp8", "fp8 at avx512", CPU_AVX512, &of_fp8 } };
+    Film *a = malloc(sizeof(*a)), *b = malloc(sizeof(*b));
+
+    (void)state;
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    SKIP("films take half an hour under a sanitizer, and the code is that of the other tests");
+#endif
+    REQUIRE(a && b);
+    make_film(a, NULL, "f32", -1);
+    for (size_t i = 0; i < sizeof(way) / sizeof(way[0]); i++) {
+        if (way[i].level >= 0 && !avt_cpu_has((CpuLevel)way[i].level)) {
+            print_message("SKIPPED: this CPU has no level %d\n", way[i].level);
+            continue;
+        }
+        make_film(b, NULL, way[i].name, way[i].level);
+        assert_string_equal(b->info.precision, way[i].name);
+        REQUIRE(strstr(b->log, "as asked for: of the layers' products"));
+        REQUIRE(!strstr(b->log, "slower") == !strcmp(way[i].name, "int8"));
+        compare(a, b, way[i].limit, way[i].label);
+    }
+    free(a);
+    free(b);
+}
+
 /* bf16 holds half the memory in rings and weights. */
 static void auto_takes_what_is_faster(void **state)
 {
@@ -215,7 +248,7 @@ static void other_words_are_refused(void **state)
     (void)state;
     assert_int_equal(avatar_options_check(&opt), AVATAR_ERR(EINVAL));
     assert_int_equal(avatar_engine_open(&e, &opt), AVATAR_ERR(EINVAL));
-    REQUIRE(!e && strstr(f->log, "precision=fp12") && strstr(f->log, "auto, f32 or bf16"));
+    REQUIRE(!e && strstr(f->log, "precision=fp12") && strstr(f->log, "auto, f32, bf16, int8 or fp8"));
     free(f);
 }
 
@@ -241,7 +274,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest of_a_device[] = { cmocka_unit_test(a_device_stays_close) };
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bf16_stays_close), cmocka_unit_test(auto_takes_what_is_faster), cmocka_unit_test(other_words_are_refused),
+        cmocka_unit_test(bf16_stays_close), cmocka_unit_test(codes_stay_close), cmocka_unit_test(auto_takes_what_is_faster), cmocka_unit_test(other_words_are_refused),
     };
 
     if (argc >= 3 && !strcmp(argv[1], "--device")) {

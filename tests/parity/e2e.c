@@ -199,7 +199,7 @@ static AvatarEngine *open_model(Golden *g, int steps)
     opt.devices = g->be->device;
     opt.plan = "sequential";
     opt.steps = steps;
-    opt.precision = avt_dtype_name(g->be->act);
+    opt.precision = avt_precision_name(g->be->act, g->be->product);
     opt.compat = AVATAR_COMPAT_UPSTREAM;
     opt.cpu_level = g->be->level == CPU_AUTO ? -1 : (int)g->be->level;
     opt.cpu_threads = g->be->threads;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16]
+ * parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16|int8|fp8]
  *
  * Walks DIR (tests/README.md: one file a case), runs the case of each file, prints one line each. A file that has no case and a
  * result that no case compared are failures; files of the single-GPU original are the one thing that is skipped.
@@ -54,7 +54,7 @@ enum { TABLE_NB = sizeof(table) / sizeof(table[0]) };
 typedef struct Options {
     const char *dir, *only, *device;
     CpuLevel level;
-    DType act;
+    DType act, product;
     int threads;
 } Options;
 
@@ -168,7 +168,8 @@ static void write_log(void *opaque, int level, const char *text)
 
 static int open_golden(Golden *g, const Options *opt, const Log *log)
 {
-    const BackendOptions bo = { .threads = opt->threads, .level = opt->level, .act = opt->act, .log = log };
+    const DType act = avt_is_code(opt->product) ? avt_device_act(opt->device, opt->level) : opt->act;     // as the engine chooses
+    const BackendOptions bo = { .threads = opt->threads, .level = opt->level, .act = act, .product = opt->product, .log = log };
     char path[4096];
     int ret = avt_backend_open(&g->be, opt->device, &bo);
 
@@ -199,6 +200,14 @@ static int parse_level(const char *text, CpuLevel *level)
     return 0;
 }
 
+/* f32, bf16, or codes. */
+static int parse_precision(const char *text, Options *opt)
+{
+    opt->act = strcmp(text, "bf16") ? DT_F32 : DT_BF16;
+    opt->product = !strcmp(text, "int8") ? DT_I8 : !strcmp(text, "fp8") ? DT_F8_E4M3 : DT_F32;
+    return opt->act == DT_BF16 || avt_is_code(opt->product) || !strcmp(text, "f32");
+}
+
 static int parse(Options *opt, int argc, char **argv)
 {
     *opt = (Options){ .device = "cpu", .level = CPU_AUTO };
@@ -217,8 +226,8 @@ static int parse(Options *opt, int argc, char **argv)
             opt->device = value;
         else if (!strcmp(argv[i], "--threads"))
             opt->threads = atoi(value);
-        else if (!strcmp(argv[i], "--precision") && (!strcmp(value, "f32") || !strcmp(value, "bf16")))
-            opt->act = strcmp(value, "f32") ? DT_BF16 : DT_F32;
+        else if (!strcmp(argv[i], "--precision") && parse_precision(value, opt))
+            ;
         else if (strcmp(argv[i], "--level") || !parse_level(value, &opt->level))
             return 0;
         i++;
@@ -236,7 +245,7 @@ int main(int argc, char **argv)
 
     if (!parse(&opt, argc, argv)) {
         fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx|auto]\n"
-                        "              [--threads N] [--precision f32|bf16]\n");
+                        "              [--threads N] [--precision f32|bf16|int8|fp8]\n");
         return 2;
     }
     if (opt.level < CPU_AUTO && !avt_cpu_has(opt.level)) {
