@@ -275,6 +275,13 @@ static void cuda_wait(Backend *be, Mark m)
 
 typedef int (*Op)(Backend *be, const OpCall *c);
 
+/* See avt_device_has_codes(): who plans does not come here. */
+static int no_codes(Backend *be, const OpCall *c)
+{
+    avt_backend_fail(be, AVT_ERR(ENOSYS), "%s: %s is not written for it yet; use precision=bf16", be->device, avt_op_name(c->op));
+    return AVT_ERR(ENOSYS);
+}
+
 /* Without a default: the compiler names an op that is not here. */
 static Op op_of(OpId op)
 {
@@ -313,7 +320,9 @@ static Op op_of(OpId op)
         return avt_cuda_pixels;
     case OP_COUNT_NONFINITE:
         return avt_cuda_count_nonfinite;
-    case OP_QUANTIZE: case OP_NB:                                   // see avt_device_has_codes()
+    case OP_QUANTIZE:
+        return no_codes;
+    case OP_NB:
         break;
     }
     return NULL;
