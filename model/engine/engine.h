@@ -56,7 +56,7 @@ typedef struct Expert {                 // AvatarOptions.opts
 typedef struct Given {                  // what a worker's engine does not choose, but is told by process 0: orders.h
     uint32_t id;
     const Plan *plan;
-    DType act;
+    DType act, product;
     int process;
     struct World *world;
     uint64_t model;                     // avt_modeldir_print() of process 0's files, which this one's must equal

@@ -372,6 +372,7 @@ static int choose_plan(Core *c, const AvatarOptions *opt, const Given *given, in
         return make_plan(c, opt, steps, log);
     c->plan = *given->plan;
     c->act = given->act;
+    c->product = given->product;
     return 0;
 }
 

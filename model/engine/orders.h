@@ -25,7 +25,7 @@ typedef struct Order {                  // LOAD: plan and what follows it; OPEN:
     OrderKind kind;
     uint32_t serial, engine, session;
     Plan plan;
-    DType act;
+    DType act, product;
     int level, compat, steps;
     uint64_t model;                     // avt_modeldir_print()
     DitShape shape;

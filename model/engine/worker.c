@@ -57,7 +57,7 @@ static Loaded **find_loaded(Worker *w, uint32_t id)
 
 static int load(Worker *w, const Order *o)
 {
-    const Given given = { .id = o->engine, .plan = &o->plan, .act = o->act, .process = avt_world_own(w->world), .world = w->world,
+    const Given given = { .id = o->engine, .plan = &o->plan, .act = o->act, .product = o->product, .process = avt_world_own(w->world), .world = w->world,
                           .model = o->model };
     AvatarOptions opt = *w->opt;
     Loaded *l = avt_calloc(MEM_ENGINE, 1, sizeof(*l));

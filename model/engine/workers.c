@@ -195,7 +195,7 @@ static int order(const Core *c, Order *o, const CommRoute *routes, const Log *lo
 
 int avt_workers_load(Core *c, uint64_t model, int steps)
 {
-    Order o = { .kind = ORDER_LOAD, .plan = c->plan, .act = c->act, .level = c->level, .compat = c->compat, .steps = steps, .model = model };
+    Order o = { .kind = ORDER_LOAD, .plan = c->plan, .act = c->act, .product = c->product, .level = c->level, .compat = c->compat, .steps = steps, .model = model };
 
     if (!c->world || !avt_plan_is_spread(&c->plan))
         return 0;

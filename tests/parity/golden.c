@@ -330,22 +330,27 @@ static int is_coded(const Golden *g)
     static const char *const cases[] = { "dit_", "transformer_", "lora_", "sampling_", "e2e_" };
     int found = 0;
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) && avt_is_code(g->be->product); i++)
         found |= !strncmp(g->name, cases[i], strlen(cases[i]));
-    return found && avt_is_code(g->be->product);
+    return found;
+}
+
+static int has_many_steps(const Golden *g)
+{
+    return !strncmp(g->name, "sampling_", 9) || !strncmp(g->name, "e2e_", 4);
 }
 
 static double limit_l2(const Golden *g)
 {
-    const int many = !strncmp(g->name, "sampling_", 9) || !strncmp(g->name, "e2e_", 4);
-
+    if (is_coded(g) && g->be->product == DT_I8)
+        return has_many_steps(g) ? LIMIT_I8_STEPS : LIMIT_I8;
     if (is_coded(g))
-        return g->be->product == DT_I8 ? many ? LIMIT_I8_STEPS : LIMIT_I8 : many ? LIMIT_F8_STEPS : LIMIT_F8;
+        return has_many_steps(g) ? LIMIT_F8_STEPS : LIMIT_F8;
     if (g->be->act == DT_F32)
         return LIMIT_L2;
     if (!strncmp(g->name, "vae", 3) || !strncmp(g->name, "wav2vec2", 8) || !strcmp(g->name, "t5"))
         return LIMIT_BF16_DEEP;
-    return many ? LIMIT_BF16_STEPS : LIMIT_BF16;
+    return has_many_steps(g) ? LIMIT_BF16_STEPS : LIMIT_BF16;
 }
 
 void golden_compare(Golden *g, const char *name, const float *v, const double *ref, int64_t nb)
