@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/engine.h"
+#include "comm/world.h"
+#include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/sound.h"
 #include "options.h"
@@ -92,6 +93,15 @@ static int setup(RankSetup *set, const ToolOptions *o, const PlanSizes *sizes, c
     return avt_schedule(&set->schedule, plan->steps, 3);
 }
 
+/* A rank's device, with its process where there are several. */
+static const char *device_of(char *buf, size_t size, const Plan *plan, int r)
+{
+    if (!avt_plan_is_spread(plan))
+        return plan->rank[r].device;
+    snprintf(buf, size, "%d:%s", plan->rank[r].process, plan->rank[r].device);
+    return buf;
+}
+
 static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt, Room *room, int json)
 {
     RankSetup set;
@@ -99,22 +109,23 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
 
     for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
         const PlanRank *p = &plan->rank[r];
+        char buf[48], name[96];
+        const char *device = device_of(buf, sizeof(buf), plan, r);
         OpStat stat[OP_NB];
         PlanMemory m;
-        char name[96];
 
         ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL, stat);
-        if (room)
+        if (room && !p->process)                                    // what others have free they know alone
             avt_room_add(room, p->device, avt_plan_sum(&m));
         if (p->pipe < 0)
-            snprintf(name, sizeof(name), "%s: VAE", p->device);
+            snprintf(name, sizeof(name), "%s: VAE", device);
         else if (p->nb_parts > 1)
-            snprintf(name, sizeof(name), "%s: %d/%d of %d-%d%s", p->device, p->part + 1, p->nb_parts, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
+            snprintf(name, sizeof(name), "%s: %d/%d of %d-%d%s", device, p->part + 1, p->nb_parts, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
         else
-            snprintf(name, sizeof(name), "%s: layers %d-%d%s", p->device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
+            snprintf(name, sizeof(name), "%s: layers %d-%d%s", device, p->l0, p->l1 - 1, p->vae ? " + VAE" : "");
         if (ret >= 0 && json) {
             printf(r ? ", " : "");
-            plan_json_memory(p->device, &m);
+            plan_json_memory(device, &m);
         } else if (ret >= 0)
             print_row(name, &m, sum_flops(stat));
     }
@@ -255,6 +266,21 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
     return ret < 0;
 }
 
+/* Processes that mpirun started beside this one, when it did; else as many as somebody plans for on paper. */
+static int find_processes(PlanOptions *p, PlanProcess process[WORLD_MAX], World **w, const ToolOptions *o)
+{
+    *w = NULL;
+    p->nb_processes = WORLD_MAX;
+    if (o->engine.launched && avt_workers_world(w, &tool_log) < 0)
+        return 1;
+    if (*w) {
+        avt_workers_processes(process, *w);
+        p->process = process;
+        p->nb_processes = avt_world_nb(*w);
+    }
+    return 0;
+}
+
 int cmd_plan(int argc, char **argv)
 {
     ToolOptions o;
@@ -262,7 +288,9 @@ int cmd_plan(int argc, char **argv)
     Plan plan;
     BackendOptions opt = { .level = CPU_AUTO, .log = &tool_log };
     PlanOptions p;
-    char first[32], list[512];
+    PlanProcess process[WORLD_MAX];
+    World *world;
+    char first[32], list[PLAN_MAX_RANKS * 16];
     double room[PLAN_MAX_RANKS];
     int ret = tool_options(&o, argc, argv), steps;
 
@@ -292,14 +320,19 @@ int cmd_plan(int argc, char **argv)
         opt.level = (CpuLevel)o.engine.cpu_level;
     sizes.width = o.look.out_width;
     sizes.height = o.look.out_height;
-    if (!p.devices || !strcmp(p.devices, "auto")) {
+    if (find_processes(&p, process, &world, &o))
+        return 1;
+    if (world && (!p.devices || !strcmp(p.devices, "auto"))) {
+        avt_workers_devices(list, sizeof(list), world, &p, &tool_log);
+        p.devices = list;
+    } else if (!p.devices || !strcmp(p.devices, "auto")) {
         if (avt_room_devices(list, sizeof(list), &p, &sizes, &opt) < 0)
             return 1;
         p.devices = list;
     }
-    snprintf(first, sizeof(first), "%.*s", (int)strcspn(p.devices, "|"), p.devices);
     if (avt_plan_make(&plan, &p, &tool_log) < 0)
         return 1;
+    snprintf(first, sizeof(first), "%s", plan.rank[0].device);
     opt.act = avt_plan_act(&plan, opt.level, NULL);
     if (avt_options_precision(&opt, o.engine.precision, &tool_log) < 0 || avt_plan_has_codes(&plan, opt.product, &tool_log) < 0)
         return 1;

@@ -39,9 +39,11 @@ void avt_workers_card(WorldCard *card, int worker, const char *devices)
         snprintf(card->devices, size, "cpu");
 }
 
+/* At the process's end. Not when a log callback ends it, which may be on a thread of the world's: the sockets end with the process, too. */
 static void leave(void)
 {
-    avt_world_close(&party.world);
+    if (!avt_in_callback())
+        avt_world_close(&party.world);
 }
 
 int avt_workers_world(World **world, const Log *log)

@@ -5,6 +5,7 @@
     mpi.py --tool build/avatar --media build/tests/media --model DIR --other DIR [--bin build/ffmpeg/bin] [CASE ...]
 """
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -34,11 +35,11 @@ def worker(*more, model=None):
     return [A.tool, 'worker', '--model', model or A.model, '--cpu-threads', 1, *more]
 
 
-def beside(film, nb, *workers, options=()):
-    """mpirun's line: a film, and nb workers of each of the kinds given."""
-    line = ['mpirun', '--oversubscribe', *options, '-n', 1, *film]
+def beside(film, nb, *workers, options=(), hosts=((), ())):
+    """mpirun's line: a film, and nb workers of each of the kinds given; what says where the film and where the workers run."""
+    line = ['mpirun', '--oversubscribe', *options, *hosts[0], '-n', 1, *film]
     for w in workers or [worker()]:
-        line += [':', '-n', nb, *w]
+        line += [':', *hosts[1], '-n', nb, *w]
     return [str(a) for a in line]
 
 
@@ -63,7 +64,7 @@ def ours(tmp):
             line = (d / 'cmdline').read_bytes().decode().split('\0')
         except OSError:
             continue
-        if mine and line[0] != 'mpirun' and len(line) > 1:
+        if mine and line[0].endswith('avatar') and len(line) > 1:
             found.setdefault(line[1], []).append(int(d.name))
     return found
 
@@ -91,16 +92,21 @@ def same_bytes_as_threads(tmp):
 
 @case
 def filter_over_processes(tmp):
-    """The same through ffmpeg, which builds its graph twice; the picture's format changes in the middle, so it is rebuilt."""
+    """The same through ffmpeg, which builds its graph twice, so that engine and session are opened anew in the same processes; and two films of one
+    graph at once, sharing the workers."""
     ffmpeg = pathlib.Path(A.bin or '/nowhere') / 'ffmpeg'
     if not ffmpeg.exists():
         raise Skip('no ffmpeg with the filter here')
     wav, png = inputs(tmp, 2)
-    for out, devices in (('t.nut', 'cpu|cpu|cpu'), ('m.nut', 'auto')):
-        film = [ffmpeg, '-v', 'error', '-y', '-i', wav, '-i', png, '-filter_complex',
-                "[0:a][1:v]avatar=model=%s:seed=3:cpu_threads=1:devices='%s'" % (A.model, devices), '-c:v', 'rawvideo', '-fflags', '+bitexact', tmp / out]
-        ok(film if devices != 'auto' else beside(film, 2))
-    require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), 'other bytes than threads give')
+    avatar = "avatar=model=%s:seed=%%d:cpu_threads=1:devices='%%s'" % A.model
+    graphs = ('[0:a][1:v]' + avatar.replace('%d', '3', 1),
+              '[0:a]asplit[a][b];[1:v]split[p][q];[a][p]%s[v];[b][q]%s[w];[v][w]hstack' % (avatar.replace('%d', '3', 1), avatar.replace('%d', '4', 1)))
+    for graph in graphs:
+        for out, devices in (('t.nut', 'cpu|cpu|cpu'), ('m.nut', 'auto')):
+            film = [ffmpeg, '-v', 'error', '-y', '-i', wav, '-i', png, '-filter_complex', graph.replace('%s', devices), '-an', '-c:v', 'rawvideo',
+                    '-fflags', '+bitexact', tmp / out]
+            ok(film if devices != 'auto' else beside(film, 2))
+        require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), graph, 'gives other bytes than threads do')
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------------------
@@ -130,6 +136,16 @@ def who_is_refused(tmp):
 
 
 @case
+def plan_of_all_processes(tmp):
+    """avatar plan beside workers plans with their devices; without mpirun, on paper, with those that are named."""
+    plan = [A.tool, 'plan', '--model', A.model, '--size', '64x64', '--json']
+    wanted = 'layer on 0:cpu|1:cpu|2:cpu+VAE, front on cpu'
+    for line in (beside(plan, 2), plan + ['--devices', 'cpu|1:cpu|2:cpu']):
+        d = json.loads(ok(line).stdout)
+        require(d['plan'] == wanted and [r['device'] for r in d['ranks']] == ['0:cpu', '1:cpu', '2:cpu'], d['plan'], d['ranks'])
+
+
+@case
 def films_alone_need_no_worker(tmp):
     """mpirun -n 2 with a film each and no worker: both run by themselves."""
     wav, png = inputs(tmp, 1)
@@ -144,10 +160,10 @@ def films_alone_need_no_worker(tmp):
 class Going:
     """A long film over 4 processes, its words and its blocks as they come."""
 
-    def __init__(self, tmp, options=()):
+    def __init__(self, tmp, options=(), hosts=((), ()), before=()):
         self.tmp, self.words, self.stats = tmp, tmp / 'words', tmp / 'stats'
         wav, png = tone(tmp / 'a.wav', 0.3, 120), face(tmp)
-        line = beside(speak(wav, png, tmp / 'o.nut', '--stats', self.stats), 3, options=options)
+        line = [*before, *beside(speak(wav, png, tmp / 'o.nut', '--stats', self.stats), 3, options=options, hosts=hosts)]
         self.p = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=open(self.words, 'wb'), env=dict(ENV, AVATAR_CASE=str(tmp)))
 
     def text(self):
@@ -271,7 +287,7 @@ def interrupted(tmp):
             g.kill()
 
 
-def main():
+def main(cases=None):
     global A
     p = argparse.ArgumentParser()
     for name in ('tool', 'media', 'model', 'other', 'bin'):
@@ -283,7 +299,7 @@ def main():
         print('0 passed, 0 failed, 1 skipped')
         return 0
     counts = {'passed': 0, 'failed': 0, 'skipped': 0}
-    for f in CASES:
+    for f in cases or CASES:
         if A.cases and f.__name__ not in A.cases:
             continue
         with tempfile.TemporaryDirectory(prefix='avatar-mpi-') as d:
