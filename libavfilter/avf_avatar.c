@@ -83,7 +83,7 @@ typedef struct AvatarContext {
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
     int64_t max_gap, max_drift, hold, latency, max_late;    ///< in microseconds
-    int steps, cpu_threads;
+    int steps, cpu_threads, vae_split;
     int compat, format, tail, mode, late;
     int metadata;
     enum AvatarFormat lib_format;
@@ -124,6 +124,8 @@ static const AVOption avatar_options[] = {
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
     STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16, int8, fp8", precision, FLAGS),
     STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),
+    { "vae_split", "set how many devices decode the pictures, some rows each; 0 for one", OFFSET(vae_split), AV_OPT_TYPE_INT,
+      { .i64 = 0 }, 0, 16, FLAGS },
     STRING("front_device", "set where speech and text are encoded (default: auto)", front_device, FLAGS),
     { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,
         { .i64 = 0 }, 0, 1024, FLAGS },
@@ -176,6 +178,7 @@ static int get_options(const AvatarContext *s, AvatarOptions *opt)
     opt->devices     = s->devices;
     opt->plan        = s->plan;
     opt->vae_device  = s->vae_device;
+    opt->vae_split   = s->vae_split;
     opt->precision   = s->precision;
     opt->front_device = s->front_device;
     opt->steps       = s->steps;

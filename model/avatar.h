@@ -74,6 +74,7 @@ typedef struct AvatarOptions {
     const char *plan;                   /* "auto" (NULL), "sequential", "wave", "timestep", "layer"; "tensorP", "ulyssesP" and
                                            "layer+tensorP" etc. split each layer over P devices */
     const char *vae_device;             /* "auto" (NULL), or an item of `devices`: shares its rank; "cpu:own": a rank of its own */
+    int vae_split;                      /* 0, 1: one device decodes pictures; P: it and P - 1 others decode some rows each */
     const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
                                            of the attention's keys and values; "int8", "fp8": the same as auto, but the transformer's
                                            layers multiply numbers of 8 bits. Latents, sums and the picture's encoder stay f32 */

@@ -32,6 +32,7 @@ static const Option options[] = {
     { "devices",     TEXT,  AT(engine.devices),     "auto (the GPUs that hold the model, else cpu), cpu, cuda0|cuda1, of workers 1:cuda0, ... in pipeline order", NULL },
     { "plan",        TEXT,  AT(engine.plan),        "auto, sequential, wave, timestep, layer; tensorP, ulyssesP or layer+tensorP split layers", NULL },
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
+    { "vae_split",   INT,   AT(engine.vae_split),   "devices that decode some rows of the pictures each: vae_device and those in front of it", NULL },
     { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16, int8, fp8", NULL },
     { "front_device", TEXT, AT(engine.front_device), "of the encoders of speech and text: auto (the VAE's), or a device", NULL },
     { "cpu_threads", INT,   AT(engine.cpu_threads), "threads of the CPU backend (default: all cores)", NULL },

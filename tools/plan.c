@@ -311,7 +311,7 @@ int cmd_plan(int argc, char **argv)
         return 2;
     if (o.gpus)
         return plan_for_cards(&o, &sizes, &tool_log);
-    p = (PlanOptions){ .plan = o.engine.plan, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
+    p = (PlanOptions){ .plan = o.engine.plan, .vae_split = o.engine.vae_split, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
                        .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .nb_heads = sizes.dit.nb_heads, .cpu_threads = o.engine.cpu_threads,
                        .room = o.memory ? room : NULL };
     if (o.memory && read_room(room, o.memory) < 0)

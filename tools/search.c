@@ -136,9 +136,9 @@ static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes 
         p->busy[r] = steps * item;
         way += rank->part ? 0 : steps * (item + (rank->prev >= 0 ? p->hop : 0));
         if (rank->vae) {
-            p->decode = stat_seconds(w->decode, card);
+            p->decode = stat_seconds(w->decode, card) / f->plan.vae_parts;
             p->busy[r] += p->decode;
-            p->encode = p->decode * ENCODED_FRAMES / AVATAR_BLOCK_FRAMES / 2;       // the encoder is half of the decoder
+            p->encode = p->decode * f->plan.vae_parts * ENCODED_FRAMES / AVATAR_BLOCK_FRAMES / 2;       // the encoder is half of the decoder
             p->front = stat_seconds(w->sound, card) + stat_seconds(w->text, card);
         }
     }
@@ -241,8 +241,8 @@ static int try_one(Found *f, const char *kind, int vae_own, const Search *s)
     const Cards *cards = s->cards;
     const int nb = cards->nb;
     char devices[PLAN_MAX_RANKS * 8], vae[32];
-    const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .front_device = s->o->engine.front_device,
-                            .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
+    const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .vae_split = s->o->engine.vae_split,
+                            .front_device = s->o->engine.front_device, .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
     PlanSizes sized = *s->sizes;
 
     sized.width = f->width;
@@ -304,7 +304,7 @@ static int try_all(Found *best, const Cards *cards, const Link *link, const Tool
     for (int parts = 1; parts <= cards->nb && parts <= TEAM_MAX && ret >= 0; parts++)
         for (int k = 0; k < 4; k++)
             for (int split = 0; split < (parts > 1 ? 2 : 1); split++)
-                for (int own = 0; own < 2; own++)
+                for (int own = 0; own < (o->engine.vae_split > 1 ? 1 : 2); own++)    // a VAE that is split shares its cards
                     try_plan(&s, k, split, parts, own);
     return ret < 0 ? ret : s.found ? 0 : AVT_ERR(EINVAL);
 }
@@ -370,4 +370,6 @@ void search_options(char *text, size_t size, const Found *f)
     snprintf(text, size, "devices=%s:plan=%s", devices, avt_plan_name(&f->plan, name, sizeof(name)));
     if (vae->pipe < 0)
         snprintf(text + strlen(text), size - strlen(text), ":vae_device=%s", vae->device);
+    if (f->plan.vae_parts > 1)
+        snprintf(text + strlen(text), size - strlen(text), ":vae_split=%d", f->plan.vae_parts);
 }

@@ -97,6 +97,50 @@ static int repeat_last(AvatarSession *s, const Flight *f)
     return 0;
 }
 
+/* The planes of a part's rows, `slice`, into those of whole frames, `to`: a plane of a format has rows of so many bytes, one for each `lines`. */
+static void place_rows(uint8_t *to, const uint8_t *slice, PixelFormat format, int w, int h, int first, int rows)
+{
+    static const struct {
+        int nb, bytes[3], lines[3];                                 // bytes: halves of the width
+    } planes[PIX_NB] = {
+        [PIX_RGB24] = { 1, { 6 }, { 1 } },
+        [PIX_YUV420P] = { 3, { 2, 1, 1 }, { 1, 2, 2 } },
+        [PIX_YUV444P] = { 3, { 2, 2, 2 }, { 1, 1, 1 } },
+        [PIX_NV12] = { 2, { 2, 2 }, { 1, 2 } },
+        [PIX_GBRP] = { 3, { 2, 2, 2 }, { 1, 1, 1 } },
+    };
+
+    for (int f = 0; f < BLOCK_FRAMES; f++)
+        for (int k = 0; k < planes[format].nb; k++) {
+            const size_t row = (size_t)planes[format].bytes[k] * (size_t)w / 2, lines = (size_t)planes[format].lines[k];
+
+            memcpy(to + (size_t)first / lines * row, slice, (size_t)rows / lines * row);
+            to += (size_t)h / lines * row;
+            slice += (size_t)rows / lines * row;
+        }
+}
+
+/* A block's frames, of which each part of the VAE sends some rows. */
+static int recv_frames(AvatarSession *s, uint8_t *to)
+{
+    const Plan *p = s->crew.set.plan;
+    const Team team = { .nb = p->vae_parts };
+    const PixelFormat format = s->crew.set.format;
+    const int w = s->info.width, h = s->info.height;
+    int ret = 0;
+
+    if (p->vae_parts == 1)
+        return avt_comm_recv_bytes(comm_of(s), p->vae_rank, TAG_FRAMES, to, s->block_size);
+    for (int i = 0; i < p->vae_parts && ret >= 0; i++) {
+        const int first = 8 * (int)avt_team_first(&team, h / 8, i), rows = 8 * (int)avt_team_share(&team, h / 8, i);
+
+        ret = avt_comm_recv_bytes(comm_of(s), p->vae_rank + i, TAG_FRAMES, s->slice, (size_t)(BLOCK_FRAMES * avt_pixels_size(format, rows, w)));
+        if (ret >= 0)
+            place_rows(to, s->slice, format, w, h, first, rows);
+    }
+    return ret;
+}
+
 /* Wait for the oldest finished block's frames and put them into the queue, when the queue has room. */
 static int take_frames(AvatarSession *s)
 {
@@ -107,7 +151,7 @@ static int take_frames(AvatarSession *s)
     b = ret < 0 ? NULL : next_place(s);
     if (!b)
         return ret < 0 ? ret : AVT_ERR(ECANCELED);
-    ret = avt_comm_recv_bytes(comm_of(s), s->crew.set.plan->vae_rank, TAG_FRAMES, b->data, s->block_size);
+    ret = recv_frames(s, b->data);
     if (ret < 0)
         return ret;
     *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = 1e-6 * (double)(avt_now_ns() - f.start) };

@@ -81,6 +81,7 @@ struct AvatarSession {
 
     /* the conductor's own */
     size_t block_size;
+    uint8_t *slice;                     // of a block: a part's rows; NULL where the VAE is one
     int64_t admitted, received, wave;   // blocks begun, blocks whose frames came, waves
     Flight flight[SAMPLER_MAX_STEPS];   // oldest first
     int nb_flight;

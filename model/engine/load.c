@@ -307,7 +307,7 @@ static int find_room(double *room, const Plan *p, const BackendOptions *opt)
 static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *log)
 {
     double room[PLAN_MAX_RANKS];
-    PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .front_device = opt->front_device,
+    PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .vae_split = opt->vae_split, .front_device = opt->front_device,
                       .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
                       .cpu_threads = c->cpu_threads };
     BackendOptions dry = avt_core_backend(c, 1, log);

@@ -148,7 +148,10 @@ static void add_cost(PlanCost *to, PlanCost c)
 /* Is a rank of team r the VAE's? */
 static int has_vae(const Split *s, int r)
 {
-    return s->p->vae_rank / s->parts == r;
+    for (int k = 0; k < s->parts; k++)
+        if (s->p->rank[r * s->parts + k].vae)
+            return 1;
+    return 0;
 }
 
 static double aim_of(const Split *s, Aim aim, int r, int l0, int l1)
@@ -214,8 +217,8 @@ static double room_of(const Split *s, int r)
         ranks += avt_plan_same_device(&p->rank[i], &p->rank[r]);
     if (w && !p->rank[r].process && !strcmp(p->front_device, p->rank[r].device))
         room -= w->front;
-    if (w && p->vae_rank >= nb && avt_plan_same_device(&p->rank[p->vae_rank], &p->rank[r]))
-        room -= w->vae_alone;
+    for (int i = nb; i < p->nb_ranks && w; i++)                     // the VAE's own
+        room -= avt_plan_same_device(&p->rank[i], &p->rank[r]) ? w->vae_alone : 0;
     return room / ranks;
 }
 
@@ -298,28 +301,40 @@ static int check_vae(const Named *vae, const char *text, const PlanOptions *opt,
     return check_device(vae, "vae_device", text, opt, log);
 }
 
-/* The first `nb` ranks hold layers. The VAE's is one of them, the last of the same device; or its own, behind them. */
-static int place_vae(Plan *p, const Named *vae, int nb, int spare, const Log *log)
+static int vae_parts(const PlanOptions *opt)
 {
+    return opt->vae_split > 1 ? opt->vae_split : 1;
+}
+
+/* The first `nb` ranks hold layers. The VAE's ranks are some of them: the last of the same device and those in front of it; or its own,
+ * behind them. */
+static int place_vae(Plan *p, const PlanOptions *opt, const Named *vae, int nb, int spare, const Log *log)
+{
+    const int parts = vae_parts(opt);
     int r = nb - 1;
 
     if (!spare && vae && *vae->rest)
         r = -1;
     while (!spare && vae && r >= 0 && !is_rank_of(&p->rank[r], vae))
         r--;
-    if (spare || r < 0) {
-        if (nb == PLAN_MAX_RANKS)
-            return avt_fail(log, AVT_ERR(EINVAL), "vae_device: more than %d ranks", PLAN_MAX_RANKS);
+    if (!spare && r >= 0 && r + 1 < parts)
+        return avt_fail(log, AVT_ERR(EINVAL), "vae_split=%d: %s and what is in front of it in devices= are %d; split over %d, or say vae_device=%s:own",
+                        parts, p->rank[r].device, r + 1, r + 1, p->rank[r].device);
+    p->vae_rank = spare || r < 0 ? nb : r + 1 - parts;
+    p->vae_parts = parts;
+    if (p->vae_rank + parts > PLAN_MAX_RANKS)
+        return avt_fail(log, AVT_ERR(EINVAL), "vae_device: more than %d ranks", PLAN_MAX_RANKS);
+    p->nb_ranks = p->vae_rank == nb ? nb + parts : nb;
+    for (int i = p->vae_rank; i < p->vae_rank + parts; i++) {
+        p->rank[i].vae = 1;
+        if (i < nb)
+            continue;
         if (!spare) {
-            snprintf(p->rank[nb].device, sizeof(p->rank[nb].device), "%.*s", (int)name_size(vae), vae->device);
-            p->rank[nb].process = vae->process;
+            snprintf(p->rank[i].device, sizeof(p->rank[i].device), "%.*s", (int)name_size(vae), vae->device);
+            p->rank[i].process = vae->process;
         }
-        p->rank[nb].pipe = p->rank[nb].prev = p->rank[nb].next = -1;
-        r = nb++;
+        p->rank[i].pipe = p->rank[i].prev = p->rank[i].next = -1;
     }
-    p->nb_ranks = nb;
-    p->vae_rank = r;
-    p->rank[r].vae = 1;
     return 0;
 }
 
@@ -359,24 +374,24 @@ static int wanted(const Plan *p, int parts, int nb)
     return p->kind == PLAN_LAYER ? nb / parts * parts : p->kind == PLAN_TIMESTEP ? p->steps * parts : parts;
 }
 
-/* The number of devices goes with the plan, or one more does, which is the VAE's. */
+/* The number of devices goes with the plan, or with `own` more, which are the VAE's. */
 static int check_number(const Plan *p, const PlanOptions *opt, const char *name, int parts, int vae, const char *list, int nb, const Log *log)
 {
-    const int most = wanted(p, parts, nb);
+    const int most = wanted(p, parts, nb), own = vae_parts(opt), fits = nb == most || nb == most + own;
 
-    if (p->kind == PLAN_TIMESTEP && (nb < most || nb > most + 1))
+    if (p->kind == PLAN_TIMESTEP && !fits)
         return avt_fail(log, AVT_ERR(EINVAL), "plan=%s with %d steps wants %d devices (or %d, the last for the VAE), devices=%s names %d",
-                        name, p->steps, most, most + 1, list, nb);
+                        name, p->steps, most, most + own, list, nb);
     if (p->kind == PLAN_LAYER && nb / parts > opt->nb_layers)
         return avt_fail(log, AVT_ERR(EINVAL), "plan=%s: %d devices for %d layers; name at most %d", name, nb, opt->nb_layers, opt->nb_layers * parts);
-    if (parts > 1 && (nb < parts || nb > most + 1 || (nb > most && p->kind != PLAN_TIMESTEP && !vae)))
+    if (parts > 1 && (!most || !fits || (nb > most && p->kind != PLAN_TIMESTEP && !vae)))
         return avt_fail(log, AVT_ERR(EINVAL), p->kind == PLAN_LAYER ?
-                        "plan=%s wants a multiple of %d devices, devices=%s names %d; name %d or %d, or one more for the VAE and say vae_device=" :
+                        "plan=%s wants a multiple of %d devices, devices=%s names %d; name %d or %d, or %d more for the VAE and say vae_device=" :
                         "plan=%s wants %d devices, devices=%s names %d; name %d, or %d and for the last of them, the VAE's, say vae_device=",
-                        name, parts, list, nb, most ? most : parts, p->kind == PLAN_LAYER ? most + parts * (most ? 1 : 2) : parts + 1);
-    if (nb > most + 1 || (nb > most && most == 1 && !vae))
+                        name, parts, list, nb, most ? most : parts, p->kind == PLAN_LAYER ? most + parts * (most ? 1 : 2) : parts + own, own);
+    if (!fits || (nb > most && most == 1 && !vae))
         return avt_fail(log, AVT_ERR(EINVAL), "plan=%s runs on one device, devices=%s names %d; use plan=layer or plan=timestep, or name "
-                        "one more for the VAE and say vae_device=", name, list, nb);
+                        "%s more for the VAE and say vae_device=", name, list, nb, own > 1 ? "some" : "one");
     return most;
 }
 
@@ -386,8 +401,11 @@ static int count_layer_ranks(const Plan *p, const PlanOptions *opt, int parts, c
     char name[40];
     const int most = check_number(p, opt, name_of(p, parts, name, sizeof(name)), parts, vae != NULL, list, nb, log);
     const char *idle = most >= 0 && nb > most ? p->rank[most].device : "";
+    int named = 0;
 
-    if (most >= 0 && nb > most && vae && !is_rank_of(&p->rank[most], vae))
+    for (int r = most < 0 ? 0 : most; r < nb && vae; r++)
+        named |= is_rank_of(&p->rank[r], vae);
+    if (most >= 0 && nb > most && vae && !named)
         return avt_fail(log, AVT_ERR(EINVAL), "devices=%s: %s would have no work under plan=%s with vae_device=%s; leave it out, or say "
                         "vae_device=%s", list, idle, name, opt->vae_device, idle);
     return most;
@@ -424,6 +442,8 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
         return nb;
     if (opt->steps < 1 || opt->steps > SAMPLER_MAX_STEPS)
         return avt_fail(log, AVT_ERR(EINVAL), "steps=%d: 1 to %d", opt->steps, SAMPLER_MAX_STEPS);
+    if (opt->vae_split < 0 || opt->vae_split > TEAM_MAX)
+        return avt_fail(log, AVT_ERR(EINVAL), "vae_split=%d: 0 or 1 (not split) to %d", opt->vae_split, TEAM_MAX);
     p->steps = opt->steps;
     ret = parse_plan(p, &parts, opt->plan, nb, log);
     if (ret >= 0)
@@ -437,7 +457,7 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
         return layer_ranks;
     for (int r = 0; r < PLAN_MAX_RANKS; r++)
         p->rank[r].nb_parts = 1;
-    ret = place_vae(p, vae, layer_ranks, nb > layer_ranks, log);
+    ret = place_vae(p, opt, vae, layer_ranks, nb > layer_ranks, log);
     if (ret >= 0)
         ret = place_front(p, opt, log);
     if (ret >= 0)

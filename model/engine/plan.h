@@ -31,7 +31,7 @@ typedef struct PlanRank {
     int prev, next;                     // ranks before and behind in the pipe; -1: none
     int part, nb_parts;                 // its part of each of its layers, 0 of 1: all; parts of a team are neighbours
     int l0, l1;                         // layers held
-    int vae;                            // decodes and encodes pictures
+    int vae;                            // decodes pictures, or a part of them; the first such rank encodes them as well
     int threads;                        // CPU threads of an op
 } PlanRank;
 
@@ -45,7 +45,7 @@ typedef struct Plan {
     int first[SAMPLER_MAX_STEPS], last[SAMPLER_MAX_STEPS];     // ranks of the pipe of a step
     int nb_ranks;
     PlanRank rank[PLAN_MAX_RANKS];      // ranks of a pipe are neighbours, in the order of their layers
-    int vae_rank;
+    int vae_rank, vae_parts;            // the first of the ranks that decode, and how many there are: neighbours, some rows each
     char front_device[32];              // of the encoders of speech and text, which are no rank: front.h
     int front_threads;
 } Plan;
@@ -83,6 +83,7 @@ typedef struct PlanOptions {            // NULL: "auto"
     const char *devices;                // "auto" or names joined by '|', "cuda0" or "1:cuda0": the order is the pipeline order
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
     const char *front_device;           // "auto" (the VAE's), or any device
+    int vae_split;                      // over how many ranks the decoder is; 0, 1: one
     int steps, nb_layers;
     int nb_heads;                       // that can be split; 0: not known yet, any number of parts will do
     int cpu_threads;                    // 0: all cores

@@ -32,14 +32,15 @@ static int bind_dit(RankWeights *w, const PlanRank *place, const Team *team, con
     return ret;
 }
 
-static int bind_vae(RankWeights *w, const PlanSizes *sizes, const ModelFiles *files, const Log *log)
+/* All parts decode, the first encodes. */
+static int bind_vae(RankWeights *w, int halves, const PlanSizes *sizes, const ModelFiles *files, const Log *log)
 {
     Binder b;
     int ret = avt_binder_open(&b, files->vae, NULL, w->arena, "vae", DT_F32, log);
 
     b.cancel = files->cancel;
     if (ret >= 0)
-        ret = avt_vae_open(&w->vae, &b, sizes->vae_width, VAE_ENCODER | VAE_DECODER);
+        ret = avt_vae_open(&w->vae, &b, sizes->vae_width, halves);
     avt_binder_close(&b);
     return ret;
 }
@@ -57,7 +58,7 @@ int avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSiz
     if (ret >= 0 && plan->rank[r].pipe >= 0)
         ret = bind_dit(w, &plan->rank[r], &team, sizes, files, log);
     if (ret >= 0 && plan->rank[r].vae)
-        ret = bind_vae(w, sizes, files, log);
+        ret = bind_vae(w, r == plan->vae_rank ? VAE_ENCODER | VAE_DECODER : VAE_DECODER, sizes, files, log);
     if (ret >= 0)
         ret = avt_sync(w->be);
     if (ret < 0)
@@ -125,6 +126,19 @@ static int open_host(Rank *r)
     return 0;
 }
 
+static int open_decoder(Rank *r)
+{
+    const Plan *p = r->set->plan;
+    const DitShape *s = &r->set->shape;
+    const Team team = { .way = p->vae_parts > 1 ? TEAM_ROWS : TEAM_ALONE, .part = r->index - p->vae_rank, .nb = p->vae_parts,
+                        .first = p->vae_rank, .comm = r->comm };
+
+    if (s->H < p->vae_parts)
+        return avt_fail(r->set->log, AVT_ERR(EINVAL), "vae_split=%d: pictures of %d lines can be split over %d; say so, or take a larger size",
+                        p->vae_parts, (int)(8 * s->H), (int)s->H);
+    return avt_vae_state_open_part(&r->dec, r->state, &r->w->vae, s->H, s->W, &team);
+}
+
 static int open_arrays(Rank *r, int steps)
 {
     r->time = avt_calloc(MEM_SESSION, (size_t)steps, sizeof(*r->time));
@@ -177,7 +191,7 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     if (ret >= 0 && avt_rank_has_layers(r))
         ret = open_layers(r);
     if (ret >= 0 && r->place->vae)
-        ret = avt_vae_state_open(&r->dec, r->state, &w->vae, VAE_DECODER, set->shape.H, set->shape.W);
+        ret = open_decoder(r);
     if (ret >= 0)
         ret = avt_sync(r->be);
     if (ret < 0)

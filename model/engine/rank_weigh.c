@@ -20,7 +20,8 @@ typedef struct Trial {                  // a plan of three ranks, or teams, in a
     int parts;
 } Trial;
 
-/* The layers are split as in `like`. vae: the last of the three is the VAE's as well, else a fourth one is. */
+/* The layers are split as in `like`. vae: the last of the three is the VAE's as well, and as many in front of it as in `like`; else a
+ * fourth one is. */
 static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, const Plan *like, const BackendOptions *opt, int vae)
 {
     char list[3 * TEAM_MAX * sizeof(like->rank[0].device)], name[40], own[40];
@@ -34,6 +35,7 @@ static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, cons
         n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%.20s", i ? "|" : "", device);
     snprintf(own, sizeof(own), "%.30s:own", device);
     layers.kind = PLAN_LAYER;
+    o.vae_split = !vae ? 0 : like->vae_parts < 3 * t->parts ? like->vae_parts : 3 * t->parts;
     o.plan = avt_plan_name(&layers, name, sizeof(name));
     t->set = (RankSetup){ .plan = &t->plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
                           .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
@@ -82,20 +84,20 @@ static int weigh_layers(PlanLoads *w, Trial *t, int nb)
     return ret;
 }
 
-/* The ends of a pipe against its middle, each with the layer that is always there; and the VAE beside the last layer, on the last part. Parts
+/* The ends of a pipe against its middle, each with the layer that is always there; and the VAE, the part that encodes, beside a layer. Parts
  * differ by a head at most, and by the encoders, which the first has. */
 static int weigh_ends(PlanLoads *w, Trial *t, Trial *shared, int nb)
 {
-    const int last = t->parts - 1;
+    const int v = shared->plan.vae_rank, team = v / t->parts, part = v % t->parts, l = team == 2 ? nb - 1 : 0;
     PlanCost c[4], alone = { 0, 0 };
     int ret = cost_of(&c[0], t, 0, 0, 0, 1);
 
     if (ret >= 0)
         ret = cost_of(&c[1], t, 2, 0, nb - 1, nb);
     if (ret >= 0)
-        ret = cost_of(&c[2], t, 2, last, nb - 1, nb);
+        ret = cost_of(&c[2], t, team, part, l, l + 1);
     if (ret >= 0)
-        ret = cost_of(&c[3], shared, 2, last, nb - 1, nb);
+        ret = cost_of(&c[3], shared, team, part, l, l + 1);
     if (ret >= 0)
         ret = cost_of(&alone, t, 3, 0, 0, 0);
     if (ret < 0)

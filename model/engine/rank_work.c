@@ -47,13 +47,19 @@ static int encodes(const PlanRank *p)
     return begins(p) && !p->part;
 }
 
-/* Who gives the VAE the latents that a step's pipe ends with, which all parts of its last team have. */
-static int gives_result(const Rank *r, int step)
+/* Who gives a rank of the VAE the latents that a step's pipe ends with, which all parts of its last team have. */
+static int gives_result(const Rank *r, int step, int vae)
 {
     const Plan *p = r->set->plan;
     const int last = p->last[step], parts = p->rank[last].nb_parts;
 
-    return p->vae_rank <= last && p->vae_rank > last - parts ? p->vae_rank : last - parts + 1;
+    return vae <= last && vae > last - parts ? vae : last - parts + 1;
+}
+
+/* Does this rank encode pictures, and say what is to be said of them once? */
+static int encodes_pictures(const Rank *r)
+{
+    return r->index == r->set->plan->vae_rank;
 }
 
 /* ---- messages: nothing moves when the rank is alone --------------------------------------------------------------- */
@@ -176,6 +182,21 @@ static int judge_picture(const Rank *r, Tensor px, Tensor back)
     return ret;
 }
 
+/* All rows of a frame, of which each part of the decoder has made some. */
+static Tensor whole_frame(Rank *r, Tensor px)
+{
+    const DitShape *s = &r->set->shape;
+    const TeamCut cut = { 1, { s->H } };
+    Tensor all;
+
+    if (r->dec.team.nb == 1)
+        return px;
+    all = avt_new(r->scratch, DT_F32, s->H, 64 * s->W * 3);
+    avt_team_gather(&r->dec.team, r->be, all, avt_view(px, r->dec.own, 64 * s->W * 3), &cut);
+    return avt_view(all, 8 * s->H, 8 * s->W, 3);
+}
+
+/* still: of the rank that encodes */
 static int prime_decoder(Rank *r, Tensor z, Tensor still)
 {
     const DitShape *s = &r->set->shape;
@@ -184,11 +205,15 @@ static int prime_decoder(Rank *r, Tensor z, Tensor still)
     avt_vae_state_reset(&r->dec);
     for (int t = 0; t < PRIME_LATENTS && ret >= 0; t++) {
         const size_t mark = avt_arena_mark(r->scratch);
-        const Tensor px = avt_new(r->scratch, DT_F32, t ? 4 : 1, 8 * s->H, 8 * s->W, 3);
+        const Tensor px = avt_new(r->scratch, DT_F32, t ? 4 : 1, 8 * r->dec.own, 8 * s->W, 3);
 
         ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, avt_rows(z, t, 1), NULL);
-        if (ret >= 0 && t == PRIME_LATENTS - 1 && !avt_backend_is_dry(r->be))
-            ret = judge_picture(r, still, avt_at(px, 3));
+        if (ret >= 0 && t == PRIME_LATENTS - 1) {
+            const Tensor back = whole_frame(r, avt_at(px, 3));
+
+            if (encodes_pictures(r) && !avt_backend_is_dry(r->be))
+                ret = judge_picture(r, still, back);
+        }
         avt_arena_release(r->scratch, mark);
     }
     return ret;
@@ -219,34 +244,45 @@ static int take_picture(Rank *r)
     return r->be->status;
 }
 
-/* VAE rank: the picture's latents to every first rank. First ranks: take them. */
-static int do_picture(Rank *r, const Cmd *c)
+/* The picture's latents, to every first rank and to the other parts of the VAE. */
+static int send_picture(Rank *r, Tensor z)
 {
     const Plan *p = r->set->plan;
-    const DitShape *s = &r->set->shape;
-    Tensor px, z;
     int ret = 0;
 
-    if (!r->place->vae) {
-        if (begins(r->place) && (ret = recv(r, p->vae_rank, TAG_PICTURE, r->motion)) >= 0)
-            ret = take_picture(r);
-        return ret;
-    }
-    px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
-    z = begins(r->place) ? r->motion : avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
-    ret = take_still(r, px);
-    if (ret >= 0)
-        ret = encode_still(r, z, px);
-    if (ret >= 0 && begins(r->place))
-        ret = take_picture(r);
-    if (ret >= 0 && c->prime)
-        ret = prime_decoder(r, z, px);
-    if (ret >= 0)
-        ret = show_picture(r, z);
     for (int i = 0; i < p->nb_ranks && ret >= 0; i++)
-        if (i != r->index && begins(&p->rank[i]))
+        if (i != r->index && (begins(&p->rank[i]) || p->rank[i].vae))
             ret = send(r, i, TAG_PICTURE, z);
     return ret;
+}
+
+static int encode_picture(Rank *r, Tensor z, Tensor px)
+{
+    int ret = take_still(r, px);
+
+    if (ret >= 0)
+        ret = encode_still(r, z, px);
+    if (ret >= 0)
+        ret = show_picture(r, z);
+    return ret < 0 ? ret : send_picture(r, z);
+}
+
+/* The VAE's first rank encodes the picture; first ranks of pipes and the VAE's others take what comes of it. */
+static int do_picture(Rank *r, const Cmd *c)
+{
+    const DitShape *s = &r->set->shape;
+    Tensor px = AVT_NONE, z;
+    int ret;
+
+    if (!r->place->vae && !begins(r->place))
+        return 0;
+    if (encodes_pictures(r))
+        px = avt_new(r->scratch, DT_F32, 1, 8 * s->H, 8 * s->W, 3);
+    z = begins(r->place) ? r->motion : avt_new(r->scratch, DT_F32, DIT_MOTION, LATENT, s->H, s->W);
+    ret = encodes_pictures(r) ? encode_picture(r, z, px) : recv(r, r->set->plan->vae_rank, TAG_PICTURE, z);
+    if (ret >= 0 && begins(r->place))
+        ret = take_picture(r);
+    return ret < 0 || !c->prime || !r->place->vae ? ret : prime_decoder(r, z, px);
 }
 
 /* ---- text and sink --------------------------------------------------------------------------------------------------- */
@@ -364,6 +400,17 @@ static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
     return ret < 0 ? ret : avt_dit_embed_block(r->be, r->scratch, d, item->x, latent_of(r, it->block), AVT_NONE);
 }
 
+static int send_result(Rank *r, int step, Tensor x)
+{
+    const Plan *p = r->set->plan;
+    int ret = 0;
+
+    for (int i = p->vae_rank; i < p->vae_rank + p->vae_parts && ret >= 0; i++)
+        if (gives_result(r, step, i) == r->index)
+            ret = send(r, i, TAG_RESULT, x);
+    return ret;
+}
+
 /* Last rank: velocity, Euler step, latents to whom they concern next. Others: tokens to the next rank. */
 static int end_item(Rank *r, const CmdItem *it, DitItem *item)
 {
@@ -382,7 +429,7 @@ static int end_item(Rank *r, const CmdItem *it, DitItem *item)
         return send(r, first_of(r, it->step + 1), TAG_LATENTS, x);
     if (ret >= 0 && !it->block)
         avt_copy(r->be, r->ref_next, avt_rows(x, 0, 1));            // for the sink of blocks from 4 on
-    return ret < 0 || gives_result(r, it->step) != r->index ? ret : send(r, set->plan->vae_rank, TAG_RESULT, x);
+    return ret < 0 ? ret : send_result(r, it->step, x);
 }
 
 /* The latents that this item will end with, if their next step begins here: their sender then need not wait for the next wave. */
@@ -438,25 +485,25 @@ static int show(Rank *r, void (*see)(void *, int64_t, const float *, int64_t), i
     return ret;
 }
 
-/* VAE rank: a finished block's latents -> 12 frames -> the conductor. */
+/* VAE rank: a finished block's latents -> 12 frames, or a part's rows of them -> the conductor. */
 static int decode_block(Rank *r, const CmdItem *it)
 {
     const DitShape *s = &r->set->shape;
     const size_t mark = avt_arena_mark(r->scratch);
-    const int64_t size = avt_pixels_size(r->set->format, 8 * s->H, 8 * s->W);
+    const int64_t rows = 8 * r->dec.own, size = avt_pixels_size(r->set->format, rows, 8 * s->W);
     Tensor z = ends(r->place) ? latent_of(r, it->block) : avt_new(r->scratch, DT_F32, DIT_BLOCK, LATENT, s->H, s->W);
     const Tensor u8 = avt_new(r->scratch, DT_U8, BLOCK_FRAMES, size);
-    const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, 8 * s->H, 8 * s->W, 3), bad = avt_new(r->scratch, DT_I32, 1);
+    const Tensor px = avt_new(r->scratch, DT_F32, BLOCK_FRAMES, rows, 8 * s->W, 3), bad = avt_new(r->scratch, DT_I32, 1);
     const RankStage stage = avt_rank_stage(r, STAGE_DECODE);
-    int ret = recv(r, gives_result(r, it->step), TAG_RESULT, z);
+    int ret = recv(r, gives_result(r, it->step, r->index), TAG_RESULT, z);
 
     avt_count_nonfinite(r->be, bad, z);
-    if (ret >= 0)
+    if (ret >= 0 && encodes_pictures(r))
         ret = show(r, r->set->hooks.latents, it->block, z);
     if (ret >= 0)
         ret = avt_vae_decode(r->be, r->scratch, &r->w->vae, &r->dec, px, z, NULL);
     avt_pixels(r->be, u8, px, r->set->format);
-    if (ret >= 0)
+    if (ret >= 0 && encodes_pictures(r))
         ret = check_finite(r, bad, z, it->block);
     if (ret >= 0)
         ret = show(r, r->set->hooks.pixels, it->block, px);

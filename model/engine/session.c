@@ -119,6 +119,14 @@ static int64_t draw_seed(void)
     return (int64_t)(x >> 32);
 }
 
+/* Bytes of the largest part of a block's frames; 0 where the VAE is one. */
+static size_t slice_size(const AvatarSession *s)
+{
+    const int parts = s->crew.set.plan->vae_parts, rows = 8 * ((s->info.height / 8 + parts - 1) / parts);
+
+    return parts > 1 ? (size_t)(BLOCK_FRAMES * avt_pixels_size(s->crew.set.format, rows, s->info.width)) : 0;
+}
+
 /* Find the memory of each rank and of the front on `dry`; refuse what the devices have not left. */
 static int plan_memory(AvatarSession *s)
 {
@@ -146,7 +154,7 @@ static int plan_memory(AvatarSession *s)
         s->info.scratch_bytes += (int64_t)(m->scratch + m->workspace);
     }
     avt_crew_room(&s->crew, &room);
-    avt_room_add(&room, "cpu", FRAME_QUEUE * s->block_size + (size_t)avt_sound_bytes(&s->sound));
+    avt_room_add(&room, "cpu", FRAME_QUEUE * s->block_size + slice_size(s) + (size_t)avt_sound_bytes(&s->sound));
     snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
     return avt_room_check(&room, who, "choose a smaller size=", &s->e->log);
 }
@@ -167,7 +175,8 @@ static int open_frames(AvatarSession *s)
             return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for %d blocks of frames, %.1f MB", FRAME_QUEUE,
                             FRAME_QUEUE * (double)s->block_size / 1e6);
     }
-    return 0;
+    s->slice = slice_size(s) ? avt_malloc(MEM_SESSION, slice_size(s)) : NULL;
+    return slice_size(s) && !s->slice ? AVT_ERR(ENOMEM) : 0;
 }
 
 static void set_sound(AvatarSession *s, const AvatarLook *look)
@@ -310,6 +319,7 @@ void avatar_session_close(AvatarSession **ps)
     avt_crew_close(&s->crew);
     for (int i = 0; i < FRAME_QUEUE; i++)
         avt_free(s->ready[i].data);
+    avt_free(s->slice);
     avt_stats_close(s);
     avt_sound_close(&s->sound);
     avt_front_close(&s->front);

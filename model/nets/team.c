@@ -216,6 +216,41 @@ void avt_team_to_tokens(const Team *t, Backend *be, Arena *scratch, Tensor x, Te
     avt_arena_release(scratch, mark);
 }
 
+/* ---- rows ------------------------------------------------------------------------------------------------------- */
+
+/* edge [T, W, C] = row y of every frame of x, or the other way round. */
+static void copy_row(Backend *be, Tensor x, int64_t y, Tensor edge, int to_edge)
+{
+    for (int64_t t = 0; t < x.dim[0]; t++) {
+        const Tensor row = avt_at(avt_at(x, t), y), e = avt_at(edge, t);
+
+        avt_copy(be, to_edge ? e : row, to_edge ? row : e);
+    }
+}
+
+void avt_team_halo(const Team *t, Backend *be, Arena *scratch, Tensor wide)
+{
+    const size_t mark = avt_arena_mark(scratch);
+    const int64_t rows = wide.dim[1];
+    Pieces out[TEAM_MAX] = { 0 }, in[TEAM_MAX] = { 0 };
+
+    for (int below = 0; below < 2; below++) {
+        const int peer = t->part + (below ? 1 : -1);
+
+        if (below ? !avt_team_below(t) : !avt_team_above(t))
+            continue;
+        out[peer].run[0] = avt_new(scratch, wide.dtype, wide.dim[0], wide.dim[2], wide.dim[3]);
+        in[peer].run[0] = avt_new(scratch, wide.dtype, wide.dim[0], wide.dim[2], wide.dim[3]);
+        copy_row(be, wide, below ? rows - 2 : 1, out[peer].run[0], 1);
+    }
+    swap(t, be, out, in);
+    if (avt_team_above(t))
+        copy_row(be, wide, 0, in[t->part - 1].run[0], 0);
+    if (avt_team_below(t))
+        copy_row(be, wide, rows - 1, in[t->part + 1].run[0], 0);
+    avt_arena_release(scratch, mark);
+}
+
 /* ---- what a forward is made of ---------------------------------------------------------------------------------- */
 
 Tensor avt_team_all(const Team *t, Backend *be, Arena *scratch, Tensor x, const TeamCut *cut)

@@ -23,7 +23,7 @@
 #define TEAM_MAX  16                    // parts
 #define TEAM_RUNS 3                     // of a cut; messages of an exchange from one part to another
 
-typedef enum TeamWay { TEAM_ALONE, TEAM_HEADS, TEAM_COLUMNS } TeamWay;
+typedef enum TeamWay { TEAM_ALONE, TEAM_HEADS, TEAM_COLUMNS, TEAM_ROWS } TeamWay;      // rows: of a picture, in the VAE
 
 typedef struct Team {
     TeamWay way;
@@ -60,6 +60,20 @@ void avt_team_sum(const Team *t, Backend *be, Arena *scratch, Tensor x);
 /** all [all tokens, own heads, hd] from x [own tokens, NH, hd] of every part, and back. */
 void avt_team_to_heads(const Team *t, Backend *be, Arena *scratch, Tensor all, Tensor x, const TeamCut *cut);
 void avt_team_to_tokens(const Team *t, Backend *be, Arena *scratch, Tensor x, Tensor all, const TeamCut *cut);
+
+/** Pictures cut into rows: has a part a neighbour above, below? As many rows of each it sees besides its own. */
+static inline int avt_team_above(const Team *t)
+{
+    return t->part > 0;
+}
+
+static inline int avt_team_below(const Team *t)
+{
+    return t->part + 1 < t->nb;
+}
+
+/** wide [T, above + own + below, W, C]: the neighbours' nearest rows into the first and the last, own rows being in place. */
+void avt_team_halo(const Team *t, Backend *be, Arena *scratch, Tensor wide);
 
 /* ---- what a forward is made of: for a team of one, or of the other way, the operand itself ---------------------- */
 

@@ -204,9 +204,15 @@ int avt_vae_open(Vae *v, Binder *b, int width, int halves)
 
 /* ---- state ---------------------------------------------------------------------------------------------------- */
 
+/* Rows that a convolution sees besides a part's own: those of the parts above and below, if it looks beyond a row. */
+static int64_t seen_rows(const VaeState *st, const VaeConv *c, int64_t own)
+{
+    return own + (c->conv.w.dim[3] > 1 ? avt_team_above(&st->team) + avt_team_below(&st->team) : 0);
+}
+
 static void open_slot(VaeState *st, Arena *a, const VaeConv *c, int64_t nb, int64_t h, int64_t w)
 {
-    st->slot[c->slot] = avt_new(a, c->conv.w.act, nb, h, w, c->conv.w.dim[1]);
+    st->slot[c->slot] = avt_new(a, c->conv.w.act, nb, seen_rows(st, c, h), w, c->conv.w.dim[1]);
 }
 
 static void open_residual(VaeState *st, Arena *a, const VaeResidual *r, int64_t h, int64_t w)
@@ -215,28 +221,39 @@ static void open_residual(VaeState *st, Arena *a, const VaeResidual *r, int64_t 
     open_slot(st, a, &r->conv2, 2, h, w);
 }
 
-int avt_vae_state_open(VaeState *st, Arena *a, const Vae *v, int half, int64_t h, int64_t w)
+static int state_open(VaeState *st, Arena *a, const Vae *v, int half, int64_t h, int64_t w, const Team *team)
 {
     const Backend *be = avt_arena_backend(a);
     const int enc = half == VAE_ENCODER;
     const VaeHalf *n = enc ? &v->enc : &v->dec;
+    const int64_t own = avt_team_share(team, h, team->part);
 
-    *st = (VaeState){ .half = half, .h = h, .w = w };
-    AVT_REQUIRE(be->log, enc ? v->has_encoder : half == VAE_DECODER && v->has_decoder);
-    AVT_REQUIRE(be->log, h > 0 && w > 0 && n->nb_slots <= VAE_MAX_SLOTS);
-    open_slot(st, a, &n->conv_in, 2, enc ? 8 * h : h, enc ? 8 * w : w);
-    open_slot(st, a, &n->conv_out, 2, enc ? h : 8 * h, enc ? w : 8 * w);
+    *st = (VaeState){ .half = half, .h = h, .w = w, .team = *team, .own = own };
+    AVT_REQUIRE(be->log, enc ? v->has_encoder && team->nb == 1 : half == VAE_DECODER && v->has_decoder);
+    AVT_REQUIRE(be->log, h >= team->nb && w > 0 && n->nb_slots <= VAE_MAX_SLOTS);
+    open_slot(st, a, &n->conv_in, 2, enc ? 8 * own : own, enc ? 8 * w : w);
+    open_slot(st, a, &n->conv_out, 2, enc ? own : 8 * own, enc ? w : 8 * w);
     for (int i = 0; i < 2; i++)
-        open_residual(st, a, &n->mid[i], h, w);
+        open_residual(st, a, &n->mid[i], own, w);
     for (int s = 0; s < NB_STAGES; s++) {
         const int up = enc ? 3 - s : s;
 
         for (int i = 0; i < (enc ? 2 : 3); i++)
-            open_residual(st, a, &n->res[s][i], h << up, w << up);
+            open_residual(st, a, &n->res[s][i], own << up, w << up);
         if (s < 3 && n->sample[s].time.conv.w.be)                   // going down it runs on the smaller picture
-            open_slot(st, a, &n->sample[s].time, enc ? 1 : 2, h << (up - enc), w << (up - enc));
+            open_slot(st, a, &n->sample[s].time, enc ? 1 : 2, own << (up - enc), w << (up - enc));
     }
     return be->status;
+}
+
+int avt_vae_state_open(VaeState *st, Arena *a, const Vae *v, int half, int64_t h, int64_t w)
+{
+    return state_open(st, a, v, half, h, w, &(Team){ .nb = 1 });
+}
+
+int avt_vae_state_open_part(VaeState *st, Arena *a, const Vae *v, int64_t h, int64_t w, const Team *team)
+{
+    return state_open(st, a, v, VAE_DECODER, h, w, team);
 }
 
 void avt_vae_state_reset(VaeState *st)
@@ -319,7 +336,7 @@ static Tensor past(const Pass *p, int slot)
 
 /* out = conv(past ++ x) + res; frames before the stream are zeros. Its first frame comes alone, the others in pairs: so do those of
  * the op, wherever the stream is cut. */
-static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
+static void causal_whole(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
 {
     const int pad = (int)c->conv.w.dim[3] / 2;
     const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2 - p->st->nb[c->slot], .pad0 = pad, .pad1 = pad,
@@ -329,10 +346,54 @@ static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
     remember(p, c->slot, x);
 }
 
-/* Frames of [h, w, C] that stage s takes next, out of `left`. */
+/* Own rows of every frame between [T, own, W, C] and [T, above + own + below, W, C]. */
+static void copy_own(const Pass *p, Tensor wide, Tensor own, int to_wide)
+{
+    for (int64_t t = 0; t < own.dim[0]; t++) {
+        const Tensor rows = avt_rows(avt_at(wide, t), avt_team_above(&p->st->team), own.dim[1]), frame = avt_at(own, t);
+
+        avt_copy(p->be, to_wide ? rows : frame, to_wide ? frame : rows);
+    }
+}
+
+/* x with a row of the parts above and below, in scratch. */
+static Tensor with_neighbours(Pass *p, Tensor x)
+{
+    const Team *team = &p->st->team;
+    const Tensor wide = avt_new(p->scratch, x.dtype, x.dim[0], x.dim[1] + avt_team_above(team) + avt_team_below(team), x.dim[2], x.dim[3]);
+
+    copy_own(p, wide, x, 1);
+    avt_team_halo(team, p->be, p->scratch, wide);
+    return wide;
+}
+
+/* The same of a part's rows: the rows at the cuts, where zeros stand in for what is beyond, are left out of the result. */
+static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
+{
+    const size_t mark = avt_arena_mark(p->scratch);
+    Tensor wide, result;
+
+    if (p->st->team.nb == 1 || c->conv.w.dim[3] == 1) {
+        causal_whole(p, c, out, x, res);
+        return;
+    }
+    wide = with_neighbours(p, x);
+    result = avt_new(p->scratch, out.dtype, out.dim[0], wide.dim[1], out.dim[2], out.dim[3]);
+    if (res.be) {
+        avt_fill(p->be, result, 0);
+        copy_own(p, result, res, 1);
+    }
+    causal_whole(p, c, result, wide, res.be ? result : AVT_NONE);
+    copy_own(p, result, out, 0);
+    avt_arena_release(p->scratch, mark);
+}
+
+/* Frames of [h, w, C] that stage s takes next, out of `left`: as many on every part. */
 static int64_t piece(const Pass *p, int s, int64_t left, int64_t h, int64_t w)
 {
-    const int64_t size = h * w * p->net->res[s][0].conv2.conv.w.dim[0] * (int64_t)avt_dtype_size(p->net->act);
+    const Team *team = &p->st->team;
+    const int64_t most = team->nb > 1 ? h / p->st->own * ((p->st->h + team->nb - 1) / team->nb) : h;
+    const int64_t size = most * w * p->net->res[s][0].conv2.conv.w.dim[0] * (int64_t)avt_dtype_size(p->net->act);
     const int64_t fit = p->piece_bytes / size;
     const int64_t nb = fit < 1 ? 1 : fit > 4 ? 4 : fit;
 
@@ -363,6 +424,20 @@ static Tensor residual(Pass *p, const VaeResidual *r, Tensor x)
     return out;
 }
 
+/* x [rows w, c] of all parts' rows, as keys [n, 1, c]. */
+static Tensor all_rows(Pass *p, Tensor x, int64_t rows)
+{
+    const TeamCut cut = { 1, { p->st->h } };
+    const int64_t width = avt_numel(x) / rows, c = x.dim[1];
+    Tensor all;
+
+    if (p->st->team.nb == 1)
+        return avt_view(x, x.dim[0], 1, c);
+    all = avt_new(p->scratch, x.dtype, p->st->h, width);
+    avt_team_gather(&p->st->team, p->be, all, avt_view(x, rows, width), &cut);
+    return avt_view(all, avt_numel(all) / c, 1, c);
+}
+
 /* x += proj(attention(norm(x))), each frame by itself, one head, no positions. */
 static void attention(Pass *p, const VaeAttention *l, Tensor x)
 {
@@ -370,17 +445,21 @@ static void attention(Pass *p, const VaeAttention *l, Tensor x)
     const size_t mark = avt_arena_mark(p->scratch);
     const Tensor u = avt_new(p->scratch, p->net->act, n, c), row = avt_new(p->scratch, p->net->act, n, 3 * c);
     const Tensor qkv = avt_new(p->scratch, p->net->act, 3, n, c);
-    const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c), k = avt_view(avt_at(qkv, 1), n, 1, c);
-    const Tensor v = avt_view(avt_at(qkv, 2), n, 1, c);
+    const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c);
+    Tensor k, v;
 
     for (int64_t t = 0; t < x.dim[0]; t++) {
         const Tensor frame = avt_view(avt_at(x, t), n, c);
+        const size_t gathered = avt_arena_mark(p->scratch);
 
         avt_channel_norm(p->be, u, frame, l->norm, ACT_NONE);
         avt_linear(p->be, row, u, &l->qkv, ACT_NONE);
         avt_transpose(p->be, qkv, avt_view(row, n, 3, c));
+        k = all_rows(p, avt_at(qkv, 1), x.dim[1]);
+        v = all_rows(p, avt_at(qkv, 2), x.dim[1]);
         avt_attention(p->be, avt_view(u, n, 1, c), q, k, v, AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)c));
         avt_linear_add(p->be, frame, frame, u, &l->proj, AVT_NONE);
+        avt_arena_release(p->scratch, gathered);
     }
     avt_arena_release(p->scratch, mark);
 }
@@ -513,7 +592,7 @@ static int frames_fit(const VaeState *st, Tensor z, Tensor px)
     const int64_t t = z.dim[0], frames = st->started[0] ? 4 * t : 4 * t - 3;
 
     return z.nd == 4 && z.dim[1] == VAE_LATENT && t > 0 && z.dim[2] == st->h && z.dim[3] == st->w &&
-           px.nd == 4 && px.dim[0] == frames && px.dim[1] == 8 * st->h && px.dim[2] == 8 * st->w && px.dim[3] == 3;
+           px.nd == 4 && px.dim[0] == frames && px.dim[1] == 8 * st->own && px.dim[2] == 8 * st->w && px.dim[3] == 3;
 }
 
 int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px, const VaeProbe *probe)
@@ -593,18 +672,24 @@ static Tensor time_up(Pass *p, int s, Tensor x)
     return out;
 }
 
-/* [t, h, w, C] -> [t, 2h, 2w, C / 2], a frame at a time: the enlarged input is the largest tensor of a call. */
+/* [t, h, w, C] -> [t, 2h, 2w, C / 2], a frame at a time: the enlarged input is the largest tensor of a call. A part's neighbours' rows
+ * become two each, of which the result has no more than its own. */
 static Tensor space_up(Pass *p, int s, Tensor x)
 {
     const int64_t t = x.dim[0], h = 2 * x.dim[1], w = 2 * x.dim[2];
     const Conv *c = &p->net->sample[s].conv;
     const Tensor out = new_frames(p, t, h, w, c->w.dim[0]);
     const size_t mark = avt_arena_mark(p->scratch);
-    const Tensor large = new_frames(p, 1, h, w, x.dim[3]);
+    const int alone = p->st->team.nb == 1;
+    const Tensor wide = alone ? x : with_neighbours(p, x), large = new_frames(p, 1, 2 * wide.dim[1], w, x.dim[3]);
+    const Tensor result = alone ? AVT_NONE : new_frames(p, 1, 2 * wide.dim[1], w, c->w.dim[0]);
 
     for (int64_t i = 0; i < t; i++) {
-        avt_upsample(p->be, large, avt_rows(x, i, 1));
-        avt_conv3d(p->be, avt_rows(out, i, 1), large, AVT_NONE, c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1, .pad0 = 1, .pad1 = 1 });
+        avt_upsample(p->be, large, avt_rows(wide, i, 1));
+        avt_conv3d(p->be, alone ? avt_rows(out, i, 1) : result, large, AVT_NONE, c, AVT_NONE,
+                   (ConvSpec){ .stride_t = 1, .stride = 1, .pad0 = 1, .pad1 = 1 });
+        if (!alone)
+            avt_copy(p->be, avt_at(out, i), avt_rows(avt_at(result, 0), 2 * avt_team_above(&p->st->team), h));
     }
     avt_arena_release(p->scratch, mark);
     return out;
@@ -642,17 +727,32 @@ static void decode_stage(Pass *p, int s, Tensor x)
     }
 }
 
+/* z [t, 16, H, w] -> this part's rows, channels last, as the decoder takes them. */
+static Tensor own_latents(Pass *p, Tensor z, const Vae *v)
+{
+    const VaeState *st = p->st;
+    const Tensor all = new_frames(p, z.dim[0], st->h, st->w, VAE_LATENT);
+    Tensor own;
+
+    avt_channels_last(p->be, all, z, v->std, v->mean);
+    if (st->team.nb == 1)
+        return all;
+    own = new_frames(p, z.dim[0], st->own, st->w, VAE_LATENT);
+    for (int64_t t = 0; t < z.dim[0]; t++)
+        avt_copy(p->be, avt_at(own, t), avt_rows(avt_at(all, t), avt_team_first(&st->team, st->h, st->team.part), st->own));
+    return own;
+}
+
 int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe)
 {
     Pass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .piece_bytes = v->piece_bytes, .px = px };
     const size_t start = avt_arena_mark(scratch);
-    const int64_t t = z.dim[0], h = st->h, w = st->w;
+    const int64_t t = z.dim[0], h = st->own, w = st->w;
     Tensor rows, x;
 
     AVT_REQUIRE(be->log, st->half == VAE_DECODER && frames_fit(st, z, px));
-    x = new_frames(&p, t, h, w, VAE_LATENT);
+    x = own_latents(&p, z, v);
     rows = new_frames(&p, t, h, w, VAE_LATENT);
-    avt_channels_last(be, x, z, v->std, v->mean);
     conv_1x1(be, rows, x, &v->post_quant);
     see(&p, rows, "conv2");
     for (int64_t i = 0, n; i < t; i += n) {

@@ -17,6 +17,7 @@
 #define AVT_VAE_H
 
 #include "files/bind.h"
+#include "nets/team.h"
 
 #define VAE_LATENT 16                   // latent channels
 #define VAE_MAX_SLOTS 40
@@ -82,10 +83,15 @@ typedef struct VaeState {
     int started[3];                     // per resampler: its first frame, which it treats differently, has gone by
     int half;                           // VAE_ENCODER or VAE_DECODER
     int64_t h, w;                       // latent size
+    Team team;                          // decoder: whose rows these are
+    int64_t own;                        // rows of latents of this part: h, where it is alone
 } VaeState;
 
 /** Allocate a half's caches in `state` for latents of h x w, and reset. @return 0, EINVAL, or the arena's failure (ENOMEM) */
 int  avt_vae_state_open(VaeState *st, Arena *state, const Vae *v, int half, int64_t h, int64_t w);
+/** The same for a part's rows of the pictures: a decoder's whose convolutions ask the parts above and below for a row, and whose attention
+ *  for all keys. Exact: what comes out are these rows of what one decoder gives, but for the order of sums. h is at least team->nb. */
+int  avt_vae_state_open_part(VaeState *st, Arena *state, const Vae *v, int64_t h, int64_t w, const Team *team);
 /** Forget the past: the next frame is a stream's first. Costs nothing. */
 void avt_vae_state_reset(VaeState *st);
 
@@ -119,8 +125,8 @@ int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st
  * Decode latents to frames, carrying the causal caches in `st` to the next call. Scratch hardly grows with T.
  * NaN and infinities would stay in the caches for good: ask avt_count_nonfinite(z) first and refuse the block.
  *
- * @param px  [F, 8h, 8w, 3] f32 in [-1, 1] (clamped); F = 4T, or 4T - 3 on the first call after a reset
- * @param z   [T, 16, h, w] f32, normalized; read only
+ * @param px  [F, 8 own, 8w, 3] f32 in [-1, 1] (clamped); F = 4T, or 4T - 3 on the first call after a reset; own: h, or a part's rows
+ * @param z   [T, 16, h, w] f32, normalized; read only; on every part the same
  * @return as avt_vae_encode()
  */
 int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe);

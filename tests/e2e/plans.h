@@ -25,11 +25,12 @@ static uint8_t picture[SIZE * SIZE * 3];
 static TestModel model;
 static int nb_blocks = BLOCKS;
 static const char *precision = "auto";
+static int vae_split, format = AVATAR_YUV420P;
 static const char *device = "cpu";
 
 typedef struct Result {
     float latents[BLOCKS][16 * 3 * 8 * 8];
-    uint8_t frames[BLOCKS * 12][SIZE * SIZE * 3 / 2];
+    uint8_t frames[BLOCKS * 12][SIZE * SIZE * 3];       // of it what the format has
     int64_t nb_frames;
     int nb_seen;
     int64_t bytes[PLAN_MAX_RANKS + 1][PLAN_MAX_RANKS + 1];
@@ -75,6 +76,11 @@ static inline void say(void *opaque, int level, const char *text)
     print_error("%s\n", text);
 }
 
+static inline size_t frame_bytes(void)
+{
+    return format == AVATAR_YUV420P || format == AVATAR_NV12 ? SIZE * SIZE * 3 / 2 : SIZE * SIZE * 3;
+}
+
 static inline void run(Result *r, const char *plan, const char *devices, const char *vae, int steps, int with_stalls, CommKind comm)
 {
     const SessionHooks hooks = { .comm = comm, .rank = { .opaque = r, .latents = see_latents }, .admit = with_stalls ? stall : NULL,
@@ -92,6 +98,7 @@ static inline void run(Result *r, const char *plan, const char *devices, const c
     opt.plan = plan;
     opt.devices = devices;
     opt.vae_device = vae;
+    opt.vae_split = vae_split;
     opt.precision = precision;
     opt.steps = steps;
     opt.log = say;
@@ -99,13 +106,14 @@ static inline void run(Result *r, const char *plan, const char *devices, const c
     avatar_look_default(&look);
     look.rgb = picture;
     look.width = look.height = look.out_width = look.out_height = SIZE;
+    look.format = format;
     look.seed = 5;
     REQUIRE_OK(avatar_engine_open(&e, &opt));
     REQUIRE_OK(avt_session_open(&s, e, &look, &hooks));
     REQUIRE_OK(avatar_session_send(s, NULL, 0));
     while ((ret = avatar_session_receive(s, &f, AVATAR_WAIT)) >= 0) {
         assert_int_equal(f.index, r->nb_frames);
-        memcpy(r->frames[r->nb_frames++], f.data[0], sizeof(r->frames[0]));
+        memcpy(r->frames[r->nb_frames++], f.data[0], frame_bytes());
     }
     assert_int_equal(ret, AVATAR_EOF);
     assert_int_equal(r->nb_frames, nb_blocks * 12);

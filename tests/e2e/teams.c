@@ -2,7 +2,7 @@
 /*
  * Plans that split layers over a team give what one device gives, by columns and by heads, alone and within the other plans, for 3, 4,
  * 5 and 8 steps over 10 blocks with the sink's refresh, with whole and with partial waves; planned memory = used memory; the bytes that
- * parts send each other.
+ * parts send each other. Likewise decoders that have rows of the pictures.
  */
 #include "plans.h"
 
@@ -95,6 +95,90 @@ static int64_t sent_by_heads(int part, int steps)
     return 4 * (BLOCKS * steps * item + 2 * pass);
 }
 
+/* ---- the VAE ------------------------------------------------------------------------------------------------------------ */
+
+/* Within a level: sums are taken in another order where rows are cut. */
+static void compare_frames(const Result *a, const Result *b)
+{
+    assert_int_equal(a->nb_frames, b->nb_frames);
+    for (int64_t i = 0; i < a->nb_frames; i++)
+        for (size_t k = 0; k < frame_bytes(); k++)
+            assert_in_range(a->frames[i][k] + 1 - b->frames[i][k], 0, 2);
+}
+
+/* 8 rows of latents over 2 and 3 parts, which share ranks with layers, with a part of them, or have their own. */
+static void decoders_of_rows_agree(void **state)
+{
+    static const struct {
+        const char *plan, *on;
+        int nb, own, split;
+    } ways[] = {
+        { "tensor2", "cpu", 2, 0, 2 }, { "layer", "cpu", 3, 0, 2 }, { "layer+ulysses2", "cpu", 4, 0, 3 }, { "timestep", "cpu", 3, 0, 3 },
+        { "sequential", "cpu", 1, 1, 3 }, { "layer", "guard", 2, 0, 2 },
+    };
+    Result *ref = new_result(), *r = new_result();
+
+    (void)state;
+    precision = "f32";
+    run(ref, "sequential", "cpu", NULL, 3, 0, COMM_THREADS);
+    for (int i = 0; i < 12; i++) {
+        const int k = i / 2;
+
+        vae_split = ways[k].split;
+        run(r, ways[k].plan, list_of(ways[k].on, ways[k].nb), ways[k].own ? "cpu:own" : NULL, 3, i % 2, i % 2 ? COMM_STRICT : COMM_THREADS);
+        compare_near(r, ref, 1e-5);
+        compare_frames(r, ref);
+    }
+    vae_split = 0;
+    precision = "auto";
+    free(ref);
+    free(r);
+}
+
+static void rows_of_every_format_are_put_together(void **state)
+{
+    static const int formats[] = { AVATAR_YUV444P, AVATAR_NV12, AVATAR_RGB24, AVATAR_GBRP };
+    Result *ref = new_result(), *r = new_result();
+
+    (void)state;
+    precision = "f32";
+    nb_blocks = 2;
+    for (int i = 0; i < 4; i++) {
+        format = formats[i];
+        run(ref, "sequential", "cpu", NULL, 3, 0, COMM_THREADS);
+        vae_split = 3;
+        run(r, "layer", "cpu|cpu|cpu", NULL, 3, 0, COMM_THREADS);
+        compare_frames(r, ref);
+        vae_split = 0;
+    }
+    format = AVATAR_YUV420P;
+    nb_blocks = BLOCKS;
+    precision = "auto";
+    free(ref);
+    free(r);
+}
+
+/* Each part gets the picture's latents and each block's, and gives its rows; each sends as much as the other at the cut. */
+static void bytes_of_rows_are_known(void **state)
+{
+    const int64_t latent = 16 * 3 * 8 * 8 * 4, frames = BLOCKS * 12 * SIZE * SIZE * 3 / 2;
+    Result *r = new_result();
+
+    (void)state;
+    vae_split = 2;
+    run(r, "timestep", "cpu|cpu|cpu|cpu|cpu", NULL, 3, 0, COMM_THREADS);                     // 3 and 4 decode
+    vae_split = 0;
+    assert_int_equal(r->bytes[2][3], BLOCKS * latent);
+    assert_int_equal(r->bytes[2][4], BLOCKS * latent);
+    assert_int_equal(r->bytes[3][5], frames / 2);
+    assert_int_equal(r->bytes[4][5], frames / 2);
+    assert_int_equal(r->bytes[3][0], latent / 3 * DIT_MOTION);
+    assert_int_equal(r->bytes[4][0] + r->bytes[4][2], 0);
+    assert_true(r->bytes[4][3] > 0);
+    assert_int_equal(r->bytes[3][4], r->bytes[4][3] + latent / 3 * DIT_MOTION);
+    free(r);
+}
+
 static void bytes_of_teams_are_known(void **state)
 {
     const DitConfig *c = &model.sizes.dit;
@@ -125,6 +209,7 @@ int main(void)
         { "teams_agree_strictly_4_steps", teams_agree_strictly, NULL, NULL, &s4 },
         { "teams_agree_in_bf16", teams_agree_in_bf16, NULL, NULL, &s4 },
         cmocka_unit_test(bytes_of_teams_are_known), cmocka_unit_test(guarded_teams_agree),
+        cmocka_unit_test(decoders_of_rows_agree), cmocka_unit_test(rows_of_every_format_are_put_together), cmocka_unit_test(bytes_of_rows_are_known),
     };
 
     return _cmocka_run_group_tests("teams", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;

@@ -104,6 +104,32 @@ static void refused(const char *plan, int nb, int nb_heads, const char *why)
         fail_msg("plan=%s on %d devices: '%s' does not say '%s'", plan, nb, test_log_text(), why);
 }
 
+/* The decoder is on the VAE's rank and those in front of it, on as many that have no layers, or on as many of its own. */
+static void decoders_find_their_place(void **state)
+{
+    PlanOptions o = { .plan = "layer", .devices = "cuda0|cuda1|cuda2|cuda3", .vae_split = 3, .steps = 4, .nb_layers = L };
+    Plan p;
+
+    (void)state;
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(p.nb_ranks == 4 && p.vae_rank == 1 && p.vae_parts == 3 && !p.rank[0].vae && p.rank[1].vae && p.rank[2].vae && p.rank[3].vae);
+    o.vae_device = "cuda2";
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(p.vae_rank == 0 && p.vae_parts == 3 && !p.rank[3].vae);
+    o.vae_device = "cpu:own";
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(p.nb_ranks == 7 && p.vae_rank == 4 && p.rank[6].vae && p.rank[6].pipe == -1 && !strcmp(p.rank[5].device, "cpu"));
+    o = (PlanOptions){ .plan = "timestep", .devices = "cuda0|cuda1|cuda2|cuda3", .vae_split = 2, .steps = 2, .nb_layers = L };
+    REQUIRE_OK(avt_plan_make(&p, &o, test_log()));
+    REQUIRE(p.nb_ranks == 4 && p.vae_rank == 2 && p.vae_parts == 2 && p.rank[3].pipe == -1 && !strcmp(p.rank[3].device, "cuda3"));
+    o.vae_split = 1;
+    REQUIRE(avt_plan_make(&p, &o, test_log()) == AVT_ERR(EINVAL));
+    o.vae_split = 17;
+    REQUIRE(avt_plan_make(&p, &o, test_log()) == AVT_ERR(EINVAL) && strstr(test_log_text(), "vae_split=17: 0 or 1 (not split) to 16"));
+    o = (PlanOptions){ .plan = "layer", .devices = "cuda0|cuda1", .vae_split = 3, .steps = 2, .nb_layers = L };
+    REQUIRE(avt_plan_make(&p, &o, test_log()) == AVT_ERR(EINVAL) && strstr(test_log_text(), "are 2; split over 2"));
+}
+
 /* What cannot be split so is refused with the nearest that can. */
 static void teams_are_refused(void **state)
 {
@@ -478,7 +504,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loop_finds_its_way), cmocka_unit_test(teams_find_their_way), cmocka_unit_test(plans_have_names),
-        cmocka_unit_test(teams_are_refused), cmocka_unit_test(front_has_its_place), cmocka_unit_test(text_names_all_ranks),
+        cmocka_unit_test(teams_are_refused), cmocka_unit_test(decoders_find_their_place), cmocka_unit_test(front_has_its_place), cmocka_unit_test(text_names_all_ranks),
         cmocka_unit_test(layers_are_even), cmocka_unit_test(no_split_is_better), cmocka_unit_test(a_device_is_counted_once),
         cmocka_unit_test(tiny_models_are_split), cmocka_unit_test(four_small_cards_are_enough),
         cmocka_unit_test(no_device_is_dropped), cmocka_unit_test(ranks_have_processes), cmocka_unit_test(every_device_works),
