@@ -247,7 +247,7 @@ static void look_at_lora(Findings *f, const ToolOptions *o, const ModelDir *m)
     Lora *l = NULL;
 
     if (!path || !strcmp(path, "none")) {
-        const int fine = m->lora_rule == LORA_NONE || said;
+        const int fine = m->lora_rule == LORA_NONE || m->lora_rule == LORA_MERGED || said;
 
         doctor_words(f, "files", "LoRA", fine ? GOOD : DOUBTFUL, "none");
         doctor_remedy(f, "the base model alone is soft and slow to converge at 4 steps: put liveavatar.safetensors into the folder");

@@ -23,7 +23,6 @@ static int from_folder(PlanSizes *s, const AvatarOptions *opt, const Log *log)
 {
     ModelDir m;
     Ckpt *dit = NULL, *vae = NULL, *t5 = NULL;
-    const CkptTensor *q;
     int ret = avt_options_model(&m, opt, log);
 
     memset(s, 0, sizeof(*s));
@@ -41,8 +40,7 @@ static int from_folder(PlanSizes *s, const AvatarOptions *opt, const Log *log)
         ret = avt_umt5_config(&s->umt5, t5, log);
     if (ret >= 0)
         ret = s->vae_width = avt_vae_width(vae, log);
-    q = ret >= 0 ? avt_ckpt_find(dit, "blocks.0.self_attn.q.weight") : NULL;
-    s->dtype = q ? q->dtype : DT_F32;
+    s->dtype = ret >= 0 ? avt_dit_storage(dit) : DT_F32;
     if (ret >= 0)
         avt_settle_size(&s->width, &s->height, &m, 0, &(AvatarLook){ 0 }, NULL);
     avt_ckpt_close(&dit);

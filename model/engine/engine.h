@@ -83,6 +83,11 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
 int avt_options_precision(BackendOptions *be, const char *precision, const Log *log);
 /** "f32", "bf16", "int8", "fp8" */
 const char *avt_precision_name(DType act, DType product);
+/**
+ * Which LoRA, if any: the option, then avatar.json, then the rule that the published transformer needs one.
+ * @param path  gets it, or NULL. @return 0; ENOENT, or EINVAL for one that is named beside weights that have theirs (logged)
+ */
+int avt_options_lora(const char **path, const ModelDir *d, const DitConfig *cfg, const char *option, const Log *log);
 /** The folder of the model that is asked for into path, [PATH_MAX]. @return 1, or 0: it is found nowhere, path is the name as given */
 int avt_options_folder(char *path, const AvatarOptions *opt);
 /** Find and open the model that is asked for: a folder, or a name in opt->models or among the installed ones. @return as avt_modeldir_open() */

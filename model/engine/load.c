@@ -38,30 +38,8 @@ void avt_core_free(Core *c)
     avt_free(c);
 }
 
-/* Which LoRA, if any: the option, then avatar.json, then the rule that the published transformer needs one. */
-static int choose_lora(const char **path, const Core *c, const char *option, const Log *log)
-{
-    const int published = c->sizes.dit.dim == 5120 && c->sizes.dit.nb_layers == 40;
-
-    *path = NULL;
-    if (option && !strcmp(option, "none"))
-        return 0;
-    if (option && *option && strcmp(option, "auto")) {
-        *path = option;
-        return 0;
-    }
-    if (c->dir.lora_rule == LORA_NONE)
-        return 0;
-    *path = c->dir.lora;
-    if (!*path && (c->dir.lora_rule == LORA_REQUIRED || published))
-        return avt_fail(log, AVT_ERR(ENOENT), "%s: no liveavatar.safetensors in the folder or its lora/: few steps without guidance need the "
-                        "Live Avatar LoRA; put it there, name it with lora=PATH, or say lora=none", c->dir.dir);
-    return 0;
-}
-
 static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
 {
-    const CkptTensor *q;
     int ret = avt_dit_config(&c->sizes.dit, c->dir.config, dit, log);
 
     if (ret >= 0)
@@ -73,8 +51,7 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
     c->sizes.vae_width = ret = avt_vae_width(vae, log);
     if (ret < 0)
         return ret;
-    q = avt_ckpt_find(dit, "blocks.0.self_attn.q.weight");
-    c->sizes.dtype = q ? q->dtype : DT_F32;
+    c->sizes.dtype = avt_dit_storage(dit);
     avt_settle_size(&c->sizes.width, &c->sizes.height, &c->dir, 0, &(AvatarLook){ 0 }, NULL);
     if (c->sizes.wav2vec2.dim != c->sizes.dit.audio_dim || c->sizes.wav2vec2.nb_layers + 1 != c->sizes.dit.nb_audio_layers)
         return avt_fail(log, AVT_INVALID, "%s: wav2vec2 gives %d states of width %d, the transformer wants %d of width %d", c->dir.dir,
@@ -234,7 +211,7 @@ static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Files 
     if (ret >= 0)
         ret = read_sizes(c, f->dit, f->vae, log);
     if (ret >= 0)
-        ret = choose_lora(&f->lora_path, c, opt->lora, log);
+        ret = avt_options_lora(&f->lora_path, &c->dir, &c->sizes.dit, opt->lora, log);
     if (ret >= 0 && f->lora_path)
         ret = avt_lora_open(&f->lora, f->lora_path, x->lora_alpha > 0 ? x->lora_alpha : c->dir.lora_alpha, log);
     return ret;

@@ -184,6 +184,23 @@ const char *avt_precision_name(DType act, DType product)
     return avt_dtype_name(act);
 }
 
+int avt_options_lora(const char **path, const ModelDir *d, const DitConfig *cfg, const char *option, const Log *log)
+{
+    const int published = cfg->dim == 5120 && cfg->nb_layers == 40, named = option && *option && strcmp(option, "auto") && strcmp(option, "none");
+
+    *path = NULL;
+    if (named && d->lora_rule == LORA_MERGED)
+        return avt_fail(log, AVT_ERR(EINVAL), "lora=%s: the weights in %s have a LoRA already, which avatar convert has merged; leave lora away, or "
+                        "take the model that they were made of", option, d->dir);
+    if ((option && !strcmp(option, "none")) || (!named && (d->lora_rule == LORA_NONE || d->lora_rule == LORA_MERGED)))
+        return 0;
+    *path = named ? option : d->lora;
+    if (!*path && (d->lora_rule == LORA_REQUIRED || published))
+        return avt_fail(log, AVT_ERR(ENOENT), "%s: no liveavatar.safetensors in the folder or its lora/: few steps without guidance need the "
+                        "Live Avatar LoRA; put it there, name it with lora=PATH, or say lora=none", d->dir);
+    return 0;
+}
+
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
 {
     BackendOptions be;

@@ -533,6 +533,7 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     const CkptTensor *t;
     char name[NAME];
     va_list ap;
+    int merged = 0;
     float *v;
 
     va_start(ap, fmt);
@@ -543,10 +544,18 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     t = b->ckpt && !stopped(b) ? take(b, nd, dim, name) : NULL;
     if (!t || !load(b, t, NULL))
         return NULL;
+    if (b->lora && nd == 2)
+        merged = merge_lora(b, t, dim[0], dim[1], NULL, avt_ckpt_values(t), name);
+    if (merged < 0)
+        return NULL;
     v = avt_malloc(MEM_CKPT, (size_t)avt_ckpt_values(t) * sizeof(*v) + 1);
     if (!v)
         return fail(b, AVT_ERR(ENOMEM)), NULL;
-    if (avt_is_code(t->dtype))
+    if (merged && t->dtype == DT_BF16)
+        avt_to_f32(v, DT_BF16, round_scratch(b, avt_ckpt_values(t)), 0, avt_ckpt_values(t));
+    else if (merged)
+        memcpy(v, b->scratch, (size_t)avt_ckpt_values(t) * sizeof(*v));
+    else if (avt_is_code(t->dtype))
         widen_codes(b, v, t, NULL);
     else
         avt_to_f32(v, t->dtype, b->raw, 0, avt_ckpt_values(t));

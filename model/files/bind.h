@@ -68,7 +68,7 @@ Conv avt_bind_conv(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
 
 /** Same, for a weight that the caller computed (folded weight norm); `names` are marked used by avt_bind_host(). */
 Tensor avt_bind_computed(Binder *b, WeightUse use, int nd, const int64_t *dim, const float *data);
-/** Host view of a tensor in f32, freed by the caller with avt_free(); NULL after a problem (or when planning). */
+/** Host view of a tensor in f32, of [out, in] with its LoRA pair merged as avt_bind() does, freed by the caller with avt_free(); NULL after a problem (or when planning). */
 float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *name, ...) AVT_PRINTF(4, 5);
 /** Is there such a tensor (after prefix)? Always 0 when planning. */
 int avt_bind_has(const Binder *b, const char *name, ...) AVT_PRINTF(2, 3);

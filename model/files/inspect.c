@@ -151,7 +151,7 @@ static int say_lora(Text *t, const ModelDir *m)
     Lora *l;
 
     if (!m->lora) {
-        say(t, "  %-55s not there%s\n", name, m->lora_rule == LORA_NONE ? ", none is needed" : "");
+        say(t, "  %-55s not there%s\n", name, m->lora_rule == LORA_NONE ? ", none is needed" : m->lora_rule == LORA_MERGED ? ", it is in the weights" : "");
         return m->lora_rule != LORA_REQUIRED;
     }
     if (avt_lora_open(&l, m->lora, m->lora_alpha, &log) < 0) {
@@ -190,7 +190,7 @@ static void say_config(Text *t, const ModelDir *m)
 
 static void say_settings(Text *t, const ModelDir *m)
 {
-    static const char *const rules[] = { "unsaid", "required", "none" };
+    static const char *const rules[] = { "unsaid", "required", "none", "merged" };
 
     say(t, "settings: name ");
     say_text(t, m->name ? m->name : "unsaid", 40);

@@ -161,10 +161,10 @@ static int read_lora_rule(ModelDir *m, const Json *j, const char *path, const Lo
 
     if (ret < 0 || !rule)
         return ret;
-    m->lora_rule = !strcmp(rule, "required") ? LORA_REQUIRED : !strcmp(rule, "none") ? LORA_NONE : LORA_UNSAID;
+    m->lora_rule = !strcmp(rule, "required") ? LORA_REQUIRED : !strcmp(rule, "none") ? LORA_NONE : !strcmp(rule, "merged") ? LORA_MERGED : LORA_UNSAID;
     return m->lora_rule
                ? 0
-               : avt_fail(log, AVT_INVALID, "%s: \"lora\" must be \"required\" or \"none\", but is \"%.40s\"", path, rule);
+               : avt_fail(log, AVT_INVALID, "%s: \"lora\" must be \"required\", \"none\" or \"merged\", but is \"%.40s\"", path, rule);
 }
 
 static int read_text(char **to, const Json *j, const char *key)

@@ -32,7 +32,7 @@ typedef struct ModelDir {
     double lora_alpha;                  // 0: not said
 } ModelDir;
 
-enum { LORA_UNSAID, LORA_REQUIRED, LORA_NONE };
+enum { LORA_UNSAID, LORA_REQUIRED, LORA_NONE, LORA_MERGED };       // merged: the weights have it, by avatar convert
 
 /** @return 0; ENOENT naming the first missing file and what the folder should hold; AVT_INVALID for a bad avatar.json, or two files of
  *  which either could be meant */

@@ -31,8 +31,13 @@ typedef struct DitConfig {
 
 /** Read config.json and check it against the tensors (checkpoints.md 1.1, 7.3). @param ckpt  gives nb_audio_layers, may not be NULL */
 int avt_dit_config(DitConfig *cfg, const char *path, const Ckpt *ckpt, const Log *log);
+/** In which type a checkpoint has matrices, for plans that are made without it: of codes those that are none, or what they stand for. */
+DType avt_dit_storage(const Ckpt *ckpt);
 /** The published model's sizes (dit.md 1), for plans and messages. */
 void avt_dit_config_published(DitConfig *cfg);
+
+/** Is the tensor of this name, [out, in], a weight of the layers' products, which Backend.product is for? */
+int avt_dit_is_product(const char *name);
 
 typedef struct DitShape {               // all that follows from a latent size
     int64_t H, W;                       // latent rows, columns (even)

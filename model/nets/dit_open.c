@@ -197,6 +197,32 @@ int avt_dit_open_part(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1, c
     return ret;
 }
 
+DType avt_dit_storage(const Ckpt *ckpt)
+{
+    static const char *const name[] = { "blocks.0.self_attn.q.weight", "text_embedding.0.weight" };
+
+    for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++) {
+        const CkptTensor *t = avt_ckpt_find(ckpt, name[i]);
+
+        if (t && !avt_is_code(t->dtype))
+            return t->dtype;
+    }
+    return DT_F32;
+}
+
+int avt_dit_is_product(const char *name)
+{
+    static const char *const tail[] = { ".q.weight", ".k.weight", ".v.weight", ".o.weight", ".ffn.0.weight", ".ffn.2.weight" };
+    const size_t n = strlen(name);
+
+    if (strncmp(name, "blocks.", 7) && strncmp(name, "audio_injector.injector.", 24))
+        return 0;
+    for (size_t i = 0; i < sizeof(tail) / sizeof(tail[0]); i++)
+        if (n > strlen(tail[i]) && !strcmp(name + n - strlen(tail[i]), tail[i]))
+            return 1;
+    return 0;
+}
+
 int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
 {
     return avt_dit_open_part(d, cfg, b, l0, l1, &(Team){ .nb = 1 });

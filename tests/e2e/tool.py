@@ -346,6 +346,7 @@ def inspect_and_plan(tmp):
         require(r.ret == 0 and r.out and not r.err, r.what)
 
 
+import tool_convert     # noqa: E402,F401
 import tool_doctor      # noqa: E402,F401: their cases
 import tool_films       # noqa: E402,F401
 import tool_hostile     # noqa: E402,F401

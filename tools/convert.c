@@ -1,0 +1,540 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar convert --precision int8|fp8 -o DIR [--model DIR] [--lora ...]: a model whose layers are kept as codes, once and for all.
+ *
+ *   transformer   the same files and names; X.weight of the layers' products as I8 or F8_E4M3, X.weight_scale [out] f32 beside it, of I8
+ *                 X.weight_rotation, too; everything else as it is. The LoRA is merged, before that
+ *   avatar.json   as it was, but "lora": "merged"
+ *   the rest      copies; of what is large, links to the same files where links can be
+ *
+ * Codes are made by the functions that load a model, so such a folder gives the same bits as the one that it is made of.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/half.h"
+#include "base/mem.h"
+#include "engine/engine.h"
+#include "options.h"
+#include "quantize.h"
+#include "speak.h"
+#include "stop.h"
+
+#define LARGE (1 << 20)                 // bytes of a file that is rather linked than copied
+
+typedef struct Item {                   // of a file that is written
+    char name[256];
+    const char *type;                   // as safetensors spells it
+    int nd;
+    int64_t dim[CKPT_MAX_DIM];
+    size_t size;
+    const CkptTensor *from;             // NULL: scale or rotation of the item before
+} Item;
+
+typedef struct Convert {
+    const char *out;
+    DType type;
+    const Log *log;
+    ModelDir dir;
+    Ckpt *ckpt;
+    Lora *lora;
+    Backend *be;
+    Arena *arena;                       // the binder's, which puts nothing there
+    Binder binder;
+    FileOut *file;
+    Item *item;
+    int64_t nb;
+    size_t before, after;               // bytes of the transformer
+} Convert;
+
+/* ---- what is written ----------------------------------------------------------------------------------------------- */
+
+static int ends_with(const char *s, const char *tail)
+{
+    const size_t n = strlen(s), k = strlen(tail);
+
+    return n >= k && !strcmp(s + n - k, tail);
+}
+
+/* Scales and such of a file of codes, which are made anew or not needed */
+static int lies_beside(const Convert *c, const CkptTensor *t)
+{
+    static const char *const tail[] = { ".weight_scale", ".weight_rotation", ".scale_weight", ".scale_input", ".input_scale", ".comfy_quant" };
+    char name[512];
+
+    for (size_t i = 0; i < sizeof(tail) / sizeof(tail[0]); i++)
+        if (ends_with(t->name, tail[i])) {
+            snprintf(name, sizeof(name), "%.*s.weight", (int)(strlen(t->name) - strlen(tail[i])), t->name);
+            return avt_ckpt_find(c->ckpt, name) != NULL;
+        }
+    return 0;
+}
+
+/* Is the tensor changed: made codes, or merged with the LoRA, or taken out of codes or blocks that this file does not keep? */
+static int is_product(const CkptTensor *t)
+{
+    return t->nd == 2 && avt_dit_is_product(t->name);
+}
+
+static int is_merged(const Convert *c, const CkptTensor *t)
+{
+    char module[512];
+
+    snprintf(module, sizeof(module), "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
+    return c->lora && t->nd == 2 && ends_with(t->name, ".weight") && avt_lora_has(c->lora, module);
+}
+
+static Item *add(Convert *c, const char *name, const char *tail, const char *type, int nd, const int64_t *dim, size_t element)
+{
+    Item *it = &c->item[c->nb++];
+
+    *it = (Item){ .type = type, .nd = nd, .size = element };
+    snprintf(it->name, sizeof(it->name), "%.220s%s", name, tail);
+    for (int i = 0; i < nd; i++) {
+        it->dim[i] = dim[i];
+        it->size *= (size_t)dim[i];
+    }
+    return it;
+}
+
+static const char *type_name(DType t)
+{
+    static const char *const name[DT_NB] = { [DT_F32] = "F32", [DT_BF16] = "BF16", [DT_F16] = "F16", [DT_F64] = "F64", [DT_I64] = "I64",
+                                             [DT_I32] = "I32", [DT_U8] = "U8", [DT_I8] = "I8", [DT_F8_E4M3] = "F8_E4M3", [DT_F8_E5M2] = "F8_E5M2" };
+
+    return name[t];
+}
+
+/* Items of one of the checkpoint's files, in the order of names */
+static void list_items(Convert *c, const CkptFile *f)
+{
+    c->nb = 0;
+    for (int64_t i = 0; i < avt_ckpt_nb(c->ckpt); i++) {
+        const CkptTensor *t = avt_ckpt_get(c->ckpt, i);
+
+        if (t->file != f || lies_beside(c, t))
+            continue;
+        c->before += t->size;
+        if (!is_product(t)) {
+            const DType type = avt_is_code(t->dtype) ? DT_BF16 : t->dtype;
+
+            add(c, t->name, "", type_name(type), t->nd, t->dim, avt_dtype_size(type))->from = t;
+            continue;
+        }
+        add(c, t->name, "", type_name(c->type), 2, t->dim, 1)->from = t;
+        add(c, t->name, "_scale", "F32", 1, t->dim, sizeof(float));
+        if (c->type == DT_I8)
+            add(c, t->name, "_rotation", "I32", 1, (const int64_t[]){ 1 }, sizeof(int32_t));
+    }
+}
+
+static char *header(const Convert *c, size_t *size)
+{
+    const size_t room = (size_t)(c->nb + 1) * 512;
+    char *text = malloc(room + 16);
+    size_t n = 0, at = 0;
+
+    if (!text)
+        return NULL;
+    n += (size_t)snprintf(text, room, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int64_t i = 0; i < c->nb; i++) {
+        const Item *it = &c->item[i];
+
+        n += (size_t)snprintf(text + n, room - n, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", it->name, it->type);
+        for (int d = 0; d < it->nd; d++)
+            n += (size_t)snprintf(text + n, room - n, d ? ",%lld" : "%lld", (long long)it->dim[d]);
+        n += (size_t)snprintf(text + n, room - n, "],\"data_offsets\":[%zu,%zu]}", at, at + it->size);
+        at += it->size;
+    }
+    text[n++] = '}';
+    while (n % 8)
+        text[n++] = ' ';
+    *size = n;
+    return text;
+}
+
+/* ---- values -------------------------------------------------------------------------------------------------------- */
+
+static int write_all(Convert *c, const void *p, size_t size)
+{
+    if (stop_asked())
+        return AVT_ERR(ECANCELED);
+    for (size_t at = 0, nb; at < size; at += nb) {
+        nb = size - at < 1 << 24 ? size - at : 1 << 24;
+        if (file_write(c->file, (const char *)p + at, (int)nb) < 0)
+            return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be written", c->out);
+    }
+    return 0;
+}
+
+/* Numbers of t as the layers would get them, the LoRA merged */
+static float *values_of(Convert *c, const CkptTensor *t)
+{
+    c->binder.nb_problems = 0;
+    c->binder.status = 0;
+    return avt_bind_host(&c->binder, t->nd, t->dim, "%s", t->name);
+}
+
+static int write_codes(Convert *c, const CkptTensor *t)
+{
+    const int64_t rows = t->dim[0], k = t->dim[1];
+    const int32_t group = (int32_t)avt_code_group(c->type, k);
+    float *v = values_of(c, t), *scale = malloc((size_t)(rows + 1) * sizeof(*scale));
+    uint8_t *codes = malloc((size_t)(rows * k) + 1);
+    int ret = v ? scale && codes ? 0 : AVT_ERR(ENOMEM) : AVT_INVALID;
+
+    if (ret >= 0)
+        ret = avt_quantize_rows(codes, scale, c->type, DT_F32, v, rows, k);
+    if (ret >= 0)
+        ret = write_all(c, codes, (size_t)(rows * k));
+    if (ret >= 0)
+        ret = write_all(c, scale, (size_t)rows * sizeof(*scale));
+    if (ret >= 0 && c->type == DT_I8)
+        ret = write_all(c, &group, sizeof(group));
+    avt_free(v);
+    free(scale);
+    free(codes);
+    return ret;
+}
+
+/* What is no product, changed by the LoRA, or codes of others: in its own type, or bf16 */
+static int write_values(Convert *c, const CkptTensor *t)
+{
+    const int64_t nb = avt_ckpt_values(t);
+    float *v = values_of(c, t);
+    uint16_t *half = (uint16_t *)v;
+    int ret = v ? 0 : AVT_INVALID;
+
+    if (v && t->dtype != DT_F32) {
+        for (int64_t i = 0; i < nb; i++)
+            half[i] = t->dtype == DT_F16 ? avt_f32_f16(v[i]) : avt_f32_bf16(v[i]);          // in place: 2 i never overtakes 4 i
+        ret = write_all(c, half, (size_t)nb * sizeof(*half));
+    } else if (v)
+        ret = write_all(c, v, (size_t)nb * sizeof(*v));
+    avt_free(v);
+    return ret;
+}
+
+static int write_raw(Convert *c, const CkptTensor *t)
+{
+    const size_t most = 1 << 24;
+    char *piece = malloc(most);
+    int ret = piece ? 0 : AVT_ERR(ENOMEM);
+
+    for (size_t at = 0; at < t->size && ret >= 0; at += most) {
+        const size_t nb = t->size - at < most ? t->size - at : most;
+
+        ret = avt_ckpt_read(t, piece, at, nb, c->log);
+        if (ret >= 0)
+            ret = write_all(c, piece, nb);
+    }
+    free(piece);
+    return ret;
+}
+
+static int write_item(Convert *c, const Item *it)
+{
+    const CkptTensor *t = it->from;
+
+    if (!t)
+        return 0;                                                   // written with the codes before it
+    if (is_product(t))
+        return write_codes(c, t);
+    return is_merged(c, t) || avt_is_code(t->dtype) || t->pack ? write_values(c, t) : write_raw(c, t);
+}
+
+/* ---- files --------------------------------------------------------------------------------------------------------- */
+
+static int make_folders(const char *path)
+{
+    char part[PATH_MAX];
+
+    for (const char *p = path; (p = strchr(p + 1, '/'));) {
+        snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
+        if (mkdir(part, 0777) < 0 && errno != EEXIST)
+            return AVT_ERR(errno);
+    }
+    return 0;
+}
+
+static int open_out(Convert *c, const char *name)
+{
+    char path[PATH_MAX];
+    int ret;
+
+    snprintf(path, sizeof(path), "%s/%s", c->out, name);
+    ret = make_folders(path);
+    if (ret >= 0)
+        ret = file_create(&c->file, path, stop_asked);
+    return ret < 0 ? avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno)) : 0;
+}
+
+static int close_out(Convert *c, int ret)
+{
+    const int closed = file_close(&c->file, ret >= 0);
+
+    return ret < 0 ? ret : closed < 0 ? avt_fail(c->log, AVT_ERR(EIO), "%s: a file could not be finished", c->out) : 0;
+}
+
+static int write_shard(Convert *c, const char *name)
+{
+    size_t size = 0;
+    char *text = header(c, &size);
+    uint64_t len = size;
+    int ret = text ? open_out(c, name) : AVT_ERR(ENOMEM);
+
+    if (ret < 0) {
+        free(text);
+        return ret;
+    }
+    ret = write_all(c, &len, sizeof(len));
+    if (ret >= 0)
+        ret = write_all(c, text, size);
+    for (int64_t i = 0; i < c->nb && ret >= 0; i++) {
+        ret = write_item(c, &c->item[i]);
+        c->after += c->item[i].size;
+    }
+    free(text);
+    return close_out(c, ret);
+}
+
+/* A line of the index for each item of a shard */
+static int index_shard(Convert *c, const char *name, char **text, int *first)
+{
+    for (int64_t i = 0; i < c->nb; i++) {
+        char *more = avt_sprintf(MEM_MISC, "%s%s\n    \"%s\": \"%s\"", *text, *first ? "" : ",", c->item[i].name, name);
+
+        if (!more)
+            return AVT_ERR(ENOMEM);
+        avt_free(*text);
+        *text = more;
+        *first = 0;
+    }
+    return 0;
+}
+
+static int write_text(Convert *c, const char *name, const char *text)
+{
+    int ret = open_out(c, name);
+
+    return ret < 0 ? ret : close_out(c, write_all(c, text, strlen(text)));
+}
+
+/* A file of the transformer's after the other; with several an index of them */
+static int write_transformer(Convert *c)
+{
+    const int whole = !ends_with(c->dir.dit, ".json");
+    char *map = avt_strdup(MEM_MISC, ""), *index = NULL;
+    const CkptFile *seen[512];
+    int nb_seen = 0, first = 1, ret = map ? 0 : AVT_ERR(ENOMEM);
+
+    for (int64_t i = 0; i < avt_ckpt_nb(c->ckpt) && ret >= 0; i++) {
+        const CkptFile *f = avt_ckpt_get(c->ckpt, i)->file;
+        const char *name = whole ? "diffusion_pytorch_model.safetensors" : f->name;
+        int j = 0;
+
+        while (j < nb_seen && seen[j] != f)
+            j++;
+        if (j < nb_seen || nb_seen == 512)
+            continue;
+        seen[nb_seen++] = f;
+        list_items(c, f);
+        ret = write_shard(c, name);
+        if (ret >= 0 && !whole)
+            ret = index_shard(c, name, &map, &first);
+    }
+    if (ret >= 0 && !whole) {
+        index = avt_sprintf(MEM_MISC, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {%s\n  }\n}\n", c->after, map);
+        ret = index ? write_text(c, "diffusion_pytorch_model.safetensors.index.json", index) : AVT_ERR(ENOMEM);
+    }
+    avt_free(index);
+    avt_free(map);
+    return ret;
+}
+
+static int copy_file(Convert *c, const char *from, const char *name)
+{
+    char piece[65536];
+    FILE *f = fopen(from, "rb");
+    size_t nb;
+    int ret = f ? open_out(c, name) : avt_fail(c->log, AVT_ERR(errno), "%s: %s", from, strerror(errno));
+
+    if (ret < 0) {
+        if (f)
+            fclose(f);
+        return ret;
+    }
+    while (ret >= 0 && (nb = fread(piece, 1, sizeof(piece), f)) > 0)
+        ret = write_all(c, piece, nb);
+    if (ret >= 0 && ferror(f))
+        ret = avt_fail(c->log, AVT_ERR(EIO), "%s cannot be read", from);
+    fclose(f);
+    return close_out(c, ret);
+}
+
+/* What is large and has not changed is the same file, if the file system can, else a copy. */
+static int pass_on(Convert *c, const char *from, const char *name)
+{
+    char to[PATH_MAX], real[PATH_MAX];
+    struct stat st;
+
+    snprintf(to, sizeof(to), "%s/%s", c->out, name);
+    if (make_folders(to) < 0)
+        return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", to, strerror(errno));
+    if (!stat(from, &st) && st.st_size > LARGE && realpath(from, real) && !link(real, to))
+        return 0;
+    return copy_file(c, from, name);
+}
+
+static int pass_on_rest(Convert *c)
+{
+    const char *name, *path;
+    int ret = 0;
+
+    for (int i = 0; avt_modeldir_part(&c->dir, i, &name, &path) && ret >= 0; i++)
+        if (path != c->dir.dit)
+            ret = pass_on(c, path, name);
+    return ret;
+}
+
+/* Text of JSON, escaped */
+static void put_text(char *to, size_t room, const char *key, const char *text)
+{
+    size_t n = strlen(to);
+
+    if (!text)
+        return;
+    n += (size_t)snprintf(to + n, room - n, "  \"%s\": \"", key);
+    for (; *text && n + 16 < room; text++)
+        n += (size_t)snprintf(to + n, room - n, (unsigned char)*text < 32 ? "\\u%04x" : *text == '"' || *text == '\\' ? "\\%c" : "%c",
+                              (unsigned char)*text);
+    snprintf(to + n, room - n, "\",\n");
+}
+
+static int write_avatar_json(Convert *c)
+{
+    static const char *const rule[] = { [LORA_REQUIRED] = "required", [LORA_NONE] = "none", [LORA_MERGED] = "merged" };
+    const ModelDir *d = &c->dir;
+    const int lora = c->lora ? LORA_MERGED : d->lora_rule;
+    char text[16384] = "{\n";
+    size_t n;
+
+    put_text(text, sizeof(text), "name", d->name);
+    put_text(text, sizeof(text), "prompt", d->prompt);
+    put_text(text, sizeof(text), "lora", lora ? rule[lora] : NULL);
+    n = strlen(text);
+    if (d->steps)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"steps\": %d,\n", d->steps);
+    if (d->width)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"size\": \"%dx%d\",\n", d->width, d->height);
+    if (d->area)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"area\": %lld,\n", (long long)d->area);
+    if (n > 2)
+        text[n - 2] = 0;                                            // the last comma
+    return write_text(c, "avatar.json", strcat(text, "\n}\n"));
+}
+
+/* ---- the command --------------------------------------------------------------------------------------------------- */
+
+static int open_model(Convert *c, const ToolOptions *o)
+{
+    DitConfig cfg;
+    const char *lora;
+    int ret = avt_options_model(&c->dir, &o->engine, c->log);
+
+    if (ret >= 0)
+        ret = avt_ckpt_open(&c->ckpt, c->dir.dit, c->log);
+    if (ret >= 0)
+        ret = avt_dit_config(&cfg, c->dir.config, c->ckpt, c->log);
+    if (ret >= 0)
+        ret = avt_options_lora(&lora, &c->dir, &cfg, o->engine.lora, c->log);
+    if (ret >= 0 && lora)
+        ret = avt_lora_open(&c->lora, lora, c->dir.lora_alpha, c->log);
+    if (ret >= 0)
+        ret = avt_backend_open(&c->be, "cpu", &(BackendOptions){ .level = CPU_AUTO, .log = c->log });
+    if (ret >= 0)
+        ret = avt_arena_open(&c->arena, c->be, "convert", 4096);
+    if (ret >= 0)
+        ret = avt_binder_open(&c->binder, c->ckpt, c->lora, c->arena, "dit", DT_F32, c->log);
+    c->item = calloc(3 * (size_t)(c->ckpt ? avt_ckpt_nb(c->ckpt) : 0) + 1, sizeof(*c->item));
+    return ret < 0 ? ret : c->item ? 0 : AVT_ERR(ENOMEM);
+}
+
+static void close_model(Convert *c)
+{
+    avt_binder_close(&c->binder);
+    if (c->arena)
+        avt_arena_close(&c->arena);
+    avt_backend_close(&c->be);
+    avt_lora_close(&c->lora);
+    avt_ckpt_close(&c->ckpt);
+    avt_modeldir_close(&c->dir);
+    free(c->item);
+}
+
+static int make_room(const Convert *c)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/config.json", c->out);
+    if (!access(path, F_OK))
+        return avt_fail(c->log, AVT_ERR(EEXIST), "%s: a model is there already; name another folder with -o", c->out);
+    if (make_folders(path) < 0)
+        return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", c->out, strerror(errno));
+    return 0;
+}
+
+static int convert(Convert *c, const ToolOptions *o)
+{
+    int ret = open_model(c, o);
+
+    if (ret >= 0)
+        ret = make_room(c);
+    if (ret >= 0)
+        ret = write_transformer(c);
+    if (ret >= 0 && c->lora)
+        ret = avt_lora_finish(c->lora, c->log);
+    if (ret >= 0)
+        ret = avt_ckpt_unchanged(c->ckpt, c->log);
+    if (ret >= 0)
+        ret = write_avatar_json(c);
+    if (ret >= 0)
+        ret = pass_on_rest(c);
+    if (ret >= 0 && !o->quiet)
+        fprintf(stderr, "avatar: %s: transformer %.1f MB of %.1f%s; avatar speak --model %s --precision %s\n", c->out, (double)c->after / 1e6,
+                (double)c->before / 1e6, c->lora ? ", with the LoRA" : "", c->out, o->engine.precision);
+    return ret;
+}
+
+int cmd_convert(int argc, char **argv)
+{
+    const Log log = { .write = tool_log_line, .level = LOG_WARNING };
+    BackendOptions be = { 0 };
+    Convert c = { .log = &log };
+    ToolOptions o;
+    int ret = tool_options(&o, argc, argv);
+
+    if (ret)
+        return ret;
+    if (o.help || o.nb_positional || !o.output) {
+        fprintf(o.help ? stdout : stderr, "usage: avatar convert --precision int8|fp8 -o DIR [--model DIR] [--lora PATH|none]\n"
+                                          "a model whose layers are kept in 8 bits, the LoRA merged: doc/precision.md\n");
+        return o.help ? 0 : 2;
+    }
+    if (avt_options_precision(&be, o.engine.precision, &log) < 0)
+        return 2;
+    if (!avt_is_code(be.product))
+        return fprintf(stderr, "avatar: convert: --precision is int8 or fp8\n"), 2;
+    if (stop_watch() < 0)
+        return 1;
+    c.out = o.output;
+    c.type = be.product;
+    ret = convert(&c, &o);
+    close_model(&c);
+    return ret < 0;
+}
