@@ -2,7 +2,8 @@
 /*
  * Plans that split layers over a team give what one device gives, by columns and by heads, alone and within the other plans, for 3, 4,
  * 5 and 8 steps over 10 blocks with the sink's refresh, with whole and with partial waves; planned memory = used memory; the bytes that
- * parts send each other. Likewise decoders that have rows of the pictures.
+ * parts send each other. Likewise decoders that have rows of the pictures. With --device NAME (cuda0) that device's plans alone, over
+ * DEVICE_BLOCKS blocks; with --sample behind it two plans over SAMPLE_BLOCKS.
  */
 #include "plans.h"
 
@@ -49,6 +50,23 @@ static void teams_agree_in_bf16(void **state)
     precision = "bf16";
     all_teams_agree(device, *(int *)*state, COMM_THREADS, 3e-2);
     precision = "auto";
+}
+
+/* One of each kind of exchange. */
+static void some_teams_agree(void **state)
+{
+    Result *ref = new_result(), *r = new_result();
+
+    (void)state;
+    run(ref, "sequential", device, NULL, 2, 0, COMM_THREADS);
+    run(r, "ulysses2", list_of(device, 2), NULL, 2, 0, COMM_THREADS);
+    compare_near(r, ref, 3e-2);
+    vae_split = 2;
+    run(r, "layer+tensor2", list_of(device, 4), NULL, 2, 0, COMM_STRICT);
+    compare_near(r, ref, 3e-2);
+    vae_split = 0;
+    free(ref);
+    free(r);
 }
 
 static void guarded_teams_agree(void **state)
@@ -110,22 +128,24 @@ static void compare_frames(const Result *a, const Result *b)
 static void decoders_of_rows_agree(void **state)
 {
     static const struct {
-        const char *plan, *on;
+        const char *plan, *on;              // on: NULL for the device of the test
         int nb, own, split;
     } ways[] = {
-        { "tensor2", "cpu", 2, 0, 2 }, { "layer", "cpu", 3, 0, 2 }, { "layer+ulysses2", "cpu", 4, 0, 3 }, { "timestep", "cpu", 3, 0, 3 },
-        { "sequential", "cpu", 1, 1, 3 }, { "layer", "guard", 2, 0, 2 },
+        { "tensor2", NULL, 2, 0, 2 }, { "layer", NULL, 3, 0, 2 }, { "layer+ulysses2", NULL, 4, 0, 3 }, { "timestep", NULL, 3, 0, 3 },
+        { "sequential", NULL, 1, 1, 3 }, { "layer", "guard", 2, 0, 2 },
     };
     Result *ref = new_result(), *r = new_result();
+    char own[16];
 
     (void)state;
+    snprintf(own, sizeof(own), "%s:own", device);
     precision = "f32";
-    run(ref, "sequential", "cpu", NULL, 3, 0, COMM_THREADS);
+    run(ref, "sequential", device, NULL, 3, 0, COMM_THREADS);
     for (int i = 0; i < 12; i++) {
         const int k = i / 2;
 
         vae_split = ways[k].split;
-        run(r, ways[k].plan, list_of(ways[k].on, ways[k].nb), ways[k].own ? "cpu:own" : NULL, 3, i % 2, i % 2 ? COMM_STRICT : COMM_THREADS);
+        run(r, ways[k].plan, list_of(ways[k].on ? ways[k].on : device, ways[k].nb), ways[k].own ? own : NULL, 3, i % 2, i % 2 ? COMM_STRICT : COMM_THREADS);
         compare_near(r, ref, 1e-5);
         compare_frames(r, ref);
     }
@@ -200,7 +220,7 @@ static void bytes_of_teams_are_known(void **state)
     free(r);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static int s3 = 3, s4 = 4, s5 = 5, s8 = 8;
     const struct CMUnitTest tests[] = {
@@ -212,5 +232,20 @@ int main(void)
         cmocka_unit_test(decoders_of_rows_agree), cmocka_unit_test(rows_of_every_format_are_put_together), cmocka_unit_test(bytes_of_rows_are_known),
     };
 
+    const struct CMUnitTest of_a_device[] = {
+        { "teams_agree_3_steps", teams_agree, NULL, NULL, &s3 }, { "teams_agree_strictly_3_steps", teams_agree_strictly, NULL, NULL, &s3 },
+        cmocka_unit_test(decoders_of_rows_agree),
+    };
+
+    const struct CMUnitTest sample[] = { cmocka_unit_test(some_teams_agree) };
+
+    if (argc >= 3 && !strcmp(argv[1], "--device")) {
+        device = argv[2];
+        nb_blocks = SAMPLE_BLOCKS;
+        if (argc > 3 && !strcmp(argv[3], "--sample"))
+            return _cmocka_run_group_tests("teams", sample, 1, setup, teardown) ? 1 : 0;
+        nb_blocks = DEVICE_BLOCKS;
+        return _cmocka_run_group_tests("teams", of_a_device, sizeof(of_a_device) / sizeof(of_a_device[0]), setup, teardown) ? 1 : 0;
+    }
     return _cmocka_run_group_tests("teams", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
 }

@@ -26,7 +26,7 @@ simt_object = $(patsubst $(SRC)/%,$(SIMT)/obj/%.o,$(basename $(1)))
 SIMT_KERNELS_O := $(call simt_object,$(SIMT_CU))
 SIMT_BED_O := $(call simt_object,$(SIMT_BED))
 SIMT_O := $(filter-out $(call object,$(SIMT_C)),$(LIB_O)) $(call simt_object,$(SIMT_C)) $(SIMT_KERNELS_O) $(SIMT_BED_O)
-SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/precision,$(TESTS)))
+SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/teams $(BUILD)/tests/e2e/precision,$(TESTS)))
 SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
 
 ifeq ($(SIMT_CAN),yes)
