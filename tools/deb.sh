@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # deb.sh DIR [cuda]: Debian packages of this tree into DIR: library, development files, tool, embedded model (tools/deb.control); with `cuda`
-# the plugin libavatar_cuda.so.
+# the plugin libavatar_cuda.so, and where there is an mpicc libavatar_mpi.so.
 #
 # Builds in DIR/work with a Debian system's paths and flags, installs into DIR/all and moves that into a folder for each package.
 # Nothing outside DIR is touched. The maintainer is DEBFULLNAME <DEBEMAIL>, or the author of the last commit.
@@ -28,7 +28,7 @@ cd "$src"                                                   # the flags make thi
 flags="$(dpkg-buildflags --get CFLAGS) $(dpkg-buildflags --get CPPFLAGS)" LDFLAGS=$(dpkg-buildflags --get LDFLAGS)
 export LDFLAGS
 cd "$out/work"
-"$src/configure" --prefix=/usr --libdir="/$lib" "$([ $# = 2 ] && echo --enable-cuda || echo --disable-cuda)" --disable-mpi --extra-cflags="$flags" >/dev/null
+"$src/configure" --prefix=/usr --libdir="/$lib" "$([ $# = 2 ] && echo --enable-cuda || echo --disable-cuda)" --extra-cflags="$flags" >/dev/null
 rm -rf "$out"/*.deb "$out/all" "$out"/avatar* "$out"/libavatar*
 ${MAKE:-make} -s --no-print-directory install DESTDIR="$out/all" >/dev/null
 cd "$out/all"
@@ -40,6 +40,8 @@ chmod 644 "$so"
 strip --strip-debug -D -R .comment "$lib/libavatar.a"
 plugin=$lib/libavatar_cuda.so
 [ ! -e "$plugin" ] || strip --strip-unneeded -R .comment -R .note "$plugin"
+mpi=$lib/libavatar_mpi.so
+[ ! -e "$mpi" ] || strip --strip-unneeded -R .comment -R .note "$mpi"
 [ ! -e usr/bin/avatar ] || strip -R .comment -R .note usr/bin/avatar
 gzip -9n usr/share/man/man1/avatar.1
 
@@ -78,6 +80,7 @@ echo "activate-noawait ldconfig" > "$out/libavatar$nb/DEBIAN/triggers"
 dpkg-gensymbols -q "-plibavatar$nb" "-v$version" "-e$out/all/$so" "-O$out/libavatar$nb/DEBIAN/symbols"
 [ ! -e "$out/all/usr/bin/avatar" ] || package avatar usr/bin/avatar usr/bin usr/share/man
 [ ! -e "$out/all/$plugin" ] || package avatar-cuda "" "$plugin"
+[ ! -e "$out/all/$mpi" ] || package avatar-mpi "$mpi" "$mpi"
 package avatar-nano "" usr/share/avatar/nano
 package "libavatar$nb" "$so" "$so" "$lib/$soname"
 package libavatar-dev "" usr/include "$lib" usr/share/avatar

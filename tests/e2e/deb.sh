@@ -17,6 +17,7 @@ soname=$(sed -n 's/.*-soname,\(libavatar\.so\.[0-9]*\).*/\1/p' "$src/tools/ffmpe
 so_package=libavatar${soname##*.}
 
 for p in "$so_package:$arch" "libavatar-dev:$arch" "avatar:$arch" "avatar-nano:all" \
+    $([ ! -e "$dir/avatar-mpi_${version}_$arch.deb" ] || echo "avatar-mpi:$arch") \
     $([ ! -e "$dir/avatar-cuda_${version}_$arch.deb" ] || echo "avatar-cuda:$arch"); do
     deb=$dir/${p%:*}_${version}_${p#*:}.deb
     bad=0
@@ -40,6 +41,7 @@ covered "$root/$lib/$soname" "$dir/${so_package}_${version}_$arch.deb"
 ok $? "what the library needs"
 covered "$root/usr/bin/avatar" "$dir/avatar_${version}_$arch.deb"
 ok $? "what the tool needs"
+[ ! -e "$root/$lib/libavatar_mpi.so" ] || { covered "$root/$lib/libavatar_mpi.so" "$dir/avatar-mpi_${version}_$arch.deb"; ok $? "what the plugin for MPI needs"; }
 nm -D --defined-only "$root/$lib/$soname" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort > "$tmp/exported"
 sed -n 's/^ \(avatar_[a-z_]*\)@.*/\1/p' "$tmp/$so_package/symbols" | sort | cmp -s - "$tmp/exported"
 ok $? "symbols"
