@@ -100,6 +100,9 @@ typedef struct PlanOptions {            // NULL: "auto"
  * @return 0; EINVAL (logged) with the option, the value, the remedy; ENOMEM
  */
 int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log);
+/** Its layers: l0, l1 of nb teams of `parts` ranks each, which are the first of the plan; the VAE and the front have their places already.
+ *  plan_layers.c. @return 0 or ENOMEM */
+int avt_plan_split_layers(Plan *p, const PlanOptions *opt, int nb, int parts);
 /** Type of activations that every device of the plan runs fastest; *slow (opt) gets a device for which that is f32, or NULL. */
 DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 /** Are two ranks on one device? */

@@ -21,6 +21,7 @@
 
 #define VAE_LATENT 16                   // latent channels
 #define VAE_MAX_SLOTS 40
+#define VAE_STAGES 4
 
 typedef struct VaeConv {                // 3x3x3 (or 3x1x1) causal convolution and the slot of its past
     Conv conv;
@@ -47,8 +48,8 @@ typedef struct VaeHalf {                // encoder or decoder: the same parts in
     VaeConv conv_in, conv_out;
     VaeResidual mid[2];
     VaeAttention attn;
-    VaeResidual res[4][3];              // per stage; the encoder uses two of each
-    VaeResample sample[3];
+    VaeResidual res[VAE_STAGES][3];              // per stage; the encoder uses two of each
+    VaeResample sample[VAE_STAGES - 1];
     Tensor norm_out;
     int nb_slots;
     DType act;                          // of its activations
