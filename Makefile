@@ -61,7 +61,8 @@ $(BUILD)/obj/kernels/cpu/%.o $(BUILD)/obj/kernels/convert.o: FLAGS += -O3 -ffp-c
 $(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c
 AVX512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
 $(BUILD)/obj/%_avx512.o: FLAGS += $(AVX512)
-$(BUILD)/obj/%_amx.o: FLAGS += $(AVX512) -mavx512bf16 -mamx-tile -mamx-bf16
+$(BUILD)/obj/%_vnni_avx512.o: FLAGS += -mavx512vnni
+$(BUILD)/obj/%_amx.o: FLAGS += $(AVX512) -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8
 $(BUILD)/obj/tools/%.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
 $(BUILD)/obj/tests/%.o: FLAGS += -I$(SRC)/tests
 $(BUILD)/obj/%.o: $(SRC)/%.c config.h

@@ -4,6 +4,7 @@
  * each: of tiles against f32 at level avx512, of norms against bf16 there, in time of one core of a Xeon with AMX.
  */
 #include "cpu/amx.h"
+#include "cpu/codes8.h"
 #include "cpu/norms.inc.h"
 
 void avt_cpu_amx(Cpu *cpu)
@@ -25,6 +26,12 @@ void avt_cpu_amx(Cpu *cpu)
     for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
         cpu->op16[entries[i].op] = entries[i].run;
         cpu->level16[entries[i].op] = "amx";
+    }
+    if (avt_cpu_has_amx8()) {
+        cpu->linear8 = avt_amx_linear8;
+        cpu->level8 = "amx";
+        cpu->weight_bytes8 = avt_codes8_weight_bytes;
+        cpu->weight_put8 = avt_codes8_weight_put;
     }
     cpu->weight_bytes16 = avt_amx_weight_bytes;
     cpu->weight_put16 = avt_amx_weight_put;

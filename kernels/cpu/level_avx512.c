@@ -4,6 +4,7 @@
  * C, in time of one Zen 5 core, at the sizes of the small and of the published model.
  */
 #include "cpu/attention.inc.h"
+#include "cpu/codes8.h"
 #include "cpu/conv1d.inc.h"
 #include "cpu/conv3d.inc.h"
 #include "cpu/elementwise.inc.h"
@@ -32,6 +33,12 @@ void avt_cpu_avx512(Cpu *cpu)
         { OP_CONV1D, conv1d, 0 },             // x 1.9 over AVX2: 150 GFLOP/s of a Xeon's core at 512 to 512 channels
     };
 
+    if (avt_cpu_has_vnni()) {
+        cpu->linear8 = avt_vnni_linear8;
+        cpu->level8 = LEVEL;
+        cpu->weight_bytes8 = avt_codes8_weight_bytes;
+        cpu->weight_put8 = avt_codes8_weight_put;
+    }
     if (!cpu->conv3d_wide)
         cpu->conv3d_wide = cpu->op[OP_CONV3D];
     for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {

@@ -6,7 +6,8 @@
  *   --cpu        processor time / threads instead of wall time, for a machine that others use too
  *   --dir DIR    where weights and inputs lie (build/bench)         --python PATH    of the peers
  *   --src DIR    the tree                                           --ffmpeg PATH    with the filter inside
- *   --precision f32|bf16|both    ours, and the peers' (autocast); both where the CPU runs bf16 faster, with what it gains
+ *   --precision f32|bf16|int8|both    ours, and the peers' (autocast); both where the CPU runs bf16 faster, with what it gains. The transformer's
+ *                                layers in int8 as well, but with f32 or bf16 alone
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,7 @@ Row *bench_row(Bench *b, const char *work, const char *title, const char *goal)
 {
     Row *r = &b->row[b->nb_rows++];
 
-    *r = (Row){ .work = work, .title = title, .goal = goal, .apart = -1, .act = b->act };
+    *r = (Row){ .work = work, .title = title, .goal = goal, .apart = -1, .act = b->act, .product = b->product };
     return r;
 }
 
@@ -112,11 +113,16 @@ static double share(const Bench *b, const Row *r)
     return r->ms > 0 && b->peak > 0 ? r->flops / (1e-3 * r->ms) / b->peak : 0;
 }
 
+static const char *precision_of(const Row *r)
+{
+    return r->product == DT_I8 ? "int8" : avt_dtype_name(r->act);
+}
+
 /* Time of the same work in f32, or 0. */
 static double of_f32(const Bench *b, const Row *r)
 {
-    for (int i = 0; i < b->nb_rows && r->act != DT_F32; i++)
-        if (b->row[i].act == DT_F32 && !strcmp(b->row[i].work, r->work))
+    for (int i = 0; i < b->nb_rows && strcmp(precision_of(r), "f32"); i++)
+        if (!strcmp(precision_of(&b->row[i]), "f32") && !strcmp(b->row[i].work, r->work))
             return b->row[i].ms;
     return 0;
 }
@@ -134,7 +140,7 @@ void bench_say(const Bench *b, const Row *r)
         snprintf(apart, sizeof(apart), "  results differ by %.1e", r->apart);
     if (f32_ms > 0 && r->ms > 0)
         snprintf(gain, sizeof(gain), "  %.2f x f32", f32_ms / r->ms);
-    printf("%-44s %-4s %10.2f %14s %10s %8.2f  %-22s %s%s%s\n", r->title, avt_dtype_name(r->act), r->ms, flops, peer, r->value, r->goal, r->note,
+    printf("%-44s %-4s %10.2f %14s %10s %8.2f  %-22s %s%s%s\n", r->title, precision_of(r), r->ms, flops, peer, r->value, r->goal, r->note,
            apart, gain);
     fflush(stdout);
 }
@@ -149,7 +155,7 @@ static void write_json(const Bench *b, const char *path)
     for (int i = 0; i < b->nb_rows; i++) {
         const Row *r = &b->row[i];
 
-        fprintf(f, "  {\"work\": \"%s\", \"precision\": \"%s\", \"what\": \"%s\", \"ms\": %.3f, \"gflops\": %.2f, \"share_of_peak\": %.4f, ", r->work, avt_dtype_name(r->act), r->title, r->ms,
+        fprintf(f, "  {\"work\": \"%s\", \"precision\": \"%s\", \"what\": \"%s\", \"ms\": %.3f, \"gflops\": %.2f, \"share_of_peak\": %.4f, ", r->work, precision_of(r), r->title, r->ms,
                 r->ms > 0 ? 1e-6 * r->flops / r->ms : 0, share(b, r));
         if (r->peer_ms > 0)
             fprintf(f, "\"peer\": \"%s\", \"peer_ms\": %.3f, ", r->peer, r->peer_ms);
@@ -272,16 +278,23 @@ static void log_line(void *opaque, int level, const char *text)
 }
 
 /* Options of main; what is left are names of works. @return number of them, or -1 */
-static int read_options(Bench *b, int argc, char **argv, const char **names, DType *first, DType *last)
+enum { OF_F32 = 1, OF_BF16 = 2, OF_INT8 = 4 };
+
+static unsigned precisions_of(const char *v)
+{
+    return !strcmp(v, "f32") ? OF_F32 : !strcmp(v, "bf16") ? OF_BF16 : !strcmp(v, "int8") ? OF_INT8 : !strcmp(v, "both") ? OF_F32 | OF_BF16 | OF_INT8 : 0;
+}
+
+static int read_options(Bench *b, int argc, char **argv, const char **names, unsigned *which)
 {
     int nb = 0;
 
     for (int i = 1; i < argc; i++) {
         const char *o = argv[i], *v = i + 1 < argc ? argv[i + 1] : "";
 
-        if (!strcmp(o, "--precision") && ++i && (!strcmp(v, "f32") || !strcmp(v, "bf16") || !strcmp(v, "both")))
-            *first = strcmp(v, "bf16") ? DT_F32 : DT_BF16, *last = strcmp(v, "f32") ? DT_BF16 : DT_F32;
-        else if (!strcmp(o, "--cpu"))
+        if (!strcmp(o, "--precision") && ++i && (*which = precisions_of(v)))
+            continue;
+        if (!strcmp(o, "--cpu"))
             b->cpu = 1;
         else if (o[0] != '-' && nb < NB_WORKS)
             names[nb++] = o;
@@ -314,7 +327,7 @@ static int wanted(const char *name, const char **names, int nb)
 /* A work on a backend of its own; the peer is told the precision. */
 static int run_work(Bench *b, int (*run)(Bench *b))
 {
-    const BackendOptions opt = { .level = CPU_AUTO, .log = b->log, .threads = b->threads, .act = b->act };
+    const BackendOptions opt = { .level = CPU_AUTO, .log = b->log, .threads = b->threads, .act = b->act, .product = b->product };
     char word[32];
     double none;
     int ret = avt_backend_open(&b->be, "cpu", &opt);
@@ -336,13 +349,14 @@ int main(int argc, char **argv)
     Bench b = { .dir = "build/bench", .python = "build/bench/venv/bin/python", .src = AVT_SRCDIR, .ffmpeg = "build/ffmpeg/bin/ffmpeg",
                 .threads = 2, .reps = 5, .log = &log };
     const char *names[NB_WORKS];
-    DType first = DT_F32, last = avt_device_act("cpu", CPU_AUTO);
-    const int nb = read_options(&b, argc, argv, names, &first, &last);
+    const DType fast = avt_device_act("cpu", CPU_AUTO);
+    unsigned which = OF_F32 | OF_INT8 | (fast == DT_BF16 ? OF_BF16 : 0);
+    const int nb = read_options(&b, argc, argv, names, &which);
     int ret = 0;
 
     if (nb < 0)
         return fprintf(stderr, "usage: bench [WORK ...] [--reps N] [--threads N] [--cpu] [--dir DIR] [--python PATH] [--src DIR] [--ffmpeg PATH]\n"
-                               "             [--precision f32|bf16|both]\n"), 2;
+                               "             [--precision f32|bf16|int8|both]\n"), 2;
     mkdir(b.dir, 0777);
     avt_thread_flush_denormals();
     if (peer_open(&b.peer, &b) < 0)
@@ -352,11 +366,16 @@ int main(int argc, char **argv)
            b.cpu ? "processor time / threads" : "wall time");
     printf("%-44s %-4s %10s %14s %10s %8s  %s\n", "work", "", "ms", "GFLOP/s  peak", "peer ms", "value", "goal");
     for (int i = 0; i < NB_WORKS; i++)
-        for (b.act = first; b.act <= last; b.act++)                 // one after the other: a machine's speed changes with time
-            if (wanted(works[i].name, names, nb) && run_work(&b, works[i].run) < 0) {
+        for (unsigned p = OF_F32; p <= OF_INT8 && wanted(works[i].name, names, nb); p *= 2) {       // in turn: a machine's speed changes with time
+            if (!(which & p) || (p == OF_INT8 && strcmp(works[i].name, "dit")))
+                continue;
+            b.act = p == OF_F32 ? DT_F32 : p == OF_BF16 ? DT_BF16 : fast;
+            b.product = p == OF_INT8 ? DT_I8 : b.act;
+            if (run_work(&b, works[i].run) < 0) {
                 fprintf(stderr, "bench: %s failed\n", works[i].name);
                 ret = 1;
             }
+        }
     write_json(&b, bench_path(&b, "../bench.json"));
     peer_close(&b.peer);
     return ret;

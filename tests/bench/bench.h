@@ -22,8 +22,8 @@ typedef struct Row {                    // a line of the table
     double value;                       // what the goal is about: the ratio, frames a second, ...
     const char *goal;
     double apart;                       // relative L2 of the two results, or -1
-    DType act;
-    double gain;                        // bf16: f32's time over this one's; 0: not known
+    DType act, product;
+    double gain;                        // bf16, int8: f32's time over this one's; 0: not known
     char note[160];
 } Row;
 
@@ -32,7 +32,7 @@ typedef struct Bench {
     int threads, reps;
     int cpu;                            // time is processor time / threads: for a machine that others use too
     double peak;                        // FLOP/s of a large product
-    DType act;                          // precision of the works that run now
+    DType act, product;                 // precision of the works that run now: Backend.act, .product
     Backend *be;
     Arena *weights, *scratch;
     Peer *peer;                         // NULL: there is none on this machine
