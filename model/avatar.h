@@ -137,7 +137,7 @@ typedef struct AvatarInfo {
     int steps;
     int64_t weight_bytes, state_bytes, scratch_bytes;   /* planned, all ranks together */
     char precision[8];                  /* "f32", "bf16", "int8", "fp8" */
-    char plan[64];                      /* devices in the order of the ranks: "layer on cpu|cpu|cpu+VAE" */
+    char plan[192];                     /* devices in the order of the ranks: "layer on cpu|cpu|cpu+VAE" */
 } AvatarInfo;
 
 AVATAR_API unsigned avatar_version(void);                               /* major << 16 | minor << 8 | micro */

@@ -93,15 +93,6 @@ static int setup(RankSetup *set, const ToolOptions *o, const PlanSizes *sizes, c
     return avt_schedule(&set->schedule, plan->steps, 3);
 }
 
-/* A rank's device, with its process where there are several. */
-static const char *device_of(char *buf, size_t size, const Plan *plan, int r)
-{
-    if (!avt_plan_is_spread(plan))
-        return plan->rank[r].device;
-    snprintf(buf, size, "%d:%s", plan->rank[r].process, plan->rank[r].device);
-    return buf;
-}
-
 static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, const BackendOptions *opt, Room *room, int json)
 {
     RankSetup set;
@@ -109,8 +100,8 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
 
     for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
         const PlanRank *p = &plan->rank[r];
-        char buf[48], name[96];
-        const char *device = device_of(buf, sizeof(buf), plan, r);
+        char buf[PLAN_DEVICE], name[96];
+        const char *device = avt_plan_device(plan, r, buf);
         OpStat stat[OP_NB];
         PlanMemory m;
 

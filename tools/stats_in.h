@@ -8,7 +8,7 @@
 #include "engine/rank.h"
 
 typedef struct StatsRank {
-    char device[32];
+    char device[PLAN_DEVICE];
     int l0, l1, vae;
     double ms[STAGE_NB];
     double bytes[5];                    // weights, state, scratch, workspace, messages

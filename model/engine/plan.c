@@ -358,6 +358,14 @@ int avt_plan_has_codes(const Plan *p, DType product, const Log *log)
     return 0;
 }
 
+const char *avt_plan_device(const Plan *p, int rank, char *buf)
+{
+    if (!avt_plan_is_spread(p))
+        return p->rank[rank].device;
+    snprintf(buf, PLAN_DEVICE, "%d:%s", p->rank[rank].process, p->rank[rank].device);
+    return buf;
+}
+
 int avt_plan_holds(const Plan *p, int rank, int step)
 {
     return rank >= p->first[step] && rank <= p->last[step];
@@ -375,16 +383,12 @@ const char *avt_plan_name(const Plan *p, char *buf, size_t size)
 
 const char *avt_plan_text(const Plan *p, char *buf, size_t size)
 {
-    const int spread = avt_plan_is_spread(p);
-    char name[40], process[16] = "";
+    char name[40], device[PLAN_DEVICE];
     size_t n = (size_t)snprintf(buf, size, "%s on ", avt_plan_name(p, name, sizeof(name)));
 
-    for (int r = 0; r < p->nb_ranks && n < size; r++) {
-        if (spread)
-            snprintf(process, sizeof(process), "%d:", p->rank[r].process);
-        n += (size_t)snprintf(buf + n, size - n, "%s%s%s%s", r ? "|" : "", process, p->rank[r].device,
+    for (int r = 0; r < p->nb_ranks && n < size; r++)
+        n += (size_t)snprintf(buf + n, size - n, "%s%s%s", r ? "|" : "", avt_plan_device(p, r, device),
                               p->rank[r].vae ? (p->rank[r].pipe < 0 ? " (VAE)" : "+VAE") : "");
-    }
     if (n < size && (p->rank[p->vae_rank].process || strcmp(p->front_device, p->rank[p->vae_rank].device)))
         snprintf(buf + n, size - n, ", front on %s", p->front_device);
     return buf;

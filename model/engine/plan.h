@@ -21,6 +21,7 @@
 #include "nets/wav2vec2.h"
 
 #define PLAN_MAX_RANKS 64
+#define PLAN_DEVICE 48                  // bytes of a device's name with its process
 
 typedef enum PlanKind { PLAN_SEQUENTIAL, PLAN_WAVE, PLAN_TIMESTEP, PLAN_LAYER } PlanKind;
 
@@ -111,6 +112,8 @@ int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 int avt_plan_is_spread(const Plan *p);
 /** Whether every device with layers has products of this type, if it is one of codes. @return 0, or ENOSYS (logged) */
 int avt_plan_has_codes(const Plan *p, DType product, const Log *log);
+/** Name of a rank's device, with its process where there are several: "cuda0", "1:cuda0". @param buf  [PLAN_DEVICE], may be what is returned */
+const char *avt_plan_device(const Plan *p, int rank, char *buf);
 /** Is a rank on the pipe of a step? */
 int avt_plan_holds(const Plan *p, int rank, int step);
 /** Ranks of a team: 1 where no layer is split. */

@@ -84,9 +84,11 @@ static int rank_times(char *p, int size, const Rank *r, int64_t before[STAGE_NB]
 static int rank_text(char *p, int size, AvatarSession *s, int r)
 {
     const PlanMemory *m = &s->crew.planned[r];
-    const PlanRank *place = &s->e->core->plan.rank[r];
-    int n = snprintf(p, (size_t)size, "%s{\"device\": \"%s\", \"layers\": [%d, %d], \"vae\": %d, \"ms\": {", r ? ", " : "", place->device, place->l0,
-                     place->l1, place->vae);
+    const Plan *plan = &s->e->core->plan;
+    const PlanRank *place = &plan->rank[r];
+    char device[PLAN_DEVICE];
+    int n = snprintf(p, (size_t)size, "%s{\"device\": \"%s\", \"layers\": [%d, %d], \"vae\": %d, \"ms\": {", r ? ", " : "",
+                     avt_plan_device(plan, r, device), place->l0, place->l1, place->vae);
 
     n += rank_times(p + n, size - n, &s->crew.rank[r], s->stats.spent[r]);
     n += snprintf(p + n, (size_t)(size - n), "}, \"bytes\": {\"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu}}",
