@@ -83,7 +83,7 @@ def same_bytes_as_threads(tmp):
     for nb, devices, same, more in ((2, None, 'cpu|cpu', ()), (4, None, 'cpu|cpu|cpu|cpu', ()), (2, '1:cpu|cpu|1:cpu', 'cpu|cpu|cpu', ()),
                                     (3, '1:cpu|2:cpu', 'cpu|cpu', ('--vae_device', '0:cpu:own')), (2, '1:cpu', 'cpu', ()),
                                     (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'timestep')),
-                                    (2, '0:cpu|1:cpu', 'cpu|cpu', ('--plan', 'tensor2')),
+                                    (2, '0:cpu|1:cpu', 'cpu|cpu', ('--plan', 'tensor2', '--vae_split', '2')),
                                     (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'layer+ulysses2'))):
         ok(speak(wav, png, tmp / 't.nut', '--devices', same, *(m.replace('0:cpu', 'cpu') for m in more)))
         ok(beside(speak(wav, png, tmp / 'm.nut', *(('--devices', devices) if devices else ()), *more), nb - 1))

@@ -69,6 +69,8 @@ def plan_splits_layers(tmp):
     require(plan('--gpus', '4x80', '--plan', 'layer+tensor2')[0]['plan'].startswith('layer+tensor2'), 'layer+tensor2')
     require(b'pass between the parts' in Run('plan', '--gpus', '2xb200', '--plan', 'tensor2').out, 'exchange')
     fails(Run('plan', '--gpus', '4x80', '--plan', 'tensor2'), 1, 'tensor2')
+    one, four = (plan('--gpus', '16x48', '--link', 'nvlink', '--vae-split', n)[0] for n in ('1', '4'))
+    require(four['fps'] > one['fps'] and four['options'].endswith(':vae_split=4') and four['plan'].count('+VAE') == 4, one['fps'], four)
 
 
 @case
