@@ -78,12 +78,13 @@ static const struct {
 typedef struct AvatarContext {
     const AVClass *class;
 
-    char *preset, *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *opts, *stats;
+    char *preset, *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *offload, *opts, *stats;
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
     int64_t max_gap, max_drift, hold, latency, max_late;    ///< in microseconds
     int steps, cpu_threads, vae_split;
+    double resident;
     int compat, format, tail, mode, late;
     int metadata;
     enum AvatarFormat lib_format;
@@ -123,6 +124,9 @@ static const AVOption avatar_options[] = {
     STRING("devices",    "set the devices, joined by '|' (default: auto)",     devices,    FLAGS),
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
     STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16, int8, fp8", precision, FLAGS),
+    STRING("offload", "set where layers' weights are: auto, none (on the devices), weights (in host memory until their turn)", offload, FLAGS),
+    { "resident", "set how many GB of the layers stay on each device with offload", OFFSET(resident), AV_OPT_TYPE_DOUBLE,
+        { .dbl = 0 }, 0, 1e6, FLAGS },
     STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),
     { "vae_split", "set how many devices decode the pictures, some rows each; 0 for one", OFFSET(vae_split), AV_OPT_TYPE_INT,
       { .i64 = 0 }, 0, 16, FLAGS },
@@ -180,6 +184,8 @@ static int get_options(const AvatarContext *s, AvatarOptions *opt)
     opt->vae_device  = s->vae_device;
     opt->vae_split   = s->vae_split;
     opt->precision   = s->precision;
+    opt->offload     = s->offload;
+    opt->resident    = s->resident;
     opt->front_device = s->front_device;
     opt->steps       = s->steps;
     opt->cpu_threads = s->cpu_threads;

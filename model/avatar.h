@@ -78,6 +78,9 @@ typedef struct AvatarOptions {
     const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
                                            of the attention's keys and values; "int8", "fp8": the same as auto, but the transformer's
                                            layers multiply numbers of 8 bits. Latents, sums and the picture's encoder stay f32 */
+    const char *offload;                /* layers' weights: "auto" (NULL), "none": on the devices; "weights": come when their turn is, from the
+                                           host's memory, on a CPU out of the file; the same bits, less memory, at worst less speed */
+    double resident;                    /* offload: GB (10^9) of the layers that stay on each device all the same */
     const char *front_device;           /* of the encoders of speech and text: "auto" (NULL, the VAE's), or any device */
     int steps;                          /* denoising steps; -1: the model's (4) */
     int cpu_threads;                    /* 0: all cores of the affinity mask, or what a quota is worth */

@@ -63,6 +63,13 @@ const Link *cards_link(const char *name)
     return NULL;
 }
 
+double cards_host(const Link *l)
+{
+    const int fast = !strcmp(l->name, "pcie5") || !strcmp(l->name, "nvlink");
+
+    return cards_link(fast ? "pcie5" : "pcie4")->rate;
+}
+
 /* "24", "24gb" -> 24; 0: no size */
 static double size_of(const char *p, size_t len)
 {

@@ -30,5 +30,7 @@ typedef struct Link {                   // between cards
 
 /** A link by its name, "pcie4", "pcie5", "nvlink", "100g"; NULL: none of these. */
 const Link *cards_link(const char *name);
+/** Bytes a second between a card and its host's memory, on a machine with such a link between cards. */
+double cards_host(const Link *l);
 
 #endif

@@ -8,7 +8,7 @@
 
 #include "options.h"
 
-typedef enum Kind { TEXT, INT, INT64, TIME, SIZE, CONST, FLAG } Kind;      // TIME: seconds, or with ms; kept in ms
+typedef enum Kind { TEXT, INT, INT64, REAL, TIME, SIZE, CONST, FLAG } Kind;      // TIME: seconds, or with ms; kept in ms
 
 typedef struct Option {
     const char *name;
@@ -34,6 +34,8 @@ static const Option options[] = {
     { "vae_device",  TEXT,  AT(engine.vae_device),  "auto, a device, or DEVICE:own", NULL },
     { "vae_split",   INT,   AT(engine.vae_split),   "devices that decode some rows of the pictures each: vae_device and those in front of it", NULL },
     { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16, int8, fp8", NULL },
+    { "offload",     TEXT,  AT(engine.offload),     "layers' weights: auto, none (on the devices), weights (in host memory until their turn)", NULL },
+    { "resident",    REAL,  AT(engine.resident),    "offload: GB of the layers that stay on each device (default: 0)", NULL },
     { "front_device", TEXT, AT(engine.front_device), "of the encoders of speech and text: auto (the VAE's), or a device", NULL },
     { "cpu_threads", INT,   AT(engine.cpu_threads), "threads of the CPU backend (default: all cores)", NULL },
     { "cpu_level",   INT,   AT(engine.cpu_level),   "highest level to use: 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX (default: the best)", NULL },
@@ -110,6 +112,11 @@ static int set(ToolOptions *o, const Option *opt, const char *value)
         if (n < 0)
             break;
         *(int *)at = (int)n;
+        return 0;
+    case REAL:
+        *(double *)at = strtod(value, &end);
+        if (end == value || *end || !(*(double *)at >= 0 && *(double *)at <= 1e6))
+            break;
         return 0;
     case CONST:
         n = find_word(opt->words, value);

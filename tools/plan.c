@@ -43,8 +43,8 @@ static void print_row(const char *what, const PlanMemory *m, double flops)
 
 void plan_json_memory(const char *device, const PlanMemory *m)
 {
-    printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu}",
-           device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m));
+    printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu, "
+           "\"host\": %zu, \"coming\": %zu}", device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m), m->host, m->coming);
 }
 
 /* Text encoder on a full prompt, speech encoder on some seconds of sound: weights and scratch of one call. */
@@ -106,8 +106,10 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         PlanMemory m;
 
         ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL, stat);
-        if (room && !p->process)                                    // what others have free they know alone
+        if (room && !p->process) {                                  // what others have free they know alone
             avt_room_add(room, p->device, avt_plan_sum(&m));
+            avt_room_add(room, "cpu", m.host);
+        }
         if (p->pipe < 0)
             snprintf(name, sizeof(name), "%s: VAE", device);
         else if (p->nb_parts > 1)
@@ -119,6 +121,9 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
             plan_json_memory(device, &m);
         } else if (ret >= 0)
             print_row(name, &m, sum_flops(stat));
+        if (ret >= 0 && !json && m.coming)
+            printf("  layers on their way: %.3f GB each time that an item%s goes through, %s\n", (double)m.coming / GB,
+                   plan->batch > 1 ? " of each step" : "", m.host ? "out of as much of the host's memory" : "out of the file");
     }
     return ret;
 }
@@ -289,7 +294,7 @@ int cmd_plan(int argc, char **argv)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpu CARD] [--json] ...: operations of one block at "
+                "[--vae-device D] [--front-device D] [--precision P] [--offload O] [--resident GB] [--memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpu CARD] [--json] ...: operations of one block at "
                 "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
@@ -302,8 +307,10 @@ int cmd_plan(int argc, char **argv)
         return 2;
     if (o.gpus)
         return plan_for_cards(&o, &sizes, &tool_log);
-    p = (PlanOptions){ .plan = o.engine.plan, .vae_split = o.engine.vae_split, .devices = o.engine.devices, .steps = steps, .vae_device = o.engine.vae_device,
-                       .front_device = o.engine.front_device, .nb_layers = sizes.dit.nb_layers, .nb_heads = sizes.dit.nb_heads, .cpu_threads = o.engine.cpu_threads,
+    p = (PlanOptions){ .plan = o.engine.plan, .vae_split = o.engine.vae_split, .devices = o.engine.devices, .steps = steps,
+                       .vae_device = o.engine.vae_device, .front_device = o.engine.front_device, .offload = o.engine.offload,
+                       .resident = o.engine.resident, .nb_layers = sizes.dit.nb_layers, .nb_heads = sizes.dit.nb_heads,
+                       .cpu_threads = o.engine.cpu_threads,
                        .room = o.memory ? room : NULL };
     if (o.memory && read_room(room, o.memory) < 0)
         return 2;

@@ -93,8 +93,9 @@ int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
     AvatarLook sized = *look;
     PlanSizes sizes;
     Plan plan;
-    PlanOptions p = { .plan = opt->plan, .devices = opt->devices, .steps = opt->steps > 0 ? opt->steps : 4, .vae_device = opt->vae_device, .vae_split = opt->vae_split,
-                      .front_device = opt->front_device, .cpu_threads = opt->cpu_threads };
+    PlanOptions p = { .plan = opt->plan, .devices = opt->devices, .steps = opt->steps > 0 ? opt->steps : 4, .vae_device = opt->vae_device,
+                      .vae_split = opt->vae_split, .front_device = opt->front_device, .offload = opt->offload, .resident = opt->resident,
+                      .cpu_threads = opt->cpu_threads };
     int ret = plan_sizes(&sizes, opt, NULL);
 
     if (ret >= 0)

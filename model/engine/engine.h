@@ -34,6 +34,8 @@ typedef struct Core {
 
     FrontWeights front;
     Ckpt *t5;                           // stays open: umT5 reads its layers when they are first wanted, or each time
+    Ckpt *dit;                          // stay open with offload: layers may be read each time, merged again
+    Lora *lora;
     size_t keep;                        // bytes of them that may stay
     Tokenizer *tokenizer;
 } Core;

@@ -32,6 +32,8 @@ void avt_core_free(Core *c)
         avt_rank_weights_close(&c->rank[r]);
     avt_front_weights_close(&c->front);
     avt_ckpt_close(&c->t5);
+    avt_lora_close(&c->lora);
+    avt_ckpt_close(&c->dit);
     avt_tokenizer_close(&c->tokenizer);
     avt_modeldir_close(&c->dir);
     avt_free(c->key);
@@ -63,8 +65,8 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
 }
 
 typedef struct Placed {                 // bytes of the weights of each place, found on `dry`
-    size_t rank[PLAN_MAX_RANKS], front;
-    Room room;                          // the same by device
+    size_t rank[PLAN_MAX_RANKS], front; // in its arena
+    Room room;                          // all of them by device
 } Placed;
 
 static BackendOptions dry_for(const Core *c, const char *device, const Log *log)
@@ -75,9 +77,8 @@ static BackendOptions dry_for(const Core *c, const char *device, const Log *log)
     return opt;
 }
 
-static void count_bytes(Core *c, Placed *p, size_t *place, const char *device, size_t bytes)
+static void count_bytes(Core *c, Placed *p, const char *device, size_t bytes)
 {
-    *place = bytes;
     c->weight_bytes += (int64_t)bytes;
     avt_room_add(&p->room, device, bytes);
 }
@@ -93,9 +94,9 @@ static int plan_front(Core *c, Placed *p, const Ckpt *wav2vec2, const Log *log)
     ret = avt_front_weights_open(&front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5, NULL }, c->keep, &opt, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
-    count_bytes(c, p, &p->front, c->plan.front_device, avt_arena_peak(front.arena));
-    c->weight_bytes += (int64_t)avt_shelf_planned(front.t5.shelf);
-    avt_room_add(&p->room, "cpu", avt_shelf_planned(front.t5.shelf));
+    p->front = avt_arena_peak(front.arena);
+    count_bytes(c, p, c->plan.front_device, p->front);
+    count_bytes(c, p, "cpu", avt_shelf_planned(front.t5.shelf));
     avt_front_weights_close(&front);
     return 0;
 }
@@ -111,6 +112,7 @@ static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt 
     for (int r = 0; r < c->plan.nb_ranks; r++) {
         const char *device = c->plan.rank[r].device;
         const BackendOptions opt = dry_for(c, device, log);
+        PlanMemory m;
         RankWeights w;
 
         if (c->plan.rank[r].process != c->process)
@@ -118,7 +120,10 @@ static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt 
         ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
         if (ret < 0)
             return ret;
-        count_bytes(c, p, &p->rank[r], device, avt_arena_peak(w.arena));
+        avt_rank_weights_count(&m, &w);
+        count_bytes(c, p, device, m.weights);
+        count_bytes(c, p, "cpu", m.host);
+        p->rank[r] = avt_arena_peak(w.arena);                       // a shelf has an arena of its own
         avt_rank_weights_close(&w);
     }
     ret = c->process ? 0 : plan_front(c, p, wav2vec2, log);
@@ -198,6 +203,15 @@ static void close_files(Files *f)
     avt_lora_close(&f->lora);
     avt_ckpt_close(&f->dit);
     avt_ckpt_close(&f->vae);
+}
+
+/* What layers are read from each time lives as long as they do. */
+static void keep_files(Core *c, Files *f)
+{
+    c->dit = f->dit;
+    c->lora = f->lora;
+    f->dit = NULL;
+    f->lora = NULL;
 }
 
 static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Files *f, const Log *log)
@@ -284,9 +298,9 @@ static int find_room(double *room, const Plan *p, const BackendOptions *opt)
 static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *log)
 {
     double room[PLAN_MAX_RANKS];
-    PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .vae_split = opt->vae_split, .front_device = opt->front_device,
-                      .steps = steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
-                      .cpu_threads = c->cpu_threads };
+    PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .vae_split = opt->vae_split,
+                      .front_device = opt->front_device, .offload = opt->offload, .resident = opt->resident, .steps = steps,
+                      .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads, .cpu_threads = c->cpu_threads };
     BackendOptions dry = avt_core_backend(c, 1, log);
     PlanProcess process[WORLD_MAX];
     char list[PLAN_MAX_RANKS * 16];
@@ -394,6 +408,8 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Give
     if (ret >= 0)
         avt_log(log, LOG_INFO, "%s: %s, %d steps, weights %.1f MB%s", c->dir.name ? c->dir.name : c->dir.dir,
                 avt_plan_text(&c->plan, text, sizeof(text)), steps, (double)c->weight_bytes / 1e6, f.lora ? ", with LoRA" : "");
+    if (c->plan.offload)
+        keep_files(c, &f);
     close_files(&f);
     return ret;
 }

@@ -125,6 +125,22 @@ static int check_parts(Plan *p, int parts, const char *text, int nb_heads, const
     return 0;
 }
 
+static int parse_offload(Plan *p, const PlanOptions *opt, const Log *log)
+{
+    const char *text = opt->offload && *opt->offload ? opt->offload : "auto";
+
+    p->offload = !strcmp(text, "weights");
+    p->resident = 1e9 * opt->resident;
+    if (!p->offload && strcmp(text, "none") && strcmp(text, "auto"))
+        return avt_fail(log, AVT_ERR(EINVAL), "offload=%s is not known: auto, none or weights", text);
+    if (!(opt->resident >= 0 && opt->resident <= 1e6))
+        return avt_fail(log, AVT_ERR(EINVAL), "resident=%g: GB of layers that stay on each device, 0 or more", opt->resident);
+    if (opt->resident > 0 && !p->offload)
+        return avt_fail(log, AVT_ERR(EINVAL), "resident=%g says how much of the layers stays on a device with offload=weights; without it all do",
+                        opt->resident);
+    return 0;
+}
+
 /* The first `nb` ranks hold layers, in teams: one pipe of all, or a pipe for each. */
 static int place_layers(Plan *p, const PlanOptions *opt, int nb, int parts)
 {
@@ -301,6 +317,8 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
     ret = parse_plan(p, &parts, opt->plan, nb, log);
     if (ret >= 0)
         ret = check_parts(p, parts, opt->plan, opt->nb_heads, log);
+    if (ret >= 0)
+        ret = parse_offload(p, opt, log);
     if (ret >= 0 && vae)
         ret = check_vae(vae, vae_text, opt, log);
     if (ret < 0)

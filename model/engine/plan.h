@@ -49,14 +49,19 @@ typedef struct Plan {
     int vae_rank, vae_parts;            // the first of the ranks that decode, and how many there are: neighbours, some rows each
     char front_device[32];              // of the encoders of speech and text, which are no rank: front.h
     int front_threads;
+    int offload;                        // layers' weights come from the host: those that do not stand on their device
+    double resident;                    // bytes of them that may stand on each
 } Plan;
 
 typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t weights, state, scratch;
     size_t workspace;                   // of the most demanding op
     size_t messages;                    // mailboxes of what other ranks send it
+    size_t host;                        // in the host's memory, not the device's: layers that come from there
+    size_t coming;                      // bytes of layers that come in each walk, from there or out of the file
 } PlanMemory;
 
+/* On the device. */
 static inline size_t avt_plan_sum(const PlanMemory *m)
 {
     return m->weights + m->state + m->scratch + m->workspace + m->messages;
@@ -85,6 +90,8 @@ typedef struct PlanOptions {            // NULL: "auto"
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
     const char *front_device;           // "auto" (the VAE's), or any device
     int vae_split;                      // over how many ranks the decoder is; 0, 1: one
+    const char *offload;                // "auto" (none), "none", "weights"
+    double resident;                    // GB (10^9) of layers that stand on each device all the same
     int steps, nb_layers;
     int nb_heads;                       // that can be split; 0: not known yet, any number of parts will do
     int cpu_threads;                    // 0: all cores

@@ -20,14 +20,28 @@ static Team team_of(const Plan *plan, int r)
     return (Team){ .way = p->nb_parts > 1 ? plan->split : TEAM_ALONE, .part = p->part, .nb = p->nb_parts, .first = r - p->part };
 }
 
-static int bind_dit(RankWeights *w, const PlanRank *place, const Team *team, const PlanSizes *sizes, const ModelFiles *files, const Log *log)
+/* Layers that come wait in memory that the device reads fast, and come two ahead; on a CPU, which has no other memory than the host's, they
+ * are read out of the file when their turn is. */
+static ShelfRoom room_for(const Plan *plan, const char *device)
 {
+    const int reads = !strcmp(device, "cpu");
+
+    return (ShelfRoom){ .stand = (size_t)plan->resident, .host = reads ? 0 : SIZE_MAX, .slots = reads ? 1 : SHELF_SLOTS };
+}
+
+static int bind_dit(RankWeights *w, const Plan *plan, const PlanRank *place, const Team *team, const PlanSizes *sizes, const ModelFiles *files,
+                    const Log *log)
+{
+    const ShelfRoom room = room_for(plan, place->device);
     Binder b;
     int ret = avt_binder_open(&b, files->dit, files->lora, w->arena, "dit", sizes->dtype, log);
 
     b.cancel = files->cancel;
+    b.shelf = plan->offload ? &room : NULL;
     if (ret >= 0)
         ret = avt_dit_open_part(&w->dit, &sizes->dit, &b, place->l0, place->l1, team);
+    if (ret >= 0 && w->dit.shelf && !avt_backend_is_dry(w->be))
+        ret = avt_shelf_fill(w->dit.shelf, files->cancel, log);
     avt_binder_close(&b);
     return ret;
 }
@@ -56,7 +70,7 @@ int avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSiz
     if (ret >= 0)
         ret = avt_arena_open(&w->arena, w->be, "weights", capacity);
     if (ret >= 0 && plan->rank[r].pipe >= 0)
-        ret = bind_dit(w, &plan->rank[r], &team, sizes, files, log);
+        ret = bind_dit(w, plan, &plan->rank[r], &team, sizes, files, log);
     if (ret >= 0 && plan->rank[r].vae)
         ret = bind_vae(w, r == plan->vae_rank ? VAE_ENCODER | VAE_DECODER : VAE_DECODER, sizes, files, log);
     if (ret >= 0)
@@ -73,6 +87,17 @@ void avt_rank_weights_close(RankWeights *w)
         avt_arena_close(&w->arena);
     avt_backend_close(&w->be);
     memset(w, 0, sizeof(*w));
+}
+
+void avt_rank_weights_count(PlanMemory *m, const RankWeights *w)
+{
+    const size_t stand = w->dit.shelf ? avt_shelf_standing(w->dit.shelf) : 0;
+
+    m->weights = avt_arena_peak(w->arena) + stand;
+    m->host = w->dit.shelf ? avt_shelf_planned(w->dit.shelf) - stand : 0;
+    m->coming = 0;
+    if (w->dit.shelf)
+        avt_shelf_coming(w->dit.shelf, &m->coming);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
@@ -158,6 +183,20 @@ static int open_messages(Rank *r, size_t bytes)
     return ret < 0 || !r->comm || avt_backend_is_dry(r->be) ? ret : avt_comm_attach(r->comm, r->messages);
 }
 
+/* The way through the layers: on `dry`, as on a CPU, one queue does all. */
+static int open_walker(Rank *r, const BackendOptions *opt, const char *device)
+{
+    const int own = r->w->dit.shelf && !avt_backend_is_dry(r->be) && strcmp(device, "cpu");
+    int ret = own ? avt_backend_open(&r->copy, device, opt) : 0;
+
+    if (ret < 0)
+        return ret;
+    r->copy->cancel = r->set->cancel;
+    ret = avt_dit_walker_open(&r->dit, &r->w->dit, r->be, r->copy, r->state);
+    r->dit.team.comm = r->comm;
+    return ret;
+}
+
 int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w, Comm *comm, const BackendOptions *opt, const char *device,
                   const PlanMemory *room)
 {
@@ -169,17 +208,18 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     r->place = &set->plan->rank[index];
     r->comm = comm;
     r->w = w;
-    r->dit = w->dit;
-    r->dit.team.comm = comm;
     r->nb_slots = set->plan->in_flight;
     r->nb_versions = set->plan->versions;
     ret = avt_backend_open(&r->be, device, opt);
     if (ret < 0)
         return ret;
     r->be->cancel = set->cancel;
+    r->copy = r->be;
     ret = open_arrays(r, set->plan->steps);
     if (ret >= 0)
         ret = avt_arena_open(&r->state, r->be, "state", room->state);
+    if (ret >= 0)
+        ret = open_walker(r, opt, device);
     if (ret >= 0)
         ret = avt_arena_open(&r->scratch, r->be, "scratch", room->scratch);
     if (ret >= 0)
@@ -225,6 +265,9 @@ void avt_rank_close(Rank *r)
     avt_freep(&r->host);
     if (r->be) {
         avt_sync(r->be);
+        avt_dit_walker_close(&r->dit);
+        if (r->copy != r->be)
+            avt_backend_close(&r->copy);
         avt_arena_close(&r->messages);
         avt_arena_close(&r->scratch);
         avt_arena_close(&r->state);
@@ -429,8 +472,8 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
         ret = rehearse_wave(&h.r, MID_STREAM);
         memcpy(stat, h.r.be->stat, sizeof(h.r.be->stat));
     }
-    *m = (PlanMemory){ .weights = avt_arena_peak(h.w.arena), .state = avt_arena_peak(h.r.state), .scratch = avt_arena_peak(h.r.scratch),
-                         .workspace = h.r.be->workspace_peak };
+    *m = (PlanMemory){ .state = avt_arena_peak(h.r.state), .scratch = avt_arena_peak(h.r.scratch), .workspace = h.r.be->workspace_peak };
+    avt_rank_weights_count(m, &h.w);
     if (ret >= 0)
         ret = measure_messages(m, &h.set, index, h.comm, routes);
     rehearsal_close(&h);

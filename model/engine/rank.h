@@ -58,7 +58,7 @@ typedef struct RankHooks {
 typedef struct RankWeights {            // the engine's, read-only
     Backend *be;
     Arena *arena;
-    Dit dit;
+    Dit dit;                            // its layers may be on a shelf
     Vae vae;
 } RankWeights;
 
@@ -72,6 +72,8 @@ typedef struct ModelFiles {             // checkpoints that weights come from; a
 int  avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSizes *sizes, const ModelFiles *files,
                            const BackendOptions *opt, const char *device, size_t capacity, const Log *log);
 void avt_rank_weights_close(RankWeights *w);
+/** m->weights, host and coming. */
+void avt_rank_weights_count(PlanMemory *m, const RankWeights *w);
 
 typedef struct RankSetup {              // what all ranks of a session share
     const Plan *plan;
@@ -100,9 +102,10 @@ typedef struct Rank {
     int index;
     Comm *comm;                         // NULL: alone, nothing is sent or received
     Backend *be;
+    Backend *copy;                      // queue that layers come on; be itself where they do not, or work is done when its call returns
     Arena *state, *scratch, *messages;
     const RankWeights *w;
-    Dit dit;                            // the weights', with this session's team
+    Dit dit;                            // w's, with this session's team, as this rank walks through it
     int nb_slots, nb_versions;          // blocks in flight; versions of text and sink
     DitTime *time, sink_time;           // [steps]
     DitKeys *text, *sink;               // [nb_versions]

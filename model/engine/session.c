@@ -347,9 +347,13 @@ PlanMemory avt_session_planned(const AvatarSession *s, int rank)
 PlanMemory avt_session_measured(const AvatarSession *s, int rank)
 {
     const Rank *r = &s->crew.rank[rank];
+    PlanMemory m = { .state = avt_arena_peak(r->state), .scratch = avt_arena_peak(r->scratch), .workspace = r->be->workspace_peak,
+                     .messages = avt_arena_peak(r->messages) };
 
-    return (PlanMemory){ .weights = avt_arena_peak(r->w->arena), .state = avt_arena_peak(r->state), .scratch = avt_arena_peak(r->scratch),
-                         .workspace = r->be->workspace_peak, .messages = avt_arena_peak(r->messages) };
+    avt_rank_weights_count(&m, r->w);
+    if (m.host)
+        m.host = avt_shelf_used(r->w->dit.shelf) - avt_shelf_standing(r->w->dit.shelf);
+    return m;
 }
 
 /* ---- sound in ------------------------------------------------------------------------------------------------------------- */

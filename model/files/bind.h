@@ -23,6 +23,7 @@ typedef struct Binder {
     const char *prefix;                 // text in front of every name in the file, or NULL
     DType dtype;                        // plan only: storage type of matrices
     DType act;                          // of the activations that the matrices meet: the backend's, until a network says otherwise
+    const struct ShelfRoom *shelf;      // layers of a network that can lie on a shelf, with this room; NULL: they are bound like all else
     int reserve;                        // look at the headers and make room; read nothing
     const int *cancel;                  // when it becomes non-zero (another thread's doing), binding fails with ECANCELED; or NULL
     int status;                         // first failure

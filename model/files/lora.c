@@ -466,10 +466,11 @@ int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int6
     if (ret >= 0)
         ret = read_values(l, a + r * in, p->b, log);
     if (ret >= 0) {
-        l->nonzero |= any_nonzero(a + r * in, r * out);
+        if (any_nonzero(a + r * in, r * out))
+            __atomic_store_n(&l->nonzero, 1, __ATOMIC_RELAXED);     // ranks may read their layers at the same time
         turn(a + r * (in + out), a + columns.first, columns.nb, in, r, (float)p->scale);
         ret = add_product(be, w, a + r * (in + rows.first), a + r * (in + out), rows.nb, columns.nb, r);
-        p->used = 1;
+        __atomic_store_n(&p->used, 1, __ATOMIC_RELAXED);
     }
     avt_free(a);
     return ret < 0 ? ret : 1;

@@ -72,7 +72,7 @@ static int measure(Shelf *s, Arena *a, void *layer, Binder *seen)
 static int weigh(Shelf *s, Binder *seen)
 {
     const Backend *be = s->be;
-    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .log = be->log,
+    const BackendOptions opt = { .threads = be->threads, .level = be->level, .act = be->act, .product = be->product, .log = be->log,
                                  .plan_for = avt_backend_is_dry(be) ? be->plan_for : be->device };
     void *layer = avt_malloc(MEM_NET, s->book.size);
     Backend *dry = NULL;

@@ -301,6 +301,7 @@ static int item_is_sound(const Dit *d, const DitItem *it)
 int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, int nb_items)
 {
     const size_t mark = avt_arena_mark(scratch);
+    int ret = 0;
 
     for (int j = 0; j < nb_items; j++)
         AVT_REQUIRE(be->log, item_is_sound(d, &items[j]));
@@ -309,11 +310,13 @@ int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, in
         if (d->l0 == 0)
             see(&items[j], "layer_in_0", items[j].x);
     }
-    for (int i = 0; i < d->l1 - d->l0; i++)
-        for (int j = 0; j < nb_items; j++)
+    for (int i = 0; i < d->l1 - d->l0 && ret >= 0; i++) {
+        ret = avt_dit_reach(d, i);
+        for (int j = 0; j < nb_items && ret >= 0; j++)
             run_layer(be, scratch, d, &items[j], i);
+    }
     avt_arena_release(scratch, mark);
-    return be->status;
+    return ret < 0 ? ret : be->status;
 }
 
 /* ---- head ------------------------------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@
 #ifndef AVT_DIT_H
 #define AVT_DIT_H
 
-#include "files/bind.h"
+#include "files/shelf.h"
 #include "nets/team.h"
 
 #define DIT_MAX_INJECT 64
@@ -88,15 +88,28 @@ typedef struct Dit {
     DitLayer *layer;                    // [l1 - l0], owned
     DitInject *injects;                 // owned
     int nb_held;                        // injections after layers held
+    Shelf *shelf;                       // where layers are, but for their modulations and injections; or NULL: here
+    ShelfReader *reader;                // of avt_dit_walker_open()
 } Dit;
 
-/** Bind stem and layers l0 .. l1-1. Leftovers are looked at when all layers are bound.
+/** Bind stem and layers l0 .. l1-1; with b->shelf the layers are put on a shelf, which is to be filled, and `d` stays where it is.
+ *  Leftovers are looked at when all layers are bound.
  *  @return avt_binder_finish()'s value, or ENOMEM; nothing is open after an error */
 int  avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1);
 /** The same for a part of these layers: of columns' weights its slices alone are read and held. The number of heads is at least that
  *  of the parts. */
 int  avt_dit_open_part(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1, const Team *team);
 void avt_dit_close(Dit *d);
+
+/** A network that one queue walks through, layer by layer, again and again: `d` itself, or when its layers are on a shelf, with handles of
+ *  its own and slots in the arena. @param copy  queue that layers come on: as for avt_shelf_begin()
+ *  @return 0 or ENOMEM; avt_dit_walker_close() in any case */
+int  avt_dit_walker_open(Dit *walker, const Dit *d, Backend *be, Backend *copy, Arena *slots);
+/** Waits for both queues. @return 0 or the walk's first failure */
+int  avt_dit_walker_close(Dit *walker);
+/** The walk comes to the i-th of the layers held: later work finds its weights there. In order, each time from the first to the last.
+ *  @return 0; the first failure of the shelf: AVT_INVALID (logged), ESTALE, ECANCELED, ENOMEM */
+int  avt_dit_reach(const Dit *d, int i);
 
 /* ---- what an item needs, made once and reused; each lives in an arena of the caller ----------------------------- */
 

@@ -118,17 +118,20 @@ int avt_dit_text_keys(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, T
 {
     const int64_t M = embedded.dim[0];
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor factor = avt_factor(be, scratch, &d->layer[0].cross.k, embedded);
+    Tensor factor = AVT_NONE;
+    int ret = 0;
 
-    for (int i = 0; i < d->l1 - d->l0; i++) {
+    for (int i = 0; i < d->l1 - d->l0 && (ret = avt_dit_reach(d, i)) >= 0; i++) {
         const DitAttention *a = &d->layer[i].cross;
         const Tensor k = avt_view(out->k[i], M, d->width), v = avt_view(out->v[i], M, d->width);
 
+        if (!i)                                                     // the layers' products are of one type
+            factor = avt_factor(be, scratch, &a->k, embedded);
         avt_linear_group(be, 2, (const Tensor[]){ k, v }, factor, (const Linear *const[]){ &a->k, &a->v });
         avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     }
     avt_arena_release(scratch, mark);
-    return be->status;
+    return ret < 0 ? ret : be->status;
 }
 
 int avt_dit_text(Backend *be, Arena *scratch, const Dit *d, Tensor embedded, Tensor context)

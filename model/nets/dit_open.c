@@ -61,7 +61,6 @@ static void bind_layer(DitLayer *l, Binder *b, const Dit *d, int i)
     char name[64];
 
     b->act = avt_arena_backend(b->weights)->product;
-    l->modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(6, D), "blocks.%d.modulation", i);
     snprintf(name, sizeof(name), "blocks.%d.self_attn", i);
     bind_attention(&l->self, b, d, name);
     snprintf(name, sizeof(name), "blocks.%d.cross_attn", i);
@@ -160,8 +159,11 @@ static void bind_layers(Dit *d, Binder *b)
         bind_encoders(d, b, cfg);
     if (d->l1 == cfg->nb_layers)
         bind_head(d, b, cfg->dim);
-    for (int i = d->l0; i < d->l1; i++)
-        bind_layer(&d->layer[i - d->l0], b, d, i);
+    for (int i = d->l0; i < d->l1; i++) {
+        d->layer[i - d->l0].modulation = avt_bind(b, WEIGHT_PLAIN, AVT_DIMS(6, cfg->dim), "blocks.%d.modulation", i);
+        if (!b->shelf)
+            bind_layer(&d->layer[i - d->l0], b, d, i);
+    }
     for (int j = 0; j < cfg->nb_inject; j++)
         if (cfg->inject[j] >= d->l0 && cfg->inject[j] < d->l1) {
             bind_inject(&d->injects[j], b, d, j);
@@ -170,10 +172,30 @@ static void bind_layers(Dit *d, Binder *b)
         }
 }
 
+/* A layer without what is wanted apart from its turn in a walk: times have modulations, a block's sound meets injections. */
+static int bind_on_shelf(void *layer, Binder *b, const void *opaque, int i)
+{
+    const Dit *d = opaque;
+
+    memset(layer, 0, sizeof(DitLayer));
+    bind_layer(layer, b, d, d->l0 + i);
+    return avt_binder_finish(b, 1);
+}
+
+/* A LoRA's pairs are merged when the shelf is filled, so they are not missed yet. */
+static int open_shelf(Dit *d, Binder *b)
+{
+    const ShelfBook book = { .ckpt = b->ckpt, .lora = b->lora, .what = b->what, .dtype = b->dtype, .nb_layers = d->l1 - d->l0,
+                             .size = sizeof(DitLayer), .bind = bind_on_shelf, .opaque = d };
+
+    b->lora = NULL;
+    return avt_shelf_open(&d->shelf, &book, avt_arena_backend(b->weights), *b->shelf, b);
+}
+
 int avt_dit_open_part(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1, const Team *team)
 {
     const int64_t hd = cfg->dim / cfg->nb_heads;
-    int ret;
+    int ret = 0;
 
     memset(d, 0, sizeof(*d));
     AVT_REQUIRE(b->log, l0 >= 0 && l0 < l1 && l1 <= cfg->nb_layers);
@@ -191,7 +213,10 @@ int avt_dit_open_part(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1, c
         return AVT_ERR(ENOMEM);
     }
     bind_layers(d, b);
-    ret = avt_binder_finish(b, l1 - l0 < cfg->nb_layers || team->nb > 1);
+    if (b->shelf)
+        ret = open_shelf(d, b);
+    if (ret >= 0)
+        ret = avt_binder_finish(b, l1 - l0 < cfg->nb_layers || team->nb > 1);
     if (ret < 0)
         avt_dit_close(d);
     return ret;
@@ -230,8 +255,57 @@ int avt_dit_open(Dit *d, const DitConfig *cfg, Binder *b, int l0, int l1)
 
 void avt_dit_close(Dit *d)
 {
+    avt_shelf_close(&d->shelf);
     avt_freep(&d->layer);
     avt_freep(&d->injects);
+}
+
+/* ---- a walk ------------------------------------------------------------------------------------------------------ */
+
+int avt_dit_walker_open(Dit *walker, const Dit *d, Backend *be, Backend *copy, Arena *slots)
+{
+    const size_t nb = (size_t)(d->l1 - d->l0);
+
+    *walker = *d;
+    if (!d->shelf)
+        return 0;
+    walker->layer = avt_malloc(MEM_NET, nb * sizeof(*d->layer));
+    walker->reader = avt_calloc(MEM_NET, 1, sizeof(*walker->reader));
+    if (!walker->layer || !walker->reader) {
+        avt_freep(&walker->layer);
+        avt_freep(&walker->reader);
+        return AVT_ERR(ENOMEM);
+    }
+    memcpy(walker->layer, d->layer, nb * sizeof(*d->layer));
+    return avt_shelf_begin(walker->reader, d->shelf, be, copy, slots, 1);
+}
+
+int avt_dit_walker_close(Dit *walker)
+{
+    int ret = 0;
+
+    if (walker->reader) {
+        ret = avt_shelf_end(walker->reader);
+        avt_freep(&walker->layer);
+        avt_freep(&walker->reader);
+    }
+    return ret;
+}
+
+int avt_dit_reach(const Dit *d, int i)
+{
+    DitLayer *l = &d->layer[i];
+    const DitLayer stays = *l, *from;
+
+    if (!d->shelf)
+        return 0;
+    from = avt_shelf_layer(d->reader, i);
+    if (!from)
+        return d->reader->status;
+    *l = *from;
+    l->modulation = stays.modulation;
+    l->inject = stays.inject;
+    return 0;
 }
 
 /* ---- memory of items -------------------------------------------------------------------------------------------- */

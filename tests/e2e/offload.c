@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * offload=weights: layers that come when their turn is give the bits of layers that stand, with a LoRA merged into them, over seven blocks and
+ * another prompt and picture in mid-stream. On `cpu` they are read out of the file; `guard`, whose queues run late and in no order but
+ * the one that was asked for, stands for a device with memory of its own. Memory is what was planned; a wave costs one walk.
+ */
+#include "engine/conductor.h"
+#include "take.h"
+
+enum { BLOCKS = 7, SAMPLES = BLOCKS * BLOCK_SAMPLES };
+
+static float *pcm;
+
+typedef struct Cost {                               // of one session
+    size_t weights, host, coming;                   // bytes, all ranks
+    double fetched;
+    int nb_ranks;
+} Cost;
+
+static int setup(void **state)
+{
+    TestModel m;
+
+    (void)state;
+    pcm = take_sound(SAMPLES);
+    test_model_default(&m);
+    m.lora_rank = 2;
+    m.avatar_json = "{\"size\": \"64x64\"}";
+    REQUIRE(mkdtemp(take_dir) != NULL);
+    return test_model_write(&m, take_dir);
+}
+
+static int teardown(void **state)
+{
+    free(pcm);
+    avatar_engine_flush();
+    return take_teardown(state);
+}
+
+/* Everything that a rank reports is what was planned for it. */
+static void count(Cost *c, const AvatarSession *s)
+{
+    *c = (Cost){ .nb_ranks = s->e->core->plan.nb_ranks };
+    for (int r = 0; r < c->nb_ranks; r++) {
+        const PlanMemory want = avt_session_planned(s, r), have = avt_session_measured(s, r);
+
+        REQUIRE(want.weights == have.weights && want.host == have.host && want.coming == have.coming);
+        REQUIRE(want.state == have.state && want.scratch == have.scratch && want.workspace >= have.workspace);     // guard takes none in bf16
+        c->weights += have.weights;
+        c->host += have.host;
+        c->coming += have.coming;
+        c->fetched += s->crew.rank[r].copy->queue.fetched;
+    }
+}
+
+static const char *precision;
+
+static void make(Take *t, Cost *c, const char *plan, const char *devices, const char *offload, double resident)
+{
+    AvatarOptions opt = take_options(plan, devices, NULL, NULL);
+    AvatarLook look = take_look(0), other = take_look(1);
+    SessionHooks hooks = { .rank = { .opaque = t, .latents = take_latents } };
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+
+    memset(t, 0, sizeof(*t));
+    opt.offload = offload;
+    opt.resident = resident;
+    opt.precision = precision;
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    REQUIRE_OK(avt_session_open(&s, e, &look, &hooks));
+    other.prompt = "another one";
+    REQUIRE_OK(avatar_session_set_at(s, &other, 4 * BLOCK_SAMPLES, NULL));
+    REQUIRE_OK(avatar_session_send(s, pcm, SAMPLES));
+    REQUIRE_OK(avatar_session_send(s, NULL, 0));
+    take_frames(t, s, AVATAR_WAIT);
+    assert_int_equal(t->ret, AVATAR_EOF);
+    assert_int_equal(t->nb, 12 * BLOCKS);
+    count(c, s);
+    avatar_session_close(&s);
+    avatar_engine_close(&e);
+    avatar_engine_flush();
+}
+
+static void require_same(const Take *a, const Take *b)
+{
+    REQUIRE(!memcmp(a->latents, b->latents, sizeof(a->latents)));
+    REQUIRE(same_frames(a, b, 0, 12 * BLOCKS));
+}
+
+static const struct {
+    const char *plan, *devices;
+} plans[] = {
+    { "sequential", "cpu" }, { "wave", "cpu" }, { "layer", "cpu|cpu" },
+    { "sequential", "guard" }, { "wave", "guard" }, { "timestep", "guard|guard|guard|guard" }, { "layer", "guard|guard" },
+    { "tensor2", "guard|guard" }, { "wave+ulysses2", "cpu|cpu" },
+};
+
+static void same_bits(void **state)
+{
+    Take *want = take_new(), *got = take_new();
+    Cost all, none, some;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
+        const int on_cpu = !strncmp(plans[i].devices, "cpu", 3);
+
+        make(want, &all, plans[i].plan, plans[i].devices, "none", 0);
+        REQUIRE(!all.coming && !all.host && !all.fetched);
+        make(got, &none, plans[i].plan, plans[i].devices, "weights", 0);
+        require_same(want, got);
+        REQUIRE(none.coming > 0 && none.host == (on_cpu ? 0 : none.coming) && none.weights + none.coming == all.weights);
+        make(got, &some, plans[i].plan, plans[i].devices, "weights", 1e-9 * 0.6 * (double)none.coming / none.nb_ranks);
+        require_same(want, got);
+        REQUIRE(some.coming > 0 && some.coming < none.coming && some.weights + some.coming == all.weights);
+    }
+    free(want);
+    free(got);
+}
+
+/* Codes and their scales come together. */
+static void same_bits_in_codes(void **state)
+{
+    static const char *const precisions[] = { "bf16", "int8", "fp8" };
+    Take *want = take_new(), *got = take_new();
+    Cost all, none;
+
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        for (int on_guard = 0; on_guard < 2; on_guard++) {
+            precision = precisions[i];
+            make(want, &all, "wave", on_guard ? "guard" : "cpu", "none", 0);
+            make(got, &none, "wave", on_guard ? "guard" : "cpu", "weights", 0);
+            require_same(want, got);
+            REQUIRE(none.coming > 0 && none.weights + none.coming == all.weights);
+        }
+    precision = NULL;
+    free(want);
+    free(got);
+}
+
+/* What comes in a film: one walk a wave however many steps are under way, and those of texts and sinks; layers that have a slot of their own
+ * come once. */
+static void a_wave_is_one_walk(void **state)
+{
+    enum { STEPS = 4, WAVES = BLOCKS + STEPS - 1, TEXTS = 2, SINKS = 3 };
+    Take *t = take_new();
+    Cost wave, sequential;
+
+    (void)state;
+    make(t, &wave, "wave", "guard", "weights", 0);
+    make(t, &sequential, "sequential", "guard", "weights", 0);
+    REQUIRE(wave.coming == sequential.coming);
+    print_message("           walks: wave %.2f, sequential %.2f\n", wave.fetched / (double)wave.coming, sequential.fetched / (double)wave.coming);
+    REQUIRE(wave.fetched <= (WAVES + TEXTS + SINKS + 2) * (double)wave.coming);
+    REQUIRE(sequential.fetched >= BLOCKS * STEPS * (double)wave.coming);
+    free(t);
+}
+
+/* resident without offload, and words that are none. */
+static void refusals(void **state)
+{
+    AvatarOptions opt = take_options(NULL, "cpu", NULL, NULL);
+
+    (void)state;
+    opt.offload = "some";
+    REQUIRE(avatar_options_check(&opt) == AVATAR_ERR(EINVAL));
+    opt.offload = "none";
+    opt.resident = 1;
+    REQUIRE(avatar_options_check(&opt) == AVATAR_ERR(EINVAL));
+    opt.offload = "weights";
+    opt.resident = NAN;
+    REQUIRE(avatar_options_check(&opt) == AVATAR_ERR(EINVAL));
+    opt.resident = 0;
+    REQUIRE_OK(avatar_options_check(&opt));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_bits), cmocka_unit_test(same_bits_in_codes), cmocka_unit_test(a_wave_is_one_walk), cmocka_unit_test(refusals),
+    };
+
+    return _cmocka_run_group_tests("offload", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
+}
