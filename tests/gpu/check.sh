@@ -77,10 +77,10 @@ fi
 
 # ---- how fast, how large ------------------------------------------------------------------------------------------------------
 
-tiny=$([ -z "$simt" ] || echo "--tiny --repeats 2")
+tiny=$([ -z "$simt" ] || echo "--tiny --repeats 2") limit=$([ -z "$simt" ] && echo 200 || echo 1200)
 for p in bf16 f32; do
     [ -z "$simt" ] || [ $p = bf16 ] || { skip "stream-$p" "one precision is enough on the emulated GPU"; continue; }
-    timeout 200 "$bin/tests/gpu/stream" --device $device --precision $p $tiny $([ $p = bf16 ] || echo "--repeats 3") > "$out/stream-$p.json" 2> "$out/stream-$p.log" < /dev/null
+    timeout $limit "$bin/tests/gpu/stream" --device $device --precision $p $tiny $([ $p = bf16 ] || echo "--repeats 3") > "$out/stream-$p.json" 2> "$out/stream-$p.log" < /dev/null
     rc=$?
     echo $rc > "$out/stream-$p.rc"
     say "stream-$p" "$([ $rc = 0 ] && echo passed || echo "FAILED ($rc), see $out/stream-$p.log")"

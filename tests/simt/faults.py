@@ -39,7 +39,7 @@ FAULTS = [
     ('padding off by one', 'conv.cu', 'm * spec.stride - spec.pad0, group', 'm * spec.stride - spec.pad0 + 1, group', 'kernels/conv1d'),
     ('a plan for another shape', 'plans.cu', '!memcmp(e->key, key, size)', '!memcmp(e->key, key, 8)', 'kernels/linear'),
     ('alignment not told to the library', 'lt.cu', 'const uint32_t alignment = ALIGNMENT;', 'const uint32_t alignment = 256;', 'kernels/linear'),
-    ('two things in one piece of workspace', 'linear.cu', 'w.weight = s.weight ? w.bias + s.bias : NULL;', 'w.weight = s.weight ? w.library : NULL;', 'kernels/linear'),
+    ('two things in one piece of workspace', 'linear.cu', 'w.library + s.library + s.weight : NULL;', 'w.library + s.library : NULL;', 'kernels/linear'),
     ('work on the default stream', 'backend_cuda.cu', 'cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, avt_cuda(be)->stream)', 'cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, 0)', 'backend'),
     ('no wait between two queues', 'backend_cuda.cu', 'cudaStreamWaitEvent(avt_cuda(be)->stream, avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0)', 'cudaSuccess', 'backend'),
     ('a wait for the event before', 'backend_cuda.cu', 'avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0', 'avt_cuda(m.be)->event[(m.at + CUDA_EVENTS - 1) % CUDA_EVENTS], 0', 'backend'),
