@@ -182,6 +182,7 @@ run-check: to-check
 			"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --precision $p --level plain") \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" $(SIMT_SHORT) \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard --precision int8 --case dit_forward" \
+		$(if $(SIMT_SHORT),"$(MAKE) -s --no-print-directory check-gpu SIMT=1") \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
@@ -215,7 +216,7 @@ bench-live: all ffmpeg $(BUILD)/tests/live_error
 # On a machine with a GPU: everything that only it can tell, into doc/gpu/CARD.md. SIMT=1: on the emulated one, tiny, into build/gpu-simt
 ifeq ($(SIMT),1)
 check-gpu:
-	@$(MAKE) --no-print-directory SIMT=$(BUILD)/simt check-gpu-simt
+	@$(MAKE) -s --no-print-directory SIMT=$(BUILD)/simt check-gpu-simt
 else
 check-gpu: all cuda build-tests $(BUILD)/tests/gpu/stream
 	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD)
