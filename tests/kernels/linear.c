@@ -136,6 +136,8 @@ static void activations(void **state)
         check((Arg){ .m = 21, .n = 40, .k = 75, .act = act, .with_bias = 1 }, RANDOM, 0);
         check((Arg){ .m = 21, .n = 40, .k = 64, .act = act, .with_bias = 1 }, RANDOM, 0);        // of a shape that libraries take
         check((Arg){ .m = 21, .n = 40, .k = 64, .act = act }, RANDOM, 0);
+        for (int i = 0; i < 2; i++)                                                             // of several types, sampled or not
+            check((Arg){ .m = 21, .n = 40, .k = 64, .act = act, .with_bias = i, .storage = DT_BF16 }, RANDOM, 0);
         check((Arg){ .m = 21, .n = 40, .k = 75, .act = act, .storage = DT_BF16 }, LARGE, 0);
     }
 }
