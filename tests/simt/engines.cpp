@@ -7,7 +7,9 @@
 
 namespace bed {
 
-static const std::vector<cudnnBackendNumericalNote_t> exact = {}, tensor_core = { CUDNN_NUMERICAL_NOTE_TENSOR_CORE };
+static const std::vector<cudnnBackendNumericalNote_t> exact = {}, exact_nan = { CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP },
+                                                      tensor_core = { CUDNN_NUMERICAL_NOTE_TENSOR_CORE },
+                                                      rounded = { CUDNN_NUMERICAL_NOTE_TENSOR_CORE, CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS };
 
 static std::vector<Engine> attention(const Node &n, int arch)
 {
@@ -41,15 +43,12 @@ static std::vector<Engine> plain_convolution(int arch)
     return { { 22, 0, tensor_core, false } };
 }
 
-/* f32: the heuristics' first choice rounds to TF32. */
+/* f32: the heuristics' first choices round to TF32. */
 static std::vector<Engine> f32_convolution(const Graph &g)
 {
-    std::vector<Engine> e = { { 7, 0, tensor_core, false } };
-
-    if (g.node.size() == 1)
-        e.push_back({ 28, 16 << 20, exact, false });
-    e.push_back({ 0, 0, exact, false });
-    return e;
+    if (g.node.size() > 1)
+        return { { 7, 0, tensor_core, false }, { 0, 0, exact_nan, false } };
+    return { { 38, 1 << 30, tensor_core, false }, { 22, 512 << 20, rounded, false }, { 28, 16 << 20, exact, false }, { 0, 0, exact_nan, false } };
 }
 
 std::vector<Engine> engines_for(const Graph &g, int arch)

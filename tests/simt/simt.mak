@@ -5,7 +5,8 @@
 # make simt       build/simt/avatar, build/simt/tests/parity, build/simt/tests/kernels/*, ...: the programs of build/ with the backend and
 #                 tests/simt (runtime, cuBLASLt, cuDNN in place of NVIDIA's) linked in, so that device cuda0 is there
 # make check-simt       bed, backend, every op, every golden, plans, films through it, in three schedules; run-simt: the short set, once, as
-#                       in make check: each case of an op in one type, the committed golden, two plans, a film in bf16
+#                       in make check: each case of an op in one type, the committed golden, two plans, a film in bf16,
+#                       check-engines
 # make check-faults     plants typical bugs into our kernels and backend and sees that these tests find them: into doc/cuda.md
 # make check-engines    the engines of cuDNN's double against the real library's plans, without a device; T=90: one architecture
 # make cuda-table       what the compiler says of each kernel: into doc/cuda.md
@@ -80,7 +81,8 @@ SIMT_GOLD := $(wildcard $(SRC)/../shared/golden/ckpt)
 simt_parity = $(foreach p,f32 bf16,"$(SIMT)/tests/parity $(1) --device cuda0 --precision $(p)")
 simt_on = $(foreach t,$(SIMT_TESTS),"$(t) --device cuda0$(1)")
 SIMT_BOTH = $(SIMT)/tests/backend $(call simt_parity,$(SRC)/tests/gold/parity)
-SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(call simt_on, --sample))
+SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(call simt_on, --sample) \
+	$(if $(wildcard $(CUDA_HOME)/lib/libcudnn.so),"$(MAKE) -s --no-print-directory check-engines"))
 SIMT_LONG = $(SIMT_BOTH) $(if $(SIMT_GOLD),$(call simt_parity,$(SIMT_GOLD:%/ckpt=%))) $(call simt_on)
 
 ifeq ($(SIMT_CAN),yes)
