@@ -83,6 +83,9 @@ static void show_time(const Answer *a)
     if (p->exchange > 0)
         printf("          of an item %.0f ms pass between the parts of its layers, over %s: %.0f GB/s, %.0f us each time\n", 1e3 * p->exchange, a->link->name,
                a->link->rate / GB, 1e6 * a->link->latency);
+    if (p->copy > 0)
+        printf("          layers that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", 1e3 * p->copy, cards_host(a->link) / GB,
+               1e3 * p->beside, p->copy > p->beside ? "the card waits for them" : "they are hidden");
     printf("          from %s%s, of which %.0f %% (products), %.0f %% (convolutions), %.0f %% (bandwidth) are counted on; not measured\n",
            a->cards.assumed ? "the rates of a usual card of that size, " : "published rates of ", a->cards.card[0]->name, 100 * SHARE_PRODUCTS,
            100 * SHARE_CONV, 100 * SHARE_BYTES);

@@ -119,6 +119,22 @@ static double item_seconds(Found *f, int r, const Work *w, const Card *card, con
 }
 
 /* busy[], and the way of a block through all steps, without its pictures. */
+/* Layers that come while others are at work: a walk takes the longer of both. A block's time on rank r, `steps` items of it; *way (in: an
+ * item's) becomes what an item takes there. */
+static double with_copies(Found *f, int r, int steps, double *way, const Link *link)
+{
+    Paper *p = &f->paper;
+    const int walks = (steps + f->plan.batch - 1) / f->plan.batch;
+    const double item = *way, copy = (double)f->memory[r].coming / cards_host(link);
+
+    if (copy > p->copy) {
+        p->copy = copy;
+        p->beside = walks ? steps * item / walks : 0;
+    }
+    *way = fmax(item, copy);
+    return fmax(steps * item, walks * copy);
+}
+
 static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, const Link *link)
 {
     Paper *p = &f->paper;
@@ -128,12 +144,12 @@ static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes 
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         const PlanRank *rank = &f->plan.rank[r];
         const Card *card = cards->card[atoi(rank->device + 4)];
-        const double item = item_seconds(f, r, w, card, sizes, link);
+        double item = item_seconds(f, r, w, card, sizes, link);
         int steps = 0;
 
         for (int i = 0; i < f->plan.steps; i++)
             steps += rank->pipe >= 0 && avt_plan_holds(&f->plan, r, i);
-        p->busy[r] = steps * item;
+        p->busy[r] = with_copies(f, r, steps, &item, link);
         way += rank->part ? 0 : steps * (item + (rank->prev >= 0 ? p->hop : 0));
         if (rank->vae) {
             p->decode = stat_seconds(w->decode, card) / f->plan.vae_parts;
@@ -157,7 +173,7 @@ static void reckon(Found *f, const Work *w, const Cards *cards, const PlanSizes 
         most = p->busy[r] > p->busy[most] ? r : most;
     p->period = fmax(turn, p->busy[most]);
     p->first = p->front + p->encode + way + p->decode;
-    p->bound = 2 * p->exchange > p->item ? "what the parts of layers exchange" : alone ? "one block is made after the other" : p->busy[most] < turn ? "too few blocks are under way to keep all cards busy" :
+    p->bound = p->copy > p->beside ? "layers that come from the host" : 2 * p->exchange > p->item ? "what the parts of layers exchange" : alone ? "one block is made after the other" : p->busy[most] < turn ? "too few blocks are under way to keep all cards busy" :
                f->plan.rank[most].pipe < 0 ? "the VAE" : f->plan.rank[most].vae ? "the card with the VAE" : "the layers";
 }
 
@@ -242,7 +258,7 @@ static int try_one(Found *f, const char *kind, int vae_own, const Search *s)
     const int nb = cards->nb;
     char devices[PLAN_MAX_RANKS * 8], vae[32];
     const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .vae_split = s->o->engine.vae_split,
-                            .front_device = s->o->engine.front_device, .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
+                            .front_device = s->o->engine.front_device, .offload = s->o->engine.offload, .resident = s->o->engine.resident, .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
     PlanSizes sized = *s->sizes;
 
     sized.width = f->width;
@@ -370,6 +386,8 @@ void search_options(char *text, size_t size, const Found *f)
     snprintf(text, size, "devices=%s:plan=%s", devices, avt_plan_name(&f->plan, name, sizeof(name)));
     if (vae->pipe < 0)
         snprintf(text + strlen(text), size - strlen(text), ":vae_device=%s", vae->device);
+    if (f->plan.offload)
+        snprintf(text + strlen(text), size - strlen(text), ":offload=weights:resident=%g", f->plan.resident / 1e9);
     if (f->plan.vae_parts > 1)
         snprintf(text + strlen(text), size - strlen(text), ":vae_split=%d", f->plan.vae_parts);
 }

@@ -11,6 +11,7 @@ typedef struct Paper {                  // seconds, by published rates and the s
     double item, decode, encode, front; // an item through all layers; a block's pictures; the reference picture; 60 s of sound and a prompt
     double exchange;                    // of an item: what passes between the parts of layers
     double busy[PLAN_MAX_RANKS];        // of a block, of each rank
+    double copy, beside;                // layers that come in a walk, where it takes longest; what is computed in that walk
     double hop;                         // a message between ranks of a pipe
     double period, first;               // from block to block; to the first frame, with everything loaded
     const char *bound;                  // what the period is: static
