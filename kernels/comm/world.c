@@ -184,7 +184,7 @@ static int connect_all(World **out, WorldMeeting *m, int listener, const Log *lo
     w->own = m->own;
     w->card = m->card;
     m->card = NULL;
-    w->log = log ? *log : (Log){ 0 };
+    w->log = log && w->own ? *log : (Log){ 0 };                    // process 0's may be of an engine that is closed before the world is
     ret = avt_world_connect(fd, listener, w->card, w->nb, w->own, log);
     for (int i = 0; i < w->nb; i++)
         w->peer[i].fd = fd[i];

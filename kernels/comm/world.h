@@ -60,7 +60,8 @@ typedef struct World World;
 /**
  * Meet the others and connect. All of them must do so; process 0 is the one with the film, whatever its place in the meeting.
  * @param own   role, cores, mask and devices are the caller's to fill, the rest is filled here
- * @param log   stays; gets the sentence when a process is lost that no comm has ranks in, or NULL
+ * @param log   or NULL. A worker's stays, and gets the sentence when a process is lost and no comm has ranks there; process 0 hears of that
+ *              when it next talks to it
  * @return 0; *w NULL and 0: there is no worker, so nobody to be connected with; ETIMEDOUT, EINVAL, ... (logged to `log`)
  */
 int  avt_world_open(World **w, const WorldCard *own, WorldMeet *meet, const Log *log);

@@ -122,23 +122,23 @@ static int names_process(const Plan *p, int process)
     return 0;
 }
 
-/* To all workers that a plan names; lock held. */
+/* To all workers that a plan names; lock held. Who is gone does not answer either. @return 0, or ENOMEM: nobody was told */
 static int send_order(const Core *c, Order *o, const CommRoute *routes)
 {
     const size_t more = sizeof(*routes) * (size_t)o->nb_routes;
     char *all = avt_malloc(MEM_ENGINE, sizeof(*o) + more);
-    int ret = all ? 0 : AVT_ERR(ENOMEM);
 
+    if (!all)
+        return AVT_ERR(ENOMEM);
     o->serial = ++orders.serial;
-    if (all) {
-        memcpy(all, o, sizeof(*o));
+    memcpy(all, o, sizeof(*o));
+    if (more)
         memcpy(all + sizeof(*o), routes, more);
-    }
-    for (int p = 1; p < avt_world_nb(c->world) && all; p++)
-        if (names_process(&c->plan, p) && avt_world_say(c->world, p, all, sizeof(*o) + more) < 0)
-            ret = AVT_ERR(ETIMEDOUT);
+    for (int p = 1; p < avt_world_nb(c->world); p++)
+        if (names_process(&c->plan, p))
+            avt_world_say(c->world, p, all, sizeof(*o) + more);
     avt_free(all);
-    return ret;
+    return 0;
 }
 
 /* The answer to the present order; older ones, which nobody waited for, are passed over. */
@@ -187,8 +187,9 @@ static int order(const Core *c, Order *o, const CommRoute *routes, const Log *lo
     if (!c->world || !avt_plan_is_spread(&c->plan))
         return 0;
     pthread_mutex_lock(&orders.lock);
-    send_order(c, o, routes);                                       // who is gone does not answer either
-    ret = hear_all(c, NULL, log);
+    ret = send_order(c, o, routes);
+    if (ret >= 0)
+        ret = hear_all(c, NULL, log);
     pthread_mutex_unlock(&orders.lock);
     return ret;
 }
@@ -202,8 +203,13 @@ int avt_workers_load(Core *c, uint64_t model, int steps)
     if (!c->world || !avt_plan_is_spread(&c->plan))
         return 0;
     pthread_mutex_lock(&orders.lock);
-    o.engine = c->id = ++orders.names;
-    return send_order(c, &o, NULL);
+    o.engine = ++orders.names;
+    if (send_order(c, &o, NULL) < 0) {
+        pthread_mutex_unlock(&orders.lock);
+        return AVT_ERR(ENOMEM);
+    }
+    c->id = o.engine;                                               // the lock is held until avt_workers_loaded()
+    return 0;
 }
 
 int avt_workers_loaded(Core *c, int ret, const int *cancel, const Log *log)
