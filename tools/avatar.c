@@ -15,6 +15,7 @@ static const struct {
     { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak: talk.mp4" },
     { "inspect", cmd_inspect, "MODEL|FILE                                       what a model folder, or a file of weights, holds" },
     { "convert", cmd_convert, "--precision int8|fp8 -o DIR [--model DIR]        a model whose layers are kept in 8 bits" },
+    { "bench",   cmd_bench,   "--damage [PICTURE] [--model DIR] [--json]        what each precision costs a film, against f32" },
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
     { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps" },
     { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?" },

@@ -7,13 +7,13 @@
 #include "engine/session.h"
 #include "probe.h"
 
-#define FACE    256                                 // pixels, each way
+#define FACE    PROBE_FACE
 #define SAMPLES ((PROBE_BLOCKS * AVATAR_BLOCK_FRAMES + 6) * AVATAR_SAMPLE_RATE / AVATAR_FPS)
 
 /* ---- the question -------------------------------------------------------------------------------------------------- */
 
 /* A head on a ground, with eyes and a mouth: anything that the encoder sees something in. */
-static void draw_face(uint8_t *rgb)
+void probe_face(uint8_t *rgb)
 {
     for (int y = 0; y < FACE; y++)
         for (int x = 0; x < FACE; x++) {
@@ -29,9 +29,9 @@ static void draw_face(uint8_t *rgb)
 }
 
 /* A buzz of 120 Hz that opens and closes three times a second. */
-static void make_voice(float *pcm)
+void probe_voice(float *pcm, int nb)
 {
-    for (int i = 0; i < SAMPLES; i++) {
+    for (int i = 0; i < nb; i++) {
         const double t = i / (double)AVATAR_SAMPLE_RATE, open = fmax(0, sin(2 * M_PI * 3 * t));
         double v = 0;
 
@@ -82,7 +82,7 @@ static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look)
     AvatarFrame frame;
     int ret = avt_session_open(&s, e, look, &hooks);
 
-    make_voice(pcm);
+    probe_voice(pcm, SAMPLES);
     if (ret >= 0) {
         avatar_session_info(s, &p->info);
         ret = avatar_session_send(s, pcm, SAMPLES);
@@ -104,7 +104,7 @@ int probe_run(Probe *p, const ToolOptions *o)
 
     memset(p, 0, sizeof(*p));
     if (face)
-        draw_face(face);
+        probe_face(face);
     if (!look.rgb) {
         look.rgb = face;
         look.width = look.height = FACE;

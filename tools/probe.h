@@ -23,6 +23,10 @@ typedef struct Probe {
  *  and the seed 7. @return 0 or an error (logged by o->engine.log); probe_free() is due in any case */
 int  probe_run(Probe *p, const ToolOptions *o);
 void probe_free(Probe *p);
+#define PROBE_FACE 256                              // pixels of the face, each way
+/** The face, [PROBE_FACE][PROBE_FACE][3], and nb samples of the voice: of other questions, too. */
+void probe_face(uint8_t *rgb);
+void probe_voice(float *pcm, int nb);
 
 typedef struct Likeness {
     AvatarInfo info;

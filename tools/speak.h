@@ -13,6 +13,7 @@
 /** Run a subcommand; argv[0] is its name. @return exit code */
 int cmd_speak(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);

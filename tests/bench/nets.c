@@ -129,7 +129,6 @@ static int dit_prepare(DitWork *w)
     w->x0 = input(b, "dit.x", 2, (const int64_t[]){ w->shape.N, D });
     w->x = avt_new(b->weights, DT_F32, w->shape.N, D);
     avt_copy(b->be, w->time.e0, input(b, "dit.e0", 2, (const int64_t[]){ 6, D }));
-    w->time.e = AVT_NONE;                                           // no head in a pass
     avt_dit_modulation(b->be, &w->d, &w->time);
     fill_keys(b, &w->text, "text");
     fill_keys(b, &w->sink, "sink");

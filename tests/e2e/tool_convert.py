@@ -87,3 +87,18 @@ def a_lora_is_given_once(tmp):
     lora = os.path.join(os.path.dirname(__file__), '..', '..', 'model', 'nano', 'liveavatar.safetensors')
     fails(Run('speak', media.wav(tmp / 'a.wav', 9600), face(tmp), '-o', tmp / 'x.nut', '--model', folder, '--lora', lora), 1, 'have a LoRA already')
     require(b'in the weights' in Run('inspect', folder).out, 'inspect')
+
+
+@case
+def damage_is_measured(tmp):
+    """Each precision against f32, on the embedded model: within what doc/precision.md says."""
+    least = {'bf16': 45, 'int8': 36, 'fp8': 38}
+    d = json.loads(Run('bench', '--damage', '--json').out)
+    got = {p['precision']: p for p in d['precisions']}
+    require(set(got) == set(least) and d['width'] == 128 and d['blocks'] == 10, d)
+    for name, p in got.items():
+        require(p['all'] >= p['worst_block'] >= least[name] and 0.98 <= p['sharpness'] <= 1.02 and p['latents'] > 0, p)
+    require(got['int8']['weights'] < got['bf16']['weights'], got)
+    one = Run('bench', '--damage', face(tmp), '--precision', 'int8')
+    require(one.ret == 0 and b'int8' in one.out and b'fp8' not in one.out, one.what)
+    require(Run('bench').ret == 2 and Run('bench', '--damage', 'none.png').ret == 1, 'usage')

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * avatar bench --damage: what the precisions cost a film of this model. The same ten blocks in f32 and in each of the others: the probe's
+ * voice, seed 7, the picture or a drawn face; so that they differ by rounding alone.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/thread.h"
+#include "doctor.h"
+#include "engine/session.h"
+#include "options.h"
+#include "probe.h"
+#include "speak.h"
+
+enum { BLOCKS = 10, FRAMES = BLOCKS * AVATAR_BLOCK_FRAMES, SAMPLES = FRAMES * (AVATAR_SAMPLE_RATE / AVATAR_FPS) };
+
+typedef struct Film {
+    AvatarInfo info;
+    float *latents;                     // [BLOCKS][nb]
+    int64_t nb, size;
+    uint8_t *yuv;                       // [FRAMES][size], 4:2:0
+    int frames;
+    double seconds;
+} Film;
+
+typedef struct Damage {                 // against f32
+    double latents;                     // relative L2 of the worst block
+    double worst, all;                  // dB of the brightness, of the worst block and of all frames
+    double sharp;                       // sharpness of the frames over theirs
+} Damage;
+
+static void take_latents(void *opaque, int64_t block, const float *v, int64_t nb)
+{
+    Film *f = opaque;
+
+    if (!f->latents)
+        f->latents = calloc((size_t)nb * BLOCKS, sizeof(*f->latents));
+    f->nb = nb;
+    if (f->latents && block < BLOCKS)
+        memcpy(f->latents + block * nb, v, sizeof(*v) * (size_t)nb);
+}
+
+/* Planes of a frame, one after another */
+static void keep_frame(Film *f, const AvatarFrame *frame)
+{
+    uint8_t *to = f->yuv + f->frames++ * f->size;
+
+    for (int p = 0; p < 3; p++) {
+        const int w = f->info.width / (p ? 2 : 1), h = f->info.height / (p ? 2 : 1);
+
+        for (int y = 0; y < h; y++, to += w)
+            memcpy(to, frame->data[p] + y * frame->linesize[p], (size_t)w);
+    }
+}
+
+static int run_session(Film *f, AvatarEngine *e, const AvatarLook *look, const float *pcm)
+{
+    const SessionHooks hooks = { .rank = { .opaque = f, .latents = take_latents } };
+    AvatarSession *s = NULL;
+    AvatarFrame frame;
+    int ret = avt_session_open(&s, e, look, &hooks);
+
+    if (ret >= 0) {
+        avatar_session_info(s, &f->info);
+        f->size = (int64_t)f->info.width * f->info.height * 3 / 2;
+        f->yuv = calloc((size_t)f->size, FRAMES);
+        ret = f->yuv ? avatar_session_send(s, pcm, SAMPLES) : AVATAR_ERR(ENOMEM);
+    }
+    if (ret >= 0)
+        ret = avatar_session_send(s, NULL, 0);
+    while (ret >= 0 && (ret = avatar_session_receive(s, &frame, AVATAR_WAIT)) >= 0)
+        if (f->frames < FRAMES)
+            keep_frame(f, &frame);
+    avatar_session_close(&s);
+    return ret == AVATAR_EOF ? f->latents ? 0 : AVATAR_ERR(ENOMEM) : ret;
+}
+
+static int make_film(Film *f, const ToolOptions *o, const char *precision, const uint8_t *face, const float *pcm)
+{
+    AvatarOptions opt = o->engine;
+    AvatarLook look = o->look;
+    AvatarEngine *e = NULL;
+    int ret;
+
+    memset(f, 0, sizeof(*f));
+    opt.precision = precision;
+    if (!look.rgb) {
+        look.rgb = face;
+        look.width = look.height = PROBE_FACE;
+    }
+    look.seed = 7;
+    look.format = AVATAR_YUV420P;
+    ret = avatar_engine_open(&e, &opt);
+    if (ret >= 0) {
+        const int64_t start = avt_now_ns();
+
+        ret = run_session(f, e, &look, pcm);
+        f->seconds = 1e-9 * (double)(avt_now_ns() - start);
+    }
+    avatar_engine_close(&e);
+    avatar_engine_flush();
+    return ret;
+}
+
+static void free_film(Film *f)
+{
+    free(f->latents);
+    free(f->yuv);
+}
+
+static double to_dB(double sum, double nb)
+{
+    return 10 * log10(255.0 * 255.0 * nb / fmax(sum, 1e-9));
+}
+
+static double squares(const Film *a, const Film *b, int frame)
+{
+    const int64_t nb = (int64_t)a->info.width * a->info.height;
+    double sum = 0;
+
+    for (int64_t i = 0; i < nb; i++) {
+        const double d = (double)a->yuv[frame * a->size + i] - b->yuv[frame * b->size + i];
+
+        sum += d * d;
+    }
+    return sum;
+}
+
+static Damage compare(const Film *f, const Film *want)
+{
+    const double pixels = (double)f->info.width * f->info.height;
+    double all = 0, sharp = 0, sharp_want = 0;
+    Damage d = { .worst = INFINITY };
+
+    for (int b = 0; b < BLOCKS; b++) {
+        double sum = 0, far = 0, size = 0;
+
+        for (int i = b * AVATAR_BLOCK_FRAMES; i < (b + 1) * AVATAR_BLOCK_FRAMES; i++) {
+            sum += squares(f, want, i);
+            sharp += doctor_sharpness(f->yuv + i * f->size, f->info.width, f->info.height);
+            sharp_want += doctor_sharpness(want->yuv + i * want->size, f->info.width, f->info.height);
+        }
+        for (int64_t i = b * f->nb; i < (b + 1) * f->nb; i++) {
+            far += ((double)f->latents[i] - want->latents[i]) * ((double)f->latents[i] - want->latents[i]);
+            size += (double)want->latents[i] * want->latents[i];
+        }
+        all += sum;
+        d.worst = fmin(d.worst, to_dB(sum, pixels * AVATAR_BLOCK_FRAMES));
+        d.latents = fmax(d.latents, sqrt(far / fmax(size, 1e-30)));
+    }
+    d.all = to_dB(all, pixels * FRAMES);
+    d.sharp = sharp / fmax(sharp_want, 1e-30);
+    return d;
+}
+
+static void show(const Film *f, const Damage *d, int json, int first)
+{
+    if (json)
+        printf("%s{\"precision\": \"%s\", \"latents\": %.3g, \"worst_block\": %.2f, \"all\": %.2f, \"sharpness\": %.4f, \"seconds\": %.3f, \"weights\": %lld}",
+               first ? "" : ", ", f->info.precision, d->latents, d->worst, d->all, d->sharp, f->seconds, (long long)f->info.weight_bytes);
+    else
+        printf("%-9s %9.1e %14.1f %11.1f %11.1f %9.2f %12.1f\n", f->info.precision, d->latents, d->worst, d->all, 100 * d->sharp, f->seconds,
+               (double)f->info.weight_bytes / 1e6);
+    fflush(stdout);
+}
+
+static int damage(const ToolOptions *o, const uint8_t *face, const float *pcm)
+{
+    static const char *const precision[] = { "bf16", "int8", "fp8" };
+    const char *asked = o->engine.precision && strcmp(o->engine.precision, "auto") && strcmp(o->engine.precision, "f32") ? o->engine.precision : NULL;
+    int first = 1;
+    Film want, f;
+    int ret = make_film(&want, o, "f32", face, pcm);
+
+    if (ret >= 0 && o->json)
+        printf("{\"width\": %d, \"height\": %d, \"blocks\": %d, \"precisions\": [", want.info.width, want.info.height, BLOCKS);
+    else if (ret >= 0)
+        printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %9s %12s\n", want.info.width, want.info.height, BLOCKS,
+               want.seconds, (double)want.info.weight_bytes / 1e6, "", "latents", "worst block dB", "all dB", "sharpness %", "seconds", "weights MB");
+    for (size_t i = 0; i < sizeof(precision) / sizeof(precision[0]) && ret >= 0; i++) {
+        Damage d;
+
+        if (asked && strcmp(asked, precision[i]))
+            continue;
+        ret = make_film(&f, o, precision[i], face, pcm);
+        if (ret >= 0) {
+            d = compare(&f, &want);
+            show(&f, &d, o->json, first);
+            first = 0;
+        }
+        free_film(&f);
+    }
+    if (o->json && ret >= 0)
+        printf("]}\n");
+    free_film(&want);
+    return ret;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    uint8_t *face = malloc(3 * PROBE_FACE * PROBE_FACE), *rgb = NULL;
+    float *pcm = malloc(SAMPLES * sizeof(*pcm));
+    ToolOptions o;
+    int ret = tool_options(&o, argc, argv);
+
+    if (!ret && (o.help || o.nb_positional > 1 || !o.damage)) {
+        fprintf(o.help ? stdout : stderr, "usage: avatar bench --damage [PICTURE] [--model DIR] [--precision P] [--json]\n"
+                                          "what bf16, int8 and fp8 cost a film of this model, against f32: doc/precision.md\n");
+        ret = o.help ? -1 : 2;
+    } else if (!ret && (!face || !pcm || (o.nb_positional && media_read_picture(o.positional[0], &rgb, &o.look.width, &o.look.height, NULL) < 0))) {
+        ret = 1;
+    } else if (!ret) {
+        o.engine.log = tool_log_line;
+        o.engine.log_level = AVATAR_LOG_ERROR;
+        probe_face(face);
+        probe_voice(pcm, SAMPLES);
+        o.look.rgb = rgb;
+        ret = damage(&o, face, pcm) < 0;
+    }
+    free(face);
+    free(pcm);
+    free(rgb);
+    return ret < 0 ? 0 : ret;
+}
