@@ -136,17 +136,21 @@ int avt_link_minds(Group *g, int process)
     int well;
 
     pthread_mutex_lock(&g->lock);
-    well = g->status >= 0;
+    well = g->status >= 0 || (g->status == AVT_ERR(ETIMEDOUT) && !g->link->told);
     pthread_mutex_unlock(&g->lock);
     return well && g->link->with[process];
 }
 
 void avt_link_lost(Group *g, int code, const char *why)
 {
-    if (!fail(g, code))
-        return;
+    const int first = fail(g, code);
+
+    pthread_mutex_lock(&g->lock);
+    g->link->told = 1;
+    pthread_mutex_unlock(&g->lock);
     avt_log(g->log, LOG_ERROR, "%s", why);
-    avt_link_abort(g);                                              // who still reaches both sides does not see that one is cut off
+    if (first)
+        avt_link_abort(g);                                              // who still reaches both sides does not see that one is cut off
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */

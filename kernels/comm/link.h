@@ -26,6 +26,7 @@ typedef struct Link {                   // a group's, when not all ranks live he
     struct Group *next;                 // of the world's groups
     uint32_t id;
     int busy;                           // readers and writers that are at it
+    int told;                           // why it failed, here: another process's failure may come before what is seen here of its reason
     int nb_processes;
     char with[WORLD_MAX];               // processes with ranks of the group
     Errand *errand;                     // [nb_boxes + nb_processes]
@@ -61,7 +62,7 @@ int  avt_world_read(World *w, int process, void *data, size_t size);
 void avt_link_do(const Errand *e, int process);
 /** A frame of one of the last three kinds has come for a group; its bytes are yet to be read. @return 0, EPIPE, EINVAL: against the rules */
 int  avt_link_take(Group *g, int process, const Frame *f);
-/** Has the group ranks in this process, and has not failed? */
+/** Has the group ranks in this process, and has not failed, or not yet said why? */
 int  avt_link_minds(Group *g, int process);
 /** Fail the group, here and elsewhere, with a sentence if it has not failed yet. */
 void avt_link_lost(Group *g, int code, const char *why);

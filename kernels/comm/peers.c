@@ -73,17 +73,25 @@ static void lose(Peer *p, const char *how)
 {
     World *w = p->world;
     const WorldCard *c = &w->card[p->process];
-    int news;
+    char why[sizeof(p->why)];
+    int news, nb = 0;
 
+    snprintf(why, sizeof(why), "process %d on %s (%.80s) is lost: %s", p->process, c->host, c->devices, how);
     pthread_mutex_lock(&w->lock);
-    news = !avt_peer_is_gone(p) && !w->closing;
-    if (news)
-        snprintf(p->why, sizeof(p->why), "process %d on %s (%.80s) is lost: %s", p->process, c->host, c->devices, how);
-    p->left |= w->closing;
-    let_go(p);
+    news = !avt_peer_is_gone(p) && !w->closing && !p->losing;
+    p->losing = 1;
     pthread_mutex_unlock(&w->lock);
-    if (news && !fail_groups(w, p->process, AVT_ERR(ETIMEDOUT), p->why))
-        avt_log(&w->log, LOG_ERROR, "%s", p->why);
+    if (news)                                                       // before anybody can close his group for it
+        nb = fail_groups(w, p->process, AVT_ERR(ETIMEDOUT), why);
+    pthread_mutex_lock(&w->lock);
+    if (news)
+        memcpy(p->why, why, sizeof(why));
+    p->left |= w->closing;
+    if (avt_peer_is_gone(p))
+        let_go(p);
+    pthread_mutex_unlock(&w->lock);
+    if (news && !(nb + fail_groups(w, p->process, AVT_ERR(ETIMEDOUT), why)))        // one that was opened meanwhile
+        avt_log(&w->log, LOG_ERROR, "%s", why);
 }
 
 /* It has said good-bye. Process 0 does so at the end of the run, or of a session that was given up. */

@@ -22,6 +22,7 @@ typedef struct Peer {
     pthread_cond_t work;                // an errand, or the end; under the world's lock, as what follows
     Errand *first, **last;
     Talk *talk, **last_talk;
+    int losing;                         // somebody is about to say that it is lost
     int left;                           // said good-bye, or closed after process 0 did
     char why[320];                      // how it is lost
     int64_t heard;                      // avt_now_ns(); atomic
