@@ -54,7 +54,7 @@ for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.sh' '*.py' Makefile configu
     head -n 3 "$f" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' || fail "$f has no licence line"
 done
 done_with "licence lines"
-git ls-files | grep -vE '\.(png|jpg|heic|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/|^tests/fuzz/corpus/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
+git ls-files | grep -vE '\.(png|jpg|gif|webp|heic|gguf|safetensors|model|pth|bin|patch|wav|svg)$|^LICENSE$|^model/nano/|^tests/fuzz/corpus/' | xargs grep -nE '[[:space:]]+$' | head -n 5 | grep . && fail "trailing space"
 done_with "no trailing space"
 # options: names and words are spelled alike in the filter, the tool and the manual
 lines() { tr ' |' '\n\n' | sed '/^$/d' | sort; }

@@ -51,7 +51,7 @@ static void show_bar(double used, double usable)
 static void show_cards(const Answer *a)
 {
     const Found *f = &a->best;
-    const int front = atoi(f->plan.front_device + 4);
+    const int front = search_card(f->plan.front_device);
 
     printf("%-7s %-10s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
     for (int r = 0; r < f->plan.nb_ranks; r++) {
@@ -80,6 +80,8 @@ static void show_time(const Answer *a)
     printf("on paper: %.1f fps (25 is real time), first frame after %.1f s with the model loaded; what bounds it: %s\n", fps(&a->best), p->first, p->bound);
     printf("          an item through all layers %.0f ms, a block's pictures %.0f ms, from block to block %.0f ms\n", 1e3 * p->item, 1e3 * p->decode,
            1e3 * p->period);
+    if (search_card(a->best.plan.front_device) < 0)
+        printf("          without the encoders of speech and text, which are not on a card\n");
     if (p->exchange > 0)
         printf("          of an item %.0f ms pass between the parts of its layers, over %s: %.0f GB/s, %.0f us each time\n", 1e3 * p->exchange, a->link->name,
                a->link->rate / GB, 1e6 * a->link->latency);
@@ -176,7 +178,7 @@ static void svg_memory(FILE *out, const Answer *a)
         fprintf(out, p->pipe < 0 ? "VAE" : p->vae ? "%d-%d+V" : "%d-%d", p->l0, p->l1 - 1);
         fprintf(out, "</text>\n");
         for (int i = 0; i < 6; i++) {
-            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == atoi(f->plan.front_device + 4) ? (double)avt_plan_sum(&f->front) : 0;
+            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == search_card(f->plan.front_device) ? (double)avt_plan_sum(&f->front) : 0;
 
             fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, part / most * BAR_W, colour[i]);
             x += part / most * BAR_W;

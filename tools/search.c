@@ -155,10 +155,27 @@ static double walk(Found *f, const Work *w, const Cards *cards, const PlanSizes 
             p->decode = stat_seconds(w->decode, card) / f->plan.vae_parts;
             p->busy[r] += p->decode;
             p->encode = p->decode * f->plan.vae_parts * ENCODED_FRAMES / AVATAR_BLOCK_FRAMES / 2;       // the encoder is half of the decoder
-            p->front = stat_seconds(w->sound, card) + stat_seconds(w->text, card);
+            p->front = search_card(f->plan.front_device) < 0 ? 0 : stat_seconds(w->sound, card) + stat_seconds(w->text, card);
         }
     }
     return way;
+}
+
+/* busiest: a rank; idle: even that one waits for blocks */
+static const char *bound_of(const Found *f, int busiest, int idle)
+{
+    const Paper *p = &f->paper;
+    const PlanRank *rank = &f->plan.rank[busiest];
+
+    if (p->copy > p->beside)
+        return "layers that come from the host";
+    if (2 * p->exchange > p->item)
+        return "what the parts of layers exchange";
+    if (f->plan.in_flight == 1)
+        return "one block is made after the other";
+    if (idle)
+        return "too few blocks are under way to keep all cards busy";
+    return rank->pipe < 0 ? "the VAE" : rank->vae ? "the card with the VAE" : "the layers";
 }
 
 static void reckon(Found *f, const Work *w, const Cards *cards, const PlanSizes *sizes, const Link *link)
@@ -173,15 +190,14 @@ static void reckon(Found *f, const Work *w, const Cards *cards, const PlanSizes 
         most = p->busy[r] > p->busy[most] ? r : most;
     p->period = fmax(turn, p->busy[most]);
     p->first = p->front + p->encode + way + p->decode;
-    p->bound = p->copy > p->beside ? "layers that come from the host" : 2 * p->exchange > p->item ? "what the parts of layers exchange" : alone ? "one block is made after the other" : p->busy[most] < turn ? "too few blocks are under way to keep all cards busy" :
-               f->plan.rank[most].pipe < 0 ? "the VAE" : f->plan.rank[most].vae ? "the card with the VAE" : "the layers";
+    p->bound = bound_of(f, most, p->busy[most] < turn);
 }
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-static int card_of(const char *device)
+int search_card(const char *device)
 {
-    return atoi(device + 4);                                        // cudaN
+    return strncmp(device, "cuda", 4) ? -1 : atoi(device + 4);
 }
 
 static int measure(Found *f, const Cards *cards, const PlanSizes *sizes, const BackendOptions *be)
@@ -195,11 +211,12 @@ static int measure(Found *f, const Cards *cards, const PlanSizes *sizes, const B
         ret = avt_rank_measure(&f->memory[r], &set, r, sizes, be, NULL, stat);
         if (ret >= 0)
             ret = avt_rank_traffic(&f->traffic[r], &set, r, sizes, be);
-        f->used[card_of(f->plan.rank[r].device)] += (double)avt_plan_sum(&f->memory[r]);
+        f->used[search_card(f->plan.rank[r].device)] += (double)avt_plan_sum(&f->memory[r]);
     }
     if (ret >= 0)
         ret = avt_front_measure(&f->front, &front, f->plan.front_device, be, stat);
-    f->used[card_of(f->plan.front_device)] += (double)avt_plan_sum(&f->front);
+    if (search_card(f->plan.front_device) >= 0)
+        f->used[search_card(f->plan.front_device)] += (double)avt_plan_sum(&f->front);
     for (int c = 0; c < cards->nb; c++)
         if (f->used[c] - cards->usable[c] > f->lack) {
             f->lack = f->used[c] - cards->usable[c];
@@ -258,7 +275,8 @@ static int try_one(Found *f, const char *kind, int vae_own, const Search *s)
     const int nb = cards->nb;
     char devices[PLAN_MAX_RANKS * 8], vae[32];
     const PlanOptions p = { .plan = kind, .devices = devices, .vae_device = vae_own ? vae : NULL, .vae_split = s->o->engine.vae_split,
-                            .front_device = s->o->engine.front_device, .offload = s->o->engine.offload, .resident = s->o->engine.resident, .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
+                            .front_device = s->o->engine.front_device, .offload = s->o->engine.offload, .resident = s->o->engine.resident,
+                            .steps = f->steps, .nb_layers = s->sizes->dit.nb_layers, .nb_heads = s->sizes->dit.nb_heads, .room = cards->usable };
     PlanSizes sized = *s->sizes;
 
     sized.width = f->width;
@@ -386,6 +404,8 @@ void search_options(char *text, size_t size, const Found *f)
     snprintf(text, size, "devices=%s:plan=%s", devices, avt_plan_name(&f->plan, name, sizeof(name)));
     if (vae->pipe < 0)
         snprintf(text + strlen(text), size - strlen(text), ":vae_device=%s", vae->device);
+    if (strcmp(f->plan.front_device, vae->device))                  // else it is there by itself
+        snprintf(text + strlen(text), size - strlen(text), ":front_device=%s", f->plan.front_device);
     if (f->plan.offload)
         snprintf(text + strlen(text), size - strlen(text), ":offload=weights:resident=%g", f->plan.resident / 1e9);
     if (f->plan.vae_parts > 1)

@@ -40,6 +40,8 @@ typedef struct Found {
 int search_plan(Found *f, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes, const Log *log);
 /** What fits instead: the same with fewer steps, or with a smaller size. @return how many were found, at most `max` */
 int search_instead(Found *list, int max, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes);
+/** The number of a card, "cuda1": 1; -1: no card. */
+int search_card(const char *device);
 /** "devices=...:plan=...", to paste. */
 void search_options(char *text, size_t size, const Found *f);
 

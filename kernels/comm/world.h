@@ -11,9 +11,9 @@
  *   letters         the messages of a comm between ranks that live in two processes (link.h)
  *   beats           one a second: who has said nothing for WORLD_PATIENCE_MS is lost
  *
- * Why not MPI for all of it, as measured with Open MPI 4.1: its waits spin, so that ranks that wait
- * take the cores of those that compute, and when a peer is gone it ends the process or waits for
- * ever, where here finished frames are still to be given. A peer that is lost (killed, hung, cut off)
+ * Why not MPI for all of it: the waits of Open MPI spin, so that ranks that wait take the cores of
+ * those that compute, and when a process is killed its mpirun ends the others (4.1.4: after a second),
+ * where here finished frames are still to be given. A peer that is lost (killed, hung, cut off)
  * fails each comm that has ranks there, here as in every other process, with one sentence.
  *
  * The network is trusted, as MPI trusts it: a random key keeps strangers out, nothing is encrypted.

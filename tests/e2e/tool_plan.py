@@ -79,6 +79,17 @@ def plan_splits_layers(tmp):
 
 
 @case
+def plan_with_the_front_elsewhere(tmp):
+    """Encoders of speech and text on the CPU take nothing of a card, and the options to paste say so."""
+    with_front = plan('--gpus', '1x80')[0]
+    d, _ = plan('--gpus', '1x80', '--front-device', 'cpu')
+    require(d['front']['device'] == 'cpu' and d['options'].endswith(':front_device=cpu'), d['front'], d['options'])
+    require('front_device' not in with_front['options'], with_front['options'])
+    lines = {x: Run('plan', '--gpus', '1x80', *x).out.decode() for x in ((), ('--front-device', 'cpu'))}
+    require(' 82.88 of 84.00' in lines[()] and ' 81.36 of 84.00' in lines['--front-device', 'cpu'], lines)
+
+
+@case
 def plan_of_a_preset(tmp):
     """The four set-ups by name; what is said besides wins, in front of it or behind."""
     for name, size, steps in (('preview', (384, 256), 3), ('standard', (704, 384), 4), ('long', (688, 368), 4), ('quality', (704, 384), 4)):
