@@ -143,14 +143,12 @@ int avt_link_minds(Group *g, int process)
 
 void avt_link_lost(Group *g, int code, const char *why)
 {
-    const int first = fail(g, code);
-
     pthread_mutex_lock(&g->lock);
     g->link->told = 1;
     pthread_mutex_unlock(&g->lock);
-    avt_log(g->log, LOG_ERROR, "%s", why);
-    if (first)
-        avt_link_abort(g);                                              // who still reaches both sides does not see that one is cut off
+    avt_log(g->log, LOG_ERROR, "%s", why);                          // before anybody wakes up to the failure
+    if (fail(g, code))
+        avt_link_abort(g);                                          // who still reaches both sides does not see that one is cut off
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
