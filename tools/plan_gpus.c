@@ -13,7 +13,7 @@
 #include "speak.h"
 
 #define GB 1e9
-#define INSTEAD 3
+#define INSTEAD 4
 
 static const double fsdp_gb = 25.65;                // of each card, when the original's FSDP gathers what it has sharded over 4 or 5
 
@@ -96,7 +96,8 @@ static void show_time(const Answer *a)
 static void show_instead(const Answer *a)
 {
     for (int i = 0; i < a->nb_instead; i++)
-        printf("instead: --size %dx%d --steps %d fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps, fps(&a->instead[i]));
+        printf("instead: --size %dx%d --steps %d%s fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps,
+               a->instead[i].plan.offload ? " --offload weights" : "", fps(&a->instead[i]));
     if (!a->nb_instead)
         printf("instead: nothing smaller fits these cards either; take more of them, or larger ones\n");
 }
@@ -142,8 +143,8 @@ static void show_json(const Answer *a, const char *precision)
     plan_json_memory(f->plan.front_device, &f->front);
     printf(", \"instead\": [");
     for (int i = 0; i < a->nb_instead; i++)
-        printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"fps\": %.3f}", i ? ", " : "", a->instead[i].width, a->instead[i].height,
-               a->instead[i].steps, fps(&a->instead[i]));
+        printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"offload\": \"%s\", \"fps\": %.3f}", i ? ", " : "", a->instead[i].width,
+               a->instead[i].height, a->instead[i].steps, a->instead[i].plan.offload ? "weights" : "none", fps(&a->instead[i]));
     printf("]}\n");
 }
 

@@ -374,17 +374,18 @@ static int try_instead(Found *f, int w, int h, int steps, const Cards *cards, co
     return search_plan(f, cards, link, &other, sizes, &silent) >= 0 && f->lack <= 0;
 }
 
-int search_instead(Found *list, int max, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes)
+/* As many of `most` steps as fit at the size asked for, then the largest size for all of them. @return how many were found */
+static int less(Found *list, int max, int most, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes)
 {
     const int steps = o->engine.steps > 0 ? o->engine.steps : 4;
     int nb = 0;
 
-    for (int s = steps - 1; s >= 2 && nb < max; s--)
+    for (int s = most; s >= 2 && nb < max; s--)
         if (try_instead(&list[nb], o->look.out_width, o->look.out_height, s, cards, link, o, sizes)) {
             nb++;
             break;
         }
-    for (int k = 9; k >= 4 && nb < max; k--) {                      // tenths of each side
+    for (int k = 9; k >= 3 && nb < max && !(nb && list[0].steps == steps); k--) {       // tenths of each side
         const int w = o->look.out_width * k / 10 / 16 * 16, h = o->look.out_height * k / 10 / 16 * 16;
 
         if (w >= 64 && h >= 64 && try_instead(&list[nb], w, h, steps, cards, link, o, sizes)) {
@@ -392,6 +393,19 @@ int search_instead(Found *list, int max, const Cards *cards, const Link *link, c
             break;
         }
     }
+    return nb;
+}
+
+int search_instead(Found *list, int max, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes)
+{
+    const int steps = o->engine.steps > 0 ? o->engine.steps : 4;
+    const char *offload = o->engine.offload;
+    ToolOptions other = *o;
+    int nb = less(list, max, steps - 1, cards, link, o, sizes);
+
+    other.engine.offload = "weights";
+    if (!offload || !strcmp(offload, "auto"))                       // nobody has said anything about it
+        nb += less(list + nb, max - nb, steps, cards, link, &other, sizes);
     return nb;
 }
 

@@ -38,7 +38,7 @@ typedef struct Found {
  * @return 0 or an error (logged)
  */
 int search_plan(Found *f, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes, const Log *log);
-/** What fits instead: the same with fewer steps, or with a smaller size. @return how many were found, at most `max` */
+/** What fits instead: fewer steps, a smaller size, and either with layers from the host if offload was left open. @return how many were found, at most `max` */
 int search_instead(Found *list, int max, const Cards *cards, const Link *link, const ToolOptions *o, const PlanSizes *sizes);
 /** The number of a card, "cuda1": 1; -1: no card. */
 int search_card(const char *device);

@@ -53,9 +53,13 @@ def plan_takes_the_fastest(tmp):
     require(alone['bound'] == 'layers that come from the host' and alone['fps'] < wave['fps'], 'one item a walk waits for them')
     d, _ = plan('--gpus', '1x72', '--size', '704x384')
     require(not d['fits'] and {'width': 704, 'height': 384, 'steps': 3}.items() <= d['instead'][0].items(), d['instead'])
-    require(len(d['instead']) == 2 and d['instead'][1]['width'] < 704, d['instead'])
+    require([x['offload'] for x in d['instead']] == ['none', 'none', 'weights'] and d['instead'][1]['width'] < 704, d['instead'])
+    require({'width': 704, 'height': 384, 'steps': 4}.items() <= d['instead'][2].items(), d['instead'])
     for x in d['instead']:
-        require(plan('--gpus', '1x72', '--size', '%dx%d' % (x['width'], x['height']), '--steps', x['steps'])[0]['fits'], x)
+        require(plan('--gpus', '1x72', '--size', '%dx%d' % (x['width'], x['height']), '--steps', x['steps'], '--offload', x['offload'])[0]['fits'], x)
+    d, _ = plan('--gpus', '1x24', '--size', '704x384')
+    require(len(d['instead']) == 1 and d['instead'][0]['offload'] == 'weights', 'one card of 24 GB', d['instead'])
+    require(not plan('--gpus', '1x24', '--size', '704x384', '--offload', 'none')[0]['instead'], 'offload=none is obeyed')
     require(plan('--gpus', '4x24', '--plan', 'layer')[0]['plan'] == plan('--gpus', '4x24')[0]['plan'], 'another plan')
 
 
