@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'filter'))
 import media                      # noqa: E402
 
 OURS = ('avatar', 'ffmpeg', 'ffprobe', 'espeak-ng', 'arecord')
-OTHERS = ('make', 'git', 'pip', 'hf', 'cd', './configure', 'tools/setup.sh', 'apt-get', '-f', '-g', 'export', 'AVATAR_MODELS')     # not run here
+OTHERS = ('make', 'mpirun', 'git', 'pip', 'hf', 'cd', './configure', 'tools/setup.sh', 'apt-get', '-f', '-g', 'export', 'AVATAR_MODELS')     # not run here
 STAND_INS = (('/models/live-avatar', '{model}'), ('704x384', '96x64'), ('rtmp://HOST/live/KEY', 'server.flv'), ('"srt://HOST:PORT"', 'server.ts'))
 
 
