@@ -136,9 +136,8 @@ int avt_threads_attach(Comm *c, Arena *mailboxes)
 
 /* ---- failure --------------------------------------------------------------------------------- */
 
-void avt_threads_abort(Comm *c, int code)
+int avt_group_fail(Group *g, int code)
 {
-    Group *g = avt_threads_group(c);
     int first;
 
     pthread_mutex_lock(&g->lock);
@@ -147,7 +146,14 @@ void avt_threads_abort(Comm *c, int code)
         g->status = code;
     pthread_cond_broadcast(&g->change);
     pthread_mutex_unlock(&g->lock);
-    if (first && g->link)
+    return first;
+}
+
+void avt_threads_abort(Comm *c, int code)
+{
+    Group *g = avt_threads_group(c);
+
+    if (avt_group_fail(g, code) && g->link)
         avt_link_abort(g);
 }
 

@@ -104,26 +104,12 @@ static int take_taken(Group *g, Box *b, const Frame *f)
     return ret;
 }
 
-/* 1: this is the group's first failure. */
-static int fail(Group *g, int code)
-{
-    int first;
-
-    pthread_mutex_lock(&g->lock);
-    first = g->status >= 0;
-    if (first)
-        g->status = code;
-    pthread_cond_broadcast(&g->change);
-    pthread_mutex_unlock(&g->lock);
-    return first;
-}
-
 int avt_link_take(Group *g, int process, const Frame *f)
 {
     Box *b = f->box >= 0 && f->box < g->nb_boxes ? &g->box[f->box] : NULL;
 
     if (f->kind == FRAME_ABORT && f->count < 0 && !f->size)
-        return fail(g, f->count), 0;
+        return avt_group_fail(g, f->count), 0;
     if (b && b->peer == process && f->kind == FRAME_LETTER && b->way == WAY_IN)
         return take_letter(g, b, process, f);
     if (b && b->peer == process && f->kind == FRAME_TAKEN && b->way == WAY_OUT && !f->size)
@@ -147,7 +133,7 @@ void avt_link_lost(Group *g, int code, const char *why)
     g->link->told = 1;
     pthread_mutex_unlock(&g->lock);
     avt_log(g->log, LOG_ERROR, "%s", why);                          // before anybody wakes up to the failure
-    if (fail(g, code))
+    if (avt_group_fail(g, code))
         avt_link_abort(g);                                          // who still reaches both sides does not see that one is cut off
 }
 

@@ -66,6 +66,8 @@ Box *avt_threads_box(Comm *c, int src, int dst, CommTag tag);
 int  avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d);
 int  avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d);
 void avt_threads_abort(Comm *c, int code);
+/** The ranks that live here fail and wake up. @return 1: this is the group's first failure, whose code stays */
+int  avt_group_fail(Group *g, int code);
 int  avt_threads_status(Comm *c);
 void avt_threads_close(Comm *c);
 
