@@ -63,11 +63,23 @@ const Link *cards_link(const char *name)
     return NULL;
 }
 
-double cards_host(const Link *l)
+Rates cards_published(const Card *c)
 {
-    const int fast = !strcmp(l->name, "pcie5") || !strcmp(l->name, "nvlink");
+    return (Rates){ c->tflops * 1e12, c->tflops * 1e12, c->bandwidth * 1e9 };
+}
 
-    return cards_link(fast ? "pcie5" : "pcie4")->rate;
+void cards_pool(Pool *pool, const Cards *cards, const Link *link)
+{
+    const int fast = !strcmp(link->name, "pcie5") || !strcmp(link->name, "nvlink");     // of a machine with such cards
+
+    *pool = (Pool){ .nb = cards->nb, .link = link->rate, .latency = link->latency, .fetch = cards_link(fast ? "pcie5" : "pcie4")->rate };
+    for (int i = 0; i < cards->nb; i++) {
+        const Rates r = cards_published(cards->card[i]);
+
+        snprintf(pool->name[i], sizeof(pool->name[i]), "cuda%d", i);
+        pool->rates[i] = (Rates){ SHARE_PRODUCTS * r.products, SHARE_CONV * r.convolutions, SHARE_BYTES * r.bytes };
+        pool->room[i] = cards->usable[i];
+    }
 }
 
 /* "24", "24gb" -> 24; 0: no size */

@@ -3,7 +3,7 @@
 #ifndef AVT_TOOL_CARDS_H
 #define AVT_TOOL_CARDS_H
 
-#include "engine/plan.h"
+#include "engine/search.h"
 
 typedef struct Card {
     const char *name;                   // "4090"
@@ -30,7 +30,14 @@ typedef struct Link {                   // between cards
 
 /** A link by its name, "pcie4", "pcie5", "nvlink", "100g"; NULL: none of these. */
 const Link *cards_link(const char *name);
-/** Bytes a second between a card and its host's memory, on a machine with such a link between cards. */
-double cards_host(const Link *l);
+/** Shares of the published rates that are counted on: of products and attention, of convolutions, of bandwidth. */
+#define SHARE_PRODUCTS 0.68
+#define SHARE_CONV     0.35
+#define SHARE_BYTES    0.80
+
+/** What a card's data sheet says, a second. */
+Rates cards_published(const Card *card);
+/** The cards as cuda0, cuda1, ... with such a link between them, for avt_search_plan(). */
+void  cards_pool(Pool *pool, const Cards *cards, const Link *link);
 
 #endif

@@ -305,6 +305,8 @@ int cmd_plan(int argc, char **argv)
         return 1;
     if (plan_size(&o.look, &sizes, &tool_log) < 0)
         return 2;
+    sizes.width = o.look.out_width;
+    sizes.height = o.look.out_height;
     if (o.gpus)
         return plan_for_cards(&o, &sizes, &tool_log);
     p = (PlanOptions){ .plan = o.engine.plan, .vae_split = o.engine.vae_split, .devices = o.engine.devices, .steps = steps,
@@ -316,8 +318,6 @@ int cmd_plan(int argc, char **argv)
         return 2;
     if (o.engine.cpu_level >= 0)
         opt.level = (CpuLevel)o.engine.cpu_level;
-    sizes.width = o.look.out_width;
-    sizes.height = o.look.out_height;
     if (find_processes(&p, process, &world, &o))
         return 1;
     if (world && (!p.devices || !strcmp(p.devices, "auto"))) {

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/engine.h"
 #include "plan.h"
-#include "search.h"
 #include "speak.h"
 
 #define GB 1e9
@@ -20,6 +20,7 @@ static const double fsdp_gb = 25.65;                // of each card, when the or
 typedef struct Answer {
     Cards cards;
     const Link *link;
+    Pool pool;                          // of both
     Found best, instead[INSTEAD];
     int nb_instead;
     char options[1024];
@@ -51,7 +52,7 @@ static void show_bar(double used, double usable)
 static void show_cards(const Answer *a)
 {
     const Found *f = &a->best;
-    const int front = search_card(f->plan.front_device);
+    const int front = avt_pool_find(&a->pool, f->plan.front_device);
 
     printf("%-7s %-10s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
     for (int r = 0; r < f->plan.nb_ranks; r++) {
@@ -80,13 +81,13 @@ static void show_time(const Answer *a)
     printf("on paper: %.1f fps (25 is real time), first frame after %.1f s with the model loaded; what bounds it: %s\n", fps(&a->best), p->first, p->bound);
     printf("          an item through all layers %.0f ms, a block's pictures %.0f ms, from block to block %.0f ms\n", 1e3 * p->item, 1e3 * p->decode,
            1e3 * p->period);
-    if (search_card(a->best.plan.front_device) < 0)
+    if (avt_pool_find(&a->pool, a->best.plan.front_device) < 0)
         printf("          without the encoders of speech and text, which are not on a card\n");
     if (p->exchange > 0)
         printf("          of an item %.0f ms pass between the parts of its layers, over %s: %.0f GB/s, %.0f us each time\n", 1e3 * p->exchange, a->link->name,
                a->link->rate / GB, 1e6 * a->link->latency);
     if (p->copy > 0)
-        printf("          layers that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", 1e3 * p->copy, cards_host(a->link) / GB,
+        printf("          layers that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", 1e3 * p->copy, a->pool.fetch / GB,
                1e3 * p->beside, p->copy > p->beside ? "the card waits for them" : "they are hidden");
     printf("          from %s%s, of which %.0f %% (products), %.0f %% (convolutions), %.0f %% (bandwidth) are counted on; not measured\n",
            a->cards.assumed ? "the rates of a usual card of that size, " : "published rates of ", a->cards.card[0]->name, 100 * SHARE_PRODUCTS,
@@ -179,7 +180,7 @@ static void svg_memory(FILE *out, const Answer *a)
         fprintf(out, p->pipe < 0 ? "VAE" : p->vae ? "%d-%d+V" : "%d-%d", p->l0, p->l1 - 1);
         fprintf(out, "</text>\n");
         for (int i = 0; i < 6; i++) {
-            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == search_card(f->plan.front_device) ? (double)avt_plan_sum(&f->front) : 0;
+            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == avt_pool_find(&a->pool, f->plan.front_device) ? (double)avt_plan_sum(&f->front) : 0;
 
             fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, part / most * BAR_W, colour[i]);
             x += part / most * BAR_W;
@@ -254,6 +255,26 @@ static int draw(const Answer *a, const char *path)
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------- */
 
+static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
+{
+    const PlanOptions p = { .plan = o->engine.plan, .vae_device = o->engine.vae_device, .vae_split = o->engine.vae_split,
+                            .front_device = o->engine.front_device, .offload = o->engine.offload, .resident = o->engine.resident,
+                            .steps = o->engine.steps > 0 ? o->engine.steps : 4, .nb_layers = sizes->dit.nb_layers, .nb_heads = sizes->dit.nb_heads };
+    BackendOptions be = { .level = CPU_AUTO, .act = DT_BF16, .log = log };
+    int ret = avt_options_precision(&be, o->engine.precision, log);
+
+    if (ret >= 0)
+        ret = avt_search_plan(&a->best, &a->pool, &p, sizes, &be);
+    if (ret >= 0)
+        ret = avt_plan_has_codes(&a->best.plan, be.product, log);
+    if (ret < 0)
+        return ret;
+    avt_search_options(a->options, sizeof(a->options), &a->best);
+    if (a->best.lack > 0)
+        a->nb_instead = avt_search_instead(a->instead, INSTEAD, &a->pool, &p, sizes, &be);
+    return 0;
+}
+
 int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     static Answer a;
@@ -264,11 +285,9 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
         return fprintf(stderr, "avatar: --link: '%s' is not allowed; pcie4, pcie5, nvlink, 100g\n", link), 2;
     if (cards_parse(&a.cards, o->gpus) < 0)
         return 2;
-    if (search_plan(&a.best, &a.cards, a.link, o, sizes, log) < 0)
+    cards_pool(&a.pool, &a.cards, a.link);
+    if (search(&a, o, sizes, log) < 0)
         return 1;
-    search_options(a.options, sizeof(a.options), &a.best);
-    if (a.best.lack > 0)
-        a.nb_instead = search_instead(a.instead, INSTEAD, &a.cards, a.link, o, sizes);
     if (o->json)
         show_json(&a, o->engine.precision && strcmp(o->engine.precision, "auto") ? o->engine.precision : "bf16");
     else

@@ -9,17 +9,12 @@
 #include "kernels.h"
 #include "plan.h"
 
-static int is_product(OpId op)
-{
-    return op == OP_LINEAR || op == OP_LINEAR_GROUP || op == OP_ATTENTION || op == OP_CONV3D || op == OP_CONV1D;
-}
-
 /* Least seconds of calls of one kind. */
 static double floor_of(const Card *g, const DryCall *c)
 {
-    const double arithmetic = is_product(c->first.op) ? c->flops / (g->tflops * 1e12) : 0, memory = c->bytes / (g->bandwidth * 1e9);
+    const Rates rates = cards_published(g);
 
-    return arithmetic > memory ? arithmetic : memory;
+    return avt_paper_op(c->first.op, c->flops, c->bytes, &rates);
 }
 
 static void json_shape(const char *name, Tensor t)

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * See search.h. Candidates are the ways of plan= over all of the pool's devices, alone and in teams, with the VAE beside layers and on the last
+ * device alone. Of those that fit the one with the shortest period wins, of equals the first, which is the simplest.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/search.h"
+#include "engine/sound.h"
+
+int avt_search_setup(RankSetup *set, const Plan *plan, const PlanSizes *sizes)
+{
+    *set = (RankSetup){ .plan = plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len,
+                        .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
+    return avt_schedule(&set->schedule, plan->steps, 3);
+}
+
+int avt_pool_find(const Pool *pool, const char *device)
+{
+    for (int i = 0; i < pool->nb + pool->others; i++)
+        if (!strcmp(pool->name[i], device))
+            return i;
+    return -1;
+}
+
+/* ---- memory -------------------------------------------------------------------------------------------------------- */
+
+static int on_host(const char *device)
+{
+    return avt_device_kind(device, strlen(device)) == DEVICE_HOST;
+}
+
+static void lack_of(Found *f, double used, double room, int where)
+{
+    if (room > 0 && used - room > f->lack) {
+        f->lack = used - room;
+        f->lacks = where;
+    }
+}
+
+/* Bytes on each device, on the host, and what is missing. */
+static void add_up(Found *f, const Pool *pool)
+{
+    const int front = avt_pool_find(pool, f->plan.front_device);
+
+    for (int r = 0; r < f->plan.nb_ranks; r++) {
+        f->used[avt_pool_find(pool, f->plan.rank[r].device)] += (double)avt_plan_sum(&f->memory[r]);
+        f->host += (double)f->memory[r].host + (on_host(f->plan.rank[r].device) ? (double)avt_plan_sum(&f->memory[r]) : 0);
+    }
+    if (front >= 0)
+        f->used[front] += (double)avt_plan_sum(&f->front);
+    f->host += on_host(f->plan.front_device) ? (double)avt_plan_sum(&f->front) : (double)f->front.host;
+    for (int i = 0; i < pool->nb + pool->others; i++)
+        lack_of(f, f->used[i], pool->room[i], i);
+    lack_of(f, f->host, pool->host, LACKS_HOST);
+}
+
+static int measure(Found *f, const Pool *pool, const PlanSizes *sizes, const BackendOptions *be)
+{
+    const FrontSetup front = { .sizes = sizes, .samples = avt_sound_piece(0, 0), .tokens = sizes->dit.text_len };
+    RankSetup set;
+    int ret = avt_search_setup(&set, &f->plan, sizes);
+
+    for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++) {
+        ret = avt_rank_measure(&f->memory[r], &set, r, sizes, be, NULL, NULL);
+        if (ret >= 0)
+            ret = avt_rank_traffic(&f->traffic[r], &set, r, sizes, be);
+    }
+    if (ret >= 0)
+        ret = avt_front_measure(&f->front, &front, f->plan.front_device, be, NULL);
+    if (ret >= 0)
+        add_up(f, pool);
+    return ret;
+}
+
+/* ---- candidates ---------------------------------------------------------------------------------------------------- */
+
+typedef struct Search {
+    const Pool *pool;
+    const PlanOptions *o;
+    const PlanSizes *sizes;
+    const BackendOptions *be;
+    const char *asked, *vae;            // plan and the VAE's device, or NULL
+    Work work;
+    Found *best;
+    int found;
+} Search;
+
+/* The VAE's device may be one that nobody knows. */
+static int all_known(const Plan *p, const Pool *pool)
+{
+    for (int r = 0; r < p->nb_ranks; r++)
+        if (avt_pool_find(pool, p->rank[r].device) < 0)
+            return 0;
+    return 1;
+}
+
+/* Can a plan of teams be faster than the best so far? Its memory is long to find, what its first rank exchanges is not. */
+static int may_win(Found *f, const Search *s)
+{
+    RankSetup set;
+
+    if (!s->found || s->best->lack > 0 || avt_plan_parts(&f->plan) == 1)
+        return 1;
+    if (avt_search_setup(&set, &f->plan, s->sizes) < 0 || avt_rank_traffic(&f->traffic[0], &set, 0, s->sizes, s->be) < 0)
+        return 0;
+    return avt_paper_least(f, &s->work, s->pool, s->sizes) < s->best->paper.period;
+}
+
+/* A candidate over all of the pool; own: its last device has the VAE alone. @return 1 when it is one, and may be better than `best` */
+static int try_one(Found *f, const char *kind, int own, const Search *s)
+{
+    const Pool *pool = s->pool;
+    const int nb = pool->nb - (s->vae ? 0 : own);
+    char devices[PLAN_MAX_RANKS * sizeof(pool->name[0])], vae[40];
+    PlanOptions p = *s->o;
+    size_t n = 0;
+
+    for (int i = 0; i < nb; i++)
+        n += (size_t)snprintf(devices + n, sizeof(devices) - n, "%s%s", i ? "|" : "", pool->name[i]);
+    p.plan = kind;
+    p.devices = devices;
+    p.vae_device = s->vae ? s->vae : own ? vae : NULL;
+    p.room = pool->room;
+    p.loads = NULL;
+    snprintf(vae, sizeof(vae), "%.30s:own", pool->name[pool->nb - 1]);
+    return avt_plan_make(&f->plan, &p, NULL) >= 0 && all_known(&f->plan, pool) && may_win(f, s) && avt_rank_plan(&f->plan, &p, s->sizes, s->be) >= 0 &&
+           measure(f, pool, s->sizes, s->be) >= 0;
+}
+
+static int better(const Found *a, const Found *b)
+{
+    return a->lack != b->lack ? a->lack < b->lack : a->paper.period < b->paper.period * 0.999;
+}
+
+static const char *const kinds[] = { "sequential", "wave", "timestep", "layer" };
+static const char *const splits[] = { "tensor", "ulysses" };
+
+/* "layer", "tensor2", "layer+tensor2" */
+static void name_plan(char *name, size_t size, int kind, int split, int parts)
+{
+    if (parts == 1)
+        snprintf(name, size, "%s", kinds[kind]);
+    else
+        snprintf(name, size, "%s%s%s%d", kind ? kinds[kind] : "", kind ? "+" : "", splits[split], parts);
+}
+
+/* Do so many devices go with the plan? */
+static int fits_plan(int kind, int parts, int nb, int steps)
+{
+    const int teams = nb % parts ? 0 : nb / parts;
+
+    return kind < 2 ? teams == 1 : kind == 2 ? teams == steps : teams > 1;
+}
+
+static void try_plan(Search *s, int kind, int split, int parts, int own)
+{
+    Found f = { .width = s->sizes->width, .height = s->sizes->height, .steps = s->o->steps };
+    char name[40];
+
+    name_plan(name, sizeof(name), kind, split, parts);
+    if (!fits_plan(kind, parts, s->pool->nb - own, f.steps) || (s->asked && strcmp(s->asked, name)) || !try_one(&f, name, own, s))
+        return;
+    avt_paper_time(&f, &s->work, s->pool, s->sizes);
+    if (!s->found++ || better(&f, s->best))
+        *s->best = f;
+}
+
+static const char *said(const char *option)
+{
+    return option && *option && strcmp(option, "auto") ? option : NULL;
+}
+
+static int try_all(Search *s)
+{
+    const int nb = s->pool->nb, ret = avt_paper_work(&s->work, s->o->steps, s->pool->name[0], s->sizes, s->be);
+
+    for (int parts = 1; parts <= nb && parts <= TEAM_MAX && ret >= 0; parts++)
+        for (int k = 0; k < 4; k++)
+            for (int split = 0; split < (parts > 1 ? 2 : 1); split++)
+                for (int own = 0; own < (s->o->vae_split > 1 ? 1 : 2); own++)       // a VAE that is split shares its devices
+                    try_plan(s, k, split, parts, own);
+    return ret < 0 ? ret : s->found ? 0 : AVT_ERR(EINVAL);
+}
+
+int avt_search_plan(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    BackendOptions quiet = *be;
+    Search s = { .pool = pool, .o = o, .sizes = sizes, .be = &quiet, .asked = said(o->plan), .vae = said(o->vae_device), .best = f };
+    int ret;
+
+    quiet.log = NULL;
+    if (s.asked && !strncmp(s.asked, "sequential+", 11))
+        s.asked += 11;
+    memset(f, 0, sizeof(*f));
+    ret = try_all(&s);
+    if (ret == AVT_ERR(EINVAL))
+        avt_fail(be->log, ret, "no plan of the kind '%s' for %d devices and %d steps; leave plan= away", s.asked ? s.asked : "auto", pool->nb, o->steps);
+    return ret;
+}
+
+/* ---- what fits instead --------------------------------------------------------------------------------------------- */
+
+static int try_instead(Found *f, int w, int h, int steps, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    BackendOptions quiet = *be;
+    PlanOptions other = *o;
+    PlanSizes sized = *sizes;
+
+    quiet.log = NULL;
+    other.steps = steps;
+    sized.width = w;
+    sized.height = h;
+    return avt_search_plan(f, pool, &other, &sized, &quiet) >= 0 && f->lack <= 0;
+}
+
+/* As many of `most` steps as fit at the size asked for, then the largest size for all of them. @return how many were found */
+static int less(Found *list, int max, int most, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    int nb = 0;
+
+    for (int s = most; s >= 2 && nb < max; s--)
+        if (try_instead(&list[nb], sizes->width, sizes->height, s, pool, o, sizes, be)) {
+            nb++;
+            break;
+        }
+    for (int k = 9; k >= 3 && nb < max && !(nb && list[0].steps == o->steps); k--) {        // tenths of each side
+        const int w = sizes->width * k / 10 / 16 * 16, h = sizes->height * k / 10 / 16 * 16;
+
+        if (w >= 64 && h >= 64 && try_instead(&list[nb], w, h, o->steps, pool, o, sizes, be)) {
+            nb++;
+            break;
+        }
+    }
+    return nb;
+}
+
+int avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    PlanOptions other = *o;
+    int nb = less(list, max, o->steps - 1, pool, o, sizes, be);
+
+    other.offload = "weights";
+    if (!said(o->offload))                                          // nobody has said anything about it
+        nb += less(list + nb, max - nb, o->steps, pool, &other, sizes, be);
+    return nb;
+}
+
+void avt_search_options(char *text, size_t size, const Found *f)
+{
+    const PlanRank *vae = &f->plan.rank[f->plan.vae_rank];
+    char plan[40];
+    size_t n = 0;
+    int twice = 0;
+
+    for (int r = 0; r < f->plan.nb_ranks && f->plan.rank[r].pipe >= 0 && n < size; r++) {
+        n += (size_t)snprintf(text + n, size - n, "%s%s", r ? "|" : "devices=", f->plan.rank[r].device);
+        twice |= avt_plan_same_device(&f->plan.rank[r], vae);
+    }
+    snprintf(text + strlen(text), size - strlen(text), ":plan=%s", avt_plan_name(&f->plan, plan, sizeof(plan)));
+    if (vae->pipe < 0)
+        snprintf(text + strlen(text), size - strlen(text), ":vae_device=%s%s", vae->device, twice ? ":own" : "");
+    if (strcmp(f->plan.front_device, vae->device))                  // else it is there by itself
+        snprintf(text + strlen(text), size - strlen(text), ":front_device=%s", f->plan.front_device);
+    if (f->plan.offload)
+        snprintf(text + strlen(text), size - strlen(text), ":offload=weights:resident=%g", f->plan.resident / 1e9);
+    if (f->plan.vae_parts > 1)
+        snprintf(text + strlen(text), size - strlen(text), ":vae_split=%d", f->plan.vae_parts);
+}
