@@ -280,7 +280,7 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
     static Answer a;
     const char *link = o->link ? o->link : "pcie4";
 
-    a.link = cards_link(link);
+    a.link = avt_link_named(link);
     if (!a.link)
         return fprintf(stderr, "avatar: --link: '%s' is not allowed; pcie4, pcie5, nvlink, 100g\n", link), 2;
     if (cards_parse(&a.cards, o->gpus) < 0)

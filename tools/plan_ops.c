@@ -12,7 +12,7 @@
 /* Least seconds of calls of one kind. */
 static double floor_of(const Card *g, const DryCall *c)
 {
-    const Rates rates = cards_published(g);
+    const Rates rates = avt_card_published(g);
 
     return avt_paper_op(c->first.op, c->flops, c->bytes, &rates);
 }

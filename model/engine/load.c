@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/thread.h"
+#include "engine/choose.h"
 #include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/threads.h"
@@ -327,7 +328,7 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
     if (ret >= 0)
         ret = find_room(room, &p, &dry);
     o.room = room;
-    return ret < 0 ? ret : avt_rank_plan(&c->plan, &o, &c->sizes, &dry);
+    return ret < 0 ? ret : avt_choose_plan(&c->plan, &o, &c->sizes, &dry);
 }
 
 /* In both types: what encodes the picture is f32 whatever the precision. */

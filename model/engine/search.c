@@ -237,15 +237,31 @@ static int less(Found *list, int max, int most, const Pool *pool, const PlanOpti
     return nb;
 }
 
+/* Of the offers behind the first `nb`, those that none of these matches in steps and size. @return how many there are then, all together */
+static int keep_better(Found *list, int nb, int more)
+{
+    int kept = nb;
+
+    for (int i = nb; i < nb + more; i++) {
+        int matched = 0;
+
+        for (int k = 0; k < nb; k++)
+            matched |= list[k].steps >= list[i].steps && list[k].width >= list[i].width && list[k].height >= list[i].height;
+        if (!matched)
+            list[kept++] = list[i];
+    }
+    return kept;
+}
+
 int avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
 {
     PlanOptions other = *o;
-    int nb = less(list, max, o->steps - 1, pool, o, sizes, be);
+    const int nb = less(list, max, o->steps - 1, pool, o, sizes, be);
 
     other.offload = "weights";
-    if (!said(o->offload))                                          // nobody has said anything about it
-        nb += less(list + nb, max - nb, o->steps, pool, &other, sizes, be);
-    return nb;
+    if (said(o->offload))
+        return nb;
+    return keep_better(list, nb, less(list + nb, max - nb, o->steps, pool, &other, sizes, be));
 }
 
 void avt_search_options(char *text, size_t size, const Found *f)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/choose.h"
 #include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/threads.h"
@@ -132,7 +133,7 @@ static int plan_memory(AvatarSession *s)
 {
     const Core *c = s->e->core;
     const PlanMemory *m = s->crew.planned;
-    char text[160], who[256];
+    char text[160], who[256], remedy[256];
     Room room = { .nb = 0 };
     Shelf *shelf = c->front.t5.shelf;
     BackendOptions opt = avt_core_backend(c, 1, &s->e->log);
@@ -156,7 +157,10 @@ static int plan_memory(AvatarSession *s)
     avt_crew_room(&s->crew, &room);
     avt_room_add(&room, "cpu", FRAME_QUEUE * s->block_size + slice_size(s) + (size_t)avt_sound_bytes(&s->sound));
     snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
-    return avt_room_check(&room, who, "choose a smaller size=", &s->e->log);
+    if (avt_room_check(&room, who, "", NULL) >= 0)
+        return 0;
+    avt_choose_instead(remedy, sizeof(remedy), c, s->info.width, s->info.height, &s->e->log);
+    return avt_room_check(&room, who, remedy, &s->e->log);
 }
 
 static int open_front(AvatarSession *s)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Cases of tool.py: avatar plan --gpus, which needs neither model nor card."""
 import json
+import re
 import time
 import xml.dom.minidom
 
-from tool_harness import Run, case, fails, require
+from tool_harness import Run, Skip, case, face, fails, media, require
 
 
 def plan(*args):
@@ -104,6 +105,17 @@ def plan_of_a_preset(tmp):
         d, _ = plan('--gpus', '4x24', *args)
         require((d['width'], d['height'], d['steps']) == (640, 384, 2), d)
     fails(Run('plan', '--preset', 'best'), 2, 'preset=best')
+
+
+@case
+def what_does_not_fit_says_what_does(tmp):
+    """A session that is refused names the nearest that fits, and makes nothing smaller by itself."""
+    free = int(re.search(r'MemAvailable: *(\d+)', open('/proc/meminfo').read()).group(1)) * 1024
+    if free > 45e9:
+        raise Skip('this machine has memory for a film of 4096x4096')
+    r = Run('speak', media.wav(tmp / 'a.wav', 7680), face(tmp), '-o', tmp / 'o.nut', '--size', '4096x4096')
+    fails(r, 1, '4096x4096 with', 'GB are free; what fits: size=')
+    require('x' in r.err.split('what fits: size=')[1] and not (tmp / 'o.nut').exists(), r.err)
 
 
 @case

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/rank.h"
+#include "model.h"
 #include "test.h"
 
 #define L 40
@@ -340,19 +341,6 @@ static void tiny_models_are_split(void **state)
 
 /* ---- the published model ------------------------------------------------------------------------------------------------------ */
 
-static void published(PlanSizes *s)
-{
-    memset(s, 0, sizeof(*s));
-    avt_dit_config_published(&s->dit);
-    s->wav2vec2 = (Wav2Vec2Config){ 1024, 24, 16, 4096, { 512, 512, 512, 512, 512, 512, 512 }, 16, 128 };
-    s->umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32,
-                            .vocab = 256384, .dtype = DT_BF16 };
-    s->vae_width = 96;
-    s->dtype = DT_BF16;
-    s->width = 704;
-    s->height = 384;
-}
-
 static double flops_of(const OpStat *stat)
 {
     double sum = 0;
@@ -397,7 +385,7 @@ static void four_small_cards_are_enough(void **state)
     int rank;
 
     (void)state;
-    published(&sizes);
+    test_sizes_published(&sizes);
     REQUIRE_OK(avt_schedule(&set.schedule, 4, 3));
     for (int i = 0; i < PLAN_MAX_RANKS; i++)
         room[i] = 22.15e9;

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* See choose.h. Rates are those of a usual card with as much memory as is free, joined by PCIe 4: they need to be right to each other. */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/cards.h"
+#include "engine/choose.h"
+#include "engine/room.h"
+
+#define INSTEAD 3
+
+static int is_gpu(const char *device)
+{
+    return avt_device_kind(device, strlen(device)) == DEVICE_CUDA;
+}
+
+static void add_device(Pool *pool, const char *device, double room, int other)
+{
+    avt_pool_add(pool, device, avt_card_sized(room / 1.1e9), is_gpu(device) ? room : 0, other);
+}
+
+/* The devices of a plan, in the order of its ranks; `room` as in PlanOptions. */
+static void pool_of(Pool *pool, const Plan *p, const double *room)
+{
+    avt_pool_open(pool, avt_link_named("pcie4"));
+    pool->host = (double)avt_host_memory_left();
+    for (int r = 0; r < p->nb_ranks; r++)
+        if (p->rank[r].pipe >= 0 || avt_pool_find(pool, p->rank[r].device) < 0)
+            add_device(pool, p->rank[r].device, room[r], p->rank[r].pipe < 0);
+    if (avt_pool_find(pool, p->front_device) < 0)
+        add_device(pool, p->front_device, (double)avt_room_left(p->front_device), 1);
+}
+
+/* Is there anything to choose, and are its times known? */
+static int is_open(const Plan *p, const char *plan)
+{
+    int gpus = 0;
+
+    for (int r = 0; r < p->nb_ranks; r++)
+        gpus += is_gpu(p->rank[r].device);
+    return (!plan || !strcmp(plan, "auto")) && gpus == p->nb_ranks && !avt_plan_is_spread(p) && (gpus > 1 || p->offload);
+}
+
+static int search(Plan *p, const Plan *named, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    Found *f = avt_calloc(MEM_ENGINE, 1, sizeof(*f));
+    char text[256];
+    Pool pool;
+    int ret = f ? 0 : AVT_ERR(ENOMEM);
+
+    pool_of(&pool, named, o->room);
+    if (ret >= 0)
+        ret = avt_search_plan(f, &pool, o, sizes, be);
+    if (ret >= 0) {
+        *p = f->plan;
+        avt_log(be->log, LOG_INFO, "plan=auto: %s, %s, %.1f fps on paper at %dx%d", avt_plan_text(p, text, sizeof(text)),
+                f->lack > 0 ? "which lacks least memory" : "the fastest that fits", AVATAR_BLOCK_FRAMES / f->paper.period, sizes->width,
+                sizes->height);
+    }
+    avt_free(f);
+    return ret;
+}
+
+int avt_choose_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    Plan named;
+    const int ret = avt_plan_make(&named, o, be->log);
+
+    if (ret < 0)
+        return ret;
+    return is_open(&named, o->plan) ? search(p, &named, o, sizes, be) : avt_rank_plan(p, o, sizes, be);
+}
+
+/* ---- what fits instead ------------------------------------------------------------------------------------------------ */
+
+/* What each rank's device has left, with the weights that lie there already. */
+static void find_room(double *room, double *host, const Core *c)
+{
+    for (int r = 0; r < c->plan.nb_ranks; r++) {
+        room[r] = (double)avt_room_left(c->plan.rank[r].device);
+        for (int i = 0; i < c->plan.nb_ranks; i++) {
+            PlanMemory m = { 0 };
+
+            if (c->plan.rank[i].process == c->process)
+                avt_rank_weights_count(&m, &c->rank[i]);
+            room[r] += avt_plan_same_device(&c->plan.rank[i], &c->plan.rank[r]) ? (double)m.weights : 0;
+            if (!r)
+                *host += (double)m.host + (is_gpu(c->plan.rank[i].device) ? 0 : (double)m.weights);
+        }
+    }
+}
+
+static void say(char *text, size_t size, const Found *f, const PlanOptions *asked, const PlanSizes *sizes, int on_gpus)
+{
+    size_t n = strlen(text);
+
+    n += (size_t)snprintf(text + n, size - n, "%s", n ? ", or" : "what fits:");
+    if (f->steps != asked->steps && n < size)
+        n += (size_t)snprintf(text + n, size - n, " steps=%d", f->steps);
+    if ((f->width != sizes->width || f->height != sizes->height) && n < size)
+        n += (size_t)snprintf(text + n, size - n, " size=%dx%d", f->width, f->height);
+    if (f->plan.offload && !asked->offload && n < size)
+        n += (size_t)snprintf(text + n, size - n, " offload=weights");
+    if (on_gpus && n < size)
+        snprintf(text + n, size - n, " (%.1f fps on paper)", AVATAR_BLOCK_FRAMES / f->paper.period);
+}
+
+void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log)
+{
+    const PlanOptions o = { .steps = c->plan.steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
+                            .vae_split = c->plan.vae_parts > 1 ? c->plan.vae_parts : 0, .front_device = c->plan.front_device,
+                            .offload = c->plan.offload ? "weights" : NULL, .resident = c->plan.resident / 1e9, .cpu_threads = c->cpu_threads };
+    const BackendOptions be = avt_core_backend(c, 1, log);
+    Found *list = avt_calloc(MEM_ENGINE, INSTEAD, sizeof(*list));
+    double room[PLAN_MAX_RANKS], host = 0;
+    PlanSizes sizes = c->sizes;
+    Pool pool;
+    int nb = 0;
+
+    text[0] = 0;
+    sizes.width = w;
+    sizes.height = h;
+    if (list && !avt_plan_is_spread(&c->plan)) {
+        find_room(room, &host, c);
+        pool_of(&pool, &c->plan, room);
+        pool.host += host;
+        nb = avt_search_instead(list, INSTEAD, &pool, &o, &sizes, &be);
+    }
+    for (int i = 0; i < nb; i++)
+        say(text, size, &list[i], &o, &sizes, is_gpu(c->plan.rank[0].device));
+    if (!nb)
+        snprintf(text, size, "choose a smaller size=");
+    avt_free(list);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* plan=auto: the search, over the devices that are here. */
+#ifndef AVT_CHOOSE_H
+#define AVT_CHOOSE_H
+
+#include "engine/engine.h"
+
+/**
+ * A plan with its layers weighed. Where o->plan is left open and all devices are GPUs of this process, the fastest that fits at the model's own
+ * size of frames; if none does, the one that lacks least. Ranks on CPUs share their cores, so that no way of sharing work is
+ * faster there than another: layer, which takes the least memory. A line of LOG_INFO says what was chosen.
+ * @param o  devices: a list; room: as in PlanOptions, of its plan's ranks
+ * @return 0 or an error (logged to be->log)
+ */
+int  avt_choose_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
+/** "steps=3 fits, size=624x336 fits", or that nothing does: what a session could be instead of frames of w x h, on what the engine's devices have
+ *  left now. On GPUs with frames a second, on paper. */
+void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log);
+
+#endif

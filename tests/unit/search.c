@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The search of plans: what fits is found, the fastest of it is taken, what does not fit comes with what does; and plan=auto is it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/cards.h"
+#include "engine/choose.h"
+#include "model.h"
+#include "test.h"
+
+static const BackendOptions bf16 = { .level = CPU_AUTO, .act = DT_BF16 };
+
+static PlanOptions options(int steps)
+{
+    return (PlanOptions){ .steps = steps, .nb_layers = 40, .nb_heads = 40, .cpu_threads = 8 };
+}
+
+static void cards(Pool *pool, int nb, const char *card, double room)
+{
+    char device[16];
+
+    avt_pool_open(pool, avt_link_named("pcie4"));
+    for (int i = 0; i < nb; i++) {
+        snprintf(device, sizeof(device), "cuda%d", i);
+        avt_pool_add(pool, device, avt_card_named(card, strlen(card)), room, 0);
+    }
+}
+
+/* The case this project began with: 14B, 704x384, cards of 24 GB of which 22.15 can be had, bf16. */
+static void small_cards(void **state)
+{
+    static Found f;
+    PlanSizes sizes;
+    Pool pool;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    for (int nb = 3; nb <= 5; nb++) {
+        const PlanOptions o = options(4);
+
+        cards(&pool, nb, "3090", 22.15e9);
+        REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+        REQUIRE((f.lack > 0) == (nb == 3) && f.steps == 4 && f.width == 704 && f.height == 384 && !f.plan.offload);
+        for (int i = 0; i < nb && nb > 3; i++)
+            REQUIRE(f.used[i] > 1e9 && f.used[i] <= 22.15e9);
+        REQUIRE(nb == 3 || (f.plan.kind == PLAN_LAYER && f.paper.period > 0 && f.paper.first > f.paper.period));
+    }
+}
+
+/* Nothing is taken away by itself: what does not fit says how much it lacks, and what fits is another answer. */
+static void instead(void **state)
+{
+    static Found f, list[4];
+    const PlanOptions o = options(4);
+    PlanSizes sizes;
+    Pool pool;
+    int nb;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    cards(&pool, 1, "a100-80", 75.6e9);
+    REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+    REQUIRE(f.lack > 5e9 && f.lacks == 0 && f.steps == 4 && f.width == 704 && !f.plan.offload);
+    nb = avt_search_instead(list, 4, &pool, &o, &sizes, &bf16);
+    REQUIRE(nb == 3 && list[0].steps == 3 && list[0].width == 704 && list[1].steps == 4 && list[1].width < 704 && list[2].plan.offload);
+    for (int i = 0; i < nb; i++)
+        REQUIRE(list[i].lack <= 0 && list[i].used[0] <= 75.6e9 && list[i].paper.period > 0);
+}
+
+static void host_memory(void **state)
+{
+    static Found f;
+    PlanOptions o = options(4);
+    PlanSizes sizes;
+    Pool pool;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    o.offload = "weights";
+    cards(&pool, 1, "a100-80", 84e9);
+    for (int i = 0; i < 3; i++) {
+        const double host[] = { 0, 20e9, 128e9 };
+
+        pool.host = host[i];
+        REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+        REQUIRE(f.host > 28e9 && (f.lack > 0) == (i == 1) && (i != 1 || f.lacks == LACKS_HOST));
+    }
+}
+
+static void vae_where_it_is_asked_for(void **state)
+{
+    static Found f;
+    PlanOptions o = options(4);
+    PlanSizes sizes;
+    Pool pool;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    cards(&pool, 5, "a100-80", 84e9);
+    o.vae_device = "cuda0";
+    REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+    REQUIRE(!strcmp(f.plan.rank[f.plan.vae_rank].device, "cuda0"));
+    o.vae_device = "cuda7:own";
+    REQUIRE(avt_search_plan(&f, &pool, &o, &sizes, &bf16) == AVT_ERR(EINVAL));
+}
+
+/* On GPUs plan=auto is what avatar plan shows; CPUs have one set of cores, so there layer is as fast as any. */
+static void auto_is_the_search(void **state)
+{
+    static Found f;
+    PlanOptions o = options(4);
+    double room[PLAN_MAX_RANKS];
+    PlanSizes sizes;
+    Pool pool;
+    Plan p;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    for (int i = 0; i < PLAN_MAX_RANKS; i++)
+        room[i] = 84e9;
+    cards(&pool, 5, "a100-80", 84e9);
+    REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+    REQUIRE(f.plan.kind == PLAN_TIMESTEP && f.plan.rank[4].pipe < 0);
+    o.devices = "cuda0|cuda1|cuda2|cuda3|cuda4";
+    o.room = room;
+    REQUIRE_OK(avt_choose_plan(&p, &o, &sizes, &bf16));
+    REQUIRE(p.kind == PLAN_TIMESTEP && p.nb_ranks == 5 && p.rank[4].pipe < 0 && !strcmp(p.rank[4].device, "cuda4"));
+    o.plan = "layer";
+    REQUIRE_OK(avt_choose_plan(&p, &o, &sizes, &bf16));
+    REQUIRE(p.kind == PLAN_LAYER);
+    o = (PlanOptions){ .devices = "cpu|cpu|cpu", .steps = 2, .nb_layers = 40, .nb_heads = 40, .cpu_threads = 8 };
+    REQUIRE_OK(avt_choose_plan(&p, &o, &sizes, &bf16));
+    REQUIRE(p.kind == PLAN_LAYER && p.nb_ranks == 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(small_cards), cmocka_unit_test(instead), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
+        cmocka_unit_test(auto_is_the_search),
+    };
+
+    return test_main("unit/search", tests);
+}
