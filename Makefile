@@ -24,7 +24,7 @@ FOLDERS = kernels kernels/base kernels/cpu kernels/cuda kernels/dry kernels/comm
 LIB_C := $(sort $(wildcard $(FOLDERS:%=$(SRC)/%/*.c)))
 LIB_C := $(filter-out %comm_mpi.c,$(LIB_C))
 ifneq ($(HAVE_ONEDNN),1)
-LIB_C := $(filter-out %onednn.c,$(LIB_C))
+LIB_C := $(filter-out %onednn.c %onednn_items.c,$(LIB_C))
 endif
 ifneq ($(HAVE_AVX2),1)
 LIB_C := $(filter-out %_avx2.c,$(LIB_C))

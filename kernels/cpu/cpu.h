@@ -38,7 +38,7 @@ typedef struct Cpu {                    // Backend.priv
     CpuOp linear8;                      // product of i8: avt_cpu_scaled() unless a level does better
     const char *level8;
     CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
-    void *onednn;                       // engine, stream, primitive cache; owned by onednn.c
+    void *onednn;                       // engine, stream, primitive cache; onednn.h
     char *work;                         // workspace of the call that runs, see avt_cpu_work()
     size_t work_size, work_used, work_most;
     int planned;                        // its size is for good

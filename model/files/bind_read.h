@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The reading half of the binder: a tensor is found, looked at, read and found finite. Inside bind*.c alone.
+ */
+#ifndef AVT_BIND_READ_H
+#define AVT_BIND_READ_H
+
+#include "files/bind.h"
+
+#define BINDER_SHOWN 5                  // problems that are logged
+
+typedef struct Extent {                 // what is wanted of a tensor: runs of neighbouring numbers, evenly apart
+    int64_t first, run, stride, nb;
+} Extent;
+
+void avt_binder_fail(Binder *b, int code);
+/* One sentence on the file; counted, and logged when it is among the first. */
+void avt_binder_complain(Binder *b, const char *fmt, ...) AVT_PRINTF(2, 3);
+/* Nothing more can be read: no memory, or a file that changes. What is wrong *in* a file does not end the search for more. */
+int  avt_binder_stopped(const Binder *b);
+
+/* The tensor `name`; NULL: there is none. */
+const CkptTensor *avt_binder_find(const Binder *b, const char *name);
+/* The same, found fit in every way and marked used; NULL after a problem. */
+const CkptTensor *avt_binder_take(Binder *b, int nd, const int64_t *dim, const char *name);
+
+/* `part` NULL: all of it */
+Extent avt_binder_extent(const CkptTensor *t, const WeightPart *part);
+/*
+ * The values of a tensor, or of a part of it, as its dtype says, copied to b->raw and found finite; NULL after a problem. Valid until the
+ * next one. Of codes always all, and their scales in b->scale.
+ */
+const void *avt_binder_load(Binder *b, const CkptTensor *t, const WeightPart *part);
+/* Room for `size` bytes at *p, which has *have; what was there may be gone. NULL: no memory, which is told. */
+void *avt_binder_grow(Binder *b, void **p, size_t *have, size_t size);
+
+#endif
