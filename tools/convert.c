@@ -19,6 +19,7 @@
 
 #include "base/half.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "engine/engine.h"
 #include "options.h"
 #include "quantize.h"
@@ -54,13 +55,6 @@ typedef struct Convert {
 
 /* ---- what is written ----------------------------------------------------------------------------------------------- */
 
-static int ends_with(const char *s, const char *tail)
-{
-    const size_t n = strlen(s), k = strlen(tail);
-
-    return n >= k && !strcmp(s + n - k, tail);
-}
-
 /* Scales and such of a file of codes, which are made anew or not needed */
 static int lies_beside(const Convert *c, const CkptTensor *t)
 {
@@ -68,7 +62,7 @@ static int lies_beside(const Convert *c, const CkptTensor *t)
     char name[512];
 
     for (size_t i = 0; i < sizeof(tail) / sizeof(tail[0]); i++)
-        if (ends_with(t->name, tail[i])) {
+        if (avt_ends_with(t->name, tail[i])) {
             snprintf(name, sizeof(name), "%.*s.weight", (int)(strlen(t->name) - strlen(tail[i])), t->name);
             return avt_ckpt_find(c->ckpt, name) != NULL;
         }
@@ -86,7 +80,7 @@ static int is_merged(const Convert *c, const CkptTensor *t)
     char module[512];
 
     snprintf(module, sizeof(module), "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
-    return c->lora && t->nd == 2 && ends_with(t->name, ".weight") && avt_lora_has(c->lora, module);
+    return c->lora && t->nd == 2 && avt_ends_with(t->name, ".weight") && avt_lora_has(c->lora, module);
 }
 
 static Item *add(Convert *c, const char *name, const char *tail, const char *type, int nd, const int64_t *dim, size_t element)
@@ -328,7 +322,7 @@ static int write_text(Convert *c, const char *name, const char *text)
 /* A file of the transformer's after the other; with several an index of them */
 static int write_transformer(Convert *c)
 {
-    const int whole = !ends_with(c->dir.dit, ".json");
+    const int whole = !avt_ends_with(c->dir.dit, ".json");
     char *map = avt_strdup(MEM_MISC, ""), *index = NULL;
     const CkptFile *seen[512];
     int nb_seen = 0, first = 1, ret = map ? 0 : AVT_ERR(ENOMEM);

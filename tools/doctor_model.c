@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "doctor.h"
 #include "engine/engine.h"
 #include "files/lora.h"
@@ -19,18 +20,6 @@
 #define DOCTOR_READ ((size_t)2 << 30)
 #define PIECE       ((size_t)4 << 20)
 #define PROMPT_MAX  512                             // tokens that the text encoder reads
-
-typedef struct Reason {
-    char text[200];
-} Reason;
-
-static void keep_reason(void *opaque, int level, const char *text)
-{
-    Reason *r = opaque;
-
-    if (level == LOG_ERROR)
-        snprintf(r->text, sizeof(r->text), "%s", text);
-}
 
 /* ---- numbers ----------------------------------------------------------------------------------------------------------- */
 
@@ -62,7 +51,7 @@ static int tensor_is_bad(const CkptTensor *t, char *piece, const Log *log)
 static void scan_numbers(Findings *f, const char *name, const Ckpt *c, size_t *budget)
 {
     Reason why = { "" };
-    const Log log = { keep_reason, &why, LOG_ERROR };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
     void *piece = malloc(PIECE);
     int64_t nb = 0, all = avt_ckpt_nb(c);
     int ret = 0;
@@ -88,17 +77,10 @@ static void scan_numbers(Findings *f, const char *name, const Ckpt *c, size_t *b
 
 /* ---- files ------------------------------------------------------------------------------------------------------------- */
 
-static int has_end(const char *name, const char *end)
-{
-    const size_t n = strlen(name), m = strlen(end);
-
-    return n >= m && !strcmp(name + n - m, end);
-}
-
 static void look_at_part(Findings *f, const ModelDir *m, int i, const char *name, const char *path, size_t *budget)
 {
     Reason why = { "" };
-    const Log log = { keep_reason, &why, LOG_ERROR };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
     Ckpt *c = NULL;
 
     if (!path) {
@@ -183,7 +165,7 @@ static int count_pairs(const Lora *l, const Ckpt *dit, int *wanted)
         char module[200];
         const char *name = avt_ckpt_get(dit, i)->name;
 
-        if (!has_end(name, ".weight"))
+        if (!avt_ends_with(name, ".weight"))
             continue;
         snprintf(module, sizeof(module), "%.*s", (int)(strlen(name) - strlen(".weight")), name);
         if (!avt_lora_is_target(module))
@@ -242,7 +224,7 @@ static void look_at_lora(Findings *f, const ToolOptions *o, const ModelDir *m)
     const int said = o->engine.lora && strcmp(o->engine.lora, "auto");
     const char *path = said ? o->engine.lora : m->lora;
     Reason why = { "" };
-    const Log log = { keep_reason, &why, LOG_ERROR };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
     Ckpt *dit = NULL;
     Lora *l = NULL;
 
@@ -298,7 +280,7 @@ static void look_at_prompt(Findings *f, const ToolOptions *o, const ModelDir *m)
 void doctor_model(Findings *f, const ToolOptions *o)
 {
     Reason why = { "" };
-    const Log log = { keep_reason, &why, LOG_ERROR };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
     char folder[PATH_MAX];
     size_t budget = o->full ? SIZE_MAX : DOCTOR_READ;
     const char *name, *path;

@@ -27,6 +27,14 @@ void avt_log(const Log *log, int level, const char *fmt, ...)
     va_end(ap);
 }
 
+void avt_keep_reason(void *opaque, int level, const char *text)
+{
+    Reason *r = opaque;
+
+    if (level == LOG_ERROR)
+        snprintf(r->text, sizeof(r->text), "%s", text);
+}
+
 int avt_fail(const Log *log, int code, const char *fmt, ...)
 {
     va_list ap;

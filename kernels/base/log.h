@@ -28,6 +28,12 @@ void avt_log(const Log *log, int level, const char *fmt, ...) AVT_PRINTF(3, 4);
 /** Log an error line and return `code`: `return avt_fail(log, AVT_ERR(EINVAL), "...")`. */
 int avt_fail(const Log *log, int code, const char *fmt, ...) AVT_PRINTF(3, 4);
 
+/* A log that keeps its last error line: Log log = { avt_keep_reason, &reason, LOG_ERROR }. */
+typedef struct Reason {
+    char text[200];                     // "": there was none
+} Reason;
+void avt_keep_reason(void *opaque, int level, const char *text);
+
 /** A caller's mistake: log the condition, return EINVAL; debug builds (AVT_DEBUG) stop there. */
 #define AVT_REQUIRE(log, cond)                                                                        \
     do {                                                                                              \

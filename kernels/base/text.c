@@ -47,3 +47,10 @@ void avt_printable(char *dst, size_t size, const char *src)
     }
     dst[at] = 0;
 }
+
+int avt_ends_with(const char *text, const char *end)
+{
+    const size_t n = strlen(text), m = strlen(end);
+
+    return n >= m && !strcmp(text + n - m, end);
+}

@@ -14,4 +14,7 @@ double avt_number(const char *text, char **end);
  */
 void avt_printable(char *dst, size_t size, const char *src);
 
+/** Does `text` end with `end`? */
+int avt_ends_with(const char *text, const char *end);
+
 #endif

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/text.h"
 #include "files/ckpt.h"
 #include "files/file.h"
 #include "files/json.h"
@@ -34,13 +35,6 @@ struct Ckpt {
 };
 
 /* ---- files --------------------------------------------------------------------------------------------------------- */
-
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), m = strlen(end);
-
-    return n >= m && !strcmp(s + n - m, end);
-}
 
 static void close_file(CkptFile *f)
 {
@@ -157,7 +151,7 @@ static int read_file(Ckpt *c, const CkptFile *f, const Log *log)
 
     if (ret < 0)
         return ret;
-    if (ends_with(f->name, ".incomplete") || ends_with(f->name, ".part"))
+    if (avt_ends_with(f->name, ".incomplete") || avt_ends_with(f->name, ".part"))
         return avt_fail(log, AVT_INVALID, "%s: is a download that did not finish (%lld bytes so far); download it again", f->path,
                         (long long)f->size);
     if (!memcmp(head, "version https://git-lfs", 23))
@@ -252,7 +246,7 @@ static int check_shard_name(const Ckpt *c, const Json *shard, const Log *log)
 {
     const char *name = shard->type == JSON_TEXT ? shard->text : "no text";
 
-    if (strpbrk(name, "/\\") || strstr(name, "..") || !ends_with(name, ".safetensors"))
+    if (strpbrk(name, "/\\") || strstr(name, "..") || !avt_ends_with(name, ".safetensors"))
         return avt_fail(log, AVT_INVALID, "%s: tensor %s: its shard must be the bare name of a .safetensors file, but is %.100s",
                         c->path, shard->key, name);
     return 0;
@@ -360,7 +354,7 @@ int avt_ckpt_open(Ckpt **out, const char *path, const Log *log)
 {
     int ret = new_ckpt(out, path);
 
-    if (ret >= 0 && ends_with(path, ".index.json")) {
+    if (ret >= 0 && avt_ends_with(path, ".index.json")) {
         ret = read_index(*out, log);
     } else if (ret >= 0) {
         ret = add_file(*out, path, log);

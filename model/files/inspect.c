@@ -55,18 +55,6 @@ static const char *short_number(char buf[32], double v)
 
 /* ---- one line per file --------------------------------------------------------------------------------------------- */
 
-typedef struct Reason {
-    char text[200];
-} Reason;
-
-static void keep_reason(void *opaque, int level, const char *text)
-{
-    Reason *r = opaque;
-
-    if (level == LOG_ERROR)
-        snprintf(r->text, sizeof(r->text), "%s", text);
-}
-
 /* The complaint without the path in front of it. */
 static void say_unreadable(Text *t, const char *name, const Reason *r)
 {
@@ -120,7 +108,7 @@ static void say_plain(Text *t, const char *name, const char *path)
 static int say_part(Text *t, const ModelDir *m, int i, const char *name, const char *path)
 {
     Reason why = { "" };
-    const Log log = { keep_reason, &why, LOG_ERROR };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
     Ckpt *c;
 
     if (!path) {
@@ -146,7 +134,7 @@ static int say_part(Text *t, const ModelDir *m, int i, const char *name, const c
 static int say_lora(Text *t, const ModelDir *m)
 {
     Reason why = { "" };
-    const Log log = { keep_reason, &why, LOG_ERROR };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
     const char *name = m->lora ? m->lora + strlen(m->dir) + 1 : "liveavatar.safetensors";
     Lora *l;
 

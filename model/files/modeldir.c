@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "files/modeldir.h"
@@ -99,16 +100,9 @@ static int find_part(ModelDir *m, const Part *p)
     return 0;
 }
 
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), m = strlen(end);
-
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 int avt_modeldir_has_weights(const char *name)
 {
-    return ends_with(name, ".safetensors") || ends_with(name, ".pth") || ends_with(name, ".index.json") || ends_with(name, ".gguf");
+    return avt_ends_with(name, ".safetensors") || avt_ends_with(name, ".pth") || avt_ends_with(name, ".index.json") || avt_ends_with(name, ".gguf");
 }
 
 /* A GGUF file becomes the part that it can be; where there is one already, nobody can say which is meant. */
@@ -131,7 +125,7 @@ static int find_gguf(ModelDir *m, const Log *log)
     int ret = 0;
 
     for (struct dirent *e; d && ret >= 0 && (e = readdir(d));)
-        if (ends_with(e->d_name, ".gguf") && exists(m->dir, e->d_name, ""))
+        if (avt_ends_with(e->d_name, ".gguf") && exists(m->dir, e->d_name, ""))
             ret = take_gguf(m, e->d_name, log);
     if (d)
         closedir(d);
