@@ -15,6 +15,7 @@
 #include <libavutil/imgutils.h>
 #include <libswscale/swscale.h>
 
+#include "curves.h"
 #include "doctor.h"
 #include "nets/picture.h"
 #include "reader.h"
@@ -312,41 +313,30 @@ static void judge_offset(Findings *d, Film *f)
 
 /* ---- curves -------------------------------------------------------------------------------------------------------- */
 
-static void curve(FILE *out, const Film *f, size_t field, const char *name, int row)
+typedef struct Field {                  // one number of each frame
+    const Film *film;
+    size_t at;                          // in Frame
+} Field;
+
+static double field_of(const void *opaque, int64_t i)
 {
-    float lo = INFINITY, hi = -INFINITY;
-    const int64_t step = f->nb / 1000 + 1;
+    const Field *f = opaque;
 
-    for (int64_t i = 0; i < f->nb; i++) {
-        const float v = *(const float *)((const char *)&f->frame[i] + field);
-
-        lo = v < lo ? v : lo;
-        hi = v > hi ? v : hi;
-    }
-    fprintf(out, "<text x=\"8\" y=\"%d\">%s: %.3g to %.3g</text>\n<polyline fill=\"none\" stroke=\"#1f6fb4\" points=\"", row * 110 + 20, name, lo, hi);
-    for (int64_t i = 0; i < f->nb; i += step) {
-        const float v = *(const float *)((const char *)&f->frame[i] + field);
-
-        fprintf(out, "%.1f,%.1f ", 8 + 984.0 * (double)i / (double)f->nb, row * 110 + 105 - 75 * (hi > lo ? (v - lo) / (hi - lo) : 0));
-    }
-    fprintf(out, "\"/>\n");
+    return *(const float *)((const char *)&f->film->frame[i] + f->at);
 }
 
 static int draw(const Film *f, const char *path)
 {
-    FILE *out = fopen(path, "w");
+    static const struct {
+        size_t at;
+        const char *name;
+    } curves[] = { { offsetof(Frame, sharpness), "sharpness" }, { offsetof(Frame, luma), "brightness" }, { offsetof(Frame, motion), "motion" },
+                   { offsetof(Frame, mouth), "motion of the mouth" }, { offsetof(Frame, loud), "loudness, dB" } };
+    FILE *out = curves_open(path, 5);
 
-    if (!out)
-        return -1;
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1000\" height=\"560\" font-family=\"sans-serif\" font-size=\"13\">\n"
-            "<rect width=\"1000\" height=\"560\" fill=\"white\"/>\n");
-    curve(out, f, offsetof(Frame, sharpness), "sharpness", 0);
-    curve(out, f, offsetof(Frame, luma), "brightness", 1);
-    curve(out, f, offsetof(Frame, motion), "motion", 2);
-    curve(out, f, offsetof(Frame, mouth), "motion of the mouth", 3);
-    curve(out, f, offsetof(Frame, loud), "loudness, dB", 4);
-    fprintf(out, "</svg>\n");
-    return fclose(out);
+    for (int i = 0; i < 5 && out; i++)
+        curves_add(out, i, curves[i].name, f->nb, NAN, field_of, &(Field){ f, curves[i].at });
+    return out ? curves_close(out) : -1;
 }
 
 /* ---- all of it ----------------------------------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "curves.h"
 #include "options.h"
 #include "speak.h"
 #include "stats_in.h"
@@ -267,44 +268,34 @@ static double busy_of(const StatsLine *l, int rank)
     return all > 0 ? 100 * (1 - l->rank[rank].ms[STAGE_WAIT] / all) : 0;
 }
 
-/* kind: 0 fps, 1 ms of a block, 2 sound ahead, 3 and up: how busy a rank is */
-static double value_of(const StatsLine *l, int kind)
-{
-    return kind == 0 ? l->fps : kind == 1 ? l->block_ms : kind == 2 ? l->ahead_ms : kind - 3 < l->nb_ranks ? busy_of(l, kind - 3) : 0;
-}
+typedef struct Curve {
+    const Lines *all;
+    int kind;                           // 0 fps, 1 ms of a block, 2 sound ahead, 3 and up: how busy a rank is
+} Curve;
 
-static void curve(FILE *out, const Lines *all, int kind, int row)
+static double value_of(const void *opaque, int64_t i)
 {
-    static const char *const names[] = { "frames a second", "ms of a block", "ms that the sound is ahead" };
-    const int64_t step = all->nb / 1000 + 1;
-    double hi = 0;
+    const Curve *c = opaque;
+    const StatsLine *l = &c->all->l[i];
 
-    for (int64_t i = 0; i < all->nb; i++)
-        hi = value_of(&all->l[i], kind) > hi ? value_of(&all->l[i], kind) : hi;
-    if (kind < 3)
-        fprintf(out, "<text x=\"8\" y=\"%d\">%s, 0 to %.4g</text>\n", row * 110 + 20, names[kind], hi);
-    else
-        fprintf(out, "<text x=\"8\" y=\"%d\">rank %d, %s: %% busy, 0 to %.3g</text>\n", row * 110 + 20, kind - 3, all->l[0].rank[kind - 3].device, hi);
-    fprintf(out, "<polyline fill=\"none\" stroke=\"#1f6fb4\" points=\"");
-    for (int64_t i = 0; i < all->nb; i += step)
-        fprintf(out, "%.1f,%.1f ", 8 + 984.0 * (double)i / (double)(all->nb > 1 ? all->nb - 1 : 1),
-                row * 110 + 105 - (hi > 0 ? 78 * value_of(&all->l[i], kind) / hi : 0));
-    fprintf(out, "\"/>\n");
+    return c->kind == 0 ? l->fps : c->kind == 1 ? l->block_ms : c->kind == 2 ? l->ahead_ms : c->kind - 3 < l->nb_ranks ? busy_of(l, c->kind - 3) : 0;
 }
 
 static int plot(const Lines *all, const char *path)
 {
+    static const char *const names[] = { "frames a second", "ms of a block", "ms that the sound is ahead" };
     const int rows = 3 + all->l[0].nb_ranks;
-    FILE *out = fopen(path, "w");
+    FILE *out = curves_open(path, rows);
 
-    if (!out)
+    for (int i = 0; i < rows && out; i++) {
+        char rank[80];
+
+        snprintf(rank, sizeof(rank), "rank %d, %.40s: %% busy", i - 3, i < 3 ? "" : all->l[0].rank[i - 3].device);
+        curves_add(out, i, i < 3 ? names[i] : rank, all->nb, 0, value_of, &(Curve){ all, i });
+    }
+    if (!out || curves_close(out) < 0)
         return fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1;
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1000\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"
-            "<rect width=\"1000\" height=\"%d\" fill=\"white\"/>\n", rows * 110 + 10, rows * 110 + 10);
-    for (int i = 0; i < rows; i++)
-        curve(out, all, i, i);
-    fprintf(out, "</svg>\n");
-    return fclose(out) ? 1 : 0;
+    return 0;
 }
 
 int cmd_plot(int argc, char **argv)

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Curves one above the other, as a picture in SVG. */
+#ifndef AVT_TOOL_CURVES_H
+#define AVT_TOOL_CURVES_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+/** Begin a picture of `rows` curves. @return NULL with errno when it cannot be written */
+FILE *curves_open(const char *path, int rows);
+/**
+ * A curve of nb values, value(opaque, i), of which a thousand at most are drawn, with its name and range beside it.
+ * @param lo  where the curve's range begins; NAN: at its least value
+ */
+void  curves_add(FILE *out, int row, const char *name, int64_t nb, double lo, double (*value)(const void *opaque, int64_t i), const void *opaque);
+/** @return 0, or -1 with errno */
+int   curves_close(FILE *out);
+
+#endif
