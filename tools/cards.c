@@ -17,13 +17,12 @@
 #define USABLE_STACKED 1.05
 #define CONTEXT 0.6e9                       // of a card that is here, and says what is free: what our own will take beside the plan
 
-/* "24", "24gb" -> 24; 0: no size */
-static double size_of(const char *p, size_t len)
+double cards_size(const char *p, size_t len)
 {
     char *end = NULL;
     const double gb = strtod(p, &end);
 
-    if (end == p || gb < 1 || gb > 1024)
+    if (end == p || gb < 1 || gb > 65536)
         return 0;
     if (end < p + len && tolower((unsigned char)*end) == 'g')
         end += end + 1 < p + len && tolower((unsigned char)end[1]) == 'b' ? 2 : 1;
@@ -38,7 +37,7 @@ static int add_group(Cards *c, const char *p, size_t len)
     const char *what = end > p && *end == 'x' ? end + 1 : p;
     const size_t left = len - (size_t)(what - p);
     const Card *card = avt_card_named(what, left);
-    const double gb = card ? card->gb : size_of(what, left);
+    const double gb = card ? card->gb : cards_size(what, left);
 
     if (what == p)
         count = 1;

@@ -14,6 +14,8 @@ typedef struct Cards {
 
 /** "4x24", "2x48+1x24", "4x4090", "h100", "here" (the driver is asked). @return 0, or -1 after a sentence on stderr */
 int  cards_parse(Cards *c, const char *text);
+/** GB, of the `len` characters of "24", "24G", "24gb"; 0: no size, or not from 1 to 65536. */
+double cards_size(const char *p, size_t len);
 /** The cards as cuda0, cuda1, ... with such a link between them. */
 void cards_pool(Pool *pool, const Cards *cards, const Link *link);
 

@@ -8,7 +8,7 @@
 typedef struct ToolOptions {
     AvatarOptions engine;
     AvatarLook look;
-    const char *preset, *output, *container, *video_codec, *audio_codec, *input_format, *picture, *gpu, *gpus, *link, *memory;
+    const char *preset, *output, *container, *video_codec, *audio_codec, *input_format, *picture, *gpus, *link, *memory, *host_memory;
     const char *positional[4];
     int nb_positional;
     int quiet, help, json, ops, full, quick, manifest, record, damage;

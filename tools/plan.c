@@ -159,7 +159,7 @@ static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, con
     Plan plan;
     int ret;
 
-    if (o->gpu && cards_parse(&cards, o->gpu) < 0)
+    if (o->gpus && cards_parse(&cards, o->gpus) < 0)
         return 2;
     snprintf(own, sizeof(own), "%s:own", device);
     ret = avt_plan_make(&plan, &(PlanOptions){ .plan = "sequential", .devices = device, .vae_device = own, .steps = steps,
@@ -169,7 +169,7 @@ static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, con
     if (ret >= 0)
         ret = avt_rank_item(&calls, &nb, &set, sizes, opt);
     if (ret >= 0)
-        plan_print_ops(calls, nb, o->gpu ? cards.card[0] : NULL, o->json);
+        plan_print_ops(calls, nb, o->gpus ? cards.card[0] : NULL, o->json);
     avt_free(calls);
     return ret < 0;
 }
@@ -197,6 +197,28 @@ static int read_room(double *room, const char *text)
     for (int i = nb; i < PLAN_MAX_RANKS; i++)
         room[i] = nb == 1 ? room[0] : 0;
     return 0;
+}
+
+int plan_read_host(double *bytes, const ToolOptions *o)
+{
+    const double gb = o->host_memory ? cards_size(o->host_memory, strlen(o->host_memory)) : 0;
+
+    *bytes = gb * GB;
+    if (o->host_memory && gb <= 0)
+        return fprintf(stderr, "avatar: --host-memory: '%s' is not allowed; GB (10^9) that the host has for the plan: 128, 128G\n", o->host_memory), -1;
+    return 0;
+}
+
+/* 1 when the host has less than what the plan puts there, after a sentence. */
+static int lacks_host(const Room *room, double bytes)
+{
+    const double need = (double)avt_room_of(room, "cpu");
+
+    if (bytes <= 0 || need <= bytes)
+        return 0;
+    fprintf(stderr, "avatar: --host-memory: the plan would take %.2f GB of the host's memory, of %.2f; take more, a smaller --size, or --offload none\n",
+            need / GB, bytes / GB);
+    return 1;
 }
 
 /* 1 when a device has too little, after a sentence. */
@@ -240,8 +262,11 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
 {
     char text[256];
     Room room = { .nb = 0 };
-    int ret;
+    double host;
+    int ret = plan_read_host(&host, o);
 
+    if (ret < 0)
+        return 2;
     avt_plan_text(plan, text, sizeof(text));
     if (o->json)
         printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text,
@@ -259,7 +284,7 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         print_left(&room, o->json);
     if (o->json)
         printf("}\n");
-    return ret < 0;
+    return ret < 0 || lacks_host(&room, host);
 }
 
 /* Processes that mpirun started beside this one, when it did; else as many as somebody plans for on paper. */
@@ -294,7 +319,7 @@ int cmd_plan(int argc, char **argv)
         return ret;
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--offload O] [--resident GB] [--memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpu CARD] [--json] ...: operations of one block at "
+                "[--vae-device D] [--front-device D] [--precision P] [--offload O] [--resident GB] [--memory GB] [--host-memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [--host-memory 128G] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpus CARD] [--json] ...: operations of one block at "
                 "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
         return o.help ? 0 : 2;
     }
@@ -307,7 +332,7 @@ int cmd_plan(int argc, char **argv)
         return 2;
     sizes.width = o.look.out_width;
     sizes.height = o.look.out_height;
-    if (o.gpus)
+    if (o.gpus && !o.ops)
         return plan_for_cards(&o, &sizes, &tool_log);
     p = (PlanOptions){ .plan = o.engine.plan, .vae_split = o.engine.vae_split, .devices = o.engine.devices, .steps = steps,
                        .vae_device = o.engine.vae_device, .front_device = o.engine.front_device, .offload = o.engine.offload,

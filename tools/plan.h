@@ -15,6 +15,8 @@ int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log);
 int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
 /** Bytes of this machine's memory that the plan of these options takes, weights included, or an error. */
 int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look);
+/** --host-memory, bytes; 0: not said. @return 0, or -1 after a sentence on stderr */
+int plan_read_host(double *bytes, const ToolOptions *o);
 /** Memory of a rank or of the front as an object of JSON. */
 void plan_json_memory(const char *device, const PlanMemory *m);
 /** avatar plan --gpus: plan_gpus.c. @return exit code */

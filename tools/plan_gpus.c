@@ -74,6 +74,26 @@ static void show_cards(const Answer *a)
     }
 }
 
+static void show_host(const Answer *a)
+{
+    const double used = a->best.host, room = a->pool.host;
+
+    if (used <= 0)
+        return;
+    printf("host    layers on their way, encoders on the CPU: %.2f GB", used / GB);
+    if (room > 0)
+        printf(" of %.2f%s", room / GB, used > room ? "  TOO MUCH" : "");
+    printf("\n");
+}
+
+static void show_lack(const Found *f)
+{
+    if (f->lacks == LACKS_HOST)
+        printf("the host lacks %.2f GB: layers from there need it, or --offload none and more cards\n", f->lack / GB);
+    else
+        printf("cuda%d lacks %.2f GB\n", f->lacks, f->lack / GB);
+}
+
 static void show_time(const Answer *a)
 {
     const Paper *p = &a->best.paper;
@@ -111,8 +131,9 @@ static void show(const Answer *a, const PlanSizes *sizes)
     printf("%s, %dx%d, %d steps: %s\n", avt_plan_text(&f->plan, text, sizeof(text)), f->width, f->height, f->steps,
            f->lack > 0 ? "does NOT fit" : "fits");
     show_cards(a);
+    show_host(a);
     if (f->lack > 0)
-        printf("cuda%d lacks %.2f GB\n", f->lacks, f->lack / GB);
+        show_lack(f);
     else
         show_time(a);
     if (sizes->dit.nb_layers == 40 && (a->cards.nb == 4 || a->cards.nb == 5) && a->cards.usable[0] < fsdp_gb * GB)
@@ -134,8 +155,8 @@ static void show_json(const Answer *a, const char *precision)
     for (int i = 1; i < a->cards.nb; i++)
         least = a->cards.usable[i] < least ? a->cards.usable[i] : least;
     printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"fits\": %s, \"fps\": %.3f, \"first_frame\": %.3f, \"exchange\": %.6f, "
-           "\"usable\": %.0f, \"bound\": \"%s\", \"options\": \"%s\", \"ranks\": [", avt_plan_text(&f->plan, text, sizeof(text)), precision, f->width,
-           f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, f->paper.exchange, least, f->paper.bound, a->options);
+           "\"usable\": %.0f, \"host\": %.0f, \"bound\": \"%s\", \"options\": \"%s\", \"ranks\": [", avt_plan_text(&f->plan, text, sizeof(text)), precision, f->width,
+           f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, f->paper.exchange, least, f->host, f->paper.bound, a->options);
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         printf(r ? ", " : "");
         plan_json_memory(f->plan.rank[r].device, &f->memory[r]);
@@ -286,6 +307,10 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
     if (cards_parse(&a.cards, o->gpus) < 0)
         return 2;
     cards_pool(&a.pool, &a.cards, a.link);
+    if (plan_read_host(&a.pool.host, o) < 0)
+        return 2;
+    if (!o->host_memory && a.cards.here)
+        a.pool.host = (double)avt_host_memory_left();
     if (search(&a, o, sizes, log) < 0)
         return 1;
     if (o->json)

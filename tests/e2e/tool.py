@@ -337,9 +337,9 @@ def inspect_and_plan(tmp):
     assert one['state'] < 47e9 < 1.9 * one['state'] < wide['state'], (one, wide)
     ops = json.loads(Run('plan', '--devices', 'cuda0', '--ops', '--json').out)
     assert ops['calls'] == sum(o['calls'] for o in ops['ops']) <= 750 and abs(ops['flops'] / 120.8e12 - 1) < 1e-2, ops['calls']
-    floor = json.loads(Run('plan', '--devices', 'cuda0', '--ops', '--gpu', 'h100', '--json').out)
+    floor = json.loads(Run('plan', '--devices', 'cuda0', '--ops', '--gpus', 'h100', '--json').out)
     assert floor['gpu'] == 'h100' and 120 < floor['floor_ms'] < 240 and floor['floor_ms'] > 1e3 * floor['flops'] / 989e12
-    fails(Run('plan', '--ops', '--gpu', 'h1'), 2, 'h1')
+    fails(Run('plan', '--ops', '--gpus', 'h1'), 2, 'h1')
     assert b'attention' in Run('plan', '--model', A.model, '--size', '64x64', '--ops').out
     for args in (('--help',), ('speak', '--help'), ('plan', '--help'), ('inspect', '--help'), ('--version',)):
         r = Run(*args)

@@ -95,6 +95,20 @@ def plan_with_the_front_elsewhere(tmp):
 
 
 @case
+def plan_of_host_memory(tmp):
+    """Layers that wait in the host's memory need room there, on paper as on the machine."""
+    args = ('--gpus', '1x80', '--size', '704x384', '--offload', 'weights', '--host-memory')
+    d, _ = plan(*args, '128G')
+    require(d['fits'] and 28e9 < d['host'] < 29e9, d['host'])
+    require(plan(*args, '29')[0]['fits'] and not plan(*args, '28')[0]['fits'], 'the limit')
+    r = Run('plan', *args, '20')
+    require(r.ret == 1 and b'28.12 GB of 20.00  TOO MUCH' in r.out and b'the host lacks 8.12 GB' in r.out, r.out)
+    fails(Run('plan', '--devices', 'cuda0', '--offload', 'weights', '--host-memory', '20'), 1, '--host-memory', 'of 20.00')
+    for words in ('x', '0', '-1', '128T'):
+        fails(Run('plan', '--gpus', '1x80', '--host-memory', words), 2, '--host-memory')
+
+
+@case
 def plan_of_a_preset(tmp):
     """The four set-ups by name; what is said besides wins, in front of it or behind."""
     for name, size, steps in (('preview', (384, 256), 3), ('standard', (704, 384), 4), ('long', (688, 368), 4), ('quality', (704, 384), 4)):
