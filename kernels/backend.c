@@ -24,11 +24,6 @@ DType avt_device_act(const char *device, CpuLevel level)
     return !strcmp(device, "cpu") ? avt_cpu_act(level) : DT_F32;
 }
 
-int avt_device_has_codes(const char *device, DType type)
-{
-    return avt_is_code(type) && avt_device_kind(device, strlen(device)) == DEVICE_HOST;
-}
-
 size_t avt_device_staging(const char *device)
 {
     return avt_device_kind(device, strlen(device)) == DEVICE_CUDA ? CUDA_STAGING : 0;

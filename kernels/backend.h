@@ -193,8 +193,6 @@ DType avt_device_act(const char *device, CpuLevel level);
 /** Indices N of the GPUs, cudaN, that can be used: *index gets up to `most`. Where the plugin is and there are none, a line of LOG_INFO says
  *  why. @return how many */
 int avt_devices_found(int *index, int most, const Log *log);
-/** Whether a device has products of codes of this type. */
-int avt_device_has_codes(const char *device, DType type);
 /** Bytes of host memory that a queue on a device takes, besides what is planned for it: pinned memory on the way to a GPU. */
 size_t avt_device_staging(const char *device);
 

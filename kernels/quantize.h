@@ -26,18 +26,6 @@
 #include "base/half.h"
 #include "tensor.h"
 
-#define CODE_GROUP 256
-
-/** Numbers of a group that R turns in a row of k codes of `type`: 1, it leaves them alone. */
-static inline int64_t avt_code_group(DType type, int64_t k)
-{
-    int64_t g = 1;
-
-    while (type == DT_I8 && g < CODE_GROUP && k % (4 * g) == 0)
-        g *= 4;
-    return g;
-}
-
 /* to = one H4 of from's four quarters, interleaved: after log4(g) of these each number is back in its place. */
 static inline void avt_rotate_step(float *restrict to, const float *restrict from, int64_t g)
 {

@@ -42,6 +42,18 @@ static inline int avt_is_code(DType t)
     return t == DT_I8 || t == DT_F8_E4M3;
 }
 
+#define CODE_GROUP 256
+
+/** Numbers of a group that quantize.h's R turns in a row of k codes of `type`: 1, it leaves them alone. */
+static inline int64_t avt_code_group(DType type, int64_t k)
+{
+    int64_t g = 1;
+
+    while (type == DT_I8 && g < CODE_GROUP && k % (4 * g) == 0)
+        g *= 4;
+    return g;
+}
+
 /** Elements first .. first + nb - 1 of an array in host memory, of any type and alignment, to f32. Spreads over the cores. */
 void avt_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);
 

@@ -357,7 +357,7 @@ int cmd_plan(int argc, char **argv)
         return 1;
     snprintf(first, sizeof(first), "%s", plan.rank[0].device);
     opt.act = avt_plan_act(&plan, opt.level, NULL);
-    if (avt_options_precision(&opt, o.engine.precision, &tool_log) < 0 || avt_plan_has_codes(&plan, opt.product, &tool_log) < 0)
+    if (avt_options_precision(&opt, o.engine.precision, &tool_log) < 0)
         return 1;
     if (o.ops)
         return plan_ops(&o, &sizes, steps, first, &opt);

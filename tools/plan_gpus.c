@@ -286,8 +286,6 @@ static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const
 
     if (ret >= 0)
         ret = avt_search_plan(&a->best, &a->pool, &p, sizes, &be);
-    if (ret >= 0)
-        ret = avt_plan_has_codes(&a->best.plan, be.product, log);
     if (ret < 0)
         return ret;
     avt_search_options(a->options, sizeof(a->options), &a->best);

@@ -275,13 +275,6 @@ static void cuda_wait(Backend *be, Mark m)
 
 typedef int (*Op)(Backend *be, const OpCall *c);
 
-/* See avt_device_has_codes(): who plans does not come here. */
-static int no_codes(Backend *be, const OpCall *c)
-{
-    avt_backend_fail(be, AVT_ERR(ENOSYS), "%s: %s is not written for it yet; use precision=bf16", be->device, avt_op_name(c->op));
-    return AVT_ERR(ENOSYS);
-}
-
 /* Without a default: the compiler names an op that is not here. */
 static Op op_of(OpId op)
 {
@@ -321,7 +314,7 @@ static Op op_of(OpId op)
     case OP_COUNT_NONFINITE:
         return avt_cuda_count_nonfinite;
     case OP_QUANTIZE:
-        return no_codes;
+        return avt_cuda_quantize;
     case OP_NB:
         break;
     }
@@ -377,6 +370,11 @@ static int dnn_open(Backend *be)
     return ret < 0 ? ret : avt_cuda_check_dnn(be, cudnnSetStream(cuda->dnn, cuda->stream), "giving cuDNN the stream");
 }
 
+static int wants_dnn(const OpCall *c)
+{
+    return c->op == OP_CONV3D || ((c->op == OP_LINEAR || c->op == OP_LINEAR_GROUP) && avt_is_code(c->x.dtype));
+}
+
 /* Everything that the call wants is there, or is made. */
 static int make_ready(Backend *be, const OpCall *c)
 {
@@ -388,7 +386,7 @@ static int make_ready(Backend *be, const OpCall *c)
         be->workspace_peak = want;
     if (ret >= 0 && want > cuda->workspace_size)
         ret = cuda->planned ? AVT_ERR(ENOMEM) : workspace_resize(be, want);
-    if (ret >= 0 && c->op == OP_CONV3D && !cuda->dnn)
+    if (ret >= 0 && wants_dnn(c) && !cuda->dnn)
         ret = dnn_open(be);
     return ret;
 }

@@ -118,7 +118,7 @@ static int conv3d_by_hand(Backend *be, const OpCall *c)
 {
     const Pixels p = pixels_of(c);
     const int64_t cout = c->conv.w.dim[0];
-    const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, cout, c->out.dtype, ACT_NONE };
+    const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, cout, c->out.dtype, ACT_NONE, NULL, NULL };
 
     return run_product(be, p, rows_of(c->conv.w.data, c->conv.w.dtype, cout, p.k), f, p.nb, cout, p.k, 1);
 }
@@ -164,7 +164,7 @@ static int conv3d_by_library(Backend *be, const OpCall *c)
 {
     const ConvSpace space = avt_cuda_conv_space(c);
     char *frames = (char *)avt_cuda(be)->workspace + space.library, *weight = frames + space.frames, *result = weight + space.weight;
-    const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, c->conv.w.dim[0], c->out.dtype, ACT_NONE };
+    const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, c->conv.w.dim[0], c->out.dtype, ACT_NONE, NULL, NULL };
     DnnConv s = shape_of(c);
     DnnOperands o = { NULL, c->conv.w.data, f.bias, f.res, space.result ? result : c->out.data, avt_cuda(be)->workspace };
     int ret = join_frames(be, c, frames, &o.x);
@@ -178,7 +178,7 @@ static int conv3d_by_library(Backend *be, const OpCall *c)
         ret = avt_cuda_dnn_conv(be, &s, &o);
     if (ret < 0 || s.x == DT_BF16 || (!f.bias && !f.res))
         return ret;
-    return avt_cuda_finish(be, (const float *)o.out, &f, avt_rows_of(c->out), c->conv.w.dim[0]);
+    return avt_cuda_finish(be, o.out, DT_F32, &f, avt_rows_of(c->out), c->conv.w.dim[0]);
 }
 
 static int library_takes(const OpCall *c)
@@ -208,7 +208,7 @@ int avt_cuda_conv1d(Backend *be, const OpCall *c)
     const int64_t *w = c->conv1d.w.dim, nb = c->out.dim[0], k = w[1] * w[2];
     const Sound s = { x.data, x.dtype, (int)nb, (int)x.dim[0], (int)x.dim[1], (int)w[1], (int)k, spec,
                       can_load4(x.data, x.dtype, x.dim[1]) && w[1] % 4 == 0 };
-    const Finish f = { c->out.data, NULL, (const float *)c->conv1d.b.data, NULL, w[0], c->out.dtype, spec.act };
+    const Finish f = { c->out.data, NULL, (const float *)c->conv1d.b.data, NULL, w[0], c->out.dtype, spec.act, NULL, NULL };
 
     if (!avt_numel(c->out))
         return 0;

@@ -37,7 +37,7 @@ typedef struct Cuda {
     int multiprocessors;
     cudaStream_t stream;
     cublasLtHandle_t lt;
-    cudnnHandle_t dnn;                  // made before the first convolution or attention
+    cudnnHandle_t dnn;                  // made before the first convolution or product of codes
     CudaPlans *plans;
     void *workspace;                    // 256-byte aligned
     size_t workspace_size;
@@ -73,6 +73,7 @@ void avt_cuda_staging_close(Cuda *cuda);
 /* ---- ops, each for every combination of types that the door lets through ---------------------------------------------------- */
 
 int avt_cuda_linear(Backend *be, const OpCall *c);                  // linear.cu: cuBLASLt; of a linear_group: its avt_op_product() one by one
+int avt_cuda_quantize(Backend *be, const OpCall *c);                // quantize.cu
 int avt_cuda_attention(Backend *be, const OpCall *c);               // attention.cu
 int avt_cuda_conv3d(Backend *be, const OpCall *c);                  // conv.cu: cuDNN
 int avt_cuda_conv1d(Backend *be, const OpCall *c);

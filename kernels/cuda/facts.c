@@ -8,6 +8,8 @@
  * used: what a plan, which has seen no file, counts on. */
 DType avt_cuda_weight_dtype(WeightUse use, DType act, DType dtype)
 {
+    if (avt_is_code(act))
+        return act;
     return use != WEIGHT_PLAIN && (act == DT_BF16 || (use != WEIGHT_CONV3D && dtype == DT_BF16)) ? DT_BF16 : DT_F32;
 }
 

@@ -7,6 +7,7 @@
  *   vectors, tables     f32
  *   what meets bf16     bf16
  *   what meets f32      bf16 where the file has bf16 (a value of it is one of f32), else f32
+ *   what meets codes    codes, row-major, the scales of its rows behind them
  *   linear [N, K]       as they are
  *   conv3d, conv1d      channels last: [Cout, kT, kH, kW, Cin], [Cout, k, Cin / groups]; Tensor.dim stays the door's [Cout, Cin, ...]
  */
@@ -19,7 +20,7 @@ extern "C" {
 
 #include "backend.h"
 
-#define CUDA_PLAN_ARCH 90               // planned for where no driver tells: none takes more workspace
+#define CUDA_PLAN_ARCH 90               // planned for where no driver tells: none takes more workspace (but those without e4m3, of its products)
 #define CUDA_CHUNK     ((size_t)2 << 20)
 #define CUDA_CHUNKS    8
 #define CUDA_STAGING   (CUDA_CHUNK * CUDA_CHUNKS)       // pinned bytes of a queue that has brought something

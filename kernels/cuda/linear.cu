@@ -7,6 +7,10 @@
  * result is f32 itself, else over rows of the workspace, so that a result is rounded once. A weight of another type than x is widened
  * into the workspace, as many rows at a time as fit.
  *
+ * Codes: either cuDNN multiplies, scales, and finishes in one kernel (dnn_product.cu), or cuBLASLt gives the sums of the codes alone (i32 of
+ * i8, which is exact; f32 of e4m3) and the scales are part of our own finish. Which comes first, by_codes() says. A card without
+ * products of e4m3 (below 8.9) widens both sides to bf16, which has every code.
+ *
  *      columns of w        one piece, or pieces of widened rows
  *        rows of x         one piece, or pieces of sums
  *          product, finish
@@ -18,26 +22,35 @@
 
 /* ---- elements --------------------------------------------------------------------------------------------------------------------- */
 
+static __device__ __forceinline__ float4 load_sums(const float *v) { return load4(v, DT_F32, 0); }
+
+static __device__ __forceinline__ float4 load_sums(const int32_t *v)
+{
+    const uint4 u = ld16(v);
+
+    return make_float4((float)(int)u.x, (float)(int)u.y, (float)(int)u.z, (float)(int)u.w);
+}
+
 /* out = finish(v), rows of n: V columns a thread, 4 where rows and addresses allow it */
-template <int V> __global__ void __launch_bounds__(256) finish_kernel(const float *v, Finish f, int64_t rows, int n)
+template <int V, class T> __global__ void __launch_bounds__(256) finish_kernel(const T *v, Finish f, int64_t rows, int n)
 {
     const int parts = n / V;
 
     for (int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; i < rows * parts; i += (int64_t)gridDim.x * 256) {
         const int64_t row = i / parts;
         const int column = (int)(i - row * parts) * V;
-        const size_t at = (size_t)(row * f.row + column), from = (size_t)(row * (v == f.out ? f.row : n) + column);
+        const size_t at = (size_t)(row * f.row + column), from = (size_t)(row * ((const void *)v == f.out ? f.row : n) + column);
 
         if (V == 4) {
-            float4 sum = load4(v, DT_F32, from);
+            float4 sum = load_sums(v + from);
 
-            sum.x = finished(f, sum.x, at, column);
-            sum.y = finished(f, sum.y, at + 1, column + 1);
-            sum.z = finished(f, sum.z, at + 2, column + 2);
-            sum.w = finished(f, sum.w, at + 3, column + 3);
+            sum.x = finished(f, sum.x, at, row, column);
+            sum.y = finished(f, sum.y, at + 1, row, column + 1);
+            sum.z = finished(f, sum.z, at + 2, row, column + 2);
+            sum.w = finished(f, sum.w, at + 3, row, column + 3);
             store4(f.out, f.dtype, at, sum);
         } else {
-            store_value(f.out, f.dtype, at, finished(f, v[from], at, column));
+            store_value(f.out, f.dtype, at, finished(f, (float)v[from], at, row, column));
         }
     }
 }
@@ -63,14 +76,20 @@ int avt_cuda_convert(Backend *be, void *out, DType to, const void *x, DType from
     return avt_cuda_check(be, LAUNCH(convert_kernel, blocks_for(cuda, n / 4), 256, 0, cuda->stream, out, to, x, from, n), "converting");
 }
 
-int avt_cuda_finish(Backend *be, const float *v, const Finish *f, int64_t rows, int64_t n)
+template <class T> static cudaError_t launch_finish(Cuda *cuda, const T *v, const Finish *f, int64_t rows, int64_t n)
+{
+    const int wide = can_load4(v, DT_F32, n) && can_load4(f->out, f->dtype, f->row) && can_load4(f->res, f->dtype, f->row);
+
+    return wide ? LAUNCH((finish_kernel<4, T>), blocks_for(cuda, rows * n / 4), 256, 0, cuda->stream, v, *f, rows, (int)n) :
+                  LAUNCH((finish_kernel<1, T>), blocks_for(cuda, rows * n), 256, 0, cuda->stream, v, *f, rows, (int)n);
+}
+
+int avt_cuda_finish(Backend *be, const void *v, DType sums, const Finish *f, int64_t rows, int64_t n)
 {
     Cuda *cuda = avt_cuda(be);
-    const int wide = can_load4(v, DT_F32, n) && can_load4(f->out, f->dtype, f->row) && can_load4(f->res, f->dtype, f->row);
-    const cudaError_t e = wide ? LAUNCH(finish_kernel<4>, blocks_for(cuda, rows * n / 4), 256, 0, cuda->stream, v, *f, rows, (int)n) :
-                          LAUNCH(finish_kernel<1>, blocks_for(cuda, rows * n), 256, 0, cuda->stream, v, *f, rows, (int)n);
 
-    return avt_cuda_check(be, e, "finishing a product");
+    return avt_cuda_check(be, sums == DT_I32 ? launch_finish(cuda, (const int32_t *)v, f, rows, n) :
+                                               launch_finish(cuda, (const float *)v, f, rows, n), "finishing a product");
 }
 
 /* ---- pieces ----------------------------------------------------------------------------------------------------------------------- */
@@ -79,10 +98,10 @@ int avt_cuda_finish(Backend *be, const float *v, const Finish *f, int64_t rows, 
 typedef struct Way {
     const OpCall *c;
     int64_t m, n, k;
-    DType x, out;                       // types; w is of x's here
-    char *library, *weight, *result;    // in the workspace; weight, result: or NULL
+    DType x, out, sums;                 // types; w is of x's here
+    char *library, *weight, *wide_x, *result;           // in the workspace; all but the first: or NULL
     size_t library_size;
-    int64_t weight_rows, result_rows;   // at a time
+    int64_t weight_rows, rows;          // at a time
     int gelu, own_finish;               // the library's GELU; ours
     Finish finish;
 } Way;
@@ -95,7 +114,16 @@ static int gelu_of_library(const LtFacts *facts, const OpCall *c)
 static Finish finish_of(const OpCall *c)
 {
     return { c->out.data, c->linear.res.data, (const float *)c->linear.b.data, (const float *)c->linear.gate.data, c->linear.w.dim[0],
-             c->out.dtype, c->u.act };
+             c->out.dtype, c->u.act, (const float *)c->linear.x.scale, (const float *)c->linear.w.scale };
+}
+
+/* Rows of x and of the result at a time, by what is set aside for them. */
+static int64_t rows_at_a_time(const Way *w, const LinearSpace *s)
+{
+    const int64_t of_result = w->result && w->own_finish ? (int64_t)(s->result / ((size_t)w->n * sizeof(float))) : w->m;
+    const int64_t of_x = w->wide_x ? (int64_t)(s->x / ((size_t)w->k * avt_dtype_size(w->x))) : w->m;
+
+    return of_result < of_x ? of_result : of_x;
 }
 
 static Way way_of(Backend *be, const OpCall *c)
@@ -103,25 +131,28 @@ static Way way_of(Backend *be, const OpCall *c)
     Cuda *cuda = avt_cuda(be);
     const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
     const LtFacts *facts = avt_cuda_lt_facts(cuda->plans);
+    const bool codes = avt_is_code(c->linear.x.dtype);
     Way w = {};
 
     w.c = c;
     w.m = avt_rows_of(c->out);
     w.n = c->linear.w.dim[0];
     w.k = c->linear.w.dim[1];
-    w.x = c->linear.x.dtype;
+    w.x = codes && s.x ? DT_BF16 : c->linear.x.dtype;
     w.out = c->out.dtype;
+    w.sums = w.x == DT_I8 ? DT_I32 : DT_F32;
     w.library = (char *)cuda->workspace;
     w.library_size = s.library;
     w.weight = s.weight ? w.library + s.library : NULL;
-    w.result = s.result ? w.library + s.library + s.weight : NULL;
-    w.own_finish = c->linear.gate.be || (w.out == DT_BF16 && w.x == DT_F32) ||
+    w.wide_x = s.x ? w.library + s.library + s.weight : NULL;
+    w.result = s.result ? w.library + s.library + s.weight + s.x : NULL;
+    w.own_finish = codes || c->linear.gate.be || (w.out == DT_BF16 && w.x == DT_F32) ||
                    (c->linear.b.be && !(w.out == DT_BF16 ? facts->bias_bf16 : facts->bias));
     w.gelu = !w.own_finish && gelu_of_library(facts, c);            // the library's comes before a bias of our own
     w.own_finish |= c->u.act != ACT_NONE && !w.gelu;
     w.weight_rows = s.weight ? (int64_t)(s.weight / ((size_t)w.k * avt_dtype_size(w.x))) : w.n;
     w.weight_rows = w.weight_rows < w.n ? w.weight_rows / 8 * 8 : w.n;          // columns of a piece stay aligned
-    w.result_rows = s.result && w.own_finish ? (int64_t)(s.result / ((size_t)w.n * sizeof(float))) : w.m;
+    w.rows = rows_at_a_time(&w, &s);
     w.finish = finish_of(c);
     return w;
 }
@@ -140,20 +171,26 @@ static Finish finish_at(const Way *w, int64_t m0, int64_t n0)
     f.res = element(f.res, w->out, m0 * w->n + n0);
     f.bias = f.bias ? f.bias + n0 : NULL;
     f.gate = f.gate ? f.gate + n0 : NULL;
+    f.own = f.own ? f.own + m0 : NULL;
+    f.scale = f.scale ? f.scale + n0 : NULL;
     return f;
 }
 
 /* Product and finish of rows m0 .. m0 + m and columns n0 .. n0 + n; weight: those columns' rows of w */
 static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int64_t m, int64_t n0, int64_t n)
 {
+    const DType from = w->c->linear.x.dtype;
+    const void *x = element(w->c->linear.x.data, from, m0 * w->k);
     const Finish f = finish_at(w, m0, n0);
     const bool fused = !w->own_finish, aside = w->own_finish && w->result;
-    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : DT_F32, fused && w->gelu, fused && f.res, m, n, w->k,
+    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : w->sums, fused && w->gelu, fused && f.res, m, n, w->k,
                           aside ? n : w->n, (int64_t)w->library_size };
-    const LtOperands o = { aside ? w->result : f.out, f.res, element(w->c->linear.x.data, w->x, m0 * w->k), weight, f.bias, w->library };
-    const int ret = avt_cuda_lt_run(be, &p, &o);
+    const LtOperands o = { aside ? w->result : f.out, f.res, w->wide_x ? w->wide_x : x, weight, f.bias, w->library };
+    int ret = w->wide_x ? avt_cuda_convert(be, w->wide_x, w->x, x, from, m * w->k) : 0;
 
-    return ret < 0 || fused ? ret : avt_cuda_finish(be, (const float *)o.out, &f, m, n);
+    if (ret >= 0)
+        ret = avt_cuda_lt_run(be, &p, &o);
+    return ret < 0 || fused ? ret : avt_cuda_finish(be, o.out, w->sums, &f, m, n);
 }
 
 static int by_library(Backend *be, const Way *w)
@@ -169,8 +206,8 @@ static int by_library(Backend *be, const Way *w)
             ret = avt_cuda_convert(be, w->weight, w->x, weight, c->linear.w.dtype, n * w->k);
             weight = w->weight;
         }
-        for (int64_t m0 = 0; ret >= 0 && m0 < w->m; m0 += w->result_rows)
-            ret = piece(be, w, weight, m0, w->m - m0 < w->result_rows ? w->m - m0 : w->result_rows, n0, n);
+        for (int64_t m0 = 0; ret >= 0 && m0 < w->m; m0 += w->rows)
+            ret = piece(be, w, weight, m0, w->m - m0 < w->rows ? w->m - m0 : w->rows, n0, n);
     }
     return ret;
 }
@@ -183,6 +220,11 @@ static int by_hand(Backend *be, const OpCall *c)
                        finish_of(c), m, n, k, 1);
 }
 
+static int aligned16(const void *p, const void *q)
+{
+    return ((uintptr_t)p | (uintptr_t)q) % 16 == 0;
+}
+
 static int aligned(const OpCall *c)
 {
     uintptr_t all = (uintptr_t)c->out.data;
@@ -192,17 +234,50 @@ static int aligned(const OpCall *c)
     return all % 16 == 0;
 }
 
+/* cuBLASLt multiplies. */
+static int by_sums(Backend *be, const OpCall *c)
+{
+    const Way w = way_of(be, c);
+
+    return by_library(be, &w);
+}
+
+/* cuDNN multiplies codes, and finishes: its GELU is as near ours as a result in bf16 can tell. */
+static int by_graph(Backend *be, const OpCall *c)
+{
+    Cuda *cuda = avt_cuda(be);
+    const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
+    const bool gelu = c->u.act == ACT_GELU_TANH && c->out.dtype == DT_BF16;
+    const DnnProduct p = { PLAN_GRAPH_PRODUCT, c->linear.x.dtype, c->out.dtype, c->linear.b.be != NULL, gelu, c->linear.gate.be != NULL,
+                           c->linear.res.be != NULL, 0, avt_rows_of(c->out), c->linear.w.dim[0], c->linear.w.dim[1], (int64_t)s.library };
+    const Finish f = finish_of(c);
+
+    if ((c->u.act != ACT_NONE && !gelu) || !aligned16(f.own, f.scale))
+        return AVT_ERR(ENOSYS);
+    return avt_cuda_dnn_product(be, &p, &f, c->linear.x.data, c->linear.w.data, cuda->workspace);
+}
+
+/* The libraries' ways for a product of codes, one after the other where the first has none. Hopper's own instructions are in cuBLASLt, what
+ * cuDNN has there is Ampere's; elsewhere cuDNN's one kernel saves a pass over the sums. */
+static int by_codes(Backend *be, const OpCall *c)
+{
+    const int arch = avt_cuda(be)->arch;
+    int ret;
+
+    if (c->linear.x.dtype == DT_F8_E4M3 && arch < 89)
+        return by_sums(be, c);
+    ret = arch == 90 ? by_sums(be, c) : by_graph(be, c);
+    return ret != AVT_ERR(ENOSYS) ? ret : arch == 90 ? by_graph(be, c) : by_sums(be, c);
+}
+
 static int product(Backend *be, const OpCall *c)
 {
     int ret = AVT_ERR(ENOSYS);
 
     if (!avt_numel(c->out))
         return 0;
-    if (avt_cuda_linear_suits(c) && aligned(c)) {
-        const Way w = way_of(be, c);
-
-        ret = by_library(be, &w);
-    }
+    if (avt_cuda_linear_suits(c) && aligned(c))
+        ret = avt_is_code(c->linear.x.dtype) ? by_codes(be, c) : by_sums(be, c);
     return ret == AVT_ERR(ENOSYS) ? by_hand(be, c) : ret;
 }
 

@@ -5,7 +5,8 @@
  * Our row-major out[m, n] = x[m, k] w[n, k]^T is, column-major, D (n x m) = w^T x: "A" is w, transposed, "B" is x, the library's TN form.
  * Vectors run along rows of D, so a bias of n features is the library's bias.
  *
- * bf16 operands with f32 sums; f32 operands with plain COMPUTE_32F, which rounds nothing down (TF32 is another compute type).
+ * bf16 operands with f32 sums; f32 operands with plain COMPUTE_32F, which rounds nothing down (TF32 is another compute type). Codes
+ * of i8 with i32 sums, of e4m3 with f32 sums that no scale has met: fast accumulation, which is less exact, is off where it is not asked for.
  * Traps: heuristics assume addresses that are multiples of 256 unless told; the type of a bias beside a result in bf16 and the formula of
  * GELU are not documented, so avt_cuda_lt_ask() multiplies by one and looks.
  */
@@ -25,7 +26,13 @@ typedef struct LtPlan {
 
 static cudaDataType_t library_type(int dtype)
 {
-    return dtype == DT_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    switch (dtype) {
+    case DT_BF16:       return CUDA_R_16BF;
+    case DT_I8:         return CUDA_R_8I;
+    case DT_I32:        return CUDA_R_32I;
+    case DT_F8_E4M3:    return CUDA_R_8F_E4M3;
+    default:            return CUDA_R_32F;
+    }
 }
 
 static void close_plan(void *opaque)
@@ -58,7 +65,8 @@ static cublasStatus_t describe(LtPlan *plan, const LtProduct *p)
     const uint64_t m = (uint64_t)p->m, n = (uint64_t)p->n, k = (uint64_t)p->k;
     cublasStatus_t e;
 
-    if ((e = cublasLtMatmulDescCreate(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F)) ||
+    if ((e = p->x == DT_I8 ? cublasLtMatmulDescCreate(&plan->desc, CUBLAS_COMPUTE_32I, CUDA_R_32I) :
+                             cublasLtMatmulDescCreate(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F)) ||
         (e = set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof(turned))) ||
         (e = set(plan->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue))) ||
         (bias && (e = set(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &bias_type, sizeof(bias_type)))) ||
@@ -108,8 +116,9 @@ static int make(Backend *be, LtPlan **out, const LtProduct *p)
         e = choose(avt_cuda(be), plan, p);
     plan->refused = e == CUBLAS_STATUS_NOT_SUPPORTED || e == CUBLAS_STATUS_INVALID_VALUE || e == CUBLAS_STATUS_ARCH_MISMATCH;
     if (plan->refused && avt_cuda_lt_facts(avt_cuda(be)->plans)->asked)
-        avt_log(be->log, LOG_WARNING, "%s: cuBLASLt has no product of %lld x %lld x %lld, %s to %s: our own is used, which is slow", be->device,
-                (long long)p->m, (long long)p->n, (long long)p->k, avt_dtype_name((DType)p->x), avt_dtype_name((DType)p->out));
+        avt_log(be->log, LOG_WARNING, "%s: cuBLASLt has no product of %lld x %lld x %lld, %s to %s: %s", be->device,
+                (long long)p->m, (long long)p->n, (long long)p->k, avt_dtype_name((DType)p->x), avt_dtype_name((DType)p->out),
+                avt_is_code((DType)p->x) ? "cuDNN's or our own is used" : "our own is used, which is slow");
     ret = plan->refused ? 0 : avt_cuda_check_lt(be, e, "a plan for a product");
     if (ret >= 0)
         ret = avt_cuda_plan_put(avt_cuda(be)->plans, p, sizeof(*p), plan, close_plan);
@@ -125,6 +134,8 @@ int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o)
     Cuda *cuda = avt_cuda(be);
     LtPlan *plan = (LtPlan *)avt_cuda_plan_get(cuda->plans, p, sizeof(*p));
     const float one = 1, beta = p->res ? 1 : 0;
+    const int32_t one_i = 1, none_i = 0;                            // sums of i8 are scaled by whole numbers; they have no residual
+    const bool whole = p->x == DT_I8;
     cublasStatus_t e = CUBLAS_STATUS_SUCCESS;
     const int ret = plan ? 0 : make(be, &plan, p);
 
@@ -135,7 +146,8 @@ int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o)
     if (p->bias)
         e = set(plan->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &o->bias, sizeof(o->bias));
     if (!e)
-        e = cublasLtMatmul(cuda->lt, plan->desc, &one, o->w, plan->w, o->x, plan->x, &beta, p->res ? o->res : o->out, plan->out, o->out,
+        e = cublasLtMatmul(cuda->lt, plan->desc, whole ? (const void *)&one_i : &one, o->w, plan->w, o->x, plan->x,
+                           whole ? (const void *)&none_i : &beta, p->res ? o->res : o->out, plan->out, o->out,
                            plan->out, &plan->algo, o->workspace, (size_t)p->library, cuda->stream);
     return avt_cuda_check_lt(be, e, "a product");
 }

@@ -10,7 +10,7 @@
 
 #include "cuda/cuda.h"
 
-typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV } PlanKind;
+typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT } PlanKind;
 
 enum { PLANS_MOST = 1024 };
 
@@ -52,7 +52,7 @@ int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o);
 /** Fill avt_cuda_lt_facts(); waits for the device. */
 int avt_cuda_lt_ask(Backend *be);
 
-/* ---- cuDNN: dnn.cu ------------------------------------------------------------------------------------------------------------ */
+/* ---- cuDNN: dnn_conv.cu, dnn_product.cu --------------------------------------------------------------------------------------- */
 
 /* out[To, Ho, Wo, Cout] = conv3d(x[T, H, W, C]) (+ bias) (+ res), channels last; also the key of its plan */
 typedef struct DnnConv {
@@ -73,5 +73,19 @@ typedef struct DnnOperands {
 
 /** Addresses are multiples of 16 bytes. @return 0, ENOSYS when the library has no such plan (told once a shape), or another error */
 int avt_cuda_dnn_conv(Backend *be, const DnnConv *c, const DnnOperands *o);
+
+/* A product of codes with its finish (product.cuh): x[m, k] w[n, k]^T; also the key of its plan */
+typedef struct DnnProduct {
+    int32_t kind;                       // PLAN_GRAPH_PRODUCT
+    int32_t x, out;                     // types: x and w, out and res
+    int32_t bias, gelu, gate, res;      // 0 or 1
+    int32_t unused;                     // 0: the key has no holes
+    int64_t m, n, k;
+    int64_t library;                    // bytes of workspace
+} DnnProduct;
+
+struct Finish;
+/** out = finish(x w^T). Rows and addresses are multiples of 16 bytes; vectors of 16, too. @return as avt_cuda_dnn_conv() */
+int avt_cuda_dnn_product(Backend *be, const DnnProduct *p, const struct Finish *f, const void *x, const void *w, void *workspace);
 
 #endif

@@ -18,7 +18,8 @@
 
 enum { TILE = 64, TILE_K = 16, TILE_ROW = TILE_K + 4, SUMS_ROW = TILE + 1, TILE_THREADS = 256 };
 
-/* What follows the sum: out = act(v + bias) or res + gate * (v + bias); a group of columns begins at `column`. */
+/* What follows the sum v, of codes times own[m] scale[n]: out = act(v + bias) or res + gate * (v + bias); a group of columns begins at
+ * `column`. */
 typedef struct Finish {
     void *out;
     const void *res;                    // as out, may be out; or NULL
@@ -26,10 +27,11 @@ typedef struct Finish {
     int64_t row;                        // elements of a row of out and res
     DType dtype;                        // of out and res
     Act act;
+    const float *own, *scale;           // of codes: [M], [N]; or both NULL
 } Finish;
 
-/** linear.cu: out = finish(v [rows, n]); v may be f->out. */
-int avt_cuda_finish(Backend *be, const float *v, const Finish *f, int64_t rows, int64_t n);
+/** linear.cu: out = finish(v [rows, n]), sums of type f32 or i32; v may be f->out. */
+int avt_cuda_finish(Backend *be, const void *v, DType sums, const Finish *f, int64_t rows, int64_t n);
 /** linear.cu: n elements of another type; a multiple of 4, as the addresses are. */
 int avt_cuda_convert(Backend *be, void *out, DType to, const void *x, DType from, int64_t n);
 
@@ -58,8 +60,11 @@ static inline Rows rows_of(const void *p, DType dtype, int64_t nb, int64_t k)
     return { p, dtype, (int)nb, (int)k, k, can_load4(p, dtype, k) };
 }
 
-static __device__ __forceinline__ float finished(const Finish &f, float v, size_t at, int n)
+/* The sum of row m and column n, which is element `at` of the result */
+static __device__ __forceinline__ float finished(const Finish &f, float v, size_t at, int64_t m, int n)
 {
+    if (f.own)
+        v *= f.own[m] * f.scale[n];
     if (f.bias)
         v += f.bias[n];
     v = activate<float>(f.act, v);
@@ -129,7 +134,7 @@ template <class Source> __global__ void __launch_bounds__(TILE_THREADS) product_
         const size_t at = (size_t)at_m * f.row + column;
 
         if (at_m < m && at_n < n)
-            store_value(f.out, f.dtype, at, finished(f, tiles[i / TILE * SUMS_ROW + i % TILE], at, column));
+            store_value(f.out, f.dtype, at, finished(f, tiles[i / TILE * SUMS_ROW + i % TILE], at, at_m, column));
     }
 }
 

@@ -35,14 +35,17 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
 {
     const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
     const DType x = c->linear.x.dtype;
-    const int rounds = c->out.dtype == DT_BF16, own_finish = c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;     // perhaps
+    const int codes = avt_is_code(x), no_e4m3 = x == DT_F8_E4M3 && arch < 89;
+    const int rounds = c->out.dtype == DT_BF16, own_finish = codes || c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;    // perhaps
     LinearSpace s = { 0 };
 
     if (!avt_cuda_linear_suits(c))
         return s;
     s.library = (arch >= 90 ? 32 : 4) * MIB;
-    if (c->linear.w.dtype != x)
-        s.weight = rows_within(n, (size_t)k * avt_dtype_size(x));
+    if (c->linear.w.dtype != x || no_e4m3)
+        s.weight = rows_within(n, (size_t)k * avt_dtype_size(no_e4m3 ? DT_BF16 : x));
+    if (no_e4m3)
+        s.x = rows_within(avt_rows_of(c->out), (size_t)k * avt_dtype_size(DT_BF16));
     if ((rounds && (own_finish || x == DT_F32)) || (c->linear.res.be && own_finish))
         s.result = rows_within(avt_rows_of(c->out), (size_t)n * sizeof(float));
     return s;
@@ -90,5 +93,5 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
 
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
-    return (int64_t)(l.library + l.weight + l.result + v.library + v.frames + v.weight + v.result);
+    return (int64_t)(l.library + l.weight + l.x + l.result + v.library + v.frames + v.weight + v.result);
 }

@@ -3,7 +3,7 @@
  * What a CUDA device wants for a call besides its operands, by arithmetic: the plan's figure and run()'s limit are one number. No
  * header of CUDA here: a plan is made on machines without any.
  *
- *   product      [ cuBLASLt's own | rows of a weight, widened | rows of the result in f32, before a finish of our own ]
+ *   product      [ cuBLASLt's own | rows of a weight, widened | rows of x, widened | rows of sums, before a finish of our own ]
  *   convolution  [ cuDNN's own | frames, cached and new, in one piece | the weight, widened | the result in f32, before a residual ]
  *
  * Each part begins at a multiple of 256 bytes. What a library cannot take by its shape goes to our own kernel, which wants nothing.
@@ -19,7 +19,7 @@ extern "C" {
 
 typedef struct LinearSpace {
     size_t library;
-    size_t weight, result;              // bytes; 0: not wanted. At least eight rows of each, or all, else as many as fit a limit
+    size_t weight, x, result;           // bytes; 0: not wanted. At least eight rows of each, or all, else as many as fit a limit
 } LinearSpace;
 
 typedef struct ConvSpace {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Elements of f32 or bf16, to and from f32, and activations: for kernels that are written once and read the type as data. The branch on
- * a type is the same for all threads of a launch.
+ * Elements of f32 or bf16, to and from f32, codes to f32, and activations: for kernels that are written once and read the type as data.
+ * The branch on a type is the same for all threads of a launch. A code is read as its number, without a scale.
  *
  * Four at a time (load4, store4) wants an address that is a multiple of four elements; can_load4() asks on the host.
  */
@@ -11,14 +11,28 @@
 #include "cuda/gpu.cuh"
 #include "kernels.h"
 
+static __device__ __forceinline__ bool is_code(DType t)
+{
+    return t == DT_I8 || t == DT_F8_E4M3;
+}
+
 /* An element's bits, and what they say; zero bits are zero in every type */
 static __device__ __forceinline__ uint32_t load_bits(const void *p, DType dtype, size_t i)
 {
+    if (is_code(dtype))
+        return ((const uint8_t *)p)[i];
     return dtype == DT_F32 ? ((const uint32_t *)p)[i] : ((const uint16_t *)p)[i];
+}
+
+static __device__ __forceinline__ float value_of_code(uint32_t code, DType type)
+{
+    return type == DT_I8 ? (float)(signed char)code : __half2float(__half(__nv_cvt_fp8_to_halfraw((__nv_fp8_storage_t)code, __NV_E4M3)));
 }
 
 static __device__ __forceinline__ float value_of_bits(uint32_t bits, DType dtype)
 {
+    if (is_code(dtype))
+        return value_of_code(bits, dtype);
     return dtype == DT_F32 ? __uint_as_float(bits) : bf_lo(bits);
 }
 
@@ -32,6 +46,11 @@ static __device__ __forceinline__ uint4 load4_bits(const void *p, DType dtype, s
 {
     if (dtype == DT_F32)
         return ld16((const float *)p + i);
+    if (is_code(dtype)) {
+        const uint32_t word = ((const uint32_t *)p)[i / 4];
+
+        return make_uint4(word & 0xff, word >> 8 & 0xff, word >> 16 & 0xff, word >> 24);
+    }
 
     const uint2 v = ld8((const uint16_t *)p + i);
 

@@ -272,7 +272,7 @@ static int choose_precision(Core *c, const Plan *p, const char *asked, const Log
         avt_log(log, LOG_INFO, "precision f32, as %s has nothing that runs bf16 faster", slow);
     else
         avt_log(log, LOG_INFO, "precision bf16, which %s runs faster than f32", p->rank[0].device);
-    return avt_plan_has_codes(p, c->product, log);
+    return 0;
 }
 
 /* Bytes that each device of a plan has left now; 0: not known, or the host's, which all ranks there share however they are split. */

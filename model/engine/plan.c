@@ -367,15 +367,6 @@ int avt_plan_is_spread(const Plan *p)
     return 0;
 }
 
-int avt_plan_has_codes(const Plan *p, DType product, const Log *log)
-{
-    for (int r = 0; r < p->nb_ranks && avt_is_code(product); r++)
-        if (p->rank[r].pipe >= 0 && !avt_device_has_codes(p->rank[r].device, product))
-            return avt_fail(log, AVT_ERR(ENOSYS), "precision=%s: %s has no products of it yet, a CPU has; use precision=bf16",
-                            product == DT_I8 ? "int8" : "fp8", p->rank[r].device);
-    return 0;
-}
-
 const char *avt_plan_device(const Plan *p, int rank, char *buf)
 {
     if (!avt_plan_is_spread(p))

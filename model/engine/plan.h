@@ -117,8 +117,6 @@ DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 /** Do ranks live in other processes than the front's? */
 int avt_plan_is_spread(const Plan *p);
-/** Whether every device with layers has products of this type, if it is one of codes. @return 0, or ENOSYS (logged) */
-int avt_plan_has_codes(const Plan *p, DType product, const Log *log);
 /** Name of a rank's device, with its process where there are several: "cuda0", "1:cuda0". @param buf  [PLAN_DEVICE], may be what is returned */
 const char *avt_plan_device(const Plan *p, int rank, char *buf);
 /** Is a rank on the pipe of a step? */

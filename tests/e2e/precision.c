@@ -255,16 +255,22 @@ static void other_words_are_refused(void **state)
 /* A device's film is the CPU's, within what its precision rounds. */
 static void a_device_stays_close(void **state)
 {
+    static const struct {
+        const char *name;
+        const Limits *limit;
+        int in_sample;
+    } way[] = { { "bf16", &of_bf16, 1 }, { "f32", &of_f32, 0 }, { "int8", &of_int8, 0 }, { "fp8", &of_fp8, 0 } };
     Film *a = malloc(sizeof(*a)), *b = malloc(sizeof(*b));
 
     (void)state;
     REQUIRE(a && b);
     make_film(a, "cpu", "f32", -1);
-    make_film(b, device, "bf16", -1);
-    compare(a, b, &of_bf16, "bf16 of the device");
-    if (!sample) {
-        make_film(b, device, "f32", -1);
-        compare(a, b, &of_f32, "f32 of the device");
+    for (size_t i = 0; i < sizeof(way) / sizeof(way[0]); i++) {
+        if (sample && !way[i].in_sample)
+            continue;
+        make_film(b, device, way[i].name, -1);
+        assert_string_equal(b->info.precision, way[i].name);
+        compare(a, b, way[i].limit, way[i].name);
     }
     free(a);
     free(b);

@@ -3,7 +3,8 @@
  * A double of cuBLASLt: the calls that the backend makes, and no more than the real library does.
  *
  * Refused as by cuBLAS 13 (../../shared/spec/cuda.md 4.1, its own message texts and header): shapes that do not agree, a leading
- * dimension below the rows, types that have no kernel (f32 operands with a result in bf16), a bias whose type is not the result's, a bias
+ * dimension below the rows, types that have no kernel (f32 operands with a result in bf16; i8 with other than i32 sums; e4m3 below sm_89,
+ * with a side that is no multiple of 16, or in another order than TN), an epilogue or a residual beside i32 sums, a bias whose type is not the result's, a bias
  * with a result in row order, a result in place of a C that is described otherwise, addresses below the alignment that the heuristic was
  * asked for (256 when it was told nothing), a workspace below the plan's, epilogues with no kernel. A plan asked for one shape and used
  * for another, which the real one may take or not, is a fault here.
@@ -61,7 +62,14 @@ static_assert(sizeof(Plan) <= sizeof(cublasLtMatmulAlgo_t), "a plan does not fit
 
 static Number number(cudaDataType_t t)
 {
-    return t == CUDA_R_32F ? Number::F32 : t == CUDA_R_16F ? Number::F16 : Number::BF16;
+    switch (t) {
+    case CUDA_R_32F:        return Number::F32;
+    case CUDA_R_32I:        return Number::I32;
+    case CUDA_R_8I:         return Number::I8;
+    case CUDA_R_8F_E4M3:    return Number::E4M3;
+    case CUDA_R_16F:        return Number::F16;
+    default:                return Number::BF16;
+    }
 }
 
 /* ---- what there is a kernel for --------------------------------------------------------------------------------------------------------- */
@@ -79,15 +87,40 @@ static Shape shape_of(const Product &p, const Layout &a, const Layout &b)
     return { ta, tb, (int64_t)(ta ? a.columns : a.rows), (int64_t)(tb ? b.rows : b.columns), (int64_t)(ta ? a.rows : a.columns) };
 }
 
+/* i8, on every card: TN, rows of w and k multiples of four */
+static const char *wrong_whole(const Product &p, const Layout &a, const Layout &b, const Layout &d, const Shape &s)
+{
+    if (p.compute != CUBLAS_COMPUTE_32I || p.scale != CUDA_R_32I || b.type != CUDA_R_8I || d.type != CUDA_R_32I)
+        return "i8 wants i8 beside it, sums and a scale of i32";
+    if (!s.turned_a || s.turned_b || s.m % 4 || s.k % 4 || a.leading % 4 || b.leading % 4 || d.leading % 4)
+        return "i8 is multiplied in the TN form, by fours";
+    return p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) == CUBLASLT_EPILOGUE_DEFAULT ? NULL : "no epilogue behind i32";
+}
+
+static const char *wrong_e4m3(const Product &p, const Layout &b, const Layout &d, const Shape &s)
+{
+    if (settings.arch < 89)
+        return "the architecture has no e4m3";
+    if (b.type != CUDA_R_8F_E4M3 || p.compute != CUBLAS_COMPUTE_32F || (d.type != CUDA_R_32F && d.type != CUDA_R_16BF))
+        return "a product of e4m3 that has no kernel (or none that is emulated)";
+    if (!s.turned_a || s.turned_b || s.m % 16 || s.k % 16)
+        return "e4m3 is multiplied in the TN form, by sixteens";
+    return p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) == CUBLASLT_EPILOGUE_DEFAULT ? NULL : "an epilogue of e4m3 is not emulated";
+}
+
 static const char *wrong_types(const Product &p, const Layout &a, const Layout &b, const Layout &d)
 {
+    if (a.type == CUDA_R_8I)
+        return wrong_whole(p, a, b, d, shape_of(p, a, b));
+    if (a.type == CUDA_R_8F_E4M3 && wrong_e4m3(p, b, d, shape_of(p, a, b)))
+        return wrong_e4m3(p, b, d, shape_of(p, a, b));
     if (p.scale != CUDA_R_32F)
         return "a scale that is not f32";
     if (p.compute != CUBLAS_COMPUTE_32F && p.compute != CUBLAS_COMPUTE_32F_FAST_TF32 && p.compute != CUBLAS_COMPUTE_32F_PEDANTIC)
         return "a compute type that has no kernel for these types";
-    if (a.type != b.type || (a.type != CUDA_R_32F && a.type != CUDA_R_16BF))
+    if (a.type != b.type || (a.type != CUDA_R_32F && a.type != CUDA_R_16BF && a.type != CUDA_R_8F_E4M3))
         return "operands of these types have no kernel (or none that is emulated)";
-    if (d.type != CUDA_R_32F && d.type != a.type)
+    if (d.type != CUDA_R_32F && d.type != a.type && a.type != CUDA_R_8F_E4M3)
         return "a result of this type has no kernel";
     return NULL;
 }
@@ -225,6 +258,16 @@ static float finish(const Call &c, float sum, int64_t i, size_t at)
     return (e == CUBLASLT_EPILOGUE_RELU || e == CUBLASLT_EPILOGUE_RELU_BIAS) && v < 0 ? 0 : v;
 }
 
+/* Sums of i8: no scale, no residual. */
+static void run_whole(const Call &c, const std::vector<float> &a, const std::vector<float> &b)
+{
+    std::vector<int32_t> sums((size_t)(c.s.m * c.s.n));
+
+    multiply_whole(sums.data(), b.data(), a.data(), c.s.n, c.s.m, c.s.k);
+    for (int64_t j = 0; j < c.s.n; j++)
+        memcpy((int32_t *)c.D + j * c.d.leading, &sums[(size_t)(j * c.s.m)], (size_t)c.s.m * sizeof(int32_t));
+}
+
 static void run(const Call &c)
 {
     const Shape s = c.s;
@@ -234,6 +277,10 @@ static void run(const Call &c)
     if (!ranges(c))
         return;
     const std::vector<float> a = gather(c.A, c.a, s.turned_a, s.m, s.k, tf32), b = gather(c.B, c.b, !s.turned_b, s.n, s.k, tf32);
+    if (c.d.type == CUDA_R_32I) {
+        run_whole(c, a, b);
+        return;
+    }
     multiply(sums.data(), b.data(), a.data(), s.n, s.m, s.k);       // column-major: rows of D^T are columns of D
     for (int64_t j = 0; j < s.n; j++)
         for (int64_t i = 0; i < s.m; i++) {
@@ -245,6 +292,8 @@ static void run(const Call &c)
 
 static const char *wrong_call(const Call &c, const Plan &plan, uint64_t problem, const Layout &described)
 {
+    if (c.d.type == CUDA_R_32I && (c.alpha != 1 || c.beta != 0))
+        return "sums of i8 that are scaled are not emulated";
     if (plan.problem != problem) {
         report("stale-plan", "cublasLtMatmul with an algorithm that was chosen for another product");
         return "an algorithm for another product";
@@ -384,8 +433,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
 {
     Guard guard(lock);
     const Layout *const layout[4] = { (Layout *)a, (Layout *)b, (Layout *)c, (Layout *)d };
-    Call call = { *(Product *)desc, *layout[0], *layout[1], *layout[3], {}, *(const float *)alpha, *(const float *)beta, A, B, C, NULL, D, workspace,
-                  workspace_size };
+    const bool whole = ((Product *)desc)->scale == CUDA_R_32I;
+    Call call = { *(Product *)desc, *layout[0], *layout[1], *layout[3], {}, whole ? (float)*(const int32_t *)alpha : *(const float *)alpha,
+                  whole ? (float)*(const int32_t *)beta : *(const float *)beta, A, B, C, NULL, D, workspace, workspace_size };
     const cublasStatus_t e = verify(call.p, call.a, call.b, *layout[2], call.d);
     Plan plan = { problem_of(call.p, layout), DEFAULT_ALIGNMENT, 0 };
     Operation o;

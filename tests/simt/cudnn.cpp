@@ -74,6 +74,18 @@ static size_t size_of_type(cudnnBackendAttributeType_t t)
 
 /* ---- from descriptors to a graph ---------------------------------------------------------------------------------------------------------- */
 
+static Number number(int type)
+{
+    switch (type) {
+    case CUDNN_DATA_BFLOAT16:   return Number::BF16;
+    case CUDNN_DATA_HALF:       return Number::F16;
+    case CUDNN_DATA_INT32:      return Number::I32;
+    case CUDNN_DATA_INT8:       return Number::I8;
+    case CUDNN_DATA_FP8_E4M3:   return Number::E4M3;
+    default:                    return Number::F32;
+    }
+}
+
 static GraphTensor tensor_of(const Descriptor *d)
 {
     GraphTensor t;
@@ -82,7 +94,7 @@ static GraphTensor tensor_of(const Descriptor *d)
     t.uid = d->one<int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID, -1);
     t.dim = d->all<int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS);
     t.stride = d->all<int64_t>(CUDNN_ATTR_TENSOR_STRIDES);
-    t.type = type == CUDNN_DATA_BFLOAT16 ? Number::BF16 : type == CUDNN_DATA_HALF ? Number::F16 : Number::F32;
+    t.type = number(type);
     t.alignment = d->one<int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, 1);
     t.is_virtual = d->one<char>(CUDNN_ATTR_TENSOR_IS_VIRTUAL, 0);
     t.by_value = d->one<char>(CUDNN_ATTR_TENSOR_IS_BY_VALUE, 0);
@@ -120,6 +132,18 @@ static Node pointwise_of(const Descriptor *d)
     return n;
 }
 
+static Node product_of(const Descriptor *d)
+{
+    Node n = {};
+
+    n.kind = NodeKind::PRODUCT;
+    n.x = tensor_of(d->of(CUDNN_ATTR_OPERATION_MATMUL_ADESC));
+    n.w = tensor_of(d->of(CUDNN_ATTR_OPERATION_MATMUL_BDESC));
+    n.y = tensor_of(d->of(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
+    n.has_w = true;
+    return n;
+}
+
 static Node attention_of(const Descriptor *d)
 {
     const Descriptor *scale = d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC);
@@ -146,7 +170,7 @@ static const char *wrong_tensor(const Descriptor *d)
     if (dim.size() != stride.size() || dim.size() < 3 || std::any_of(dim.begin(), dim.end(), [](int64_t n) { return n < 1; }))
         return "dimensions and strides do not fit";
     const int type = d->one<int>(CUDNN_ATTR_TENSOR_DATA_TYPE, -1);
-    return type == CUDNN_DATA_FLOAT || type == CUDNN_DATA_BFLOAT16 || type == CUDNN_DATA_HALF ? NULL : "a type that is not emulated";
+    return type == CUDNN_DATA_FLOAT || number(type) != Number::F32 ? NULL : "a type that is not emulated";
 }
 
 static const char *wrong_convolution(const Descriptor *d)
@@ -164,6 +188,18 @@ static const char *wrong_convolution(const Descriptor *d)
         if ((n.x.dim[2 + i] + n.before[i] + n.after[i] - n.dilation[i] * (n.w.dim[2 + i] - 1) - 1) / n.step[i] + 1 != n.y.dim[2 + i])
             return "the result's size is another";
     return NULL;
+}
+
+static const char *wrong_product(const Descriptor *d)
+{
+    if (!d->has({ CUDNN_ATTR_OPERATION_MATMUL_ADESC, CUDNN_ATTR_OPERATION_MATMUL_BDESC, CUDNN_ATTR_OPERATION_MATMUL_CDESC, CUDNN_ATTR_OPERATION_MATMUL_DESC }))
+        return "a product wants its description, a, b and c";
+    const Node n = product_of(d);
+    if (n.x.dim.size() != 3 || n.w.dim.size() != 3 || n.y.dim.size() != 3 || n.x.dim[0] != n.w.dim[0] || n.x.dim[2] != n.w.dim[1] ||
+        n.y.dim[1] != n.x.dim[1] || n.y.dim[2] != n.w.dim[2])
+        return "shapes that do not agree";
+    const bool whole = d->of(CUDNN_ATTR_OPERATION_MATMUL_DESC)->one<int>(CUDNN_ATTR_MATMUL_COMP_TYPE, -1) == CUDNN_DATA_INT32;
+    return n.x.type == n.w.type && whole == (n.x.type == Number::I8) && whole == (n.y.type == Number::I32) ? NULL : "types that do not agree";
 }
 
 static const char *wrong_pointwise(const Descriptor *d)
@@ -204,6 +240,7 @@ static cudnnStatus_t finish_graph(Descriptor *d)
     for (const Descriptor *op : d->all<const Descriptor *>(CUDNN_ATTR_OPERATIONGRAPH_OPS))
         g->node.push_back(op->type == CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR ? convolution_of(op) :
                           op->type == CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR            ? attention_of(op) :
+                          op->type == CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR              ? product_of(op) :
                                                                                                pointwise_of(op));
     if (g->node.empty())
         return no(CUDNN_STATUS_BAD_PARAM, "a graph without operations");
@@ -246,12 +283,14 @@ static cudnnStatus_t finish(Descriptor *d)
     case CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR:    why = wrong_convolution(d); break;
     case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:              why = wrong_pointwise(d); break;
     case CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR:               why = wrong_attention(d); break;
+    case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:                 why = wrong_product(d); break;
     case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR:                   return finish_graph(d);
     case CUDNN_BACKEND_ENGINE_DESCRIPTOR:                           return finish_engine(d);
     case CUDNN_BACKEND_ENGINECFG_DESCRIPTOR:                        return finish_from(d, d->of(CUDNN_ATTR_ENGINECFG_ENGINE));
     case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR:                   return finish_from(d, d->of(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG));
     case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR:                       return finish_from(d, d->of(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH));
     case CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR: case CUDNN_BACKEND_POINTWISE_DESCRIPTOR: case CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR:
+    case CUDNN_BACKEND_MATMUL_DESCRIPTOR:
         break;
     default:
         return no(CUDNN_STATUS_NOT_SUPPORTED, "a descriptor that is not emulated");

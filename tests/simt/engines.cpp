@@ -51,12 +51,27 @@ static std::vector<Engine> f32_convolution(const Graph &g)
     return { { 38, 1 << 30, tensor_core, false }, { 22, 512 << 20, rounded, false }, { 28, 16 << 20, exact, false }, { 0, 0, exact_nan, false } };
 }
 
+/* Codes with what follows them. cuDNN takes rows of 16 bytes; its kernels' own instructions are those of Ampere up to sm_90. */
+static std::vector<Engine> product(const Graph &g, int arch)
+{
+    const Node &n = g.node[0];
+    const GraphTensor &out = g.node.back().y;
+
+    if ((n.x.type == Number::E4M3 && arch < 89) || n.x.dim[2] * (int64_t)size_of(n.x.type) % 16 || out.dim[2] * (int64_t)size_of(out.type) % 16)
+        return {};
+    if (arch >= 100)
+        return { { arch < 120 ? 9 : 10, 0, tensor_core, false } };
+    return { { 7, 0, tensor_core, false } };
+}
+
 std::vector<Engine> engines_for(const Graph &g, int arch)
 {
     const Node &n = g.node[0];
 
     if (n.kind == NodeKind::ATTENTION)
         return g.node.size() == 1 ? attention(n, arch) : std::vector<Engine>();
+    if (n.kind == NodeKind::PRODUCT)
+        return n.x.type == Number::I8 || n.x.type == Number::E4M3 ? product(g, arch) : std::vector<Engine>();
     if (n.kind != NodeKind::CONVOLUTION)
         return {};
     if (n.x.type == Number::F32)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Is what the double of cuDNN says of engines true? The real library is asked for a plan of each engine that engines.cpp offers, for the
- * forms of convolution that the backend makes at the published model's sizes, on each kind of GPU, without any: see no_driver.c.
+ * forms of convolution and of products of codes that the backend makes at the published model's sizes, on each kind of GPU, without
+ * any: see no_driver.c.
  *
  * A case passes when the engine has a plan there, its numerical notes are the double's, and it wants no more workspace.
  */
@@ -42,6 +43,21 @@ static const struct Form {
     { "96 to 3 channels", Number::BF16, 96, 3, 6, 384, 704, { 3, 3, 3 }, true, false },
     { "384 channels, f32", Number::F32, 384, 384, 5, 48, 88, { 3, 3, 3 }, false, false },
     { "96 channels, f32", Number::F32, 96, 96, 6, 384, 704, { 3, 3, 3 }, false, false },
+};
+
+/* Products of codes at 704x384: 3168 tokens */
+static const struct Product {
+    const char *name;
+    Number x, out;
+    int64_t n, k;
+    bool gelu, gate_and_res;
+} products[] = {
+    { "i8, q k v", Number::I8, Number::BF16, 5120, 5120, false, false },
+    { "i8, first of the two", Number::I8, Number::BF16, 13824, 5120, true, false },
+    { "i8, second, gate, residual", Number::I8, Number::F32, 5120, 13824, false, true },
+    { "e4m3, q k v", Number::E4M3, Number::BF16, 5120, 5120, false, false },
+    { "e4m3, first of the two", Number::E4M3, Number::BF16, 13824, 5120, true, false },
+    { "e4m3, second, gate, res", Number::E4M3, Number::F32, 5120, 13824, false, true },
 };
 
 static std::string why;
@@ -122,10 +138,76 @@ static Graph graph_of(const Form &f)
     return g;
 }
 
+static GraphTensor matrix(int64_t uid, Number type, int64_t rows, int64_t columns, bool is_virtual)
+{
+    GraphTensor x;
+
+    x.uid = uid;
+    x.type = type;
+    x.dim = { 1, rows, columns };
+    x.stride = { rows * columns, columns, 1 };
+    x.alignment = 16;
+    x.is_virtual = is_virtual;
+    return x;
+}
+
+static Graph graph_of(const Product &p)
+{
+    const int64_t m = 3168;
+    const bool whole = p.x == Number::I8;
+    GraphTensor at = matrix(9, whole ? Number::I32 : Number::F32, m, p.n, true);
+    Node n = {};
+    Graph g;
+    int64_t uid = 10;
+    const auto then = [&](int mode, const GraphTensor *t, bool last) {
+        Node op = {};
+
+        op.kind = NodeKind::POINTWISE;
+        op.mode = mode;
+        op.has_w = t != NULL;
+        op.x = at;
+        if (t)
+            op.w = *t;
+        op.y = at = matrix(uid++, last ? p.out : Number::F32, m, p.n, !last);
+        g.node.push_back(op);
+    };
+    const GraphTensor own = matrix(2, Number::F32, m, 1, false), scale = matrix(3, Number::F32, 1, p.n, false), bias = matrix(4, Number::F32, 1, p.n, false);
+    const GraphTensor gate = matrix(5, Number::F32, 1, p.n, false), res = matrix(6, p.out, m, p.n, false);
+
+    n.kind = NodeKind::PRODUCT;
+    n.x = matrix(0, p.x, m, p.k, false);
+    n.w = matrix(1, p.x, p.k, p.n, false);
+    n.w.stride = { p.k * p.n, 1, p.k };
+    n.y = at;
+    n.has_w = true;
+    g.node.push_back(n);
+    then(CUDNN_POINTWISE_MUL, &own, false);
+    then(CUDNN_POINTWISE_MUL, &scale, false);
+    then(CUDNN_POINTWISE_ADD, &bias, !p.gelu && !p.gate_and_res);
+    if (p.gelu)
+        then(CUDNN_POINTWISE_GELU_APPROX_TANH_FWD, NULL, true);
+    if (p.gate_and_res) {
+        then(CUDNN_POINTWISE_MUL, &gate, false);
+        then(CUDNN_POINTWISE_ADD, &res, true);
+    }
+    return g;
+}
+
+static cudnnDataType_t library_type(Number t)
+{
+    switch (t) {
+    case Number::BF16:  return CUDNN_DATA_BFLOAT16;
+    case Number::I32:   return CUDNN_DATA_INT32;
+    case Number::I8:    return CUDNN_DATA_INT8;
+    case Number::E4M3:  return CUDNN_DATA_FP8_E4M3;
+    default:            return CUDNN_DATA_FLOAT;
+    }
+}
+
 static Descriptor tensor(const GraphTensor &t)
 {
     static std::map<int64_t, Descriptor> made;                      // of the graph at hand: operations share descriptors
-    const cudnnDataType_t type = t.type == Number::BF16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
+    const cudnnDataType_t type = library_type(t.type);
     Descriptor d;
 
     if (t.uid == 0)
@@ -135,8 +217,8 @@ static Descriptor tensor(const GraphTensor &t)
     d = made[t.uid] = make(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
     set(d, CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, 1, &t.uid);
     set(d, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
-    set(d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 5, t.dim.data());
-    set(d, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 5, t.stride.data());
+    set(d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, (int64_t)t.dim.size(), t.dim.data());
+    set(d, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, (int64_t)t.stride.size(), t.stride.data());
     set(d, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &t.alignment);
     if (t.is_virtual)
         set(d, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &t.is_virtual);
@@ -170,9 +252,24 @@ static Descriptor convolution(const Node &n)
     return op;
 }
 
-static Descriptor addition(const Node &n)
+static Descriptor product(const Node &n)
 {
-    const cudnnPointwiseMode_t mode = CUDNN_POINTWISE_ADD;
+    const cudnnDataType_t sums = library_type(n.y.type);
+    const Descriptor x = tensor(n.x), d = make(CUDNN_BACKEND_MATMUL_DESCRIPTOR), op = make(CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
+
+    set(d, CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &sums);
+    good(cudnnBackendFinalize(d));
+    set_part(op, CUDNN_ATTR_OPERATION_MATMUL_ADESC, x);
+    set_part(op, CUDNN_ATTR_OPERATION_MATMUL_BDESC, tensor(n.w));
+    set_part(op, CUDNN_ATTR_OPERATION_MATMUL_CDESC, tensor(n.y));
+    set_part(op, CUDNN_ATTR_OPERATION_MATMUL_DESC, d);
+    good(cudnnBackendFinalize(op));
+    return op;
+}
+
+static Descriptor pointwise(const Node &n)
+{
+    const cudnnPointwiseMode_t mode = (cudnnPointwiseMode_t)n.mode;
     const cudnnDataType_t sums = CUDNN_DATA_FLOAT;
     const Descriptor p = make(CUDNN_BACKEND_POINTWISE_DESCRIPTOR), op = make(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
 
@@ -181,7 +278,8 @@ static Descriptor addition(const Node &n)
     good(cudnnBackendFinalize(p));
     set_part(op, CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, p);
     set_part(op, CUDNN_ATTR_OPERATION_POINTWISE_XDESC, tensor(n.x));
-    set_part(op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, tensor(n.w));
+    if (n.has_w)
+        set_part(op, CUDNN_ATTR_OPERATION_POINTWISE_BDESC, tensor(n.w));
     set_part(op, CUDNN_ATTR_OPERATION_POINTWISE_YDESC, tensor(n.y));
     good(cudnnBackendFinalize(op));
     return op;
@@ -193,7 +291,7 @@ static Descriptor real_graph(const Graph &g)
     std::vector<Descriptor> op;
 
     for (const Node &n : g.node)
-        op.push_back(n.kind == NodeKind::CONVOLUTION ? convolution(n) : addition(n));
+        op.push_back(n.kind == NodeKind::CONVOLUTION ? convolution(n) : n.kind == NodeKind::PRODUCT ? product(n) : pointwise(n));
     set(d, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, (int64_t)op.size(), op.data());
     good(cudnnBackendFinalize(d));
     return d;
@@ -251,12 +349,12 @@ static std::string text_of(const std::vector<cudnnBackendNumericalNote_t> &notes
     return s + "]";
 }
 
-static bool check(const Form &f, const Card &c, const Engine &claimed, Descriptor graph, Descriptor device)
+static bool check(const char *form, const Card &c, const Engine &claimed, Descriptor graph, Descriptor device)
 {
     Engine real = { claimed.number, 0, {}, false };
     const bool there = ask(graph, device, claimed.number, &real), ok = there && real.notes == claimed.notes && real.workspace <= claimed.workspace;
 
-    printf("%s sm_%-3d %-26s engine %2d  ", ok ? "ok  " : "FAIL", c.arch, f.name, claimed.number);
+    printf("%s sm_%-3d %-26s engine %2d  ", ok ? "ok  " : "FAIL", c.arch, form, claimed.number);
     if (there)
         printf("notes %s, workspace %ld; the double says %s, %ld\n", text_of(real.notes).c_str(), (long)real.workspace, text_of(claimed.notes).c_str(),
                (long)claimed.workspace);
@@ -264,6 +362,15 @@ static bool check(const Form &f, const Card &c, const Engine &claimed, Descripto
         printf("has no plan: %.120s\n", why.c_str());
     fflush(stdout);
     return ok;
+}
+
+/* Each engine that the double offers for a graph on a card. */
+static void check_graph(const char *form, const Card &c, const Graph &g, Descriptor device, int *passed, int *failed)
+{
+    const Descriptor graph = real_graph(g);
+
+    for (const Engine &e : engines_for(g, c.arch))
+        ++*(check(form, c, e, graph, device) ? passed : failed);
 }
 
 int main(int argc, char **argv)
@@ -275,13 +382,10 @@ int main(int argc, char **argv)
             continue;
         const Descriptor device = device_of(c);
 
-        for (const Form &f : forms) {
-            const Graph g = graph_of(f);
-            const Descriptor graph = real_graph(g);
-
-            for (const Engine &e : engines_for(g, c.arch))
-                check(f, c, e, graph, device) ? passed++ : failed++;
-        }
+        for (const Form &f : forms)
+            check_graph(f.name, c, graph_of(f), device, &passed, &failed);
+        for (const Product &p : products)
+            check_graph(p.name, c, graph_of(p), device, &passed, &failed);
     }
     printf("%d passed, %d failed, 0 skipped\n", passed, failed);
     return failed > 0 || !passed;

@@ -143,6 +143,30 @@ static void convolve(const Node &n, const Bound &b, Dense *dense)
     store(n.y, b, dense, std::move(out));
 }
 
+/* ---- product: [B, M, K] by [B, K, N], the second as its strides have it -------------------------------------------------------------------- */
+
+static void product(const Node &n, const Bound &b, Dense *dense)
+{
+    const int64_t batch = n.x.dim[0], m = n.x.dim[1], k = n.x.dim[2], width = n.w.dim[2];
+    const Values x = load(n.x, b, *dense, n.x.dim), w = load(n.w, b, *dense, n.w.dim);
+    Values out((size_t)(batch * m * width)), turned((size_t)(width * k));
+    std::vector<int32_t> whole((size_t)(m * width));
+
+    for (int64_t i = 0; i < batch; i++) {
+        float *to = &out[(size_t)(i * m * width)];
+
+        for (int64_t j = 0; j < width * k; j++)
+            turned[(size_t)j] = w[(size_t)((i * k + j % k) * width + j / k)];
+        if (n.y.type == Number::I32) {
+            multiply_whole(whole.data(), &x[(size_t)(i * m * k)], turned.data(), m, width, k);
+            std::copy(whole.begin(), whole.end(), to);
+        } else {
+            multiply(to, &x[(size_t)(i * m * k)], turned.data(), m, width, k);
+        }
+    }
+    store(n.y, b, dense, std::move(out));
+}
+
 /* ---- element by element ------------------------------------------------------------------------------------------------------------------ */
 
 static float pointwise(int mode, float x, float b)
@@ -229,6 +253,7 @@ void graph_run(const Graph &g, const Bound &b)
         case NodeKind::CONVOLUTION: convolve(n, b, &dense); break;
         case NodeKind::POINTWISE:   apply(n, b, &dense);    break;
         case NodeKind::ATTENTION:   attend(n, b, &dense);   break;
+        case NodeKind::PRODUCT:     product(n, b, &dense);  break;
         }
 }
 

@@ -25,11 +25,11 @@ struct GraphTensor {
     size_t bytes() const;                       // from the first element to the last
 };
 
-enum class NodeKind { CONVOLUTION, POINTWISE, ATTENTION };
+enum class NodeKind { CONVOLUTION, POINTWISE, ATTENTION, PRODUCT };
 
 struct Node {
     NodeKind kind;
-    GraphTensor x, w, y;                        // convolution: image, filter, result. pointwise: x, b (w). attention: q, k, o
+    GraphTensor x, w, y;                        // convolution: image, filter, result. pointwise: x, b (w). attention: q, k, o. product: a, b, c
     GraphTensor v;                              // attention
     bool has_w = false, has_scale = false;
     GraphTensor scale;                          // attention

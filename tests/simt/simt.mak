@@ -79,11 +79,14 @@ $(SIMT)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(SIMT)/libavatar.a
 
 SIMT_GOLD := $(wildcard $(SRC)/../shared/golden/ckpt)
 simt_parity = $(foreach p,f32 bf16,"$(SIMT)/tests/parity $(1) --device cuda0 --precision $(p)")
+# codes: the layers' products, and on a card where cuDNN multiplies them first
+SIMT_CODES = $(foreach p,int8 fp8,"$(SIMT)/tests/parity $(SRC)/tests/gold/parity --device cuda0 --precision $p --case dit_forward") \
+	"SIMT_ARCH=80 $(SIMT)/tests/kernels/quantize --device cuda0 --sample" "SIMT_ARCH=120 $(SIMT)/tests/kernels/quantize --device cuda0 --sample"
 simt_on = $(foreach t,$(SIMT_TESTS),"$(t) --device cuda0$(1)")
 SIMT_BOTH = $(SIMT)/tests/backend $(call simt_parity,$(SRC)/tests/gold/parity)
-SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(call simt_on, --sample) \
+SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(SIMT_CODES) $(call simt_on, --sample) \
 	$(if $(wildcard $(CUDA_HOME)/lib/libcudnn.so),"$(MAKE) -s --no-print-directory check-engines"))
-SIMT_LONG = $(SIMT_BOTH) $(if $(SIMT_GOLD),$(call simt_parity,$(SIMT_GOLD:%/ckpt=%))) $(call simt_on)
+SIMT_LONG = $(SIMT_BOTH) $(SIMT_CODES) $(if $(SIMT_GOLD),$(call simt_parity,$(SIMT_GOLD:%/ckpt=%))) $(call simt_on)
 
 ifeq ($(SIMT_CAN),yes)
 run-simt: simt
@@ -106,9 +109,9 @@ $(SIMT)/no_driver/libcuda.so.1: $(SRC)/tests/simt/no_driver.c
 	@own=$$(sed -n 's/^CUresult \(cu[A-Za-z]*\)(.*/\1/p' $<); for f in $$(nm -D --defined-only $(CUDA_LIB)/stubs/libcuda.so | awk '$$3 ~ /^cu/ { print $$3 }'); do \
 		case " $$(echo $$own) " in *" $$f "*) ;; *) echo "__asm__(\".globl $$f; .type $$f,@function; $$f: movl \$$100,%eax; ret\");" ;; esac; done > $(@D)/no_driver_rest.h
 	@$(CC) -shared -fPIC -O1 -isystem $(CUDA_INC) -I$(@D) -Wl,-soname,libcuda.so.1 -o $@ $<
-$(SIMT)/tests/engines: $(SRC)/tests/simt/engines_test.cpp $(SRC)/tests/simt/engines.cpp $(SRC)/tests/simt/graph.h
+$(SIMT)/tests/engines: $(SRC)/tests/simt/engines_test.cpp $(SRC)/tests/simt/engines.cpp $(SRC)/tests/simt/products.cpp $(SRC)/tests/simt/graph.h
 	@mkdir -p $(@D); echo "LD      $@"
-	@$(CXX) -std=c++17 -O1 -Wall -Wextra -isystem $(CUDA_INC) -o $@ $(filter %.cpp,$^) -L$(CUDA_LIB) -lcudnn -lcudnn_graph -Wl,-rpath-link,$(CUDA_LIB)
+	@$(CXX) -std=c++17 -O1 -Wall -Wextra -fopenmp-simd -isystem $(CUDA_INC) -o $@ $(filter %.cpp,$^) -L$(CUDA_LIB) -lcudnn -lcudnn_graph -Wl,-rpath-link,$(CUDA_LIB)
 check-engines: $(SIMT)/tests/engines $(SIMT)/no_driver/libcuda.so.1
 	@$(RUN) --limit 3600 "LD_LIBRARY_PATH=$(SIMT)/no_driver:$(CUDA_LIB) $(SIMT)/tests/engines $(T)"
 cuda-table:

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Graphs of cuDNN's backend interface: parts that are made, filled and finished; an engine that has a plan for the graph; running it.
+ * dnn_conv.cu, dnn_product.cu, each with its own graphs, are built on dnn.cu by this.
+ *
+ * After an error a builder makes nothing more, so that a graph reads as what it is.
+ */
+#ifndef AVT_CUDA_DNN_CUH
+#define AVT_CUDA_DNN_CUH
+
+#include "cuda/plans.h"
+
+typedef cudnnBackendDescriptor_t DnnPart;
+
+enum { DNN_PARTS = 64 };
+
+typedef struct DnnPlan {
+    DnnPart made[DNN_PARTS];            // all that the plan is made of, in the order of making
+    int nb;
+    DnnPart plan;
+    int64_t workspace;
+    int refused;                        // the library has none
+} DnnPlan;
+
+typedef struct DnnBuilder {
+    DnnPlan *plan;
+    cudnnStatus_t e;
+} DnnBuilder;
+
+DnnPart avt_dnn_make(DnnBuilder *b, cudnnBackendDescriptorType_t type);
+void avt_dnn_set(DnnBuilder *b, DnnPart d, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t nb, const void *value);
+void avt_dnn_set_numbers(DnnBuilder *b, DnnPart d, cudnnBackendAttributeName_t name, int64_t nb, const int64_t *value);
+void avt_dnn_set_part(DnnBuilder *b, DnnPart d, cudnnBackendAttributeName_t name, DnnPart part);
+DnnPart avt_dnn_finish(DnnBuilder *b, DnnPart d);
+
+/** A tensor that is bound to an address by `uid`, 16-byte aligned; a virtual one lives within the kernel. */
+DnnPart avt_dnn_tensor(DnnBuilder *b, int64_t uid, int dtype, bool is_virtual, int nd, const int64_t *dim, const int64_t *stride);
+/** y = mode(x) or mode(x, t), in f32; t: NULL where the mode has one operand. */
+DnnPart avt_dnn_pointwise(DnnBuilder *b, cudnnPointwiseMode_t mode, DnnPart x, DnnPart t, DnnPart y);
+DnnPart avt_dnn_graph(DnnBuilder *b, Cuda *cuda, int64_t nb, const DnnPart *op);
+
+/* What a plan is made of: the key that it is kept under, and how its graph is made of the key. */
+typedef struct DnnWish {
+    const void *key;
+    size_t size;
+    DnnPart (*graph)(DnnBuilder *b, Cuda *cuda, const void *key);
+    bool exact;                         // f32: no engine that rounds its operands down
+    int64_t library;                    // the most workspace
+    void (*say_refused)(Backend *be, const void *key);
+} DnnWish;
+
+/** The plan of a wish, made when there is none yet. @return 0, ENOSYS when the library has none (told once), or another error */
+int avt_dnn_plan(Backend *be, DnnPlan **plan, const DnnWish *wish);
+int avt_dnn_execute(Backend *be, const DnnPlan *plan, int64_t nb, const int64_t *uid, void *const *address, void *workspace, const char *what);
+
+#endif
