@@ -208,6 +208,9 @@ soak: $(BUILD)/tests/soak
 
 # how good and how late live is, for doc/live.md
 SPEECH = $(wildcard /usr/share/pocketsphinx/test/data/librivox/*.wav)
+# Plans on CPU ranks, reckoned from a calibration and measured
+bench-plan: $(BUILD)/avatar
+	@$(SRC)/tests/bench/plan.py --tool $(BUILD)/avatar $(if $(MODEL),--model $(MODEL))
 bench-live: all ffmpeg $(BUILD)/tests/live_error
 	@$(BUILD)/tests/live_error --svg $(BUILD)/live_error.svg $(or $(MODEL),$(SRC)/model/nano) $(SPEECH)
 	@$(BUILD)/tests/live_error --windows $(or $(MODEL),$(SRC)/model/nano) $(SPEECH) $(SPEECH) $(SPEECH) $(SPEECH) $(SPEECH)
@@ -296,6 +299,7 @@ help:
 	@echo "make install         DESTDIR and ./configure --prefix are honoured; uninstall takes it away"
 	@echo "make deb             Debian packages of library, headers, tool, model: build/deb/*.deb; check-deb looks into them"
 	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
+	@echo "make bench-plan      plans on CPU ranks, reckoned from a calibration and measured; MODEL=dir"
 	@echo "make bench-live      delays of live streams, error of live features: doc/live.md; MODEL=dir"
 	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool, check-mpi, check-hosts (root), check-examples"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
@@ -314,6 +318,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-mpi check-hosts check-examples check-parity check-tree run-check soak bench bench-live bench-peers demo setup install uninstall \
+.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-mpi check-hosts check-examples check-parity check-tree run-check soak bench bench-live bench-plan bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
 -include $(CUDA_O:.o=.d) $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * avatar bench --damage: what the precisions cost a film of this model. The same ten blocks in f32 and in each of the others: the probe's
+ * avatar bench --calibrate: how long this CPU takes for operations (calibrate.h). avatar bench --damage: what the precisions cost a film of this model. The same ten blocks in f32 and in each of the others: the probe's
  * voice, seed 7, the picture or a drawn face; so that they differ by rounding alone.
  */
 #include <math.h>
@@ -9,11 +9,15 @@
 #include <string.h>
 
 #include "base/thread.h"
+#include "calibrate.h"
 #include "doctor.h"
 #include "engine/session.h"
 #include "options.h"
+#include "plan.h"
 #include "probe.h"
 #include "speak.h"
+
+#define CALIBRATION_SECONDS 3
 
 enum { BLOCKS = 10, FRAMES = BLOCKS * AVATAR_BLOCK_FRAMES, SAMPLES = FRAMES * (AVATAR_SAMPLE_RATE / AVATAR_FPS) };
 
@@ -199,6 +203,28 @@ static int damage(const ToolOptions *o, const uint8_t *face, const float *pcm)
     return ret;
 }
 
+/* How long this CPU takes for the calls of a plan. */
+static int calibrate(ToolOptions *o)
+{
+    static Planned q;
+    Calibration c;
+    int ret = plan_read(&q, o), before;
+
+    if (!ret)
+        ret = plan_make(&q, o);
+    for (int r = 0; r < q.plan.nb_ranks && !ret; r++)
+        if (strcmp(q.plan.rank[r].device, "cpu"))
+            ret = fprintf(stderr, "avatar: bench --calibrate measures the CPU; of %s published rates are known: avatar plan --gpus\n", q.plan.rank[r].device) > 0;
+    if (ret)
+        return ret;
+    before = calibration_open(&c, q.opt.level);
+    ret = calibration_measure(&c, &q.plan, &q.sizes, &q.opt, CALIBRATION_SECONDS) < 0;
+    if (!ret)
+        printf("%s: %d calls, %d of them new, in %s\n", c.device, c.nb, c.nb - before, c.path);
+    calibration_close(&c);
+    return ret;
+}
+
 int cmd_bench(int argc, char **argv)
 {
     uint8_t *face = malloc(3 * PROBE_FACE * PROBE_FACE), *rgb = NULL;
@@ -206,10 +232,14 @@ int cmd_bench(int argc, char **argv)
     ToolOptions o;
     int ret = tool_options(&o, argc, argv);
 
-    if (!ret && (o.help || o.nb_positional > 1 || !o.damage)) {
+    if (!ret && (o.help || o.nb_positional > 1 || o.damage + o.calibrate != 1)) {
         fprintf(o.help ? stdout : stderr, "usage: avatar bench --damage [PICTURE] [--model DIR] [--precision P] [--json]\n"
-                                          "what bf16, int8 and fp8 cost a film of this model, against f32: doc/precision.md\n");
+                                          "what bf16, int8 and fp8 cost a film of this model, against f32: doc/precision.md\n"
+                                          "       avatar bench --calibrate [--model DIR] [--size WxH] [--devices LIST] [--plan PLAN] [--precision P]\n"
+                                          "how long this CPU takes for the operations of such a plan, in 3 s: avatar plan then knows times\n");
         ret = o.help ? -1 : 2;
+    } else if (!ret && o.calibrate) {
+        ret = calibrate(&o);
     } else if (!ret && (!face || !pcm || (o.nb_positional && media_read_picture(o.positional[0], &rgb, &o.look.width, &o.look.height, NULL) < 0))) {
         ret = 1;
     } else if (!ret) {

@@ -60,6 +60,7 @@ static const Option options[] = {
     { "json",        FLAG,  AT(json),               "plan, doctor, verify: for programs, in bytes", NULL },
     { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },
     { "damage",      FLAG,  AT(damage),             "bench: what each precision costs a film, against f32", NULL },
+    { "calibrate",   FLAG,  AT(calibrate),          "bench: how long this CPU takes for operations, for avatar plan to reckon with", NULL },
     { "record",      FLAG,  AT(record),             "verify: write the answer instead of comparing with it", NULL },
     { "picture",     TEXT,  AT(picture),            "doctor: the picture that a finished film was made of", NULL },
     { "quick",       FLAG,  AT(quick),              "doctor: make two blocks also with a large model, and look at them", NULL },

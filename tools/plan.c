@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "calibrate.h"
 #include "comm/world.h"
 #include "engine/orders.h"
 #include "engine/room.h"
@@ -167,7 +168,7 @@ static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, con
     if (ret >= 0)
         ret = setup(&set, o, sizes, &plan);
     if (ret >= 0)
-        ret = avt_rank_item(&calls, &nb, &set, sizes, opt);
+        ret = avt_rank_item(&calls, &nb, &set, 0, sizes, opt);
     if (ret >= 0)
         plan_print_ops(calls, nb, o->gpus ? cards.card[0] : NULL, o->json);
     avt_free(calls);
@@ -238,6 +239,11 @@ static int print_lack(const ToolOptions *o, const PlanSizes *sizes, const Plan *
 
 /* ---- the command --------------------------------------------------------------------------------------------------------- */
 
+static const char plan_usage[] =
+    "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
+                "[--vae-device D] [--front-device D] [--precision P] [--offload O] [--resident GB] [--memory GB] [--host-memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [--host-memory 128G] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpus CARD] [--json] ...: operations of one block at "
+                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n";
+
 /* What the GPUs of this machine have free. */
 static void print_left(const Room *room, int json)
 {
@@ -256,6 +262,34 @@ static void print_left(const Room *room, int json)
     }
     if (json)
         printf("}");
+}
+
+/* On CPUs, by what was measured of this one; cards have their times with --gpus. */
+static int print_time(const Plan *plan, const PlanSizes *sizes, const BackendOptions *opt, int json)
+{
+    Found *f = calloc(1, sizeof(*f));
+    Calibration c;
+    PaperClock clock;
+    int ret = f ? 0 : AVT_ERR(ENOMEM), known = calibration_open(&c, opt->level), cpus = !avt_plan_is_spread(plan);
+
+    for (int r = 0; r < plan->nb_ranks; r++)
+        cpus &= !strcmp(plan->rank[r].device, "cpu");
+    clock = calibration_clock(&c);
+    if (f && cpus && known) {
+        f->plan = *plan;
+        ret = avt_paper_clocked(f, &clock, sizes, opt);
+    }
+    if (ret >= 0 && cpus && known && json)
+        printf(", \"fps\": %.4f, \"block\": %.6f, \"exchange\": %.6f, \"bound\": \"%s\", \"calibrated\": %.3f", AVATAR_BLOCK_FRAMES / f->paper.period, f->paper.period,
+               f->paper.exchange, f->paper.bound, c.known / fmax(c.known + c.guessed, 1e-12));
+    else if (ret >= 0 && cpus && known)
+        printf("%.2f fps, from block to block %.0f ms; what bounds it: %s. By the calibration of %s: %.0f %% of the time by calls of just these forms\n",
+               AVATAR_BLOCK_FRAMES / f->paper.period, 1e3 * f->paper.period, f->paper.bound, c.device, 100 * c.known / fmax(c.known + c.guessed, 1e-12));
+    else if (ret >= 0 && cpus && !json)
+        printf("no time: this CPU has no published rates that would tell; avatar bench --calibrate measures it in 3 s\n");
+    calibration_close(&c);
+    free(f);
+    return ret;
 }
 
 static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, int steps, const char *device, const BackendOptions *opt)
@@ -282,6 +316,8 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         ret = print_networks(o, sizes, steps, device, opt);
     if (ret >= 0)
         print_left(&room, o->json);
+    if (ret >= 0)
+        ret = print_time(plan, sizes, opt, o->json);
     if (o->json)
         printf("}\n");
     return ret < 0 || lacks_host(&room, host);
@@ -302,67 +338,76 @@ static int find_processes(PlanOptions *p, PlanProcess process[WORLD_MAX], World 
     return 0;
 }
 
+/* Devices of all processes, or those that auto means. */
+static int find_devices(Planned *q, const ToolOptions *o)
+{
+    World *world;
+
+    if (find_processes(&q->p, q->process, &world, o))
+        return -1;
+    if (q->p.devices && strcmp(q->p.devices, "auto"))
+        return 0;
+    if (world)
+        avt_workers_devices(q->list, sizeof(q->list), world, &q->p, &tool_log);
+    else if (avt_room_devices(q->list, sizeof(q->list), &q->p, &q->sizes, &q->opt) < 0)
+        return -1;
+    q->p.devices = q->list;
+    return 0;
+}
+
+int plan_read(Planned *q, ToolOptions *o)
+{
+    memset(q, 0, sizeof(*q));
+    q->opt = (BackendOptions){ .level = o->engine.cpu_level >= 0 ? (CpuLevel)o->engine.cpu_level : CPU_AUTO, .log = &tool_log };
+    if (plan_sizes(&q->sizes, &o->engine, &tool_log) < 0)
+        return 1;
+    if (plan_size(&o->look, &q->sizes, &tool_log) < 0)
+        return 2;
+    q->sizes.width = o->look.out_width;
+    q->sizes.height = o->look.out_height;
+    q->p = (PlanOptions){ .plan = o->engine.plan, .vae_split = o->engine.vae_split, .devices = o->engine.devices,
+                          .steps = o->engine.steps > 0 ? o->engine.steps : 4, .vae_device = o->engine.vae_device,
+                          .front_device = o->engine.front_device, .offload = o->engine.offload, .resident = o->engine.resident,
+                          .nb_layers = q->sizes.dit.nb_layers, .nb_heads = q->sizes.dit.nb_heads, .cpu_threads = o->engine.cpu_threads,
+                          .room = o->memory ? q->room : NULL };
+    return o->memory && read_room(q->room, o->memory) < 0 ? 2 : 0;
+}
+
+int plan_make(Planned *q, const ToolOptions *o)
+{
+    if (find_devices(q, o) < 0 || avt_plan_make(&q->plan, &q->p, &tool_log) < 0)
+        return 1;
+    q->opt.act = avt_plan_act(&q->plan, q->opt.level, NULL);
+    if (avt_options_precision(&q->opt, o->engine.precision, &tool_log) < 0)
+        return 1;
+    return avt_rank_plan(&q->plan, &q->p, &q->sizes, &q->opt) < 0;
+}
+
 int cmd_plan(int argc, char **argv)
 {
+    static Planned q;
     ToolOptions o;
-    PlanSizes sizes;
-    Plan plan;
-    BackendOptions opt = { .level = CPU_AUTO, .log = &tool_log };
-    PlanOptions p;
-    PlanProcess process[WORLD_MAX];
-    World *world;
-    char first[32], list[PLAN_MAX_RANKS * 16];
-    double room[PLAN_MAX_RANKS];
-    int ret = tool_options(&o, argc, argv), steps;
+    char first[32];
+    int ret = tool_options(&o, argc, argv);
 
     if (ret)
         return ret;
     if (o.help || o.nb_positional) {
-        fprintf(o.help ? stdout : stderr, "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--offload O] [--resident GB] [--memory GB] [--host-memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [--host-memory 128G] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpus CARD] [--json] ...: operations of one block at "
-                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n");
+        fputs(plan_usage, o.help ? stdout : stderr);
         return o.help ? 0 : 2;
     }
-    steps = o.engine.steps > 0 ? o.engine.steps : 4;
     if (!o.engine.model)
         o.engine.model = "published";
-    if (plan_sizes(&sizes, &o.engine, &tool_log) < 0)
-        return 1;
-    if (plan_size(&o.look, &sizes, &tool_log) < 0)
-        return 2;
-    sizes.width = o.look.out_width;
-    sizes.height = o.look.out_height;
-    if (o.gpus && !o.ops)
-        return plan_for_cards(&o, &sizes, &tool_log);
-    p = (PlanOptions){ .plan = o.engine.plan, .vae_split = o.engine.vae_split, .devices = o.engine.devices, .steps = steps,
-                       .vae_device = o.engine.vae_device, .front_device = o.engine.front_device, .offload = o.engine.offload,
-                       .resident = o.engine.resident, .nb_layers = sizes.dit.nb_layers, .nb_heads = sizes.dit.nb_heads,
-                       .cpu_threads = o.engine.cpu_threads,
-                       .room = o.memory ? room : NULL };
-    if (o.memory && read_room(room, o.memory) < 0)
-        return 2;
-    if (o.engine.cpu_level >= 0)
-        opt.level = (CpuLevel)o.engine.cpu_level;
-    if (find_processes(&p, process, &world, &o))
-        return 1;
-    if (world && (!p.devices || !strcmp(p.devices, "auto"))) {
-        avt_workers_devices(list, sizeof(list), world, &p, &tool_log);
-        p.devices = list;
-    } else if (!p.devices || !strcmp(p.devices, "auto")) {
-        if (avt_room_devices(list, sizeof(list), &p, &sizes, &opt) < 0)
-            return 1;
-        p.devices = list;
-    }
-    if (avt_plan_make(&plan, &p, &tool_log) < 0)
-        return 1;
-    snprintf(first, sizeof(first), "%s", plan.rank[0].device);
-    opt.act = avt_plan_act(&plan, opt.level, NULL);
-    if (avt_options_precision(&opt, o.engine.precision, &tool_log) < 0)
-        return 1;
+    ret = plan_read(&q, &o);
+    if (!ret && o.gpus && !o.ops)
+        return plan_for_cards(&o, &q.sizes, &tool_log);
+    if (!ret)
+        ret = plan_make(&q, &o);
+    if (ret)
+        return ret;
+    snprintf(first, sizeof(first), "%s", q.plan.rank[0].device);
     if (o.ops)
-        return plan_ops(&o, &sizes, steps, first, &opt);
-    if (avt_rank_plan(&plan, &p, &sizes, &opt) < 0)
-        return 1;
-    ret = plan_memory(&o, &sizes, &plan, steps, first, &opt);
-    return ret || !o.memory ? ret : print_lack(&o, &sizes, &plan, room, &opt);
+        return plan_ops(&o, &q.sizes, q.p.steps, first, &q.opt);
+    ret = plan_memory(&o, &q.sizes, &q.plan, q.p.steps, first, &q.opt);
+    return ret || !o.memory ? ret : print_lack(&o, &q.sizes, &q.plan, q.room, &q.opt);
 }

@@ -5,6 +5,7 @@
 
 #include "avatar.h"
 #include "cards.h"
+#include "comm/world.h"
 #include "dry/dry.h"
 #include "engine/rank.h"
 #include "options.h"
@@ -17,6 +18,20 @@ int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
 int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look);
 /** --host-memory, bytes; 0: not said. @return 0, or -1 after a sentence on stderr */
 int plan_read_host(double *bytes, const ToolOptions *o);
+typedef struct Planned {                // from the tool's options
+    PlanSizes sizes;
+    PlanOptions p;
+    Plan plan;
+    BackendOptions opt;
+    PlanProcess process[WORLD_MAX];
+    char list[PLAN_MAX_RANKS * 16];     // devices, where they are found
+    double room[PLAN_MAX_RANKS];
+} Planned;
+
+/** Sizes and what is asked for; q must not move afterwards. @return 0, or an exit code after a sentence */
+int plan_read(Planned *q, ToolOptions *o);
+/** The plan and the precision, of what was read. @return 0, or an exit code after a sentence */
+int plan_make(Planned *q, const ToolOptions *o);
 /** Memory of a rank or of the front as an object of JSON. */
 void plan_json_memory(const char *device, const PlanMemory *m);
 /** avatar plan --gpus: plan_gpus.c. @return exit code */

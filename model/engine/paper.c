@@ -23,7 +23,7 @@ static int add_item(Work *w, const RankSetup *set, const PlanSizes *sizes, const
 {
     DryCall *calls = NULL;
     int64_t nb = 0;
-    const int ret = avt_rank_item(&calls, &nb, set, sizes, be);
+    const int ret = avt_rank_item(&calls, &nb, set, 0, sizes, be);
 
     for (int64_t i = 0; i < nb && ret >= 0; i++) {
         OpStat *s = &w->item[calls[i].first.op];
@@ -186,20 +186,98 @@ static const char *bound_of(const Found *f, int busiest, int idle)
     return rank->pipe < 0 ? "the VAE" : rank->vae ? "the card with the VAE" : "the layers";
 }
 
-void avt_paper_time(Found *f, const Work *w, const Pool *pool, const PlanSizes *sizes)
+/* From what each rank takes, and a block's way, to the whole. */
+static void finish(Found *f, double way)
 {
     Paper *p = &f->paper;
-    double way, turn;
+    const double turn = f->plan.in_flight == 1 ? way + p->decode : way / f->plan.in_flight;       // alone, the next block waits for the pictures, too
     int most = 0;
 
-    *p = (Paper){ .item = 0 };
-    way = walk(f, w, pool, sizes);
-    turn = f->plan.in_flight == 1 ? way + p->decode : way / f->plan.in_flight;      // alone, the next block waits for the pictures, too
     for (int r = 1; r < f->plan.nb_ranks; r++)
         most = p->busy[r] > p->busy[most] ? r : most;
     p->period = fmax(turn, p->busy[most]);
     p->first = p->front + p->encode + way + p->decode;
     p->bound = bound_of(f, most, p->busy[most] < turn);
+}
+
+void avt_paper_time(Found *f, const Work *w, const Pool *pool, const PlanSizes *sizes)
+{
+    f->paper = (Paper){ .item = 0 };
+    finish(f, walk(f, w, pool, sizes));
+}
+
+/* ---- by a clock -------------------------------------------------------------------------------------------------------- */
+
+typedef int Calls(DryCall **calls, int64_t *nb, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
+
+static int clocked(double *seconds, Calls *calls_of, const PaperClock *clock, const RankSetup *set, int r, const PlanSizes *sizes,
+                   const BackendOptions *be)
+{
+    DryCall *calls = NULL;
+    int64_t nb = 0;
+    const int ret = calls_of(&calls, &nb, set, r, sizes, be);
+
+    *seconds = 0;
+    for (int64_t i = 0; i < nb && ret >= 0; i++)
+        *seconds += (double)calls[i].calls * clock->seconds(clock->opaque, &calls[i].first, set->plan->rank[r].threads);
+    avt_free(calls);
+    return ret;
+}
+
+typedef struct Clocked {                // seconds of a rank
+    double wave, item, exchange;        // a wave's calls, an item's, and what an item's parts send each other
+} Clocked;
+
+static int clock_rank(Clocked *c, Found *f, int r, const PaperClock *clock, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *be)
+{
+    int ret = clocked(&c->wave, avt_rank_wave, clock, set, r, sizes, be);
+
+    c->item = 0;
+    if (ret >= 0 && f->plan.rank[r].pipe >= 0)
+        ret = clocked(&c->item, avt_rank_item, clock, set, r, sizes, be);
+    if (ret >= 0)
+        ret = avt_rank_traffic(&f->traffic[r], set, r, sizes, be);
+    c->exchange = f->traffic[r].bytes / clock->link + f->traffic[r].turns * clock->hop;
+    return ret;
+}
+
+/* @return what the rank adds to a block's way through all steps */
+static double add_clocked(Found *f, int r, const Clocked *c)
+{
+    const PlanRank *rank = &f->plan.rank[r];
+    const double item = c->item + c->exchange;
+    const int alone = f->plan.in_flight == 1;                       // then a wave is one item
+    Paper *p = &f->paper;
+    int steps = 0;
+
+    for (int i = 0; i < f->plan.steps; i++)
+        steps += rank->pipe >= 0 && avt_plan_holds(&f->plan, r, i);
+    p->busy[r] = c->wave + (alone && steps ? steps - 1 : 0) * c->item + steps * c->exchange;
+    if (rank->vae)
+        p->decode = fmax(p->decode, c->wave - (alone && steps ? 1 : steps) * c->item);
+    if (rank->pipe <= 0 && !rank->part) {
+        p->item += item;
+        p->exchange += c->exchange;
+    }
+    return rank->part ? 0 : steps * (item + (rank->prev >= 0 ? p->hop : 0));
+}
+
+int avt_paper_clocked(Found *f, const PaperClock *clock, const PlanSizes *sizes, const BackendOptions *be)
+{
+    double way = 0;
+    RankSetup set;
+    Clocked c;
+    int ret = avt_search_setup(&set, &f->plan, sizes);
+
+    f->paper = (Paper){ .hop = clock->hop };
+    for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++) {
+        ret = clock_rank(&c, f, r, clock, &set, sizes, be);
+        if (ret >= 0)
+            way += add_clocked(f, r, &c);
+    }
+    if (ret >= 0)
+        finish(f, way);
+    return ret;
 }
 
 /* From an even split, and from what the first rank exchanges. */

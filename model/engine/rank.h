@@ -169,11 +169,13 @@ CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, int ow
 int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, RankRoutes *routes,
                      OpStat *stat);
 /**
- * The calls of one item in mid-stream at the last step, each op once for every set of shapes, in the order of first calls.
- * @param set    of a plan whose rank 0 holds all layers and not the VAE
+ * The calls of one item in mid-stream on a rank with layers, each op once for every set of shapes, in the order of first calls. Where a
+ * plan has but one step and the rank the VAE, its pictures are among them.
  * @param calls  gets a list of *nb, freed with avt_free()
  */
-int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *opt);
+int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
+/** Likewise of one wave: an item of each step that is under way at once (a sequential plan: the last step's), and a block's pictures. */
+int avt_rank_wave(DryCall **calls, int64_t *nb, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
 /** What a part of a team sends to the others for one item in mid-stream, and in how many exchanges, one after another; 0 of a rank that is no
  *  part of one. */
 int avt_rank_traffic(CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);

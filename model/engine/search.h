@@ -66,6 +66,15 @@ void avt_paper_time(Found *f, const Work *w, const Pool *pool, const PlanSizes *
 /** The least that the period can be of a plan with the traffic of its first rank, however its layers are split; f->paper is left empty. */
 double avt_paper_least(Found *f, const Work *w, const Pool *pool, const PlanSizes *sizes);
 
+typedef struct PaperClock {             // what knows how long calls take, as tools/calibrate.h does
+    double (*seconds)(void *opaque, const OpCall *call, int threads);
+    void *opaque;
+    double link, hop;                   // bytes a second between ranks; seconds of a message
+} PaperClock;
+
+/** f->paper and traffic of a plan, by a clock for each call of its ranks. The front is left out. @return 0 or an error */
+int  avt_paper_clocked(Found *f, const PaperClock *clock, const PlanSizes *sizes, const BackendOptions *be);
+
 /* ---- search.c -------------------------------------------------------------------------------------------------------- */
 
 /** What all ranks of a plan share on paper, at sizes->width, height. @return 0 or an error */

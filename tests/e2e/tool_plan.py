@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Cases of tool.py: avatar plan --gpus, which needs neither model nor card."""
 import json
+import os
 import re
 import time
 import xml.dom.minidom
 
+import tool_harness
 from tool_harness import Run, Skip, case, face, fails, media, require
 
 
@@ -130,6 +132,27 @@ def what_does_not_fit_says_what_does(tmp):
     r = Run('speak', media.wav(tmp / 'a.wav', 7680), face(tmp), '-o', tmp / 'o.nut', '--size', '4096x4096')
     fails(r, 1, '4096x4096 with', 'GB are free; what fits: size=')
     require('x' in r.err.split('what fits: size=')[1] and not (tmp / 'o.nut').exists(), r.err)
+
+
+@case
+def plan_knows_the_time_of_a_cpu(tmp):
+    """Calls that were measured are kept for this processor; a plan of them has a time, and says how much of it was measured."""
+    env = dict(os.environ, XDG_CACHE_HOME=str(tmp))
+    model = tool_harness.A.model
+    on = ('--model', model, '--size', '64x64', '--devices', 'cpu')
+    before = Run('plan', *on, env=env)
+    require(b'avatar bench --calibrate' in before.out and 'fps' not in json.loads(Run('plan', '--json', *on, env=env).out), before.out)
+    r = Run('bench', '--calibrate', *on, env=env)
+    files = list((tmp / 'avatar').iterdir())
+    require(r.ret == 0 and len(files) == 1 and files[0].suffix == '.rates', r.what, files)
+    d = json.loads(Run('plan', '--json', *on, env=env).out)
+    require(d['calibrated'] > 0.999 and d['fps'] > 0 and abs(d['block'] * d['fps'] / 12 - 1) < 1e-3, d)
+    large = json.loads(Run('plan', '--json', '--model', model, '--size', '128x128', '--devices', 'cpu', env=env).out)
+    require(large['calibrated'] < 0.5 and large['block'] > 2 * d['block'], 'four times the pixels, reckoned from others', large, d)
+    files[0].write_text('2 5 x\n' + files[0].read_text())
+    require(json.loads(Run('plan', '--json', *on, env=env).out)['block'] == d['block'], 'a line that is none is left out')
+    fails(Run('bench', '--calibrate', '--devices', 'cuda0', env=env), 1, 'avatar plan --gpus')
+    fails(Run('bench', env=env), 2)
 
 
 @case

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Plans on CPU ranks: the time from block to block that `avatar plan` reckons, from what `avatar bench --calibrate` has measured call by call,
+against the same model's film. Prints a table; exit code 1 when a plan is off by more than 10 %.
+
+plan.py --tool AVATAR [--model M] [--size WxH] [--reps N] [PLAN ...]
+"""
+import argparse
+import json
+import math
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import wave
+
+FACE = sorted((pathlib.Path(__file__).resolve().parents[2] / 'model' / 'nano' / 'faces').glob('*.png'))[0]
+LIMIT = 10                        # per cent
+BLOCKS, SKIP = 32, 8              # of a film; those at its start that do not count
+PLANS = {
+    'one rank': ('--devices', 'cpu', '--plan', 'sequential'),
+    'layer over 2': ('--devices', 'cpu|cpu', '--plan', 'layer'),
+    'wave over 2': ('--devices', 'cpu', '--plan', 'wave', '--vae-device', 'cpu:own'),
+    'tensor2': ('--devices', 'cpu|cpu', '--plan', 'tensor2'),
+}
+
+
+def inputs(tmp):
+    """A voice that hums: what is said takes no other time than anything else."""
+    with wave.open(str(tmp / 'a.wav'), 'wb') as w:
+        w.setnchannels(1), w.setsampwidth(2), w.setframerate(16000)
+        w.writeframes(b''.join(struct.pack('<h', int(6000 * math.sin(0.05 * i) * math.sin(0.0008 * i))) for i in range(BLOCKS * 7680)))
+
+
+def tool(*args):
+    return subprocess.run([A.tool] + list(args), check=True, stdout=subprocess.PIPE, env=A.env).stdout
+
+
+def reckoned(args):
+    tool('bench', '--calibrate', *A.options, *args)
+    p = json.loads(tool('plan', '--json', *A.options, *args))
+    return p['block'], p['calibrated'], p['bound']
+
+
+def measured(tmp, args):
+    """Seconds from block to block: the mean over a film, as a calibration takes it of its calls."""
+    stats = tmp / 'stats'
+    stats.unlink(missing_ok=True)
+    tool('speak', *A.options, '--seed', '1', '--stats', str(stats), '--quiet', '-o', '-', *args, str(tmp / 'a.wav'), str(FACE))
+    t = [json.loads(line)['time'] for line in stats.read_text().splitlines()][SKIP:]
+    return (t[-1] - t[0]) / (len(t) - 1)
+
+
+def main():
+    off = 0
+    with tempfile.TemporaryDirectory(prefix='avatar-plan-') as folder:
+        tmp = pathlib.Path(folder)
+        A.env = dict(os.environ, XDG_CACHE_HOME=folder, OMP_WAIT_POLICY='passive')
+        A.options = ['--model', A.model] + (['--size', A.size] if A.size else [])
+        inputs(tmp)
+        print('%-14s %12s %12s %8s  %s' % ('ms a block', 'reckoned', 'measured', 'off', 'what bounds it'))
+        for name in A.plans or PLANS:
+            turns = [(reckoned(PLANS[name]), measured(tmp, PLANS[name])) for _ in range(A.reps)]     # in turn: both see the same machine
+            block, known, bound = min(t[0] for t in turns)
+            real = min(t[1] for t in turns)
+            wrong = 100 * (block / real - 1)
+            off += abs(wrong) > LIMIT
+            print('%-14s %12.1f %12.1f %+7.1f%%  %s%s' % (name, 1e3 * block, 1e3 * real, wrong, bound, '' if known > 0.999 else ', %.0f %% known' % (100 * known)),
+                  flush=True)
+    return 1 if off else 0
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tool', required=True)
+    parser.add_argument('--model', default='nano')
+    parser.add_argument('--size')
+    parser.add_argument('--reps', type=int, default=3)
+    parser.add_argument('plans', nargs='*')
+    A = parser.parse_args()
+    sys.exit(main())

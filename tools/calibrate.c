@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* See calibrate.h. The file: a line a call, "threads level flops bytes seconds key". */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "calibrate.h"
+#include "kernels.h"
+
+#define LINK 4e9                        // bytes a second that one thread copies for another, read and written by each
+
+/* ---- keys ---------------------------------------------------------------------------------------------------------------- */
+
+static void add_form(char *key, size_t size, Tensor t)
+{
+    size_t n = strlen(key);
+
+    if (!t.be) {
+        snprintf(key + n, size - n, " -");
+        return;
+    }
+    n += (size_t)snprintf(key + n, size - n, " %s%s", avt_dtype_name(t.dtype), t.packed ? "w" : "");
+    for (int i = 0; i < t.nd && n < size; i++)
+        n += (size_t)snprintf(key + n, size - n, "%c%lld", i ? 'x' : ':', (long long)t.dim[i]);
+}
+
+void calibration_key(char *key, size_t size, const OpCall *c)
+{
+    snprintf(key, size, "%s", avt_op_name(c->op));
+    add_form(key, size, c->out);
+    for (int i = 0; i < OP_MAX_OUT - 1; i++)
+        add_form(key, size, c->more[i]);
+    for (int i = 0; i < OP_MAX_IN; i++)
+        add_form(key, size, c->in[i]);
+}
+
+/* ---- the file ------------------------------------------------------------------------------------------------------------- */
+
+static void name_device(char *name, size_t size)
+{
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    char line[256];
+
+    snprintf(name, size, "cpu");
+    while (f && fgets(line, sizeof(line), f))
+        if (!strncmp(line, "model name", 10) && strchr(line, ':')) {
+            snprintf(name, size, "%.*s", (int)strcspn(strchr(line, ':') + 2, "\n"), strchr(line, ':') + 2);
+            break;
+        }
+    if (f)
+        fclose(f);
+}
+
+/* $XDG_CACHE_HOME/avatar/DEVICE.rates, made with its folders if `make`. */
+static void find_path(Calibration *c, int make)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    size_t n = (size_t)(cache && *cache ? snprintf(c->path, sizeof(c->path), "%.500s", cache) :
+                        snprintf(c->path, sizeof(c->path), "%.500s/.cache", home ? home : "/tmp"));
+
+    if (make)
+        mkdir(c->path, 0700);
+    n += (size_t)snprintf(c->path + n, sizeof(c->path) - n, "/avatar");
+    if (make)
+        mkdir(c->path, 0700);
+    snprintf(c->path + n, sizeof(c->path) - n, "/%s.rates", c->device);
+    for (char *p = c->path + n + 1; *p; p++)
+        *p = strchr("/ \t()@", *p) ? '-' : *p;
+}
+
+static Calibrated *find(Calibration *c, const char *key, int threads, int level)
+{
+    for (int i = 0; i < c->nb; i++)
+        if (c->call[i].threads == threads && c->call[i].level == level && !strcmp(c->call[i].key, key))
+            return &c->call[i];
+    return NULL;
+}
+
+void calibration_keep(Calibration *c, const Calibrated *call)
+{
+    Calibrated *old = find(c, call->key, call->threads, call->level);
+
+    if (!old && c->nb == c->room) {
+        Calibrated *p = realloc(c->call, sizeof(*p) * (size_t)(c->room ? 2 * c->room : 64));
+
+        if (!p)
+            return;
+        c->call = p;
+        c->room = c->room ? 2 * c->room : 64;
+    }
+    *(old ? old : &c->call[c->nb++]) = *call;
+}
+
+/* "threads level flops bytes seconds key": 1 when it is one */
+static int read_line(Calibrated *c, const char *line)
+{
+    int at = 0;
+
+    if (sscanf(line, "%d %d %lf %lf %lf %n", &c->threads, &c->level, &c->flops, &c->bytes, &c->seconds, &at) < 5 || !at || !(c->seconds > 0))
+        return 0;
+    snprintf(c->key, sizeof(c->key), "%.*s", (int)strcspn(line + at, "\n"), line + at);
+    for (c->op = 0; c->op < OP_NB; c->op++)
+        if (strlen(avt_op_name(c->op)) == strcspn(c->key, " ") && !strncmp(c->key, avt_op_name(c->op), strcspn(c->key, " ")))
+            return 1;
+    return !strcmp(c->key, CALIBRATION_HOP);
+}
+
+int calibration_open(Calibration *c, CpuLevel level)
+{
+    char line[600];
+    Calibrated call;
+    FILE *f;
+
+    memset(c, 0, sizeof(*c));
+    c->level = level;
+    name_device(c->device, sizeof(c->device));
+    find_path(c, 0);
+    f = fopen(c->path, "r");
+    while (f && fgets(line, sizeof(line), f))
+        if (read_line(&call, line))
+            calibration_keep(c, &call);
+    if (f)
+        fclose(f);
+    return c->nb;
+}
+
+void calibration_close(Calibration *c)
+{
+    free(c->call);
+    memset(c, 0, sizeof(*c));
+}
+
+/* Beside it, then in its place: who reads meanwhile finds the one or the other whole. */
+int calibration_write(Calibration *c, const Log *log)
+{
+    char part[1100];
+    FILE *f;
+    int ok;
+
+    find_path(c, 1);
+    snprintf(part, sizeof(part), "%s.%ld", c->path, (long)getpid());
+    f = fopen(part, "w");
+    for (int i = 0; f && i < c->nb; i++)
+        fprintf(f, "%d %d %.6g %.6g %.6g %s\n", c->call[i].threads, c->call[i].level, c->call[i].flops, c->call[i].bytes, c->call[i].seconds,
+                c->call[i].key);
+    ok = f && !fclose(f) && !rename(part, c->path);
+    return ok ? 0 : avt_fail(log, AVT_ERR(errno ? errno : EIO), "%s: %s; what was measured cannot be kept", c->path, strerror(errno));
+}
+
+/* ---- the clock ------------------------------------------------------------------------------------------------------------- */
+
+static double work_of(double flops, double bytes)
+{
+    return flops > 0 ? flops : bytes;
+}
+
+/* Of the same op, with as many threads if there is one, nearest in work; NULL: this op was never measured. */
+static const Calibrated *nearest(const Calibration *c, OpId op, double work, int threads)
+{
+    const Calibrated *best = NULL;
+    double least = INFINITY;
+
+    for (int i = 0; i < c->nb; i++) {
+        const Calibrated *k = &c->call[i];
+        const double far = k->op != op || k->level != c->level ? INFINITY :
+                           fabs(log(work_of(k->flops, k->bytes) / work)) + 100 * (k->threads != threads);
+
+        if (far < least) {
+            least = far;
+            best = k;
+        }
+    }
+    return best;
+}
+
+static double seconds_of(void *opaque, const OpCall *call, int threads)
+{
+    Calibration *c = opaque;
+    const Calibrated *k;
+    char key[sizeof(k->key)];
+    double flops, bytes, s;
+
+    calibration_key(key, sizeof(key), call);
+    k = find(c, key, threads, c->level);
+    if (k) {
+        c->known += k->seconds;
+        return k->seconds;
+    }
+    avt_op_cost(call, &flops, &bytes);
+    k = nearest(c, call->op, work_of(flops, bytes), threads);
+    s = k ? k->seconds * work_of(flops, bytes) / work_of(k->flops, k->bytes) * k->threads / threads : 0;
+    c->guessed += s;
+    return s;
+}
+
+PaperClock calibration_clock(Calibration *c)
+{
+    const Calibrated *hop = find(c, CALIBRATION_HOP, 1, c->level);
+
+    c->known = c->guessed = 0;
+    return (PaperClock){ seconds_of, c, LINK, hop ? hop->seconds : 0 };
+}

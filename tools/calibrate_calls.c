@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Measuring for calibrate.h. Calls are taken from a rehearsal of each rank on `dry` and made on the CPU with operands of the same forms, one
+ * after another in rounds, so that each finds the caches as the others leave them. As many ranks as share the cores do so at a time. The mean
+ * of a call's times counts, as means add up to the mean of the whole, whatever other programs do meanwhile.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/thread.h"
+#include "calibrate.h"
+#include "kernels.h"
+
+#define HOP_SECONDS 0.1                 // that a hop is measured for
+
+typedef struct Trial {                  // a call with operands
+    OpCall call;
+    Tensor *operand[OP_MAX_IN + OP_MAX_OUT];
+    int nb_operands;
+    double seconds;                     // of all rounds
+    int64_t nb;
+} Trial;
+
+typedef struct Bed {                    // what one rank's thread does
+    const BackendOptions *opt;
+    Trial *trial;
+    int nb, ret;
+    int64_t end;                        // avt_now_ns()
+    Backend *be;
+    Arena *own, *scratch;               // weights and indices of each call; what all of them write and read, as in a forward
+    pthread_t thread;
+} Bed;
+
+static WeightUse use_of(OpId op)
+{
+    return op == OP_CONV3D ? WEIGHT_CONV3D : op == OP_CONV1D ? WEIGHT_CONV1D : WEIGHT_LINEAR;
+}
+
+/* Storage that a packed weight may have come from. */
+static DType stored(const Tensor *t)
+{
+    return avt_is_code(t->act) ? t->act : t->dtype == DT_BF16 || t->dtype == DT_F16 ? t->dtype : DT_F32;
+}
+
+/* Indices must be ones: zeros that nobody overwrites. */
+static int is_own(const Tensor *t)
+{
+    return t->packed || t->dtype == DT_I32 || t->dtype == DT_I64;
+}
+
+static size_t room_of(Backend *be, const OpCall *c, const Tensor *t)
+{
+    return !t->be ? 0 : 256 + 4 * (size_t)avt_rows_of(*t) +
+           (t->packed ? avt_weight_bytes(be, use_of(c->op), t->act, stored(t), t->nd, t->dim) : avt_nbytes(*t));
+}
+
+static int put_weight(Bed *b, OpId op, Tensor *o)
+{
+    void *zeros = calloc((size_t)avt_numel(*o) + (size_t)o->dim[0], 4);
+
+    if (!zeros)
+        return AVT_ERR(ENOMEM);
+    *o = avt_is_code(o->act) ? avt_weight_put_codes(b->own, o->act, o->dim[0], o->dim[1], zeros, zeros) :
+         avt_weight_put(b->own, use_of(op), o->act, stored(o), o->nd, o->dim, zeros);
+    free(zeros);
+    return o->be ? 0 : AVT_ERR(ENOMEM);
+}
+
+static int make_operand(Bed *b, OpId op, Tensor *o)
+{
+    Arena *a = is_own(o) ? b->own : b->scratch;
+
+    if (o->packed)
+        return put_weight(b, op, o);
+    *o = (o->scale ? avt_new_codes : avt_new_dims)(a, o->dtype, o->nd, o->dim);
+    return o->be ? 0 : AVT_ERR(ENOMEM);
+}
+
+static void open_trial(Trial *t, const OpCall *c)
+{
+    t->call = *c;
+    for (int i = -OP_MAX_OUT; i < OP_MAX_IN; i++) {
+        Tensor *o = i >= 0 ? &t->call.in[i] : i + OP_MAX_OUT ? &t->call.more[i + OP_MAX_OUT - 1] : &t->call.out;
+
+        if (o->be)
+            t->operand[t->nb_operands++] = o;
+    }
+}
+
+/* Two arenas that hold the operands of all calls, and a workspace for the largest. */
+static int open_memory(Bed *b)
+{
+    size_t own = 4096, scratch = 4096;
+    int64_t workspace = 0;
+    int ret;
+
+    for (int i = 0; i < b->nb; i++) {
+        const OpCall *c = &b->trial[i].call;
+        size_t passing = 4096;
+
+        for (int k = 0; k < b->trial[i].nb_operands; k++) {
+            const Tensor *o = b->trial[i].operand[k];
+
+            *(is_own(o) ? &own : &passing) += room_of(b->be, c, o);
+        }
+        scratch = passing > scratch ? passing : scratch;
+        workspace = b->be->cls->workspace(b->be, c) > workspace ? b->be->cls->workspace(b->be, c) : workspace;
+    }
+    ret = avt_arena_open(&b->own, b->be, "weights", own);
+    if (ret >= 0)
+        ret = avt_arena_open(&b->scratch, b->be, "scratch", scratch);
+    return ret < 0 ? ret : avt_workspace_open(b->be, (size_t)workspace);
+}
+
+static int open_bed(Bed *b, const OpCall *const *calls, int nb)
+{
+    int ret = avt_backend_open(&b->be, "cpu", b->opt);
+
+    b->trial = calloc((size_t)nb, sizeof(*b->trial));
+    b->nb = b->trial ? nb : 0;
+    for (int i = 0; i < b->nb; i++)
+        open_trial(&b->trial[i], calls[i]);
+    if (ret >= 0)
+        ret = b->trial ? open_memory(b) : AVT_ERR(ENOMEM);
+    for (int i = 0; i < nb && ret >= 0; i++) {
+        const size_t mark = avt_arena_mark(b->scratch);
+
+        for (int k = 0; k < b->trial[i].nb_operands && ret >= 0; k++)
+            ret = make_operand(b, calls[i]->op, b->trial[i].operand[k]);
+        avt_arena_release(b->scratch, mark);
+    }
+    return ret;
+}
+
+static void close_bed(Bed *b)
+{
+    if (b->be) {
+        avt_arena_close(&b->scratch);
+        avt_arena_close(&b->own);
+    }
+    free(b->trial);
+    avt_backend_close(&b->be);
+}
+
+/* One round warms up. */
+static void *run_bed(void *arg)
+{
+    Bed *b = arg;
+
+    avt_thread_flush_denormals();
+    b->ret = avt_thread_team(b->opt->threads, b->opt->log);
+    for (int round = 0; b->ret >= 0 && (round < 2 || avt_now_ns() < b->end); round++)
+        for (int i = 0; i < b->nb; i++) {
+            Trial *t = &b->trial[i];
+            const int64_t start = avt_now_ns();
+
+            avt_backend_run(b->be, &t->call);
+            t->seconds += round ? 1e-9 * (double)(avt_now_ns() - start) : 0;
+            t->nb += round > 0;
+        }
+    if (b->ret >= 0)
+        b->ret = avt_sync(b->be);
+    return NULL;
+}
+
+/* The same calls by as many ranks of so many threads as the cores hold; the mean of what they take. */
+static int measure_calls(Calibration *c, const OpCall *const *calls, int nb, int threads, const BackendOptions *be, double seconds)
+{
+    BackendOptions opt = *be;
+    const int beds = avt_nb_cores() / threads > 1 ? avt_nb_cores() / threads : 1;
+    Bed *bed = calloc((size_t)beds, sizeof(*bed));
+    int ret = bed ? 0 : AVT_ERR(ENOMEM), started = 0;
+
+    opt.threads = threads;
+    for (int i = 0; i < beds && ret >= 0; i++) {
+        bed[i].opt = &opt;
+        ret = open_bed(&bed[i], calls, nb);
+    }
+    for (; started < beds && ret >= 0; started++) {
+        bed[started].end = avt_now_ns() + (int64_t)(1e9 * seconds);
+        ret = avt_thread_start(&bed[started].thread, run_bed, &bed[started]) ? AVT_ERR(ENOMEM) : 0;
+    }
+    for (int i = 0; i < started; i++) {
+        pthread_join(bed[i].thread, NULL);
+        ret = ret < 0 ? ret : bed[i].ret;
+    }
+    for (int k = 0; k < nb && ret >= 0; k++) {
+        Calibrated call = { .op = calls[k]->op, .threads = threads, .level = c->level };
+
+        calibration_key(call.key, sizeof(call.key), calls[k]);
+        avt_op_cost(calls[k], &call.flops, &call.bytes);
+        for (int i = 0; i < beds; i++)
+            call.seconds += bed[i].trial[k].seconds / (double)bed[i].trial[k].nb / beds;
+        calibration_keep(c, &call);
+    }
+    for (int i = 0; bed && i < beds; i++)
+        close_bed(&bed[i]);
+    free(bed);
+    return ret;
+}
+
+typedef struct Ball {                   // thrown to and fro by two threads
+    pthread_mutex_t lock;
+    pthread_cond_t thrown;
+    int64_t turns, end;
+    int over;
+} Ball;
+
+/* The player of even turns, or of odd ones. */
+static void play(Ball *b, int odd)
+{
+    pthread_mutex_lock(&b->lock);
+    while (!b->over) {
+        if ((b->turns & 1) == odd) {
+            b->turns++;
+            b->over = avt_now_ns() > b->end;
+            pthread_cond_signal(&b->thrown);
+        } else
+            pthread_cond_wait(&b->thrown, &b->lock);
+    }
+    pthread_mutex_unlock(&b->lock);
+}
+
+static void *play_odd(void *arg)
+{
+    play(arg, 1);
+    return NULL;
+}
+
+static int measure_hop(Calibration *c)
+{
+    Ball b = { .lock = PTHREAD_MUTEX_INITIALIZER, .thrown = PTHREAD_COND_INITIALIZER };
+    Calibrated call = { .key = CALIBRATION_HOP, .op = OP_NB, .threads = 1, .level = c->level };
+    const int64_t start = avt_now_ns();
+    pthread_t other;
+
+    b.end = start + (int64_t)(1e9 * HOP_SECONDS);
+    if (avt_thread_start(&other, play_odd, &b))
+        return AVT_ERR(ENOMEM);
+    play(&b, 0);
+    pthread_join(other, NULL);
+    call.seconds = 1e-9 * (double)(avt_now_ns() - start) / (double)b.turns;
+    calibration_keep(c, &call);
+    return 0;
+}
+
+typedef struct Wanted {                 // calls of all ranks with so many threads, each form once
+    DryCall *own[2 * PLAN_MAX_RANKS];   // lists that they lie in
+    int nb_own;
+    const OpCall *call[512];
+    int nb;
+} Wanted;
+
+static void want(Wanted *w, const OpCall *c)
+{
+    char key[sizeof(((Calibrated *)0)->key)], other[sizeof(key)];
+
+    calibration_key(key, sizeof(key), c);
+    for (int i = 0; i < w->nb; i++) {
+        calibration_key(other, sizeof(other), w->call[i]);
+        if (!strcmp(key, other))
+            return;
+    }
+    if (w->nb < (int)(sizeof(w->call) / sizeof(w->call[0])))
+        w->call[w->nb++] = c;
+}
+
+static int want_rank(Wanted *w, const RankSetup *set, int r, const PlanSizes *sizes, const BackendOptions *be)
+{
+    int ret = 0;
+
+    for (int item = 0; item < (set->plan->rank[r].pipe >= 0 ? 2 : 1) && ret >= 0; item++) {
+        int64_t nb = 0;
+
+        ret = (item ? avt_rank_item : avt_rank_wave)(&w->own[w->nb_own], &nb, set, r, sizes, be);
+        for (int64_t i = 0; i < nb && ret >= 0; i++)
+            want(w, &w->own[w->nb_own][i].first);
+        w->nb_own += ret >= 0;
+    }
+    return ret;
+}
+
+/* Ranks with other numbers of threads: how many kinds there are. */
+static int first_of_kind(const Plan *p, int r)
+{
+    for (int i = 0; i < r; i++)
+        if (p->rank[i].threads == p->rank[r].threads)
+            return 0;
+    return 1;
+}
+
+int calibration_measure(Calibration *c, const Plan *plan, const PlanSizes *sizes, const BackendOptions *be, double seconds)
+{
+    RankSetup set;
+    int kinds = 0, ret = avt_search_setup(&set, plan, sizes);
+
+    for (int r = 0; r < plan->nb_ranks; r++)
+        kinds += first_of_kind(plan, r);
+    for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
+        Wanted *w = first_of_kind(plan, r) ? calloc(1, sizeof(*w)) : NULL;
+
+        for (int i = r; w && i < plan->nb_ranks && ret >= 0; i++)
+            if (plan->rank[i].threads == plan->rank[r].threads)
+                ret = want_rank(w, &set, i, sizes, be);
+        if (w && ret >= 0)
+            ret = measure_calls(c, w->call, w->nb, plan->rank[r].threads, be, seconds / kinds);
+        for (int i = 0; w && i < w->nb_own; i++)
+            avt_free(w->own[i]);
+        free(w);
+    }
+    if (ret >= 0)
+        ret = measure_hop(c);
+    return ret < 0 ? ret : calibration_write(c, be->log);
+}
