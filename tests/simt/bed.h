@@ -40,9 +40,13 @@ struct Settings {
     Order order = Order::FORWARD;
     bool checks = true;                         // look at every access
     int devices = 2;
+    bool peers = true;                          // devices can be given access to each other's memory
     int arch = 90;                              // compute capability
     size_t memory = (size_t)80 << 30;           // bytes of a device
     int driver = CUDART_VERSION;                // 0: none
+    bool nccl = true;                           // is there
+    int host = 0;                               // of the cards' places on the bus: processes with equal ones have the same cards
+    int patience = 10;                          // seconds until a wait is called one for ever
     int64_t fail_memory = -1;                   // the allocation that fails, counted from 0
     int64_t fail_device = -1;                   // the operation at which the device is lost
     cudaError_t fail_with = cudaErrorECCUncorrectable;
@@ -146,6 +150,7 @@ struct Running {
     const char *name = "";
     int device = 0;
     const Operands *operands = nullptr;
+    bool between = false;                       // devices: a copy from one to another
 };
 extern Running running;
 extern cudaError_t sticky;                      // a lost device

@@ -8,6 +8,10 @@
  *   SIMT_SEED      number                   of both
  *   SIMT_CHECKS    off                      look at no access (fast)
  *   SIMT_DEVICES, SIMT_ARCH, SIMT_MEMORY    number of devices, compute capability (80 .. 120), bytes of each
+ *   SIMT_PEERS     off                      no device can be given access to another one's memory
+ *   SIMT_NCCL      off                      there is no NCCL
+ *   SIMT_HOST      number                   of the place of the cards on the bus: processes with the same one share them
+ *   SIMT_PATIENCE  seconds                  until a wait is called one for ever
  *   SIMT_DRIVER    version, as 12080        of CUDA that the driver knows; 0: no driver
  *   SIMT_FAIL      memory:N | lost:N | ecc:N     the N-th allocation fails; the device is lost at its N-th operation
  *
@@ -27,6 +31,7 @@ enum { SIMT_FOUND = 86 };
 
 typedef struct SimtStats {
     uint64_t launches, operations, switches, barriers, collectives, accesses, mma;
+    uint64_t peer_copies;                               // that have run, from one device to another
     uint64_t ldmatrix_phases, ldmatrix_conflicts;       // 8 rows each; rows that waited for another's bank
 } SimtStats;
 

@@ -104,6 +104,10 @@ static int set_number(const char *name, int64_t v)
         settings.memory = (size_t)v;
     else if (!strcmp(name, "DRIVER"))
         settings.driver = (int)v;
+    else if (!strcmp(name, "HOST"))
+        settings.host = (int)v;
+    else if (!strcmp(name, "PATIENCE"))
+        settings.patience = (int)v;
     else
         return -1;
     return 0;
@@ -121,6 +125,10 @@ static int set(const char *name, const char *value)
         settings.order = (Order)i;
     else if (!strcmp(name, "CHECKS") && (i = word(value, off)) >= 0)
         settings.checks = i;
+    else if (!strcmp(name, "PEERS") && (i = word(value, off)) >= 0)
+        settings.peers = i;
+    else if (!strcmp(name, "NCCL") && (i = word(value, off)) >= 0)
+        settings.nccl = i;
     else if (!strcmp(name, "FAIL"))
         return set_failure(value);
     else
@@ -140,7 +148,7 @@ static void say_at_exit()
 
 __attribute__((constructor)) static void read_settings()
 {
-    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "ARCH", "MEMORY", "DRIVER", "FAIL" };
+    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "MEMORY", "DRIVER", "FAIL" };
 
     for (const char *name : names) {
         const char *value = getenv((std::string("SIMT_") + name).c_str());

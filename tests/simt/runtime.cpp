@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The CUDA runtime's calls that the backend makes.
+ * The CUDA runtime's calls about work: launches, streams, events, and how errors are told.
  *
  * Refused as on a device: launches beyond its limits, dynamic shared memory above 48 KiB without cudaFuncSetAttribute, streams of another
- * device than the current one, events likewise, copies of the wrong kind, double frees. An error of one call is returned by it and told
- * again by cudaGetLastError(); a lost device answers every call with its error.
+ * device than the current one, events likewise. An error of one call is returned by it and told again by cudaGetLastError(); a lost device
+ * answers every call with its error. Devices are in devices.cpp, memory and copies in copies.cpp.
  */
-#include <stdio.h>
-#include <string.h>
-
-#include "bed.h"
+#include "calls.h"
 #include "simt_ops.h"
 
 using namespace bed;
@@ -24,26 +21,14 @@ static std::map<const void *, size_t> dynamic_shared;               // what a ke
 
 enum : size_t { SHARED_DEFAULT = 48 << 10 };
 
-static size_t most_shared()
-{
-    return (settings.arch == 80 ? 163 : settings.arch == 90 || settings.arch == 100 ? 227 : 99) << 10;
-}
-
-static cudaError_t failed(cudaError_t e)
+cudaError_t bed::failed(cudaError_t e)
 {
     if (e != cudaSuccess)
         last_error = e;
     return e;
 }
 
-#define BEGIN \
-    Guard guard(lock); \
-    start(); \
-    if (sticky) \
-        return sticky
-
-/* A stream that work of this thread may go to now, or NULL: refused. */
-static Stream *usable(cudaStream_t s, const char *what)
+Stream *bed::usable(cudaStream_t s, const char *what)
 {
     Stream *stream = stream_of(s);
 
@@ -53,7 +38,7 @@ static Stream *usable(cudaStream_t s, const char *what)
     return NULL;
 }
 
-static void submit_work(Stream *s, const char *name, std::function<void()> run)
+void bed::submit_work(Stream *s, const char *name, std::function<void()> run)
 {
     Operation o;
 
@@ -63,332 +48,6 @@ static void submit_work(Stream *s, const char *name, std::function<void()> run)
 }
 
 extern "C" {
-
-/* ---- devices ------------------------------------------------------------------------------------------------------------------------------ */
-
-cudaError_t cudaDriverGetVersion(int *v)
-{
-    *v = settings.driver;
-    return cudaSuccess;
-}
-
-cudaError_t cudaRuntimeGetVersion(int *v)
-{
-    *v = CUDART_VERSION;
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceCount(int *n)
-{
-    *n = settings.driver ? settings.devices : 0;
-    return failed(!settings.driver || settings.driver < CUDART_VERSION / 1000 * 1000 ? cudaErrorInsufficientDriver : !*n ? cudaErrorNoDevice : cudaSuccess);
-}
-
-cudaError_t cudaSetDevice(int d)
-{
-    BEGIN;
-    if (d < 0 || d >= settings.devices)
-        return failed(cudaErrorInvalidDevice);
-    device_now = d;
-    return cudaSuccess;
-}
-
-cudaError_t cudaInitDevice(int d, unsigned, unsigned)
-{
-    BEGIN;
-    return d < 0 || d >= settings.devices ? failed(cudaErrorInvalidDevice) : cudaSuccess;
-}
-
-cudaError_t cudaGetDevice(int *d)
-{
-    *d = device_now;
-    return cudaSuccess;
-}
-
-cudaError_t cudaSetDeviceFlags(unsigned)
-{
-    BEGIN;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetAttribute(int *v, cudaDeviceAttr which, int d)
-{
-    if (d < 0 || d >= settings.devices)
-        return failed(cudaErrorInvalidDevice);
-    switch (which) {
-    case cudaDevAttrComputeCapabilityMajor:         *v = settings.arch / 10; break;
-    case cudaDevAttrComputeCapabilityMinor:         *v = settings.arch % 10; break;
-    case cudaDevAttrMultiProcessorCount:            *v = settings.arch == 80 ? 108 : settings.arch == 90 ? 132 : 148; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:   *v = (int)most_shared(); break;
-    case cudaDevAttrMaxThreadsPerBlock:             *v = 1024; break;
-    case cudaDevAttrWarpSize:                       *v = 32; break;
-    case cudaDevAttrL2CacheSize:                    *v = 50 << 20; break;
-    case cudaDevAttrUnifiedAddressing:              *v = 1; break;
-    default:
-        fprintf(stderr, "simt: device attribute %d is not emulated\n", which);
-        return failed(cudaErrorNotSupported);
-    }
-    return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int d)
-{
-    if (d < 0 || d >= settings.devices)
-        return failed(cudaErrorInvalidDevice);
-    memset(p, 0, sizeof(*p));
-    snprintf(p->name, sizeof(p->name), "emulated sm_%d", settings.arch);
-    p->major = settings.arch / 10;
-    p->minor = settings.arch % 10;
-    p->totalGlobalMem = settings.memory;
-    p->warpSize = 32;
-    p->maxThreadsPerBlock = 1024;
-    p->sharedMemPerBlockOptin = most_shared();
-    p->unifiedAddressing = 1;
-    return cudaDeviceGetAttribute(&p->multiProcessorCount, cudaDevAttrMultiProcessorCount, d);
-}
-
-cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int d)
-{
-    snprintf(text, (size_t)size, "0000:%02x:00.0", d + 1);
-    return d < 0 || d >= settings.devices ? failed(cudaErrorInvalidDevice) : cudaSuccess;
-}
-
-cudaError_t cudaDeviceCanAccessPeer(int *can, int a, int b)
-{
-    *can = a != b;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceEnablePeerAccess(int, unsigned)
-{
-    BEGIN;
-    return cudaSuccess;
-}
-
-cudaError_t cudaDeviceSynchronize(void)
-{
-    BEGIN;
-    wait_for_all(guard);
-    return failed(sticky);
-}
-
-/* ---- memory ------------------------------------------------------------------------------------------------------------------------------- */
-
-cudaError_t cudaMemGetInfo(size_t *left, size_t *all)
-{
-    BEGIN;
-    *all = settings.memory;
-    *left = settings.memory - memory_in_use(device_now);
-    return cudaSuccess;
-}
-
-static cudaError_t get_memory(void **p, size_t size, int device)
-{
-    *p = NULL;
-    if (!size)
-        return cudaSuccess;
-    if (settings.fail_memory >= 0 && !settings.fail_memory--)
-        return failed(cudaErrorMemoryAllocation);
-    *p = allocate(size, device);
-    return *p ? cudaSuccess : failed(cudaErrorMemoryAllocation);
-}
-
-cudaError_t cudaMalloc(void **p, size_t size)
-{
-    BEGIN;
-    return get_memory(p, size, device_now);
-}
-
-cudaError_t cudaHostAlloc(void **p, size_t size, unsigned)
-{
-    BEGIN;
-    return get_memory(p, size, -1);
-}
-
-cudaError_t cudaMallocHost(void **p, size_t size)
-{
-    return cudaHostAlloc(p, size, 0);
-}
-
-/* Waits for the device, as the real ones do. */
-static cudaError_t free_memory(void *p, bool pinned)
-{
-    Guard guard(lock);
-    const Allocation *a;
-
-    start();
-    if (!p)
-        return cudaSuccess;
-    wait_for_all(guard);
-    a = allocation_at((Address)p);
-    if (!a || a->at != (Address)p || (a->device < 0) != pinned || !release(p)) {
-        report("bad-free", "%p is no %s memory that is in use", p, pinned ? "pinned" : "device");
-        return failed(cudaErrorInvalidValue);
-    }
-    return failed(sticky);
-}
-
-cudaError_t cudaFree(void *p)
-{
-    return free_memory(p, false);
-}
-
-cudaError_t cudaFreeHost(void *p)
-{
-    return free_memory(p, true);
-}
-
-cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *out, const void *p)
-{
-    BEGIN;
-    const Allocation *a = allocation_at((Address)p);
-
-    memset(out, 0, sizeof(*out));
-    out->type = !a ? cudaMemoryTypeUnregistered : a->device < 0 ? cudaMemoryTypeHost : cudaMemoryTypeDevice;
-    out->device = a ? a->device : -1;
-    return cudaSuccess;
-}
-
-/* ---- copies ------------------------------------------------------------------------------------------------------------------------------- */
-
-static bool is_of_kind(const void *dst, const void *src, cudaMemcpyKind kind)
-{
-    const bool to_device = on_device((Address)dst), from_device = on_device((Address)src);
-
-    if (kind == cudaMemcpyDefault)
-        return true;
-    return to_device == (kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice) &&
-           from_device == (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
-}
-
-static void copy(void *dst, const void *src, size_t size)
-{
-    const bool from = shadow_range(src, size, false), to = shadow_range(dst, size, true);
-
-    if (from && to)
-        memcpy(dst, src, size);
-}
-
-/* FNV-1a of a sample */
-static uint64_t sum_of(const void *p, size_t size)
-{
-    const size_t step = size / 4096 + 1;
-    uint64_t h = 14695981039346656037u;
-
-    for (size_t i = 0; i < size; i += step)
-        h = (h ^ ((const uint8_t *)p)[i]) * 1099511628211u;
-    return h;
-}
-
-/* What the source was when the copy was submitted it must be when it runs: the host may not write a buffer that is still to be read. */
-static std::function<void()> copy_from_pinned(void *dst, const void *src, size_t size)
-{
-    const uint64_t sum = sum_of(src, size);
-
-    return [=] {
-        if (sum_of(src, size) != sum)
-            report("pinned-changed", "%s reads %p, which the host has written since the copy was submitted", running.name, src);
-        copy(dst, src, size);
-    };
-}
-
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t size, cudaMemcpyKind kind, cudaStream_t s)
-{
-    BEGIN;
-    Stream *stream = usable(s, "cudaMemcpyAsync");
-    const bool pageable = !on_device((Address)src) && !in_pinned((Address)src);
-
-    if (!stream)
-        return failed(cudaErrorInvalidResourceHandle);
-    if (!is_of_kind(dst, src, kind)) {
-        report("memcpy-kind", "%p from %p is no copy of kind %d", dst, src, kind);
-        return failed(cudaErrorInvalidValue);
-    }
-    if (pageable) {                                                 // read before the call returns, as by the driver
-        auto kept = std::make_shared<std::vector<char>>((const char *)src, (const char *)src + size);
-
-        submit_work(stream, "cudaMemcpyAsync", [=] { copy(dst, kept->data(), size); });
-    } else if (in_pinned((Address)src))
-        submit_work(stream, "cudaMemcpyAsync", copy_from_pinned(dst, src, size));
-    else
-        submit_work(stream, "cudaMemcpyAsync", [=] { copy(dst, src, size); });
-    if (!on_device((Address)dst) && !in_pinned((Address)dst))       // to pageable memory: returns when it is done
-        wait_for(guard, stream, stream->submitted);
-    return failed(sticky);
-}
-
-cudaError_t cudaMemcpyPeerAsync(void *dst, int to, const void *src, int from, size_t size, cudaStream_t s)
-{
-    const Allocation *a, *b;
-    {
-        BEGIN;
-        a = allocation_at((Address)dst);
-        const int at = a ? a->device : -1;
-        b = allocation_at((Address)src);
-        if (at != to || !b || b->device != from) {
-            report("wrong-device", "cudaMemcpyPeerAsync: %p is not of device %d, or %p not of %d", dst, to, src, from);
-            return failed(cudaErrorInvalidValue);
-        }
-    }
-    return cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToDevice, s);
-}
-
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t height, cudaMemcpyKind kind,
-                              cudaStream_t s)
-{
-    BEGIN;
-    Stream *stream = usable(s, "cudaMemcpy2DAsync");
-
-    if (!stream)
-        return failed(cudaErrorInvalidResourceHandle);
-    if (!is_of_kind(dst, src, kind) || width > dst_pitch || width > src_pitch) {
-        report("memcpy-kind", "%p from %p is no copy of kind %d, or wider than its pitch", dst, src, kind);
-        return failed(cudaErrorInvalidValue);
-    }
-    submit_work(stream, "cudaMemcpy2DAsync", [=] {
-        for (size_t i = 0; i < height; i++)
-            copy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
-    });
-    if (!on_device((Address)dst) || !on_device((Address)src))
-        wait_for(guard, stream, stream->submitted);
-    return failed(sticky);
-}
-
-cudaError_t cudaMemcpy(void *dst, const void *src, size_t size, cudaMemcpyKind kind)
-{
-    BEGIN;
-    if (!is_of_kind(dst, src, kind)) {
-        report("memcpy-kind", "%p from %p is no copy of kind %d", dst, src, kind);
-        return failed(cudaErrorInvalidValue);
-    }
-    run_now("cudaMemcpy", device_now, [=] { copy(dst, src, size); });
-    return failed(sticky);
-}
-
-/* Whole pages of zeros are the kernel's own: clearing gigabytes takes no time. */
-static void clear(void *dst, int v, size_t size)
-{
-    const Address at = (Address)dst, pages = v || at % PAGE ? 0 : size & ~(PAGE - 1);
-
-    if (!shadow_range((void *)(at + pages), size - pages, true))
-        return;
-    memset((void *)(at + pages), v, size - pages);
-    if (pages && shadow_range(dst, PAGE, true) && shadow_range((void *)(at + pages - PAGE), PAGE, true)) {
-        clear_pages(at, pages);
-        shadow_cleared(at, pages);
-    }
-}
-
-cudaError_t cudaMemsetAsync(void *dst, int v, size_t size, cudaStream_t s)
-{
-    BEGIN;
-    Stream *stream = usable(s, "cudaMemsetAsync");
-
-    if (!stream)
-        return failed(cudaErrorInvalidResourceHandle);
-    submit_work(stream, "cudaMemsetAsync", [=] { clear(dst, v, size); });
-    return cudaSuccess;
-}
 
 /* ---- launches ----------------------------------------------------------------------------------------------------------------------------- */
 

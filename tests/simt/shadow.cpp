@@ -318,6 +318,10 @@ bool shadow_range(const void *p, size_t size, bool write)
         report("oob-global", "%s %s %zu bytes at %p, the last %s", running.name, write ? "writes" : "reads", size, p, near_what(to - 1).c_str());
         return false;
     }
+    if (in->device != running.device && !running.between) {
+        report("other-device", "%s of device %d %s %p, which is of device %d", running.name, running.device, write ? "writes" : "reads", p, in->device);
+        return false;
+    }
     if (outside_operands(from, size, write))
         return false;
     for (Address a = from; a < to && settings.checks;) {

@@ -25,7 +25,7 @@ cudaError_t sticky;
 thread_local std::shared_ptr<const Operands> operands_now;
 thread_local int device_now;
 
-enum { PATIENCE = 200, MILLISECONDS = 50 };                         // until a wait is called one for ever
+enum { MILLISECONDS = 50 };                                         // between two looks at what nobody here tells of
 
 /* What has run, by id. A pair stands for two operations that have read a place, neither after the other. */
 struct Past {
@@ -96,7 +96,7 @@ static void begin(const char *name, int stream, int device, Clock *clock, const 
     const uint32_t tick = clock->tick(stream);
 
     past.push_back({ name, stream, tick, 0 });
-    running = { (uint32_t)past.size() - 1, name, device, operands };
+    running = { (uint32_t)past.size() - 1, name, device, operands, false };
     running_clock = *clock;
     ordered_before = 0;
     pairs.clear();
@@ -224,7 +224,7 @@ void wait_for(Guard &guard, Stream *s, uint64_t upto)
 
         if ((lazy && drive(s, upto, 0)) || step(settings.schedule == Schedule::RANDOM))
             idle = 0;
-        else if (progress.wait_for(guard, std::chrono::milliseconds(MILLISECONDS)) == std::cv_status::timeout && ++idle > PATIENCE)
+        else if (progress.wait_for(guard, std::chrono::milliseconds(MILLISECONDS)) == std::cv_status::timeout && ++idle * MILLISECONDS > settings.patience * 1000)
             give_up(s);
     }
     host_clock.join(s->clock);
