@@ -28,6 +28,7 @@
 
 #define WORLD_MAX 64                    // processes
 #define WORLD_ADDRESSES 8
+#define WORLD_CARDS 16
 #define WORLD_BEAT_MS 1000
 #define WORLD_PATIENCE_MS 7000          // of silence
 #define WORLD_MEETING_MS 60000          // until all processes have come
@@ -39,10 +40,12 @@ typedef struct WorldCard {              // what a process tells of itself
     uint64_t mask;                      // which: equal on a host means the same ones
     char host[64];
     char devices[192];                  // that it offers, joined by '|'
-    uint32_t address[WORLD_ADDRESSES];  // IPv4, network order; 0: none
+    uint8_t address[WORLD_ADDRESSES][16];           // IPv6, or IPv4 as ::ffff:a.b.c.d; zeros: none
     uint16_t port;                      // network order
     uint16_t bf16;                      // its CPU runs bf16 faster than f32
     uint16_t pad[2];
+    int32_t nccl, pad2;                 // its version; 0: none
+    uint64_t gpu[WORLD_CARDS];          // of cudaN: which card of the host it is; 0: not known
 } WorldCard;
 
 typedef struct WorldMeeting {           // what came of the exchange

@@ -44,37 +44,79 @@ static int left_ms(int64_t end)
 
 /* ---- the card -------------------------------------------------------------------------------- */
 
-/* The addresses of this host, that of itself last: for processes that have no other in common. */
-static void list_addresses(uint32_t address[WORLD_ADDRESSES])
+static void put_v4(uint8_t to[16], struct in_addr a)
 {
+    to[10] = to[11] = 0xff;
+    memcpy(to + 12, &a, 4);
+}
+
+/* One that other hosts can reach: 0 or 1 address. Those of a link alone want the link's number, which is another on each host. */
+static int put_address(uint8_t to[16], const struct ifaddrs *a, sa_family_t family)
+{
+    const struct in6_addr *v6;
+
+    if (!a->ifa_addr || a->ifa_addr->sa_family != family || !(a->ifa_flags & IFF_UP) || a->ifa_flags & IFF_LOOPBACK)
+        return 0;
+    if (family == AF_INET) {
+        put_v4(to, ((const struct sockaddr_in *)(const void *)a->ifa_addr)->sin_addr);
+        return 1;
+    }
+    v6 = &((const struct sockaddr_in6 *)(const void *)a->ifa_addr)->sin6_addr;
+    if (IN6_IS_ADDR_LINKLOCAL(v6))
+        return 0;
+    memcpy(to, v6, 16);
+    return 1;
+}
+
+/* The addresses of this host, IPv4 first, those of itself last: for processes that have no other in common. */
+static void list_addresses(uint8_t address[WORLD_ADDRESSES][16])
+{
+    static const sa_family_t families[] = { AF_INET, AF_INET6 };
     struct ifaddrs *all = NULL;
     int nb = 0;
 
     if (getifaddrs(&all))
         all = NULL;
-    for (const struct ifaddrs *a = all; a && nb < WORLD_ADDRESSES - 1; a = a->ifa_next)
-        if (a->ifa_addr && a->ifa_addr->sa_family == AF_INET && (a->ifa_flags & IFF_UP) && !(a->ifa_flags & IFF_LOOPBACK))
-            address[nb++] = ((const struct sockaddr_in *)(const void *)a->ifa_addr)->sin_addr.s_addr;
+    for (int f = 0; f < 2; f++)
+        for (const struct ifaddrs *a = all; a && nb < WORLD_ADDRESSES - 2; a = a->ifa_next)
+            nb += put_address(address[nb], a, families[f]);
     if (all)
         freeifaddrs(all);
-    address[nb] = htonl(INADDR_LOOPBACK);
+    put_v4(address[nb++], (struct in_addr){ htonl(INADDR_LOOPBACK) });
+    memcpy(address[nb], &in6addr_loopback, 16);
+}
+
+/* A socket at a free port of all addresses; where there is no IPv6, of those of IPv4. @return it, or -1 */
+static int listen_at(sa_family_t family, uint16_t *port)
+{
+    union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } at = { .any.sa_family = family };
+    socklen_t size = family == AF_INET ? sizeof(at.v4) : sizeof(at.v6);
+    const int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), both = 0;
+
+    if (fd < 0)
+        return -1;
+    if (family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &both, sizeof(both));
+    if (!bind(fd, &at.any, size) && !listen(fd, WORLD_MAX) && !getsockname(fd, &at.any, &size)) {
+        *port = family == AF_INET ? at.v4.sin_port : at.v6.sin6_port;
+        return fd;
+    }
+    close(fd);
+    return -1;
 }
 
 int avt_world_listen(WorldCard *card)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET };
-    socklen_t size = sizeof(at);
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = listen_at(AF_INET6, &card->port);
 
-    if (fd < 0 || bind(fd, (const struct sockaddr *)&at, sizeof(at)) || listen(fd, WORLD_MAX) ||
-        getsockname(fd, (struct sockaddr *)&at, &size) || getrandom(&card->key, sizeof(card->key), 0) != sizeof(card->key)) {
-        const int e = errno;
-
-        if (fd >= 0)
-            close(fd);
-        return AVT_ERR(e);
+    if (fd < 0)
+        fd = listen_at(AF_INET, &card->port);
+    if (fd < 0)
+        return AVT_ERR(errno);
+    if (getrandom(&card->key, sizeof(card->key), 0) != sizeof(card->key)) {
+        close(fd);
+        return AVT_ERR(EIO);
     }
-    card->port = at.sin_port;
     list_addresses(card->address);
     gethostname(card->host, sizeof(card->host) - 1);
     return fd;
@@ -104,20 +146,26 @@ static int exchange(int fd, const Hello *out, Hello *in, int64_t end)
 }
 
 /* A connected socket, or -1. */
-static int connect_to(uint32_t address, uint16_t port, int64_t end)
+static int connect_to(const uint8_t address[16], uint16_t port, int64_t end)
 {
-    const struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = port, .sin_addr.s_addr = address };
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    struct pollfd p = { .fd = fd, .events = POLLOUT };
-    int e = 0, ok;
+    union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } to = { .v6 = { .sin6_family = AF_INET6, .sin6_port = port } };
+    struct pollfd p = { .events = POLLOUT };
+    int e = 0, ok, v4;
     socklen_t size = sizeof(e);
 
-    ok = fd >= 0 && (!connect(fd, (const struct sockaddr *)&to, sizeof(to)) ||
-                     (errno == EINPROGRESS && poll(&p, 1, left_ms(end)) == 1 && !getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &size) && !e));
+    memcpy(&to.v6.sin6_addr, address, 16);
+    v4 = IN6_IS_ADDR_V4MAPPED(&to.v6.sin6_addr);
+    if (v4) {
+        to.v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = port };
+        memcpy(&to.v4.sin_addr, address + 12, 4);
+    }
+    p.fd = socket(v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    ok = p.fd >= 0 && (!connect(p.fd, &to.any, v4 ? sizeof(to.v4) : sizeof(to.v6)) ||
+                       (errno == EINPROGRESS && poll(&p, 1, left_ms(end)) == 1 && !getsockopt(p.fd, SOL_SOCKET, SO_ERROR, &e, &size) && !e));
     if (ok)
-        return fd;
-    if (fd >= 0)
-        close(fd);
+        return p.fd;
+    if (p.fd >= 0)
+        close(p.fd);
     return -1;
 }
 
@@ -133,10 +181,11 @@ static int settle(int fd)
 
 static int reach(int *fd, const WorldCard *card, int own, int process, int64_t end)
 {
+    static const uint8_t none[16];
     const Hello hello = { card[0].key, own };
     Hello answer = { 0 };
 
-    for (int i = 0; i < WORLD_ADDRESSES && card[process].address[i]; i++) {
+    for (int i = 0; i < WORLD_ADDRESSES && memcmp(card[process].address[i], none, sizeof(none)); i++) {
         const int64_t soon = in_ms(TRY_MS);
 
         *fd = connect_to(card[process].address[i], card[process].port, soon < end ? soon : end);

@@ -1,86 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Processes of one run, as threads of this one: meeting, talk, messages of a comm between them, and how a process that is gone is told of. */
 #include <pthread.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "comm/peers.h"
-#include "test.h"
-
-#define MOST 4
-
-/* ---- a meeting in memory, as mpirun's ------------------------------------------------------------------------------------- */
-
-static struct {
-    pthread_barrier_t all;
-    WorldCard card[MOST];
-    int nb, film;                                                   // place of the one with the film; -1: none, -2: all
-} meeting;
-static _Thread_local int place;
-
-static int meet(WorldMeeting *m, const WorldCard *own)
-{
-    meeting.card[place] = *own;
-    pthread_barrier_wait(&meeting.all);
-    m->card = avt_malloc(MEM_COMM, sizeof(meeting.card));
-    memcpy(m->card, meeting.card, sizeof(meeting.card));
-    m->nb = meeting.nb;
-    m->own = place;
-    return 0;
-}
-
-typedef struct Process {
-    int place, ret;
-    World *w;
-    char said[1024];                                                // its log
-    Log log;
-    void (*live)(struct Process *p);
-    pthread_t thread;
-} Process;
-
-static void keep(void *opaque, int level, const char *text)
-{
-    (void)level;
-    snprintf(opaque, sizeof(((Process *)0)->said), "%s", text);
-}
-
-static void *process_thread(void *arg)
-{
-    Process *p = arg;
-    const WorldCard card = { .worker = meeting.film == -2 ? 0 : p->place != meeting.film, .cores = 1, .devices = "cpu" };
-
-    p->log = (Log){ .write = keep, .opaque = p->said };
-    place = p->place;
-    p->ret = avt_world_open(&p->w, &card, meet, &p->log);
-    if (p->ret >= 0 && p->w)
-        p->live(p);
-    avt_world_close(&p->w);
-    return NULL;
-}
-
-static void run(Process p[MOST], int nb, int film, void (*live)(Process *p))
-{
-    const int64_t before = avt_mem_bytes(MEM_COMM);
-
-    meeting.nb = nb;
-    meeting.film = film;
-    pthread_barrier_init(&meeting.all, NULL, (unsigned)nb);
-    for (int i = 0; i < nb; i++) {
-        p[i] = (Process){ .place = i, .live = live };
-        pthread_create(&p[i].thread, NULL, process_thread, &p[i]);
-    }
-    for (int i = 0; i < nb; i++)
-        pthread_join(p[i].thread, NULL);
-    pthread_barrier_destroy(&meeting.all);
-    assert_int_equal(avt_mem_bytes(MEM_COMM), before);
-}
-
-static void wait_for_all(void)
-{
-    pthread_barrier_wait(&meeting.all);
-}
+#include "worlds.h"
 
 /* ---- meeting and talk ------------------------------------------------------------------------------------------------------- */
 
@@ -164,6 +91,26 @@ static void good_bye_is_no_loss(void **state)
     (void)state;
     run(p, 2, 0, hear_the_end);
     REQUIRE(!p[0].ret && !p[1].ret && !*p[0].said && !*p[1].said);
+}
+
+/* As those of hosts that have nothing else in common. */
+static void processes_meet_over_ipv6(void **state)
+{
+    const int fd = socket(AF_INET6, SOCK_STREAM, 0);
+    const struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_addr = in6addr_loopback };
+    const int there = fd >= 0 && !bind(fd, (const struct sockaddr *)(const void *)&at, sizeof(at));
+    Process p[MOST];
+
+    (void)state;
+    if (fd >= 0)
+        close(fd);
+    if (!there)
+        SKIP("this machine has no IPv6");
+    meeting.ipv6 = 1;
+    run(p, 3, 0, talk_to_all);
+    meeting.ipv6 = 0;
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(p[i].ret, 0);
 }
 
 /* ---- a comm over three processes: rank i lives in process i, the host's end in process 0 -------------------------------------- */
@@ -367,7 +314,7 @@ static void a_loss_is_told(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(processes_meet), cmocka_unit_test(the_film_comes_first), cmocka_unit_test(good_bye_is_no_loss),
+        cmocka_unit_test(processes_meet), cmocka_unit_test(processes_meet_over_ipv6), cmocka_unit_test(the_film_comes_first), cmocka_unit_test(good_bye_is_no_loss),
         cmocka_unit_test(letters_go_between_processes), cmocka_unit_test(abort_reaches_all), cmocka_unit_test(a_loss_is_told),
     };
 
