@@ -24,6 +24,11 @@ DType avt_device_act(const char *device, CpuLevel level)
     return !strcmp(device, "cpu") ? avt_cpu_act(level) : DT_F32;
 }
 
+int avt_device_reaches(const char *name, const char *other)
+{
+    return !strcmp(name, other) || avt_device_kind(name, strlen(name)) != DEVICE_CUDA || avt_cuda_reaches(name, other);
+}
+
 size_t avt_device_staging(const char *device)
 {
     return avt_device_kind(device, strlen(device)) == DEVICE_CUDA ? CUDA_STAGING : 0;

@@ -140,6 +140,7 @@ typedef struct BackendClass {
     uint64_t (*mark)(Backend *be);                                  // NULL, as wait: work is done when its call returns
     void  (*wait)(Backend *be, Mark m);                             // m: of another queue of this class
     void  (*fetch)(Backend *be, void *dst, const void *src, size_t size);    // an upload that reads src when the queue comes to it
+    void  (*store)(Backend *be, void *dst, const void *src, size_t size);    // a download that writes dst when the queue comes to it
     void *(*host_alloc)(Backend *be, size_t size);                  // host memory that fetch reads fast (pinned), 64-byte aligned
     void  (*host_free)(Backend *be, void *p, size_t size);
     int64_t (*workspace)(Backend *be, const OpCall *c);            // bytes that run() wants besides the operands, or an error; their addresses mean nothing
@@ -193,6 +194,9 @@ DType avt_device_act(const char *device, CpuLevel level);
 /** Indices N of the GPUs, cudaN, that can be used: *index gets up to `most`. Where the plugin is and there are none, a line of LOG_INFO says
  *  why. @return how many */
 int avt_devices_found(int *index, int most, const Log *log);
+/** Whether queues of device `name` copy to and from memory of `other`, a device of its class. Of GPUs that were not asked for in this process,
+ *  as in a plan on paper: 1. */
+int avt_device_reaches(const char *name, const char *other);
 /** Bytes of host memory that a queue on a device takes, besides what is planned for it: pinned memory on the way to a GPU. */
 size_t avt_device_staging(const char *device);
 
@@ -228,5 +232,6 @@ int avt_backend_guard_open(Backend *be);
 int avt_backend_dry_open(Backend *be);
 int avt_backend_cuda_open(Backend *be);                             // by the plugin, libavatar_cuda.so
 int avt_backend_cuda_facts_open(Backend *be);                       // for planning
+int avt_cuda_reaches(const char *name, const char *other);          // avt_device_reaches() of GPUs
 
 #endif

@@ -160,6 +160,14 @@ void avt_fetch(Backend *be, Tensor dst, const void *src)
     be->cls->fetch(be, dst.data, src, size);
 }
 
+void avt_store(Backend *be, void *dst, Tensor src)
+{
+    const size_t size = avt_nbytes(src);
+
+    if (be->status >= 0 && src.data && size)
+        be->cls->store(be, dst, src.data, size);
+}
+
 void *avt_host_alloc(Backend *be, size_t size)
 {
     return be->cls->host_alloc(be, size);

@@ -47,7 +47,10 @@ void avt_wait(Backend *be, Mark m);
 /** Host -> tensor like avt_upload(), but the queue reads `src` when it comes to it, and the call returns at once: `src` is memory of
  *  avt_host_alloc() and stays as it is until a mark behind the call is passed. */
 void avt_fetch(Backend *be, Tensor dst, const void *src);
-/** Host memory for avt_fetch(). @return NULL when there is none. Free it with its size, after a sync. */
+/** Tensor -> host like avt_download(), but the queue writes `dst` when it comes to it: what a mark behind the call says is there. `dst` is
+ *  memory of avt_host_alloc(). */
+void avt_store(Backend *be, void *dst, Tensor src);
+/** Host memory for avt_fetch() and avt_store(), which the queues of all devices of a class may use. @return NULL when there is none. Free it with its size, after a sync. */
 void *avt_host_alloc(Backend *be, size_t size);
 void  avt_host_free(Backend *be, void *p, size_t size);
 

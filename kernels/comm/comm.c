@@ -32,16 +32,32 @@ BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r)
     return out && in ? WAY_ELSEWHERE : out ? WAY_OUT : in ? WAY_IN : WAY_HERE;
 }
 
+static int is_gpu(const char *device)
+{
+    return device && avt_device_kind(device, strlen(device)) == DEVICE_CUDA;
+}
+
 BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r)
 {
     const char *src = opt->device[r->src], *dst = opt->device[r->dst];
     const BoxWay way = avt_comm_box_way(opt, r);
 
+    if (way == WAY_ELSEWHERE)
+        return BOX_NONE;
     if (way != WAY_HERE)
-        return way == WAY_ELSEWHERE ? BOX_NONE : BOX_HOST;
+        return opt->direct && is_gpu(src) && is_gpu(dst) ? BOX_DEVICE : BOX_HOST;
     if (!src || !dst || !same_class(src, dst))
         return BOX_HOST;
+    if (!avt_device_reaches(dst, src))
+        return opt->kind == COMM_STRICT ? BOX_HOST : BOX_PINNED;
     return opt->kind == COMM_STRICT ? BOX_NONE : BOX_DEVICE;
+}
+
+int avt_comm_box_owner(const CommOptions *opt, const CommRoute *r)
+{
+    const BoxWay way = avt_comm_box_way(opt, r);
+
+    return way == WAY_OUT || (way == WAY_HERE && strcmp(opt->device[r->src], opt->device[r->dst])) ? r->src : r->dst;
 }
 
 size_t avt_comm_box_stride(const CommRoute *r)
@@ -49,9 +65,9 @@ size_t avt_comm_box_stride(const CommRoute *r)
     return (r->size + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static size_t bytes_at(const CommOptions *opt, const CommRoute *r, BoxPlace place)
+static size_t room_bytes(const CommRoute *r)
 {
-    return avt_comm_box_place(opt, r) == place ? (size_t)r->room * avt_comm_box_stride(r) : 0;
+    return (size_t)r->room * avt_comm_box_stride(r);
 }
 
 size_t avt_comm_message_bytes(const CommOptions *opt, int rank)
@@ -59,8 +75,8 @@ size_t avt_comm_message_bytes(const CommOptions *opt, int rank)
     size_t bytes = 0;
 
     for (int i = 0; i < opt->nb_routes; i++)
-        if (opt->route[i].dst == rank)
-            bytes += bytes_at(opt, &opt->route[i], BOX_DEVICE);
+        if (avt_comm_box_place(opt, &opt->route[i]) == BOX_DEVICE && avt_comm_box_owner(opt, &opt->route[i]) == rank)
+            bytes += room_bytes(&opt->route[i]);
     return bytes;
 }
 
@@ -68,8 +84,12 @@ size_t avt_comm_host_bytes(const CommOptions *opt)
 {
     size_t bytes = 0;
 
-    for (int i = 0; i < opt->nb_routes; i++)
-        bytes += bytes_at(opt, &opt->route[i], BOX_HOST);
+    for (int i = 0; i < opt->nb_routes; i++) {
+        const BoxPlace place = avt_comm_box_place(opt, &opt->route[i]);
+
+        if (place == BOX_HOST || place == BOX_PINNED)
+            bytes += room_bytes(&opt->route[i]);
+    }
     return bytes;
 }
 
@@ -97,9 +117,23 @@ int avt_comm_attach(Comm *c, Arena *mailboxes)
     return c->cls->attach(c, mailboxes);
 }
 
-static CommData tensor(Backend *be, Tensor t)
+int avt_comm_connect(Comm *c)
 {
-    return (CommData){ .be = be, .t = t, .size = avt_nbytes(t) };
+    return c->cls->connect(c);
+}
+
+void avt_comm_detach(Comm *c)
+{
+    c->cls->detach(c);
+}
+
+static CommData tensors(Backend *be, const Tensor *t, int nb)
+{
+    CommData d = { .be = be, .t = t, .nb = nb };
+
+    for (int i = 0; i < nb; i++)
+        d.size += avt_nbytes(t[i]);
+    return d;
 }
 
 static int send(Comm *c, int dst, CommTag tag, const CommData *d)
@@ -111,26 +145,41 @@ static int send(Comm *c, int dst, CommTag tag, const CommData *d)
     return ret;
 }
 
-int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t)
+int avt_comm_send_all(Comm *c, Backend *be, int dst, CommTag tag, const Tensor *t, int nb)
 {
-    const CommData d = tensor(be, t);
+    const CommData d = tensors(be, t, nb);
 
     return be->status < 0 ? be->status : send(c, dst, tag, &d);
 }
 
-int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t)
+int avt_comm_recv_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *t, int nb)
 {
-    const CommData d = tensor(be, t);
+    const CommData d = tensors(be, t, nb);
     const int ret = be->status < 0 ? be->status : c->cls->recv(c, src, tag, &d);
 
     return ret < 0 ? ret : be->status;
 }
 
-int avt_comm_expect(Comm *c, Backend *be, int src, CommTag tag, Tensor t)
+int avt_comm_expect_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *t, int nb)
 {
-    const CommData d = tensor(be, t);
+    const CommData d = tensors(be, t, nb);
 
     return be->status < 0 ? be->status : c->cls->expect ? c->cls->expect(c, src, tag, &d) : 0;
+}
+
+int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t)
+{
+    return avt_comm_send_all(c, be, dst, tag, &t, 1);
+}
+
+int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t)
+{
+    return avt_comm_recv_all(c, be, src, tag, &t, 1);
+}
+
+int avt_comm_expect(Comm *c, Backend *be, int src, CommTag tag, Tensor t)
+{
+    return avt_comm_expect_all(c, be, src, tag, &t, 1);
 }
 
 int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t size)

@@ -8,13 +8,14 @@
  *   dry       for a rehearsal: moves nothing, notes the routes that a rank uses
  *
  * Ranks of one comm may live in several processes (world.h): those of one process meet as threads do, messages between two go through
- * host memory and a socket (link.h).
+ * host memory and a socket (link.h), or from card to card (comm_nccl.h).
  *
  * Messages travel on routes, known before the first one: who to whom, about what, how large, how
  * many at once. So all memory of messages is counted in the plan and allocated at open.
  *
- * Between queues of one class of device (cuda0 and cuda1, or twice cpu) a message is a device copy
- * and a mark: neither host thread waits for a queue. A rank without a device (the conductor) sends
+ * Between queues of one class of device (cuda0 and cuda1, or twice cpu) a message is two copies and
+ * two marks: neither host thread waits for a queue. Devices that do not reach each other's memory copy to
+ * and from pinned host memory. A rank without a device (the conductor) sends
  * and receives host bytes, and these, like messages between devices of different classes, go
  * through host memory.
  *
@@ -58,23 +59,29 @@ typedef struct CommOptions {
     int own;                            // this process
     struct World *world;                // of these processes; NULL: they are one
     uint32_t id;                        // the same in all processes, of no other group of the world
+    int direct;                         // tensors go from card to card between processes (comm_nccl.h); the same in all of them
 } CommOptions;
 
 #define COMM_TIMEOUT_MS 20000
 
 typedef struct Comm Comm;               // one rank's end
 
-/* What a message is made of: a tensor, which only its backend touches, or host bytes. */
+#define COMM_PARTS 12
+
+/* What a message is made of: tensors, which only their backend touches, or host bytes. */
 typedef struct CommData {
     Backend *be;                        // NULL: host bytes
-    Tensor t;
+    const Tensor *t;                    // [nb], one behind the other in the message
+    int nb;                             // up to COMM_PARTS
     void *bytes;                        // read by a send, written by a receive
-    size_t size;
+    size_t size;                        // of all
 } CommData;
 
 typedef struct CommClass {
     const char *name;
     int  (*attach)(Comm *c, Arena *mailboxes);
+    int  (*connect)(Comm *c);
+    void (*detach)(Comm *c);
     int  (*send)(Comm *c, int dst, CommTag tag, const CommData *d);
     int  (*expect)(Comm *c, int src, CommTag tag, const CommData *d);   // NULL: no send waits for it
     int  (*recv)(Comm *c, int src, CommTag tag, const CommData *d);
@@ -100,9 +107,14 @@ void avt_comm_close(Comm **comm, int nb);
  *  of this process's host. */
 size_t avt_comm_message_bytes(const CommOptions *opt, int rank);
 size_t avt_comm_host_bytes(const CommOptions *opt);
-/** Place the mailboxes of what a rank with a device receives; every such rank does so before the first
+/** Place the mailboxes that lie with a rank that has a device; every such rank does so before the first
  *  message. @return 0 or ENOMEM */
 int  avt_comm_attach(Comm *c, Arena *mailboxes);
+/** Of a group that is `direct`: connect the cards of all processes, which call this at the same time, when every rank has attached its
+ *  mailboxes and before the first message. `c`: any end. @return 0 or an error (logged) */
+int  avt_comm_connect(Comm *c);
+/** Give back what attach took besides the arena, before its backend is closed. All ranks' queues must have been synced. */
+void avt_comm_detach(Comm *c);
 
 /** Send a tensor: later work of `be` may write `t` again. Waits while the route has no room.
  *  @return 0; EINVAL (logged) for a message that has no route or is too large; the group's failure */
@@ -115,6 +127,11 @@ int avt_comm_recv(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
  *  use `t`; what is submitted between must not, but where its result is what the sender sends.
  *  Receives of a pair of ranks are expected, or called, in the order of their sends. */
 int avt_comm_expect(Comm *c, Backend *be, int src, CommTag tag, Tensor t);
+
+/** The same of one message with `nb` tensors of a type, 1 to COMM_PARTS; as many of the same sizes on either side. */
+int avt_comm_send_all(Comm *c, Backend *be, int dst, CommTag tag, const Tensor *t, int nb);
+int avt_comm_recv_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *t, int nb);
+int avt_comm_expect_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *t, int nb);
 
 /** Host bytes, of a rank without a device or to one; a tensor may be at the other end. `data` is
  *  copied. */

@@ -23,6 +23,7 @@
 typedef struct Post {                   // a receive
     CommTag tag;
     CommData into;
+    Tensor part[COMM_PARTS];            // of `into`
     Mark free, sent;                    // the receiver's work before it; behind the copy into it
     int met;
 } Post;
@@ -112,11 +113,20 @@ static Post *oldest_open(const Pair *p)
     return NULL;
 }
 
+static int same_parts(const Post *p, const CommData *d)
+{
+    int same = p->into.nb == d->nb;
+
+    for (int i = 0; same && i < d->nb; i++)
+        same = avt_nbytes(p->part[i]) == avt_nbytes(d->t[i]);
+    return same;
+}
+
 static int meet(Comm *c, int dst, CommTag tag, const CommData *d, Post *p)
 {
     Group *g = avt_threads_group(c);
 
-    if (p->tag != tag || p->into.size != d->size) {
+    if (p->tag != tag || !same_parts(p, d)) {
         g->status = AVT_ERR(EINVAL);
         pthread_cond_broadcast(&g->change);
         return avt_fail(c->log, g->status, "comm strict: rank %d sends %s, %zu bytes, to rank %d, "
@@ -124,7 +134,8 @@ static int meet(Comm *c, int dst, CommTag tag, const CommData *d, Post *p)
                         d->size, dst, avt_comm_tag_name(p->tag), p->into.size);
     }
     avt_wait(d->be, p->free);
-    avt_copy(d->be, p->into.t, d->t);
+    for (int i = 0; i < d->nb; i++)
+        avt_copy(d->be, p->part[i], d->t[i]);
     p->sent = avt_mark(d->be);
     p->met = 1;
     pthread_cond_broadcast(&g->change);
@@ -160,7 +171,7 @@ static Post *post_of(Comm *c, int src, CommTag tag, const CommData *d, int fresh
     Pair *p = &g->strict->pair[src * g->strict->nb + c->rank];
 
     for (int i = 0; i < p->nb && !fresh; i++)
-        if (p->post[i].tag == tag && p->post[i].into.t.data == d->t.data)
+        if (p->post[i].tag == tag && p->post[i].part[0].data == d->t[0].data)
             return &p->post[i];
     if (p->nb == p->room) {
         avt_fail(c->log, AVT_ERR(EINVAL), "comm strict: rank %d expects more than the %d messages that "
@@ -168,6 +179,7 @@ static Post *post_of(Comm *c, int src, CommTag tag, const CommData *d, int fresh
         return NULL;
     }
     p->post[p->nb] = (Post){ .tag = tag, .into = *d, .free = avt_mark(d->be) };
+    memcpy(p->post[p->nb].part, d->t, sizeof(*d->t) * (size_t)d->nb);
     pthread_cond_broadcast(&g->change);
     return &p->post[p->nb++];
 }
@@ -263,6 +275,8 @@ int avt_comm_strict_open(Comm **comm, const CommOptions *opt)
     static const CommClass cls = {
         .name = "strict",
         .attach = avt_threads_attach,
+        .connect = avt_threads_connect,
+        .detach = avt_threads_detach,
         .send = strict_send,
         .expect = strict_expect,
         .recv = strict_recv,

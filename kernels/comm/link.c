@@ -2,9 +2,27 @@
 /* A group's messages from and to other processes: see link.h. */
 #include <string.h>
 
+#include "comm/comm_nccl.h"
 #include "comm/link.h"
 
 /* ---- what goes out --------------------------------------------------------------------------- */
+
+/* Place k of a box: the message, or that NCCL will bring it. */
+static int write_letter(Group *g, const Box *b, int process, int i, int k)
+{
+    const uint64_t size = b->letter[k].size;
+    Frame f = { FRAME_LETTER, g->link->id, i, 0, size };
+    int ret;
+
+    if (b->place == BOX_HOST)
+        return avt_world_write(g->link->world, process, &f, b->bytes + (size_t)k * b->stride);
+    f.kind = FRAME_SENT;
+    f.size = sizeof(size);
+    ret = avt_world_write(g->link->world, process, &f, &size);
+    if (ret >= 0)
+        avt_carriers_take(g, i, k, size);
+    return ret;
+}
 
 /* The letters of a box that are not written yet. Who sent them may go on meanwhile; a place is theirs until it is said to be taken. */
 static int write_letters(Group *g, Box *b, int process, int i)
@@ -14,10 +32,9 @@ static int write_letters(Group *g, Box *b, int process, int i)
     pthread_mutex_lock(&g->lock);
     while (b->sent < b->nb && ret >= 0) {
         const int k = (b->first + b->sent++) % b->route.room;
-        const Frame f = { FRAME_LETTER, g->link->id, i, 0, b->letter[k].size };
 
         pthread_mutex_unlock(&g->lock);
-        ret = avt_world_write(g->link->world, process, &f, b->bytes + (size_t)k * b->stride);
+        ret = write_letter(g, b, process, i, k);
         pthread_mutex_lock(&g->lock);
     }
     pthread_mutex_unlock(&g->lock);
@@ -87,6 +104,36 @@ static int take_letter(Group *g, Box *b, int process, const Frame *f)
     return 0;
 }
 
+/* The carrier has the place until the message can be received. */
+static int take_sent(Group *g, Box *b, int process, const Frame *f)
+{
+    uint64_t size = 0;
+    int k, ret;
+
+    if (f->size != sizeof(size))
+        return AVT_ERR(EINVAL);
+    ret = avt_world_read(g->link->world, process, &size, sizeof(size));
+    if (ret < 0)
+        return ret;
+    pthread_mutex_lock(&g->lock);
+    k = b->nb + b->coming == b->route.room || size > b->route.size ? -1 : (b->first + b->nb + b->coming++) % b->route.room;
+    pthread_mutex_unlock(&g->lock);
+    if (k < 0)
+        return AVT_ERR(EINVAL);
+    avt_carriers_take(g, f->box, k, size);
+    return 0;
+}
+
+static int take_name(Group *g, int process, const Frame *f)
+{
+    char name[CUDA_NAME];
+    int ret = f->size == sizeof(name) ? 0 : AVT_ERR(EINVAL);
+
+    if (ret >= 0)
+        ret = avt_world_read(g->link->world, process, name, sizeof(name));
+    return ret < 0 ? ret : avt_carriers_named(g, f->box, name);
+}
+
 static int take_taken(Group *g, Box *b, const Frame *f)
 {
     int ret = 0;
@@ -110,8 +157,12 @@ int avt_link_take(Group *g, int process, const Frame *f)
 
     if (f->kind == FRAME_ABORT && f->count < 0 && !f->size)
         return avt_group_fail(g, f->count), 0;
-    if (b && b->peer == process && f->kind == FRAME_LETTER && b->way == WAY_IN)
+    if (b && b->peer == process && f->kind == FRAME_LETTER && b->way == WAY_IN && b->place == BOX_HOST)
         return take_letter(g, b, process, f);
+    if (b && b->peer == process && f->kind == FRAME_SENT && b->way == WAY_IN && b->place == BOX_DEVICE)
+        return take_sent(g, b, process, f);
+    if (b && b->peer == process && f->kind == FRAME_NAME && b->way == WAY_IN)
+        return take_name(g, process, f);
     if (b && b->peer == process && f->kind == FRAME_TAKEN && b->way == WAY_OUT && !f->size)
         return take_taken(g, b, f);
     return AVT_ERR(EINVAL);

@@ -49,7 +49,8 @@ typedef struct Frame {                  // what goes over a socket, `size` bytes
     uint64_t size;
 } Frame;
 
-enum { FRAME_BEAT = 0x41560001, FRAME_BYE, FRAME_TALK, FRAME_LETTER, FRAME_TAKEN, FRAME_ABORT };
+/* LETTER: a message; SENT: the size, uint64_t, of one that goes from card to card; TAKEN: of `count` places; NAME: of a way (comm_nccl.h) */
+enum { FRAME_BEAT = 0x41560001, FRAME_BYE, FRAME_TALK, FRAME_LETTER, FRAME_SENT, FRAME_TAKEN, FRAME_NAME, FRAME_ABORT };
 
 /** Put an errand behind those of a process. */
 void avt_world_queue(World *w, int process, Errand *e);
@@ -60,7 +61,7 @@ int  avt_world_write(World *w, int process, const Frame *f, const void *data);
 int  avt_world_read(World *w, int process, void *data, size_t size);
 /** Do an errand, from a writer's thread. */
 void avt_link_do(const Errand *e, int process);
-/** A frame of one of the last three kinds has come for a group; its bytes are yet to be read. @return 0, EPIPE, EINVAL: against the rules */
+/** A frame of a kind from LETTER on has come for a group; its bytes are yet to be read. @return 0, EPIPE, EINVAL: against the rules */
 int  avt_link_take(Group *g, int process, const Frame *f);
 /** Has the group ranks in this process, and has not failed, or not yet said why? */
 int  avt_link_minds(Group *g, int process);

@@ -215,7 +215,7 @@ static int take_frame(Peer *p, const Frame *f)
         return 0;
     if (f->kind == FRAME_TALK)
         return take_talk(p, f->size);
-    if (f->kind != FRAME_LETTER && f->kind != FRAME_TAKEN && f->kind != FRAME_ABORT)
+    if (f->kind < FRAME_LETTER || f->kind > FRAME_ABORT)
         return AVT_ERR(EINVAL);
     g = hold_group(p->world, f->group);
     if (!g)

@@ -12,13 +12,16 @@
 
 typedef enum BoxPlace {
     BOX_HOST,                           // host memory: an end has no device, or one of another class
-    BOX_DEVICE,                         // the receiver's device memory
+    BOX_PINNED,                         // host memory that both queues copy from and to: their devices do not reach each other
+    BOX_DEVICE,                         // device memory: that of both, or of two devices the sender's, where the receiver's queue comes for it;
+                                        // of two processes on either side
     BOX_NONE                            // between two queues of a kind without buffers
 } BoxPlace;
 
 typedef struct Letter {                 // a place of a mailbox
     size_t size;                        // bytes of the message in it
     Mark sent, taken;                   // behind the copies into it and out of it, between queues
+    int busy;                           // OUT, on a device: NCCL has yet to be told of it, and to mark it
 } Letter;
 
 typedef enum BoxWay { WAY_HERE, WAY_OUT, WAY_IN, WAY_ELSEWHERE } BoxWay;     // where its ranks are
@@ -28,11 +31,14 @@ typedef struct Box {                    // the mailbox of a route, a ring
     BoxWay way;
     int peer;                           // OUT, IN: the other process
     BoxPlace place;
+    int owner;                          // the rank that attaches it
     Tensor tensor;                      // [room, stride] u8 on a device,
-    uint8_t *bytes;                     // or the same in the host
+    uint8_t *bytes;                     // or the same in the host;
+    Backend *pinned;                    // pinned: by this backend, the receiver's
     size_t stride;                      // bytes of a message's place
     Letter *letter;                     // [room]
     int first, nb;                      // the oldest message; messages
+    int coming;                         // IN, on a device: messages that are announced, behind those that can be received
     int sent, taken;                    // OUT: those that are written; IN: those that are to be said to be taken
 } Box;
 
@@ -45,6 +51,7 @@ typedef struct Group {
     int nb_boxes;
     struct Strict *strict;              // comm_strict.c's own
     struct Link *link;                  // NULL: all ranks are here
+    struct Carriers *carriers;          // comm_nccl.h; NULL: nothing goes from card to card between processes
 } Group;
 
 typedef struct GroupEnd {               // a Comm
@@ -61,6 +68,8 @@ static inline Group *avt_threads_group(Comm *c)
  *  @return 0 or ENOMEM, then all is closed */
 int  avt_threads_open(Comm **comm, const CommClass *cls, const CommOptions *opt);
 int  avt_threads_attach(Comm *c, Arena *mailboxes);
+int  avt_threads_connect(Comm *c);
+void avt_threads_detach(Comm *c);
 /** A route's mailbox, or NULL. */
 Box *avt_threads_box(Comm *c, int src, int dst, CommTag tag);
 int  avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d);
@@ -76,6 +85,8 @@ void avt_threads_close(Comm *c);
 BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r);
 BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r);
 size_t avt_comm_box_stride(const CommRoute *r);
+/** The rank of this process in whose device memory the mailbox of a BOX_DEVICE route lies. */
+int avt_comm_box_owner(const CommOptions *opt, const CommRoute *r);
 
 /* One file each. */
 int  avt_comm_threads_open(Comm **comm, const CommOptions *opt);

@@ -391,6 +391,11 @@ static int cpu_download(Backend *be, void *dst, const void *src, size_t size)
     return 0;
 }
 
+static void cpu_store(Backend *be, void *dst, const void *src, size_t size)
+{
+    cpu_download(be, dst, src, size);
+}
+
 static int cpu_sync(Backend *be)                                    // nothing is ever pending
 {
     (void)be;
@@ -410,6 +415,7 @@ int avt_backend_cpu_open(Backend *be)
         .run = avt_cpu_run,
         .sync = cpu_sync,
         .fetch = cpu_upload,
+        .store = cpu_store,
         .host_alloc = cpu_alloc,
         .host_free = cpu_free,
         .workspace = avt_cpu_workspace,

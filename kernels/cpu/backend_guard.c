@@ -26,16 +26,16 @@
 #define MAX_ENTRIES 4096                // the list is executed when it holds as many,
 #define MAX_BYTES   (64 << 20)          // or when its uploads hold as much
 
-typedef enum EntryKind { ENTRY_OP, ENTRY_UPLOAD, ENTRY_FETCH, ENTRY_WAIT } EntryKind;
+typedef enum EntryKind { ENTRY_OP, ENTRY_UPLOAD, ENTRY_FETCH, ENTRY_STORE, ENTRY_WAIT } EntryKind;
 
 typedef struct Entry {
     EntryKind kind;
     OpCall call;                        // op
     Mark mark;                          // wait
-    void *dst;                          // upload, fetch: destination, length,
+    void *dst;                          // upload, fetch, store: destination, length,
     size_t size;
     size_t at;                          // upload: place of its copy in `bytes`
-    const void *src;                    // fetch: where it will be read
+    const void *src;                    // fetch, store: where it will be read
 } Entry;
 
 typedef struct Guard {
@@ -110,6 +110,16 @@ static int copy_in(void *dst, const void *src, size_t size)
     return protect(dst, size, PROT_NONE);
 }
 
+static int copy_out(void *dst, const void *src, size_t size)
+{
+    const int ret = protect(src, size, PROT_READ);
+
+    if (ret < 0)
+        return ret;
+    memcpy(dst, src, size);
+    return protect(src, size, PROT_NONE);
+}
+
 static int run_entry(Guard *g, const Entry *e)
 {
     switch (e->kind) {
@@ -117,6 +127,8 @@ static int run_entry(Guard *g, const Entry *e)
         return copy_in(e->dst, g->bytes + e->at, e->size);
     case ENTRY_FETCH:
         return copy_in(e->dst, e->src, e->size);
+    case ENTRY_STORE:
+        return copy_out(e->dst, e->src, e->size);
     case ENTRY_WAIT:
         return 0;
     default:
@@ -253,6 +265,11 @@ static void guard_fetch(Backend *be, void *dst, const void *src, size_t size)
     append(be, (Entry){ .kind = ENTRY_FETCH, .dst = dst, .size = size, .src = src }, NULL, 0);
 }
 
+static void guard_store(Backend *be, void *dst, const void *src, size_t size)
+{
+    append(be, (Entry){ .kind = ENTRY_STORE, .dst = dst, .size = size, .src = src }, NULL, 0);
+}
+
 static int guard_run(Backend *be, const OpCall *c)
 {
     return append(be, (Entry){ .kind = ENTRY_OP, .call = *c }, NULL, 0);
@@ -281,11 +298,7 @@ static int guard_download(Backend *be, void *dst, const void *src, size_t size)
     if (ret < 0)
         return ret;
     pthread_mutex_lock(&queues);
-    ret = protect(src, size, PROT_READ);
-    if (ret >= 0) {
-        memcpy(dst, src, size);
-        ret = protect(src, size, PROT_NONE);
-    }
+    ret = copy_out(dst, src, size);
     pthread_mutex_unlock(&queues);
     return ret;
 }
@@ -360,6 +373,7 @@ static const BackendClass guard_class = {
     .mark = guard_mark,
     .wait = guard_wait,
     .fetch = guard_fetch,
+    .store = guard_store,
     .host_alloc = guard_host_alloc,
     .host_free = guard_free,
     .workspace = guard_workspace,

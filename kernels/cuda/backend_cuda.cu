@@ -144,6 +144,13 @@ static int64_t memory_left(int index)
     return (int64_t)left;
 }
 
+static int reaches(int index, int other)
+{
+    int can = 0;
+
+    return cudaDeviceCanAccessPeer(&can, index, other) == cudaSuccess && can;
+}
+
 /* ---- memory ---------------------------------------------------------------------------------------------------------------- */
 
 static int64_t cuda_memory_left(Backend *be)
@@ -255,6 +262,12 @@ static void cuda_fetch(Backend *be, void *dst, const void *src, size_t size)
         avt_cuda_check(be, cudaMemcpyAsync(dst, src, size, cudaMemcpyHostToDevice, avt_cuda(be)->stream), "fetching from host memory");
 }
 
+static void cuda_store(Backend *be, void *dst, const void *src, size_t size)
+{
+    if (enter(be) >= 0)
+        avt_cuda_check(be, cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, avt_cuda(be)->stream), "storing to host memory");
+}
+
 static uint64_t cuda_mark(Backend *be)
 {
     Cuda *cuda = avt_cuda(be);
@@ -321,31 +334,30 @@ static Op op_of(OpId op)
     return NULL;
 }
 
-/* The direct way of this queue's device to another's memory, opened once; where there is none the driver goes through host memory. */
+/* This queue's device is given access to another one's memory, once. */
 static int find_way(Backend *be, const Backend *other)
 {
     Cuda *cuda = avt_cuda(be);
     const int index = ((const Cuda *)other->priv)->index;
-    int can = 0;
     cudaError_t e;
 
-    if (index == cuda->index || index > 63 || cuda->peers >> index & 1)
+    if (index == cuda->index || (index < 64 && cuda->peers >> index & 1))
         return 0;
-    cuda->peers |= (uint64_t)1 << index;
-    e = cudaDeviceCanAccessPeer(&can, cuda->index, index);
-    if (e == cudaSuccess && can)
-        e = cudaDeviceEnablePeerAccess(index, 0);
+    if (!reaches(cuda->index, index)) {
+        avt_backend_fail(be, AVT_ERR(EINVAL), "copy: %s has no access to the memory of %s; go through host memory", be->device, other->device);
+        return be->status;
+    }
+    e = cudaDeviceEnablePeerAccess(index, 0);
     if (e == cudaErrorPeerAccessAlreadyEnabled) {                   // another queue was here
         cudaGetLastError();
         e = cudaSuccess;
     }
-    if (e == cudaSuccess && !can)
-        avt_log(be->log, LOG_INFO, "%s and %s have no direct way to each other's memory: what passes between them goes through the host", be->device,
-                other->device);
+    if (e == cudaSuccess && index < 64)
+        cuda->peers |= (uint64_t)1 << index;
     return avt_cuda_check(be, e, "opening the way to another device");
 }
 
-/* Between devices: direct where the driver can, else it goes through host memory. */
+/* Between devices, on a queue of either, which has access to the other's memory. */
 static int copy_between(Backend *be, const OpCall *c)
 {
     const int from = avt_cuda(c->x.be)->index, to = avt_cuda(c->out.be)->index;
@@ -458,6 +470,7 @@ static BackendClass make_class(void)
     c.mark = cuda_mark;
     c.wait = cuda_wait;
     c.fetch = cuda_fetch;
+    c.store = cuda_store;
     c.host_alloc = cuda_host_alloc;
     c.host_free = cuda_host_free;
     c.workspace = cuda_workspace;
@@ -490,7 +503,7 @@ static int cuda_open(Backend *be)
 
 const CudaPlugin *avt_cuda_table(void)
 {
-    static const CudaPlugin table = { CUDA_ABI, devices, arch_of, memory_left, cuda_open };
+    static const CudaPlugin table = { CUDA_ABI, devices, arch_of, memory_left, reaches, avt_cuda_direct_table, cuda_open };
 
     return &table;
 }

@@ -45,7 +45,7 @@ typedef struct Cuda {
     CudaStaging *staging;
     cudaEvent_t event[CUDA_EVENTS];
     uint64_t nb_marks;                  // mark n is event[n % CUDA_EVENTS]
-    uint64_t peers;                     // bit N: the way to cudaN was looked for
+    uint64_t peers;                     // bit N: has access to the memory of cudaN
 } Cuda;
 
 static inline Cuda *avt_cuda(Backend *be) { return (Cuda *)be->priv; }

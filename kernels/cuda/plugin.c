@@ -2,6 +2,7 @@
 /* Opening libavatar_cuda.so: see plugin.h. The library itself is free of CUDA, so that one build serves machines without a driver. */
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/plugin.h"
@@ -11,11 +12,14 @@
 
 #define PLUGIN "libavatar_cuda.so"
 
+static const CudaPlugin *found;         // atomic; the one that a device was asked of
+
 #ifdef CUDA_LINKED
 
 const CudaPlugin *avt_cuda_plugin_find(const char *device, const Log *log)
 {
     (void)device, (void)log;
+    __atomic_store_n(&found, avt_cuda_table(), __ATOMIC_RELEASE);
     return avt_cuda_table();
 }
 
@@ -57,6 +61,7 @@ const CudaPlugin *avt_cuda_plugin_find(const char *device, const Log *log)
                  "devices=cpu", device);
         return NULL;
     }
+    __atomic_store_n(&found, plugin, __ATOMIC_RELEASE);
     return plugin;
 }
 
@@ -82,6 +87,25 @@ int avt_devices_found(int *index, int most, const Log *log)
     if (plugin && !nb)
         avt_log(log, LOG_INFO, "devices=auto: the CPU; %s", *why ? why : "the driver sees no GPU");
     return nb;
+}
+
+static int index_of(const char *device)
+{
+    return atoi(device + strlen("cuda"));
+}
+
+int avt_cuda_reaches(const char *name, const char *other)
+{
+    const CudaPlugin *plugin = __atomic_load_n(&found, __ATOMIC_ACQUIRE);
+
+    return !plugin || plugin->reaches(index_of(name), index_of(other));
+}
+
+const CudaDirect *avt_cuda_direct(void)
+{
+    const CudaPlugin *plugin = __atomic_load_n(&found, __ATOMIC_ACQUIRE);
+
+    return plugin ? plugin->direct() : NULL;
 }
 
 int avt_backend_cuda_open(Backend *be)

@@ -10,13 +10,14 @@
 #ifndef AVT_CUDA_PLUGIN_H
 #define AVT_CUDA_PLUGIN_H
 
+#include "cuda/direct.h"
 #include "cuda/facts.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define CUDA_ABI ((unsigned)(sizeof(Backend) << 16 ^ sizeof(OpCall) << 4 ^ (unsigned)OP_NB << 2 ^ 1))
+#define CUDA_ABI ((unsigned)(sizeof(Backend) << 16 ^ sizeof(OpCall) << 4 ^ (unsigned)OP_NB << 2 ^ 2))
 
 typedef struct CudaHost {
     unsigned abi;                                                   // CUDA_ABI
@@ -32,6 +33,8 @@ typedef struct CudaPlugin {
     int (*devices)(const Log *log);                                 // how many there are, or ENOSYS after a sentence
     int (*arch)(int index, const Log *log);                         // 90: sm_90; ENOSYS after a sentence when it cannot be used
     int64_t (*memory_left)(int index);                              // bytes; -1: not known. Makes the device's context
+    int (*reaches)(int index, int other);                           // can the one be given access to the other's memory?
+    const CudaDirect *(*direct)(void);                              // NULL: built without NCCL
     int (*open)(Backend *be);                                       // be->device is cudaN; as in BackendOptions
 } CudaPlugin;
 
@@ -41,6 +44,8 @@ CudaPluginEntry avatar_cuda_plugin;
 
 /** backend_cuda.cu: what the entry returns; linked in directly where CUDA_LINKED is defined. */
 const CudaPlugin *avt_cuda_table(void);
+/** nccl.cu: its part of it. */
+const CudaDirect *avt_cuda_direct_table(void);
 
 /** The plugin: beside the file that this code is in, in the folder of libraries, by the loader's path.
  *  @return NULL after a sentence that names `device`. It stays loaded. */

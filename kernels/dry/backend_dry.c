@@ -60,6 +60,11 @@ static int dry_download(Backend *be, void *dst, const void *src, size_t size)
     return 0;
 }
 
+static void dry_store(Backend *be, void *dst, const void *src, size_t size)
+{
+    dry_download(be, dst, src, size);
+}
+
 static int dry_sync(Backend *be)
 {
     return be->status;
@@ -227,6 +232,7 @@ static const BackendClass dry_class = {
     .run = dry_run,
     .sync = dry_sync,
     .fetch = dry_upload,
+    .store = dry_store,
     .host_alloc = dry_alloc,
     .host_free = dry_free,
     .memory_left = dry_memory_left,

@@ -51,6 +51,14 @@ int avt_crew_open(Crew *c)
     return ret;
 }
 
+int avt_crew_connect(Crew *c)
+{
+    for (int i = 0; i <= PLAN_MAX_RANKS; i++)
+        if (c->comm[i])
+            return avt_comm_connect(c->comm[i]);                    // any end of a group
+    return 0;
+}
+
 /* A rank makes the threads of its ops now, not when the system may have none left. */
 static void *rank_thread(void *arg)
 {

@@ -44,6 +44,8 @@ int  avt_crew_measure(Crew *c);
 void avt_crew_room(const Crew *c, Room *room);
 /** Open the comm and the ranks that live here. @return 0 or an error (logged); avt_crew_close() in any case */
 int  avt_crew_open(Crew *c);
+/** Connect the cards that lie in several processes, all of which do so at the same time. @return 0 or an error (logged) */
+int  avt_crew_connect(Crew *c);
 /** Start a thread for each. @return 0 or ENOMEM (logged) */
 int  avt_crew_start(Crew *c);
 /** Wait for the threads: until CMD_END, a failure or an abort. */

@@ -7,7 +7,7 @@
  *
  *   0 -> worker   ORDER_LOAD   the plan, and a number made of the model's files       worker loads its ranks' weights, or refuses
  *                 ORDER_OPEN   sizes and routes of a session                          opens its ranks and its end of the comm
- *                 ORDER_START  when all have opened theirs: no letter comes early     the ranks walk the conductor's commands
+ *                 ORDER_START  when all have opened theirs: no letter comes early     its cards connect; the ranks walk the conductor's commands
  *                 ORDER_CLOSE  the session is over, or was given up                   joins and frees them
  *                 ORDER_FREE   the engine has gone                                    frees the weights
  *
@@ -51,6 +51,9 @@ int  avt_workers_world(World **world, const Log *log);
 void avt_workers_devices(char *list, size_t size, const World *w, const PlanOptions *o, const Log *log);
 /** What a plan must know of the processes, [avt_world_nb()]. */
 void avt_workers_processes(PlanProcess *p, const World *w);
+/** Whether tensors between GPUs of a plan's processes go from card to card: where all have one version of NCCL, and no card serves two of them.
+ *  The same in every process. @param log  NULL, or where a line says why not */
+int  avt_workers_direct(const Core *c, const Log *log);
 /** Let the workers that a plan names load their ranks; `c` has its plan. Answers are awaited by avt_workers_loaded(), always. */
 int  avt_workers_load(Core *c, uint64_t model, int steps);
 int  avt_workers_loaded(Core *c, int ret, const int *cancel, const Log *log);
@@ -59,7 +62,7 @@ void avt_workers_free(Core *c);
 uint32_t avt_workers_name(void);
 /** The same session on all: open, then start; or close. Nothing when no rank is elsewhere. @return 0 or an error (logged) */
 int  avt_workers_open(Crew *c);
-int  avt_workers_start(Crew *c);
+int  avt_workers_start(Crew *c);                    // the cards connect meanwhile
 void avt_workers_close(Crew *c);
 
 #endif

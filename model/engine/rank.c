@@ -266,6 +266,8 @@ void avt_rank_close(Rank *r)
         avt_dit_walker_close(&r->dit);
         if (r->copy != r->be)
             avt_backend_close(&r->copy);
+        if (r->comm && r->messages && !avt_backend_is_dry(r->be))
+            avt_comm_detach(r->comm);
         avt_arena_close(&r->messages);
         avt_arena_close(&r->scratch);
         avt_arena_close(&r->state);

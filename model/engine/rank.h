@@ -82,6 +82,7 @@ typedef struct RankSetup {              // what all ranks of a session share
     PixelFormat format;
     int64_t text_len;                   // most context rows
     CommKind comm;
+    int direct;                         // tensors between processes go from card to card: avt_workers_direct()
     RankHooks hooks;
     int timed;                          // ranks count what their stages take
     const int *cancel;

@@ -63,8 +63,7 @@ static int room_of(const Plan *p, CommTag tag)
         return p->versions;
     case TAG_LATENTS:
         return p->in_flight;
-    case TAG_TEAM:
-        return TEAM_RUNS;                                           // of one exchange: who is behind has those of the one before
+    case TAG_TEAM:                                                  // of one exchange: who is behind has that of the one before
     case TAG_REFERENCE: case TAG_TOKENS:                            // tokens are taken out before the work on them begins
         return 1;
     default:
@@ -82,7 +81,7 @@ CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, int ow
     }
     places->device[nb] = NULL;                                      // the conductor
     places->process[nb] = 0;
-    return (CommOptions){ .kind = set->comm, .nb = nb + 1, .device = places->device, .process = places->process, .own = own,
+    return (CommOptions){ .kind = set->comm, .direct = set->direct, .nb = nb + 1, .device = places->device, .process = places->process, .own = own,
                           .route = routes->route, .nb_routes = routes->nb, .log = set->log };
 }
 

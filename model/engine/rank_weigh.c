@@ -20,11 +20,24 @@ typedef struct Trial {                  // a plan of three ranks, or teams, in a
     int parts;
 } Trial;
 
+/* The i-th device of a trial: GPUs are as many as the plan's, since what two of them send each other lies with the sender. */
+static const char *device_of(char buf[32], const char *device, const Plan *like, int i)
+{
+    const int apart = like->nb_ranks > 1 && strcmp(like->rank[0].device, like->rank[like->nb_ranks - 1].device) &&
+                      avt_device_kind(device, strlen(device)) == DEVICE_CUDA;
+
+    if (apart)
+        snprintf(buf, 32, "cuda%d", i);
+    else
+        snprintf(buf, 32, "%.20s", device);
+    return buf;
+}
+
 /* The layers are split as in `like`. vae: the last of the three is the VAE's as well, and as many in front of it as in `like`; else a
  * fourth one is. */
 static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, const Plan *like, const BackendOptions *opt, int vae)
 {
-    char list[3 * TEAM_MAX * sizeof(like->rank[0].device)], name[40], own[40];
+    char list[3 * TEAM_MAX * sizeof(like->rank[0].device)], name[40], own[40], buf[32];
     PlanOptions o = { .devices = list, .vae_device = vae ? NULL : own, .steps = like->steps, .nb_layers = 3, .cpu_threads = 1 };
     Plan layers = *like;
     size_t n = 0;
@@ -32,8 +45,8 @@ static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, cons
 
     *t = (Trial){ .sizes = sizes, .opt = opt, .parts = avt_plan_parts(like) };
     for (int i = 0; i < 3 * t->parts; i++)
-        n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%.20s", i ? "|" : "", device);
-    snprintf(own, sizeof(own), "%.30s:own", device);
+        n += (size_t)snprintf(list + n, sizeof(list) - n, "%s%s", i ? "|" : "", device_of(buf, device, like, i));
+    snprintf(own, sizeof(own), "%s:own", device_of(buf, device, like, 3 * t->parts));
     layers.kind = PLAN_LAYER;
     o.vae_split = !vae ? 0 : like->vae_parts < 3 * t->parts ? like->vae_parts : 3 * t->parts;
     o.plan = avt_plan_name(&layers, name, sizeof(name));

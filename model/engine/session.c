@@ -240,7 +240,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for a picture of %dx%d", s->info.width, s->info.height);
     s->crew.set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
                           .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .comm = s->hooks.comm, .hooks = s->hooks.rank,
-                          .cancel = &s->cancel, .log = &s->e->log };
+                          .direct = avt_workers_direct(c, &s->e->log), .cancel = &s->cancel, .log = &s->e->log };
     s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->crew.set.format, s->info.height, s->info.width));
     if (!look->prompt && !c->dir.prompt)
         avt_log(&s->e->log, LOG_INFO, "prompt: \"%s\" (the default)", prompt);

@@ -156,7 +156,8 @@ static int open_session(Worker *w, const Order *o, const CommRoute *routes)
     s->id = s->crew.id = o->session;
     s->crew.core = c;
     s->crew.set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = o->shape, .format = o->format,
-                               .text_len = c->sizes.dit.text_len, .cancel = &s->cancel, .log = &l->e->log };
+                               .text_len = c->sizes.dit.text_len, .direct = avt_workers_direct(c, NULL), .cancel = &s->cancel,
+                               .log = &l->e->log };
     s->next = w->serving;
     w->serving = s;
     ret = open_crew(&s->crew, o, routes);
@@ -169,7 +170,9 @@ static int start_session(Worker *w, uint32_t id)
 {
     Serving *s = *find_serving(w, id);
 
-    return s ? avt_crew_start(&s->crew) : AVT_ERR(EINVAL);
+    const int ret = s ? avt_crew_connect(&s->crew) : AVT_ERR(EINVAL);
+
+    return ret < 0 ? ret : avt_crew_start(&s->crew);
 }
 
 /* ---- orders ----------------------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 
 #include "base/thread.h"
 #include "comm/mpi_plugin.h"
+#include "cuda/direct.h"
 #include "engine/orders.h"
 
 #define LISTEN_MS 100                   // between two looks at who wants to give up
@@ -21,6 +22,17 @@ static struct {
     pthread_mutex_t lock;
     uint32_t serial, names;
 } orders = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* What other processes ask of our GPUs. */
+static void tell_cards(WorldCard *card)
+{
+    const CudaDirect *direct = avt_devices_found((int[WORLD_CARDS]){ 0 }, WORLD_CARDS, NULL) > 0 ? avt_cuda_direct() : NULL;
+    char why[160];
+
+    card->nccl = direct ? direct->version(why, sizeof(why)) : 0;
+    for (int i = 0; card->nccl && i < WORLD_CARDS; i++)
+        card->gpu[i] = direct->card(i);
+}
 
 void avt_workers_card(WorldCard *card, int worker, const char *devices)
 {
@@ -37,6 +49,8 @@ void avt_workers_card(WorldCard *card, int worker, const char *devices)
         n += (size_t)snprintf(card->devices + n, size - n, "%scuda%d", i ? "|" : "", index[i]);
     if (!*card->devices)
         snprintf(card->devices, size, "cpu");
+    if (strstr(card->devices, "cuda"))
+        tell_cards(card);
 }
 
 /* At the process's end. Not when a log callback ends it, which may be on a thread of the world's: the sockets end with the process, too. */
@@ -112,6 +126,54 @@ void avt_workers_devices(char *list, size_t size, const World *w, const PlanOpti
         avt_log(log, LOG_INFO, "devices=auto: %s; this plan has no work for the other %d", list, all - nb);
 }
 
+static int is_gpu(const PlanRank *r)
+{
+    return avt_device_kind(r->device, strlen(r->device)) == DEVICE_CUDA;
+}
+
+/* Which card of its host a rank has, 0: none of its own that is known */
+static uint64_t gpu_of(const World *w, const PlanRank *r)
+{
+    const int index = is_gpu(r) ? atoi(r->device + strlen("cuda")) : WORLD_CARDS;
+
+    return index < WORLD_CARDS ? avt_world_card(w, r->process)->gpu[index] : 0;
+}
+
+/* Why not: of two ranks on GPUs of two processes. NULL: they can. */
+static const char *why_not_direct(const World *w, const PlanRank *a, const PlanRank *b)
+{
+    const WorldCard *of_a = avt_world_card(w, a->process), *of_b = avt_world_card(w, b->process);
+
+    if (!of_a->nccl || !of_b->nccl)
+        return "has no NCCL (libnccl.so.2)";
+    if (of_a->nccl != of_b->nccl)
+        return "has another version of NCCL";
+    return !gpu_of(w, a) || !gpu_of(w, b) || (gpu_of(w, a) == gpu_of(w, b) && !strcmp(of_a->host, of_b->host)) ? "shares its card" : NULL;
+}
+
+int avt_workers_direct(const Core *c, const Log *log)
+{
+    const Plan *p = &c->plan;
+    int pairs = 0;
+
+    for (int i = 0; c->world && i < p->nb_ranks; i++)
+        for (int k = 0; k < i; k++) {
+            const PlanRank *a = &p->rank[k], *b = &p->rank[i];
+            const char *why;
+
+            if (a->process == b->process || !is_gpu(a) || !is_gpu(b))
+                continue;
+            why = why_not_direct(c->world, a, b);
+            if (why) {
+                avt_log(log, LOG_INFO, "process %d on %s %s: tensors between GPUs of different processes go through host memory and sockets, "
+                        "at some 1 to 10 GB/s", b->process, avt_world_card(c->world, b->process)->host, why);
+                return 0;
+            }
+            pairs++;
+        }
+    return pairs > 0;
+}
+
 /* ---- orders ----------------------------------------------------------------------------------------------------------------------- */
 
 static int names_process(const Plan *p, int process)
@@ -180,18 +242,24 @@ static int hear_all(const Core *c, const int *cancel, const Log *log)
     return ret;
 }
 
-static int order(const Core *c, Order *o, const CommRoute *routes, const Log *log)
+/* `with`: a session whose cards connect while the workers' do, or NULL. */
+static int order(const Core *c, Order *o, const CommRoute *routes, Crew *with, const Log *log)
 {
-    int ret;
+    int ret, theirs;
 
     if (!c->world || !avt_plan_is_spread(&c->plan))
         return 0;
     pthread_mutex_lock(&orders.lock);
     ret = send_order(c, o, routes);
-    if (ret >= 0)
-        ret = hear_all(c, NULL, log);
+    if (ret < 0) {
+        pthread_mutex_unlock(&orders.lock);
+        return ret;
+    }
+    if (with && (ret = avt_crew_connect(with)) < 0)
+        avt_crew_abort(with, ret);                                  // theirs do not wait for ours
+    theirs = hear_all(c, NULL, ret < 0 ? NULL : log);
     pthread_mutex_unlock(&orders.lock);
-    return ret;
+    return ret < 0 ? ret : theirs;
 }
 
 /* ---- engines ---------------------------------------------------------------------------------------------------------------------- */
@@ -228,7 +296,7 @@ void avt_workers_free(Core *c)
     Order o = { .kind = ORDER_FREE, .engine = c->id };
 
     if (c->id)
-        order(c, &o, NULL, NULL);
+        order(c, &o, NULL, NULL, NULL);
 }
 
 /* ---- sessions --------------------------------------------------------------------------------------------------------------------- */
@@ -239,14 +307,14 @@ int avt_workers_open(Crew *c)
                 .nb_routes = c->routes.nb };
 
     c->elsewhere = avt_plan_is_spread(c->set.plan);
-    return order(c->core, &o, c->routes.route, c->set.log);
+    return order(c->core, &o, c->routes.route, NULL, c->set.log);
 }
 
 int avt_workers_start(Crew *c)
 {
     Order o = { .kind = ORDER_START, .engine = c->core->id, .session = c->id };
 
-    return order(c->core, &o, NULL, c->set.log);
+    return order(c->core, &o, NULL, c, c->set.log);
 }
 
 void avt_workers_close(Crew *c)
@@ -254,7 +322,7 @@ void avt_workers_close(Crew *c)
     Order o = { .kind = ORDER_CLOSE, .session = c->id };
 
     if (c->elsewhere)
-        order(c->core, &o, NULL, NULL);
+        order(c->core, &o, NULL, NULL, NULL);
     c->elsewhere = 0;
 }
 

@@ -72,15 +72,14 @@ static Tensor product_of(Arena *scratch, const Dit *d, Tensor keys, Tensor u)
     return by_heads(d) ? rows_like(scratch, u.dim[0], d->width) : flat(keys);
 }
 
-/* x [own tokens, D] of such a product, into its place. */
-static void keep(Backend *be, Arena *scratch, const Dit *d, Tensor keys, Tensor x, const TeamCut *cut)
+/* x [own tokens, D] of such a product, to its place. */
+static TeamHeads kept(const Dit *d, Tensor keys, Tensor x, const TeamCut *cut)
 {
-    if (by_heads(d))
-        avt_team_to_heads(&d->team, be, scratch, keys, heads(d, x), cut);
+    return (TeamHeads){ keys, heads(d, x), cut };
 }
 
-/* q of u, and the block's keys and values into their place in the ring. */
-static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor u)
+/* q of u, of_heads its heads held, and the block's keys and values into their place in the ring. */
+static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor of_heads, Tensor u)
 {
     const int64_t N = it->shape->N, slot = it->f0 % DIT_RING * it->shape->n;
     const TeamCut cut = avt_dit_cut(it->shape, 0);
@@ -91,8 +90,9 @@ static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, avt_factor(be, scratch, &a->q, u), (const Linear *const[]){ &a->k, &a->v, &a->q });
     avt_team_norm_rope(&d->team, be, scratch, (const TeamNorm[]){ { k, k, a->norm_k, it->rope }, { q, q, a->norm_q, it->rope } }, 2,
                        d->cfg.eps, d->cfg.dim);
-    keep(be, scratch, d, to_k, k, &cut);
-    keep(be, scratch, d, to_v, v, &cut);
+    if (by_heads(d))
+        avt_team_to_heads(&d->team, be, scratch, (const TeamHeads[]){ kept(d, to_k, k, &cut), kept(d, to_v, v, &cut),
+                                                                      kept(d, heads(d, of_heads), q, &cut) }, 3);
     avt_arena_release(scratch, mark);
 }
 
@@ -114,7 +114,8 @@ static void attend_sink(Backend *be, const Dit *d, DitItem *it, int i, Tensor at
 }
 
 /* q of u, and the sink's keys and values of layer i, which are all that the last layer has to give (q: AVT_NONE). own: see attend_sink(). */
-static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor own, Tensor u)
+static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor of_heads, Tensor own,
+                      Tensor u)
 {
     const TeamCut cut = avt_dit_cut(it->shape, 1), first = { 1, { it->shape->n } };
     const size_t mark = avt_arena_mark(scratch);
@@ -132,9 +133,13 @@ static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     if (q.be)
         norm[nb++] = (TeamNorm){ q, q, a->norm_q, it->rope };
     avt_team_norm_rope(&d->team, be, scratch, norm, nb, d->cfg.eps, d->cfg.dim);
-    keep(be, scratch, d, it->sink->ref[i], ref, &first);
-    keep(be, scratch, d, it->sink->k[i], k, &cut);
-    keep(be, scratch, d, it->sink->v[i], v, &cut);
+    if (by_heads(d)) {
+        TeamHeads h[4] = { kept(d, it->sink->ref[i], ref, &first), kept(d, it->sink->k[i], k, &cut), kept(d, it->sink->v[i], v, &cut) };
+
+        if (q.be)
+            h[3] = kept(d, heads(d, of_heads), q, &cut);
+        avt_team_to_heads(&d->team, be, scratch, h, q.be ? 4 : 3);
+    }
     avt_arena_release(scratch, mark);
 }
 
@@ -143,20 +148,17 @@ static int is_last_sink(const Dit *d, const DitItem *it, int i)
     return it->sink_pass && d->l0 + i == d->cfg.nb_layers - 1 && !it->probe;
 }
 
-/* The attention of q, in the tokens and heads that o's product wants; u is spent. */
+/* The attention of q, of the heads held, in the tokens and heads that o's product wants; u is spent. */
 static Tensor attend(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor q, Tensor own, Tensor u)
 {
     const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const int64_t M = it->sink_pass ? it->shape->Lc : it->shape->N;
-    const Tensor of_heads = by_heads(d) ? rows_like(scratch, M, d->keys) : q;
     const Tensor att = d->team.nb > 1 ? rows_like(scratch, M, d->keys) : u;
 
-    if (by_heads(d))
-        avt_team_to_heads(&d->team, be, scratch, heads(d, of_heads), heads(d, q), &cut);
     if (it->sink_pass)
-        attend_sink(be, d, it, i, att, of_heads, own);
+        attend_sink(be, d, it, i, att, q, own);
     else
-        attend_block(be, d, it, i, att, of_heads);
+        attend_block(be, d, it, i, att, q);
     if (!by_heads(d))
         return att;
     avt_team_to_tokens(&d->team, be, scratch, heads(d, u), heads(d, att), &cut);
@@ -169,17 +171,18 @@ static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const DitAttention *a = &d->layer[i].self;
     const size_t mark = avt_arena_mark(scratch);
     const Tensor u = like(scratch, it->x), own = it->sink_pass && it->given_rope.be ? like(scratch, it->x) : AVT_NONE;
-    Tensor all, q;
+    Tensor all, q, of_heads;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
     all = avt_team_all(&d->team, be, scratch, u, &cut);
     q = is_last_sink(d, it, i) ? AVT_NONE : rows_like(scratch, all.dim[0], d->width);
+    of_heads = q.be && by_heads(d) ? rows_like(scratch, it->sink_pass ? it->shape->Lc : it->shape->N, d->keys) : q;
     if (it->sink_pass)
-        fill_sink(be, scratch, d, a, it, i, q, own, all);
+        fill_sink(be, scratch, d, a, it, i, q, of_heads, own, all);
     else
-        fill_ring(be, scratch, d, a, it, i, q, all);
+        fill_ring(be, scratch, d, a, it, i, q, of_heads, all);
     if (q.be)
-        avt_team_linear_add(&d->team, be, scratch, it->x, attend(be, scratch, d, it, i, q, own, u), &a->o, avt_at(m, 2), &cut);
+        avt_team_linear_add(&d->team, be, scratch, it->x, attend(be, scratch, d, it, i, of_heads, own, u), &a->o, avt_at(m, 2), &cut);
     avt_arena_release(scratch, mark);
 }
 

@@ -3,13 +3,13 @@
  * Team: exchanges between the parts of a run of layers, built on messages alone, so that they are the same over threads, processes and
  * hosts. See team.h.
  *
- * An exchange says what it will receive before it sends, so it needs no buffer (comm.h). Its messages are whole rows of a run, or heads of
- * a run's rows [heads, rows, hd], which lie one behind the other whatever their number: no part's share need be equal to another's.
+ * An exchange says what it will receive before it sends, so it needs no buffer (comm.h). From each part to each goes one message, of whole rows
+ * of the runs, or heads of a run's rows [heads, rows, hd]: no part's share need be equal to another's.
  */
 #include "nets/team.h"
 
 typedef struct Pieces {                 // what goes to a part, or comes from it
-    Tensor run[TEAM_RUNS];              // AVT_NONE or empty: nothing
+    Tensor run[COMM_PARTS];             // AVT_NONE or empty: nothing
 } Pieces;
 
 static void keep_failure(Backend *be, int ret)
@@ -23,25 +23,29 @@ static int is_there(Tensor t)
     return t.be && avt_numel(t) > 0;
 }
 
-typedef int (*Move)(Comm *c, Backend *be, int peer, CommTag tag, Tensor t);
+typedef int (*Move)(Comm *c, Backend *be, int peer, CommTag tag, const Tensor *t, int nb);
 
-/* Of each part but ourselves, beginning with the next one (dir 1) or the one before (-1), so that not all send to the same. */
+/* To or from each part but ourselves, beginning with the next one (dir 1) or the one before (-1), so that not all send to the same. */
 static void move_all(const Team *t, Backend *be, const Pieces *p, int dir, Move move)
 {
     for (int k = 1; k < t->nb; k++) {
         const int peer = (t->part + dir * k + t->nb) % t->nb;
+        Tensor there[COMM_PARTS];
+        int nb = 0;
 
-        for (int j = 0; j < TEAM_RUNS; j++)
+        for (int j = 0; j < COMM_PARTS; j++)
             if (is_there(p[peer].run[j]))
-                keep_failure(be, move(t->comm, be, t->first + peer, TAG_TEAM, p[peer].run[j]));
+                there[nb++] = p[peer].run[j];
+        if (nb)
+            keep_failure(be, move(t->comm, be, t->first + peer, TAG_TEAM, there, nb));
     }
 }
 
 static void swap(const Team *t, Backend *be, const Pieces *out, const Pieces *in)
 {
-    move_all(t, be, in, -1, avt_comm_expect);
-    move_all(t, be, out, 1, avt_comm_send);
-    move_all(t, be, in, -1, avt_comm_recv);
+    move_all(t, be, in, -1, avt_comm_expect_all);
+    move_all(t, be, out, 1, avt_comm_send_all);
+    move_all(t, be, in, -1, avt_comm_recv_all);
 }
 
 static int64_t rows_of(const Team *t, const TeamCut *cut, int part)
@@ -170,26 +174,34 @@ static void turn(Backend *be, Tensor out, Tensor x)
         avt_transpose(be, out, x);
 }
 
-/* Sent: of own tokens each part's heads. Received: of each part's tokens own heads. */
-void avt_team_to_heads(const Team *t, Backend *be, Arena *scratch, Tensor all, Tensor x, const TeamCut *cut)
+/* Sent: of own tokens each part's heads. Received: of each part's tokens own heads. The pieces of one tensor, a run each, from `at` on. */
+static void cut_heads(const Team *t, Backend *be, Arena *scratch, const TeamHeads *h, Pieces *out, Pieces *in, int at)
 {
-    const size_t mark = avt_arena_mark(scratch);
-    const int64_t NH = x.dim[1];
-    Pieces out[TEAM_MAX] = { 0 }, in[TEAM_MAX] = { 0 };
+    const int64_t NH = h->x.dim[1];
 
-    for (int j = 0; j < cut->nb; j++) {
-        const Tensor run = among_own(t, x, cut, j, t->part), turned = new_heads(scratch, x, NH, run.dim[0]);
+    for (int j = 0; j < h->cut->nb; j++) {
+        const Tensor run = among_own(t, h->x, h->cut, j, t->part), turned = new_heads(scratch, h->x, NH, run.dim[0]);
 
         turn(be, turned, run);
         for (int p = 0; p < t->nb; p++) {
-            out[p].run[j] = heads_of(t, turned, NH, p);
-            in[p].run[j] = p == t->part ? out[p].run[j] : new_heads(scratch, x, all.dim[1], avt_team_share(t, cut->run[j], p));
+            out[p].run[at + j] = heads_of(t, turned, NH, p);
+            in[p].run[at + j] = p == t->part ? out[p].run[at + j] : new_heads(scratch, h->x, h->all.dim[1], avt_team_share(t, h->cut->run[j], p));
         }
     }
+}
+
+void avt_team_to_heads(const Team *t, Backend *be, Arena *scratch, const TeamHeads *h, int nb)
+{
+    const size_t mark = avt_arena_mark(scratch);
+    Pieces out[TEAM_MAX] = { 0 }, in[TEAM_MAX] = { 0 };
+
+    for (int i = 0; i < nb; i++)
+        cut_heads(t, be, scratch, &h[i], out, in, TEAM_RUNS * i);
     swap(t, be, out, in);
-    for (int p = 0; p < t->nb; p++)
-        for (int j = 0; j < cut->nb; j++)
-            turn(be, among_all(t, all, cut, j, p), in[p].run[j]);
+    for (int i = 0; i < nb; i++)
+        for (int p = 0; p < t->nb; p++)
+            for (int j = 0; j < h[i].cut->nb; j++)
+                turn(be, among_all(t, h[i].all, h[i].cut, j, p), in[p].run[TEAM_RUNS * i + j]);
     avt_arena_release(scratch, mark);
 }
 

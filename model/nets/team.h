@@ -21,7 +21,7 @@
 #include "comm/comm.h"
 
 #define TEAM_MAX  16                    // parts
-#define TEAM_RUNS 3                     // of a cut; messages of an exchange from one part to another
+#define TEAM_RUNS 3                     // of a cut
 
 typedef enum TeamWay { TEAM_ALONE, TEAM_HEADS, TEAM_COLUMNS, TEAM_ROWS } TeamWay;      // rows: of a picture, in the VAE
 
@@ -57,8 +57,14 @@ void avt_team_own(const Team *t, Backend *be, Tensor own, Tensor all, const Team
 void avt_team_gather(const Team *t, Backend *be, Tensor all, Tensor own, const TeamCut *cut);
 /** x f32, any shape, the same on every part afterwards: the sum over the parts. For small tensors: each part gets all of each. */
 void avt_team_sum(const Team *t, Backend *be, Arena *scratch, Tensor x);
-/** all [all tokens, own heads, hd] from x [own tokens, NH, hd] of every part, and back. */
-void avt_team_to_heads(const Team *t, Backend *be, Arena *scratch, Tensor all, Tensor x, const TeamCut *cut);
+typedef struct TeamHeads {
+    Tensor all;                         // [all tokens, own heads, hd]
+    Tensor x;                           // [own tokens, NH, hd]
+    const TeamCut *cut;
+} TeamHeads;
+
+/** `all` from `x` of every part, of up to COMM_PARTS / TEAM_RUNS tensors at once; and back, of one. */
+void avt_team_to_heads(const Team *t, Backend *be, Arena *scratch, const TeamHeads *h, int nb);
 void avt_team_to_tokens(const Team *t, Backend *be, Arena *scratch, Tensor x, Tensor all, const TeamCut *cut);
 
 /** Pictures cut into rows: has a part a neighbour above, below? As many rows of each it sees besides its own. */

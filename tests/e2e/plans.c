@@ -2,7 +2,7 @@
 /*
  * Every plan gives what one device gives: wave, timestep, layer against sequential, for 3, 4, 5 and 8 steps over 10 blocks with
  * the sink's refresh, with whole and with partial waves. Also: bytes on the wire, planned memory = used memory.
- * With --device NAME (cuda0) that device's plans alone, over DEVICE_BLOCKS blocks; with --sample two of them over SAMPLE_BLOCKS.
+ * With --device NAME (cuda0, or 'cuda0|cuda1') that device's plans alone, over DEVICE_BLOCKS blocks; with --sample two of them over SAMPLE_BLOCKS.
  */
 #include "plans.h"
 
@@ -27,15 +27,15 @@ static void compare_close(const Result *a, const Result *b)
 static void all_plans_agree(const char *on, int steps, CommKind comm)
 {
     Result *ref = new_result(), *r = new_result();
-    char own[16];
+    char own[24];
 
-    snprintf(own, sizeof(own), "%s:own", on);
-    run(ref, "sequential", on, NULL, steps, 0, COMM_THREADS);
-    run(r, "sequential", on, own, steps, 1, comm);
+    snprintf(own, sizeof(own), "%s:own", first_of(on));
+    run(ref, "sequential", first_of(on), NULL, steps, 0, COMM_THREADS);
+    run(r, "sequential", first_of(on), own, steps, 1, comm);
     compare(r, ref);
-    run(r, "wave", on, NULL, steps, 0, comm);
+    run(r, "wave", first_of(on), NULL, steps, 0, comm);
     compare(r, ref);
-    run(r, "wave", on, own, steps, 1, comm);
+    run(r, "wave", first_of(on), own, steps, 1, comm);
     compare(r, ref);
     run(r, "timestep", list_of(on, steps), NULL, steps, 0, comm);
     compare(r, ref);
@@ -66,7 +66,7 @@ static void some_plans_agree(void **state)
     Result *ref = new_result(), *r = new_result();
 
     (void)state;
-    run(ref, "sequential", device, NULL, 2, 0, COMM_THREADS);
+    run(ref, "sequential", first_of(device), NULL, 2, 0, COMM_THREADS);
     run(r, "layer", list_of(device, 3), NULL, 2, 0, COMM_STRICT);
     compare(r, ref);
     run(r, "timestep", list_of(device, 3), NULL, 2, 0, COMM_THREADS);

@@ -138,13 +138,28 @@ static inline Result *new_result(void)
     return r;
 }
 
+/* The first of devices joined by '|'. */
+static inline const char *first_of(const char *on)
+{
+    static char buf[16];
+
+    snprintf(buf, sizeof(buf), "%.*s", (int)strcspn(on, "|"), on);
+    return buf;
+}
+
+/* As many of devices joined by '|', in turn. */
 static inline const char *list_of(const char *on, int nb)
 {
     static char buf[17 * 8];
+    const char *at = on;
+    int n = 0;
 
-    buf[0] = 0;
-    for (int i = 0; i < nb; i++)
-        strcat(strcat(buf, i ? "|" : ""), on);
+    for (int i = 0; i < nb; i++) {
+        const int len = (int)strcspn(at, "|");
+
+        n += snprintf(buf + n, sizeof(buf) - (size_t)n, "%s%.*s", i ? "|" : "", len, at);
+        at = at[len] ? at + len + 1 : on;
+    }
     return buf;
 }
 

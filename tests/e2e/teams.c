@@ -2,7 +2,7 @@
 /*
  * Plans that split layers over a team give what one device gives, by columns and by heads, alone and within the other plans, for 3, 4,
  * 5 and 8 steps over 10 blocks with the sink's refresh, with whole and with partial waves; planned memory = used memory; the bytes that
- * parts send each other. Likewise decoders that have rows of the pictures. With --device NAME (cuda0) that device's plans alone, over
+ * parts send each other. Likewise decoders that have rows of the pictures. With --device NAME (cuda0, or 'cuda0|cuda1') that device's plans alone, over
  * DEVICE_BLOCKS blocks; with --sample behind it two plans over SAMPLE_BLOCKS.
  */
 #include "plans.h"
@@ -19,10 +19,10 @@ static void all_teams_agree(const char *on, int steps, CommKind comm, double tol
         { "timestep+tensor2", 2, 1, 0 }, { "timestep+ulysses2", 2, 1, 1 },
     };
     Result *ref = new_result(), *r = new_result();
-    char own[16];
+    char own[24];
 
-    snprintf(own, sizeof(own), "%s:own", on);
-    run(ref, "sequential", on, NULL, steps, 0, COMM_THREADS);
+    snprintf(own, sizeof(own), "%s:own", first_of(on));
+    run(ref, "sequential", first_of(on), NULL, steps, 0, COMM_THREADS);
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
         run(r, plans[i].plan, list_of(on, plans[i].nb * (plans[i].a_step ? steps : 1)), plans[i].own ? own : NULL, steps, (int)i % 2, comm);
         compare_near(r, ref, tol);
@@ -58,7 +58,7 @@ static void some_teams_agree(void **state)
     Result *ref = new_result(), *r = new_result();
 
     (void)state;
-    run(ref, "sequential", device, NULL, 2, 0, COMM_THREADS);
+    run(ref, "sequential", first_of(device), NULL, 2, 0, COMM_THREADS);
     run(r, "ulysses2", list_of(device, 2), NULL, 2, 0, COMM_THREADS);
     compare_near(r, ref, 3e-2);
     vae_split = 2;
@@ -135,12 +135,12 @@ static void decoders_of_rows_agree(void **state)
         { "sequential", NULL, 1, 1, 3 }, { "layer", "guard", 2, 0, 2 },
     };
     Result *ref = new_result(), *r = new_result();
-    char own[16];
+    char own[24];
 
     (void)state;
-    snprintf(own, sizeof(own), "%s:own", device);
+    snprintf(own, sizeof(own), "%s:own", first_of(device));
     precision = "f32";
-    run(ref, "sequential", device, NULL, 3, 0, COMM_THREADS);
+    run(ref, "sequential", first_of(device), NULL, 3, 0, COMM_THREADS);
     for (int i = 0; i < 12; i++) {
         const int k = i / 2;
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""faults.py --src DIR --build DIR --compile COMMAND --link COMMAND --libs LIBS [--write doc/cuda.md] [NAME...]
+"""faults.py --src DIR --build DIR --compile COMMAND --cc COMMAND --link COMMAND --libs LIBS [--write doc/cuda.md] [NAME...]
 
-Plants the typical faults of CUDA code into our own kernels and backend, one at a time, in a copy, and says whether the tests on the
+Plants the typical faults of CUDA code into our own kernels, backend and messages between cards, one at a time, in a copy, and says whether the tests on the
 emulated GPU find them, the short set before the long one, and in which schedule first. A fault that nobody finds is a failure, and so is a pattern that the source no longer has.
 With --write, the table between the marks "faults:" of the document is made anew.
 """
@@ -46,13 +46,22 @@ FAULTS = [
     ('a wait for the event before', 'backend_cuda.cu', 'avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0', 'avt_cuda(m.be)->event[(m.at + CUDA_EVENTS - 1) % CUDA_EVENTS], 0', 'backend'),
     ('pinned memory filled before its copy ran', 'upload.cu', 'cudaEventSynchronize(c->done)', 'cudaSuccess', 'backend'),
     ('a device that is lost taken for a mistake', 'backend_cuda.cu', 'case cudaErrorDevicesUnavailable: case', 'case', 'backend'),
+    ('work on another device than the current one', 'backend_cuda.cu', 'cudaSetDevice(avt_cuda(be)->index), "choosing the device"', 'cudaSuccess, "choosing the device"', 'peers'),
+    ('a message between cards without its mark', 'comm/comm_threads.c', 'l->sent = avt_mark(d->be);', 'l->sent = (Mark){ 0 };', 'peers'),
+    ('a message not waited for', 'comm/comm_threads.c', 'avt_wait(d->be, l->sent);', '', 'peers'),
+    ('a place filled before its message was taken', 'comm/comm_threads.c', 'avt_wait(d->be, l->taken);', '', 'peers'),
+    ('a message sent before it is there', 'comm/comm_nccl.c', 'avt_wait(c->queue, c->sends ? l->sent : l->taken);', '', 'nccl'),
+    ('a message taken before it has come', 'comm/comm_nccl.c', '*(c->sends ? &l->taken : &l->sent) = avt_mark(c->queue);', '*(c->sends ? &l->taken : &l->sent) = (Mark){ 0 };', 'nccl'),
+    ('both ends of a way tell NCCL in an order of their own', 'comm/comm_nccl.c', '*j = c->job[c->first];\n        c->first = (c->first + 1) % c->room;', '*j = c->job[(c->first + (c->sends ? c->nb - 1 : 0)) % c->room];\n        c->first = (c->first + !c->sends) % c->room;', 'nccl'),
+    ('the way is not torn off after a loss', 'comm/comm_nccl.c', 'direct()->close(&c->way, status_of(c->group) < 0);', '', 'nccl'),
+    ('marked before NCCL has put it into the queue', 'nccl.cu', 'return AVT_ERR(EAGAIN);', 'return 0;', 'nccl'),
     ('a device-to-host copy said to be the other way', 'upload.cu', 'size, cudaMemcpyHostToDevice', 'size, cudaMemcpyDeviceToHost', 'backend'),
 ]
 
 
 def options():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    for name in ('src', 'build', 'compile', 'link', 'libs'):
+    for name in ('src', 'build', 'compile', 'cc', 'link', 'libs'):
         p.add_argument('--' + name, required=True)
     p.add_argument('--write')
     p.add_argument('names', nargs='*')
@@ -69,29 +78,30 @@ def shell(cmd, env=None, limit=600):
 
 
 def plant(o, fault, at):
-    """A copy of kernels/cuda with the fault. @return objects to compile, or why it cannot be planted"""
+    """A copy of kernels/cuda, and of kernels/comm, with the fault. @return objects to compile, or why it cannot be planted"""
     what, name, old, new, test, *others = fault
-    folder = at / 'cuda'
-    folder.mkdir(parents=True, exist_ok=True)
-    for f in (pathlib.Path(o.src) / 'kernels/cuda').glob('*.*'):
-        (folder / f.name).write_bytes(f.read_bytes())
-    text = (folder / name).read_text()
+    for folder in 'cuda', 'comm':
+        (at / folder).mkdir(parents=True, exist_ok=True)
+        for f in (pathlib.Path(o.src) / 'kernels' / folder).glob('*.*'):
+            (at / folder / f.name).write_bytes(f.read_bytes())
+    path = at / (name if '/' in name else 'cuda/' + name)
+    text = path.read_text()
     if text.count(old) != 1:
         return None, '%s has "%s" %d times' % (name, old, text.count(old))
-    (folder / name).write_text(text.replace(old, new))
-    return others or [name], None
+    path.write_text(text.replace(old, new))
+    return [at / 'cuda' / s for s in others] or [path], None
 
 
 def build(o, sources, test, at):
     objects = []
     for s in sources:
-        objects.append(str(at / (s + '.o')))
-        compiler, how = o.compile.split(' ', 1)                     # its headers before the tree's
-        ret, out = shell('%s -I%s %s -c -o %s %s' % (compiler, at, how, objects[-1], at / 'cuda' / s))
+        objects.append('%s.o' % s)
+        compiler, how = (o.cc if s.suffix == '.c' else o.compile).split(' ', 1)     # its headers before the tree's
+        ret, out = shell('%s -I%s %s -c -o %s %s' % (compiler, at, how, objects[-1], s))
         if ret:
             return out
-    own = 'tests/simt/backend_test' if test == 'backend' else 'tests/' + test
-    base = o.build + ('/simt' if test == 'backend' else '')
+    own = 'tests/simt/%s_test' % test if '/' not in test else 'tests/' + test
+    base = o.build + ('/simt' if '/' not in test else '')
     ret, out = shell('%s -o %s %s %s/obj/%s.o %s/obj/tests/test.o %s/obj/tests/model.o %s/simt/libavatar.a %s' %
                      (o.link, at / 'test', ' '.join(objects), base, own, o.build, o.build, o.build, o.libs))
     return out if ret else None
@@ -113,7 +123,7 @@ def try_fault(o, fault, at):
     why = build(o, sources, fault[4], at)
     if why:
         return False, 'does not build: ' + why[-300:]
-    for sets in [''] if fault[4] == 'backend' else [' --device cuda0 --sample', ' --device cuda0']:
+    for sets in [''] if '/' not in fault[4] else [' --device cuda0 --sample', ' --device cuda0']:
         for schedule, order in SCHEDULES:
             ret, out = shell(str(at / 'test') + sets, {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'})
             if ret:

@@ -28,7 +28,8 @@ SIMT_KERNELS_O := $(call simt_object,$(SIMT_CU))
 SIMT_BED_O := $(call simt_object,$(SIMT_BED))
 SIMT_O := $(filter-out $(call object,$(SIMT_C)),$(LIB_O)) $(call simt_object,$(SIMT_C)) $(SIMT_KERNELS_O) $(SIMT_BED_O)
 SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/teams $(BUILD)/tests/e2e/precision,$(TESTS)))
-SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
+SIMT_NCCL := $(if $(and $(SIMT_CU),$(wildcard $(CUDA_INC)/nccl.h)),$(SIMT)/tests/nccl)
+SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT_NCCL)) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
 
 ifeq ($(SIMT_CAN),yes)
 simt: $(SIMT_ALL)
@@ -66,7 +67,7 @@ SIMT_LINKER = $(CXX) -no-pie $(if $(SIMT_CU),-Wl$(comma)--wrap=avt_backend_cuda_
 SIMT_LINK = @mkdir -p $(@D); echo "LD      $@"; $(SIMT_LINKER) -o $@ $(filter %.o %.a,$^)
 $(SIMT)/tests/bed: $(SIMT)/obj/tests/simt/bed_test.o $(filter-out %/spy.o,$(SIMT_BED_O))
 	@mkdir -p $(@D); echo "LD      $@"; $(CXX) -no-pie -o $@ $^ -lpthread
-$(SIMT)/tests/backend: $(SIMT)/obj/tests/simt/backend_test.o $(TEST_O) $(SIMT)/libavatar.a
+$(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT)/tests/nccl: $(SIMT)/tests/%: $(SIMT)/obj/tests/simt/%_test.o $(TEST_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
 $(SIMT)/avatar: $(TOOL_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBAV_LIBS) $(DLIB_LIBS) $(LIBS)
@@ -83,10 +84,12 @@ simt_parity = $(foreach p,f32 bf16,"$(SIMT)/tests/parity $(1) --device cuda0 --p
 SIMT_CODES = $(foreach p,int8 fp8,"$(SIMT)/tests/parity $(SRC)/tests/gold/parity --device cuda0 --precision $p --case dit_forward") \
 	"SIMT_ARCH=80 $(SIMT)/tests/kernels/quantize --device cuda0 --sample" "SIMT_ARCH=120 $(SIMT)/tests/kernels/quantize --device cuda0 --sample"
 simt_on = $(foreach t,$(SIMT_TESTS),"$(t) --device cuda0$(1)")
-SIMT_BOTH = $(SIMT)/tests/backend $(call simt_parity,$(SRC)/tests/gold/parity)
-SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(SIMT_CODES) $(call simt_on, --sample) \
+SIMT_BOTH = $(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT_NCCL) $(call simt_parity,$(SRC)/tests/gold/parity)
+# plans over three devices of their own, which reach each other's memory or do not
+simt_apart = $(foreach p,on off,$(foreach t,plans teams,"SIMT_DEVICES=3 SIMT_PEERS=$(p) $(SIMT)/tests/e2e/$(t) --device 'cuda0|cuda1|cuda2'$(1)"))
+SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(SIMT_CODES) $(call simt_on, --sample) $(call simt_apart, --sample) \
 	$(if $(wildcard $(CUDA_HOME)/lib/libcudnn.so),"$(MAKE) -s --no-print-directory check-engines"))
-SIMT_LONG = $(SIMT_BOTH) $(SIMT_CODES) $(if $(SIMT_GOLD),$(call simt_parity,$(SIMT_GOLD:%/ckpt=%))) $(call simt_on)
+SIMT_LONG = $(SIMT_BOTH) $(SIMT_CODES) $(if $(SIMT_GOLD),$(call simt_parity,$(SIMT_GOLD:%/ckpt=%))) $(call simt_on) $(call simt_apart)
 
 ifeq ($(SIMT_CAN),yes)
 run-simt: simt
@@ -96,7 +99,7 @@ check-simt: simt
 	@for how in "eager forward" "lazy reverse" "random random"; do set -- $$how; echo "-- work is run $$1, threads $$2"; \
 		SIMT_SCHEDULE=$$1 SIMT_ORDER=$$2 SIMT_SEED=7 $(RUN) --limit 3600 $(SIMT_LONG) || exit 1; done
 check-faults: simt
-	@$(SRC)/tests/simt/faults.py --src $(SRC) --build $(BUILD) --compile '$(SIMT_AS_KERNEL)' --link '$(SIMT_LINKER)' \
+	@$(SRC)/tests/simt/faults.py --src $(SRC) --build $(BUILD) --compile '$(SIMT_AS_KERNEL)' --cc '$(CC) $(FLAGS)' --link '$(SIMT_LINKER)' \
 		--libs '$(LIBS) -lcmocka -lpng' --write $(SRC)/doc/cuda.md $(T)
 else
 run-simt check-simt check-faults: simt

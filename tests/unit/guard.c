@@ -382,6 +382,37 @@ static void fetch_reads_late(void **state)
     REQUIRE(stream_layers("guard", 1) != 255);
 }
 
+/* What a queue stores another one fetches; `early`: without waiting for it. */
+static float store_and_fetch(const char *device, int early)
+{
+    float *host, v[3];
+    Pair p;
+
+    pair_open(&p, device);
+    host = avt_host_alloc(p.t.be, sizeof(v));
+    assert_non_null(host);
+    memset(host, 0, sizeof(v));
+    avt_fill(p.t.be, p.seen[0], 42);
+    avt_store(p.t.be, host, p.seen[0]);
+    avt_fill(p.t.be, p.seen[0], 43);
+    if (!early)
+        avt_wait(p.reader, avt_mark(p.t.be));
+    avt_fetch(p.reader, p.seen[1], host);
+    REQUIRE_OK(avt_download(p.reader, v, p.seen[1]));
+    REQUIRE_OK(avt_sync(p.t.be));
+    avt_host_free(p.t.be, host, sizeof(v));
+    pair_close(&p);
+    return v[2];
+}
+
+static void store_writes_late(void **state)
+{
+    (void)state;
+    REQUIRE(store_and_fetch("guard", 0) == 42);
+    REQUIRE(store_and_fetch("cpu", 0) == 42);
+    REQUIRE(store_and_fetch("guard", 1) != 42);
+}
+
 /* A queue that another one's wait executes fails on its own thread, at its next call. */
 static void failure_stays_with_its_queue(void **state)
 {
@@ -430,7 +461,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(touched_byte_faults), cmocka_unit_test(result_is_late), cmocka_unit_test(chain_equals_plain_c),
         cmocka_unit_test(threads_share_weights), cmocka_unit_test(marks_order_queues), cmocka_unit_test(a_mark_is_a_place),
-        cmocka_unit_test(marks_chain), cmocka_unit_test(fetch_reads_late), cmocka_unit_test(failure_stays_with_its_queue),
+        cmocka_unit_test(marks_chain), cmocka_unit_test(fetch_reads_late), cmocka_unit_test(store_writes_late), cmocka_unit_test(failure_stays_with_its_queue),
         cmocka_unit_test(classes_do_not_wait_for_each_other),
     };
 
