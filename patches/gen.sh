@@ -13,6 +13,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
 files="configure doc/filters.texi libavfilter/Makefile libavfilter/allfilters.c"
+fftools="fftools/ffmpeg_filter.c fftools/ffmpeg_sched.c fftools/ffmpeg_sched.h"       # of some series
 own=$(cd "$top" && echo libavfilter/*.[ch])
 objects=$(cd "$top/libavfilter" && echo *.c | sed 's/\.c/.o/g')
 
@@ -38,6 +39,29 @@ insert()
     rm "$tree/$1.new"
 }
 
+# touched TREE: the files of FFmpeg's own that register() may change
+touched() { for f in $files $fftools; do [ ! -f "$1/$f" ] || echo "$f"; done; }
+
+# The ffmpeg of 7.1 and 8.1 makes all that its filters can make of what they have read before it heeds an interrupt: minutes of
+# film. That of 9.0 looks after each frame, that of 5.1 reads no further. A filter is not told, so the program has to look.
+heed_interrupts()
+{
+    grep -qs did_step "$tree/fftools/ffmpeg_filter.c" || return 0
+    insert fftools/ffmpeg_sched.h sch_terminated after '^int sch_stop[(]' \
+        '/** Was sch_stop() called? */
+int sch_terminated(Scheduler *sch);'
+    insert fftools/ffmpeg_sched.c sch_terminated before '^int sch_stop[(]' 'int sch_terminated(Scheduler *sch)
+{
+    return atomic_load(&sch->terminate);
+}
+'
+    insert fftools/ffmpeg_filter.c sch_terminated before '// return after one iteration, so that scheduler' \
+        '        // an interrupt ends the graph, whatever its filters could still make
+        if (did_step && sch_terminated(fgp->sch))
+            return AVERROR_EOF;
+'
+}
+
 manual_section() { sed '/^@c /d' "$top/doc/avatar.texi"; echo; }
 
 register()
@@ -59,6 +83,7 @@ register()
         'OBJS-$(CONFIG_AVATAR_FILTER)                 += '"$objects"
     type=$(sed -n 's/^extern const \(.*\) ff_avf_avectorscope;$/\1/p' "$tree/libavfilter/allfilters.c")
     insert libavfilter/allfilters.c ' ff_avf_avatar;' before ' ff_avf_avectorscope;' "extern const $type ff_avf_avatar;"
+    heed_interrupts
     for f in $own; do
         cmp -s "$top/$f" "$tree/$f" || cp "$top/$f" "$tree/$f"
     done
@@ -68,8 +93,10 @@ print_patch()
 {
     tmp=$(mktemp -d)
     trap 'rm -rf "$tmp"' EXIT
-    mkdir -p "$tmp/a/doc" "$tmp/a/libavfilter" "$tmp/b/doc" "$tmp/b/libavfilter"
-    for f in $files; do
+    for d in doc fftools libavfilter; do
+        mkdir -p "$tmp/a/$d" "$tmp/b/$d"
+    done
+    for f in $(touched "$1"); do
         cp "$1/$f" "$tmp/a/$f"
         cp "$1/$f" "$tmp/b/$f"
     done
@@ -85,7 +112,7 @@ print_patch()
 	by libavatar (LGPL 2.1 or later).
 	---
 	END
-    for f in $files; do
+    for f in $(touched "$1"); do
         diff -u --label "a/$f" --label "b/$f" "$tmp/a/$f" "$tmp/b/$f" || [ $? = 1 ]
     done
     for f in $own; do
@@ -99,7 +126,7 @@ print_patch()
 unpack()
 {
     mkdir -p "$2"
-    tar -C "$2" --strip-components=1 --wildcards -xf "$1" $(for f in $files; do echo "*/$f"; done)
+    tar -C "$2" --strip-components=1 --wildcards -xf "$1" '*/fftools/ffmpeg_*.[ch]' $(for f in $files; do echo "*/$f"; done)
 }
 
 print_all()

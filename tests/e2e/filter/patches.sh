@@ -72,7 +72,7 @@ for s in $wanted; do
     for t in patch am gen; do
         mkdir -p "$tmp/$s-$t"
         tar -C "$tmp/$s-$t" --strip-components=1 --wildcards -xf "$ball" '*/configure' '*/doc/filters.texi' \
-            '*/libavfilter/Makefile' '*/libavfilter/allfilters.c'
+            '*/fftools/ffmpeg_*.[ch]' '*/libavfilter/Makefile' '*/libavfilter/allfilters.c'
     done
     check "$s: regenerates to the same bytes" same_bytes "$tmp/$s-gen" "$p"
     check "$s: applies without fuzz" applies "$tmp/$s-patch" "$p"
