@@ -82,12 +82,14 @@ static int parse_split(TeamWay *split, int *parts, const char *text)
     for (TeamWay way = TEAM_HEADS; way <= TEAM_COLUMNS; way++) {
         const size_t len = strlen(split_names[way]);
         char *end;
+        long nb;
 
         if (strncmp(text, split_names[way], len) || text[len] < '1' || text[len] > '9')
             continue;
         *split = way;
-        *parts = (int)strtol(text + len, &end, 10);
-        return !*end && *parts <= TEAM_MAX;
+        nb = strtol(text + len, &end, 10);
+        *parts = nb <= TEAM_MAX ? (int)nb : 0;
+        return !*end && *parts;
     }
     return 0;
 }
