@@ -17,6 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <libavutil/error.h>
+
 #include "base/half.h"
 #include "base/mem.h"
 #include "base/text.h"
@@ -160,8 +162,10 @@ static int write_all(Convert *c, const void *p, size_t size)
         return AVT_ERR(ECANCELED);
     for (size_t at = 0, nb; at < size; at += nb) {
         nb = size - at < 1 << 24 ? size - at : 1 << 24;
-        if (file_write(c->file, (const char *)p + at, (int)nb) < 0)
-            return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be written", c->out);
+        const int ret = file_write(c->file, (const char *)p + at, (int)nb);
+
+        if (ret < 0)
+            return avt_fail(c->log, ret, "%s cannot be written: %s", c->out, strerror(AVUNERROR(ret)));
     }
     return 0;
 }
@@ -263,16 +267,17 @@ static int open_out(Convert *c, const char *name)
 
     snprintf(path, sizeof(path), "%s/%s", c->out, name);
     ret = make_folders(path);
-    if (ret >= 0)
-        ret = file_create(&c->file, path, stop_asked);
-    return ret < 0 ? avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno)) : 0;
+    if (ret < 0)
+        return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno));
+    ret = file_create(&c->file, path, stop_asked);
+    return ret < 0 ? avt_fail(c->log, ret, "%s cannot be made: %s", path, strerror(AVUNERROR(ret))) : 0;
 }
 
 static int close_out(Convert *c, int ret)
 {
     const int closed = file_close(&c->file, ret >= 0);
 
-    return ret < 0 ? ret : closed < 0 ? avt_fail(c->log, AVT_ERR(EIO), "%s: a file could not be finished", c->out) : 0;
+    return ret < 0 || closed >= 0 ? ret : avt_fail(c->log, closed, "%s: a file could not be finished: %s", c->out, strerror(AVUNERROR(closed)));
 }
 
 static int write_shard(Convert *c, const char *name)
@@ -520,6 +525,8 @@ int cmd_convert(int argc, char **argv)
                                           "a model whose layers are kept in 8 bits, the LoRA merged: doc/precision.md\n");
         return o.help ? 0 : 2;
     }
+    if (!*o.output || !strcmp(o.output, "-"))
+        return fprintf(stderr, "avatar: convert: -o is '%s'; name a folder\n", o.output), 2;
     if (avt_options_precision(&be, o.engine.precision, &log) < 0)
         return 2;
     if (!avt_is_code(be.product))
@@ -529,6 +536,8 @@ int cmd_convert(int argc, char **argv)
     c.out = o.output;
     c.type = be.product;
     ret = convert(&c, &o);
+    if (ret < 0 && stop_asked())
+        fprintf(stderr, "avatar: interrupted; %s is no whole model\n", o.output);
     close_model(&c);
     return ret < 0;
 }
