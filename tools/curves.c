@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "curves.h"
+#include "file.h"
 
 #define ROW    110
 #define WIDTH  1000
@@ -10,7 +11,7 @@
 
 FILE *curves_open(const char *path, int rows)
 {
-    FILE *out = fopen(path, "w");
+    FILE *out = file_stream(path);
 
     if (out)
         fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"

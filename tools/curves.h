@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/** Begin a picture of `rows` curves. @return NULL with errno when it cannot be written */
+/** Begin a picture of `rows` curves. @return NULL when it cannot be written, of which was said */
 FILE *curves_open(const char *path, int rows);
 /**
  * A curve of nb values, value(opaque, i), of which a thousand at most are drawn, with its name and range beside it.

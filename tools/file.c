@@ -333,6 +333,48 @@ int file_close(FileOut **out, int keep)
     return ret;
 }
 
+void file_say(const char *path, int error)
+{
+    char text[AV_ERROR_MAX_STRING_SIZE];
+
+    av_strerror(error, text, sizeof(text));
+    if (error == AVERROR(EEXIST))
+        fprintf(stderr, "avatar: %s: is read as an input and would be lost; name another file\n", path);
+    else if (error != AVERROR_EXIT)
+        fprintf(stderr, "avatar: %s: cannot be written: %s\n", strcmp(path, "-") ? path : "stdout", text);
+}
+
+static ssize_t stream_write(void *out, const char *buf, size_t size)
+{
+    const int ret = file_write(out, buf, (int)size);
+
+    errno = ret < 0 ? AVUNERROR(ret) : errno;
+    return ret < 0 ? 0 : ret;
+}
+
+static int stream_close(void *out)
+{
+    FileOut *f = out;
+    const int ret = file_close(&f, 1);
+
+    errno = ret < 0 ? AVUNERROR(ret) : errno;
+    return ret < 0 ? EOF : 0;
+}
+
+FILE *file_stream(const char *path)
+{
+    FileOut *f;
+    const int ret = file_create(&f, path, NULL);
+    FILE *s = ret < 0 ? NULL : fopencookie(f, "w", (cookie_io_functions_t){ .write = stream_write, .close = stream_close });
+
+    if (s)
+        return s;
+    file_say(path, ret < 0 ? ret : AVERROR(ENOMEM));
+    file_close(&f, 0);
+    errno = ret < 0 ? AVUNERROR(ret) : ENOMEM;
+    return NULL;
+}
+
 void file_abandon(void)
 {
     if (files.partial)

@@ -7,6 +7,7 @@
 #define AVT_TOOL_FILE_H
 
 #include <stdint.h>
+#include <stdio.h>
 
 /** Asked while a read or write waits; 1 ends the wait. */
 typedef int (*FileStop)(void);
@@ -41,6 +42,10 @@ int  file_write(FileOut *f, const void *buf, int size);
 int64_t file_seek(FileOut *f, int64_t offset, int whence);
 /** `keep`: the file takes its name; else, or after an error, it goes, and what had that name stays. 0 or the first error, also of writing. */
 int  file_close(FileOut **f, int keep);
+/** A FILE that writes as file_create() does, and gets its name when fclose() finds no error. @return NULL with errno, of which was said */
+FILE *file_stream(const char *path);
+/** Say that `path` cannot be written, and why: an error of the functions above. */
+void file_say(const char *path, int error);
 /** Remove what lies beside; for a program that is about to end. */
 void file_abandon(void);
 

@@ -42,16 +42,10 @@ struct MediaOut {
 
 static int fail(MediaOut *m, int ret)
 {
-    char text[AV_ERROR_MAX_STRING_SIZE];
-
     if (m->error || ret >= 0)
         return m->error;
     m->error = ret;
-    av_strerror(ret, text, sizeof(text));
-    if (ret == AVERROR(EEXIST))
-        fprintf(stderr, "avatar: %s: is read as an input and would be lost; name another file\n", m->path);
-    else if (ret != AVERROR_EXIT)
-        fprintf(stderr, "avatar: %s: cannot be written: %s\n", strcmp(m->path, "-") ? m->path : "stdout", text);
+    file_say(m->path, ret);
     return ret;
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/engine.h"
+#include "file.h"
 #include "plan.h"
 #include "speak.h"
 
@@ -262,16 +263,16 @@ static void svg_time(FILE *out, const Answer *a, int top)
 static int draw(const Answer *a, const char *path)
 {
     const int nb = a->best.plan.nb_ranks, top = 60 + ROW * nb, height = top + 24 * nb + 30;
-    FILE *out = fopen(path, "w");
+    FILE *out = file_stream(path);
 
     if (!out)
-        return fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1;
+        return 1;
     fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"
             "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", SVG_W, height, SVG_W, height);
     svg_memory(out, a);
     svg_time(out, a, top);
     fprintf(out, "</svg>\n");
-    return fclose(out) ? 1 : 0;
+    return fclose(out) ? fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1 : 0;
 }
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "files/json.h"
 #include "stats_in.h"
 
@@ -14,7 +15,7 @@ static void text_of(char *to, size_t size, const Json *j, const char *key)
     const char *text = "";
 
     avt_json_string(j, key, &text, 0);
-    snprintf(to, size, "%s", text);
+    avt_printable(to, size, text);
 }
 
 static void rank_of(StatsRank *r, const Json *j)

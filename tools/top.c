@@ -13,13 +13,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <libavutil/error.h>
+
 #include "curves.h"
+#include "file.h"
 #include "options.h"
 #include "speak.h"
 #include "stats_in.h"
 #include "stop.h"
 
 #define BAR  32                                     // characters
+#define LONGEST (4 << 20)                           // bytes of a line: some 20 kB with 64 ranks
 #define GONE 5                                      // seconds without a line: the session is through, or stands still
 
 /* ---- finding the file ---------------------------------------------------------------------------------------------------- */
@@ -137,11 +141,13 @@ typedef struct Follow {
     int64_t lines;
 } Follow;
 
-/* @return bytes read, 0 for none now, or -1 */
+/* @return bytes read, 0 for none now, or -1: also of what is no text of lines */
 static ssize_t read_some(Follow *f)
 {
     ssize_t n;
 
+    if (f->nb > LONGEST)
+        return -1;
     if (f->room - f->nb < 65536) {
         char *p = realloc(f->text, f->room + 131072);
 
@@ -177,6 +183,7 @@ static void take_lines(Follow *f, void (*each)(void *opaque, const StatsLine *l)
 static int open_stats(Follow *f, const char *name)
 {
     char path[128];
+    struct stat st;
 
     memset(f, 0, sizeof(*f));
     if (strspn(name, "0123456789") == strlen(name) && access(name, F_OK)) {
@@ -184,8 +191,14 @@ static int open_stats(Follow *f, const char *name)
             return fprintf(stderr, "avatar: process %s has no file of statistics open; run it with stats=FILE\n", name), -1;
         name = path;
     }
-    f->fd = open(name, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    return f->fd < 0 ? fprintf(stderr, "avatar: %s: %s\n", name, strerror(errno)), -1 : 0;
+    f->fd = file_open_in(name);
+    if (f->fd < 0)
+        return fprintf(stderr, "avatar: %s: %s\n", name, strerror(AVUNERROR(f->fd))), -1;
+    if (fstat(f->fd, &st) < 0 || S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) {
+        close(f->fd);
+        return fprintf(stderr, "avatar: %s is a device, which holds no statistics\n", name), -1;
+    }
+    return 0;
 }
 
 static int follow(Follow *f, int live)
@@ -198,7 +211,7 @@ static int follow(Follow *f, int live)
         const ssize_t n = read_some(f);
 
         if (n < 0)
-            return 1;
+            return fprintf(stderr, "avatar: this is no file of statistics\n"), 1;
         take_lines(f, NULL, NULL);
         if (n > 0) {
             quiet = 0;
@@ -293,9 +306,9 @@ static int plot(const Lines *all, const char *path)
         snprintf(rank, sizeof(rank), "rank %d, %.40s: %% busy", i - 3, i < 3 ? "" : all->l[0].rank[i - 3].device);
         curves_add(out, i, i < 3 ? names[i] : rank, all->nb, 0, value_of, &(Curve){ all, i });
     }
-    if (!out || curves_close(out) < 0)
-        return fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1;
-    return 0;
+    if (!out)
+        return 1;
+    return curves_close(out) < 0 ? fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1 : 0;
 }
 
 int cmd_plot(int argc, char **argv)

@@ -6,6 +6,7 @@
  * both, rounded to bf16, in a safetensors file beside the model (verify.safetensors) that names size and steps. They go through
  * every network but the decoder; the encoder of the picture is in them.
  */
+#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,7 +15,9 @@
 
 #include "base/half.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "engine/engine.h"
+#include "file.h"
 #include "files/ckpt.h"
 #include "options.h"
 #include "probe.h"
@@ -36,7 +39,7 @@ static int write_answer(const char *path, const Probe *l)
     uint16_t *v = malloc(sizeof(*v) * (size_t)nb);
     char head[512];
     uint64_t len;
-    FILE *f = v ? fopen(path, "wb") : NULL;
+    FILE *f = v ? file_stream(path) : NULL;
     int fine;
 
     for (int64_t i = 0; v && i < nb; i++)
@@ -49,8 +52,10 @@ static int write_answer(const char *path, const Probe *l)
         head[len++] = ' ';
     fine = f && fwrite(&len, 8, 1, f) == 1 && fwrite(head, 1, len, f) == len && fwrite(v, 2, (size_t)nb, f) == (size_t)nb &&
            fwrite((const int64_t[]){ l->info.width, l->info.height, l->info.steps }, 8, 3, f) == 3;
-    if (f && fclose(f))
+    if (f && fclose(f)) {
+        fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno));
         fine = 0;
+    }
     free(v);
     return fine ? 0 : -1;
 }
@@ -166,10 +171,10 @@ static int record(ToolOptions *o, const char *path)
     Probe got = { .nb = 0 };
     int ret = probe_run(&got, o);
 
-    if (ret >= 0 && write_answer(path, &got) < 0) {
-        perror(path);
-        ret = -1;
-    }
+    if (!avt_ends_with(path, ANSWER))                               // which belongs there
+        file_protect(o->engine.model);
+    if (ret >= 0)
+        ret = write_answer(path, &got);
     if (ret >= 0 && !o->quiet)
         printf("%s: %d blocks of %dx%d in %d steps, %s, %s\n", path, PROBE_BLOCKS, got.info.width, got.info.height, got.info.steps, got.info.plan, got.info.precision);
     probe_free(&got);

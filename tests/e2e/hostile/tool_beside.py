@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Cases of tool.py: what stands beside speak (convert, top, plot, doctor, verify) in a hostile world. README.md beside has the list."""
+import os
+import pathlib
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+
+import tool_harness
+from tool_harness import LIMIT, Run, case, face, fails, media, require, speak
+
+
+def left_over(tmp):
+    return [str(p) for p in tmp.rglob('.avatar-*')]
+
+
+def convert(out, *args, **kw):
+    return Run('convert', '--model', tool_harness.A.model, '--precision', 'int8', '-o', out, *args, **kw)
+
+
+def statistics(tmp):
+    path = tmp / 's.jsonl'
+    require(speak(media.wav(tmp / 'a.wav', 2 * 7680), face(tmp), '-o', tmp / 'film.mkv', '--stats', path).ret == 0)
+    return path
+
+
+# ---- outputs
+
+@case
+def curves_are_not_an_input(tmp):
+    """avatar plot and doctor: -o with the name of what they read, or a link to it, is refused, and not a byte of it is lost."""
+    stats, png = statistics(tmp), face(tmp)
+    os.symlink('s.jsonl', tmp / 'link.svg')
+    kept = {p: p.read_bytes() for p in (stats, tmp / 'film.mkv', pathlib.Path(png))}
+    for out in (stats, tmp / 'link.svg'):
+        fails(Run('plot', stats, '-o', out), 1, 'input', out.name)
+    for out in (tmp / 'film.mkv', png):
+        require('input' in Run('doctor', tmp / 'film.mkv', '--picture', png, '-o', out).err, out)
+    require(all(p.read_bytes() == data for p, data in kept.items()) and not left_over(tmp))
+
+
+@case
+def curves_that_cannot_be_written(tmp):
+    """A full disk, a folder, none, no name: exit code 1 and one sentence; what had the name stays."""
+    stats, old = statistics(tmp), tmp / 'old.svg'
+    old.write_text('precious')
+    for args in (('plot', stats), ('plan', '--gpus', '1x80')):
+        for out, word in (('/dev/full', 'No space left'), (tmp, 'irectory'), (tmp / 'none' / 'x.svg', 'No such file'), ('', 'No such file')):
+            fails(Run(*args, '-o', out), 1, word)
+        r = Run(*args, '-o', old, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+        fails(r, 1, 'too large')
+    require(old.read_text() == 'precious' and not left_over(tmp), left_over(tmp))
+
+
+@case
+def record_spares_the_model(tmp):
+    model = tmp / 'model'
+    shutil.copytree(tool_harness.A.model, model)
+    config = (model / 'config.json').read_bytes()
+    for _ in range(2):                                               # its own answer may be written again
+        require(Run('verify', '--model', model, '--record').ret == 0)
+    fails(Run('verify', model / 'config.json', '--model', model, '--record'), 1, 'input')
+    require((model / 'config.json').read_bytes() == config)
+
+
+# ---- statistics that are none
+
+@case
+def statistics_that_are_none(tmp):
+    """Half-written, binary, endless, of another kind: lines that are whole are shown, all others are left out or refused in a sentence."""
+    whole = statistics(tmp).read_bytes()
+    one, two = whole.splitlines(True)[:2]
+    ranks = re.search(rb'\[{.*}\]', one).group()
+
+    def other(old, new):
+        require(old in one, old)
+        return one.replace(old, new)
+    table = (                                                        # bytes, what is shown of them
+        (b'', 1), (one[:100], 1), (b'\0' * 5000, 1), (b'{"block":' + b'9' * 9000000, 1), (b'x' * 9000000 + b'\n' + one, 1), (other(ranks, b'[]'), 1),
+        (other(ranks, b'7'), 1), (whole[:-len(two) // 2], 0), (one + b'\0\0\n' + two, 0), (b'[' * 200000 + b'\n' + one, 0),
+        (other(b'"block": 0', b'"block": 1e999'), 0), (other(b'"ms": {', b'"ms": null, "x": {'), 0), (whole.replace(b'\n', b'\r\n'), 0),
+        (other(ranks, b'[%s]' % b','.join([ranks[1:-1]] * 3000)), 0), (other(b'"sequential', b'"\xff\xfe\x1b[31m'), 1),
+        (other(b'"sequential', b'"\\u001b[31m'), 0))
+    for i, (data, code) in enumerate(table):
+        (tmp / 'x').write_bytes(data)
+        for args in (('top', tmp / 'x'), ('plot', tmp / 'x', '-o', tmp / 'x.svg')):
+            r = Run(*args)
+            require(r.ret == code and (code == 0 or r.err.count('\n') == 1) and b'\x1b[31m' not in r.out, i, r.what)
+    for name in ('/dev/zero', '/dev/urandom', '/', tmp):
+        fails(Run('top', name), 1, str(name))
+        fails(Run('plot', name, '-o', tmp / 'y.svg'), 1, str(name))
+
+
+# ---- convert
+
+@case
+def convert_interrupted(tmp):
+    """By SIGINT at any moment: a sentence, nothing beside, and the next run makes it whole."""
+    source = {p: p.read_bytes() for p in pathlib.Path(tool_harness.A.model).rglob('*') if p.is_file()}
+    out, cut = tmp / 'new', 0
+    for i in range(8):
+        p = subprocess.Popen([tool_harness.A.tool, 'convert', '--model', str(tool_harness.A.model), '--precision', 'int8', '-o', str(out)],
+                             stderr=subprocess.PIPE)
+        end = time.time() + LIMIT
+        while p.poll() is None and time.time() < end and not (tool_harness.watches(p.pid) and (i < 4 or list(tmp.rglob('.avatar-*')))):
+            time.sleep(0.001)
+        p.send_signal(signal.SIGINT)
+        err = p.communicate(timeout=LIMIT)[1].decode()
+        require(p.returncode == 0 or 'interrupted' in err, p.returncode, err)
+        require(not left_over(tmp), left_over(tmp))
+        cut += p.returncode != 0
+        require(p.returncode == 0 or convert(out).ret == 0)
+        require(Run('verify', '--model', out, '--record').ret == 0)
+        shutil.rmtree(out)
+    require(cut and all(p.read_bytes() == data for p, data in source.items()), cut, 'or the source has changed')
+
+
+@case
+def convert_where_it_cannot(tmp):
+    """No name, standard output, a file, a link to the model, a link to nowhere, a full disk: refused, and nothing of it appears anywhere."""
+    (tmp / 'link').symlink_to(os.path.abspath(tool_harness.A.model))
+    (tmp / 'nowhere').symlink_to(tmp / 'none')
+    (tmp / 'file').write_text('precious')
+    for out, code, word in (('', 2, 'name a folder'), ('-', 2, 'name a folder'), (tmp / 'file', 1, 'Not a directory'), (tmp / 'link', 1, 'a model is there already'),
+                            (tmp / 'nowhere', 1, 'No such file'), ('a' * 300, 1, 'File name too long')):
+        fails(convert(out), code, word)
+    fails(convert(tmp / 'full', preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))), 1, 'File too large')
+    require((tmp / 'file').read_text() == 'precious' and not left_over(tmp) and not os.path.exists('-') and not os.path.exists('/config.json'))
+
+
+@case
+def numbers_do_not_wrap(tmp):
+    """Beyond 32 bits: as unknown as any other number that is too large."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    for option, value in (('--plan', 'tensor4294967298'), ('--plan', 'layer+ulysses4294967298'), ('--devices', 'cuda4294967296'), ('--devices', '4294967296:cpu'),
+                          ('--plan', 'tensor99999999999999999999')):
+        fails(speak(wav, png, '--devices', 'cpu|cpu', option, value, '-o', tmp / 'o.nut'), 1, value)
