@@ -13,12 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import tool_harness                                                                     # noqa: E402
-from tool_harness import CASES, Nut, Skip, case, face, require, tone                     # noqa: E402
+from tool_harness import Nut, Skip, case, face, require, tone                     # noqa: E402
 
 LIMIT = 300
 A = None
@@ -312,24 +310,7 @@ def main(cases=None):
         print('SKIPPED: no mpirun, or avatar was built without MPI')
         print('0 passed, 0 failed, 1 skipped')
         return 0
-    counts = {'passed': 0, 'failed': 0, 'skipped': 0}
-    for f in cases or CASES:
-        if A.cases and f.__name__ not in A.cases:
-            continue
-        with tempfile.TemporaryDirectory(prefix='avatar-mpi-') as d:
-            try:
-                start = time.time()
-                f(pathlib.Path(d))
-                print('ok   %s %.1f s' % (f.__name__, time.time() - start))
-                counts['passed'] += 1
-            except Skip as e:
-                print('SKIPPED: %s: %s' % (f.__name__, e))
-                counts['skipped'] += 1
-            except Exception as e:                                  # noqa: BLE001
-                print('FAIL %s: %s' % (f.__name__, e))
-                counts['failed'] += 1
-    print('%(passed)d passed, %(failed)d failed, %(skipped)d skipped' % counts)
-    return counts['failed'] > 0
+    return tool_harness.run_cases(A.cases, 1, cases)
 
 
 if __name__ == '__main__':

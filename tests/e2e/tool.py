@@ -16,12 +16,11 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import zlib
 
 import tool_harness
-from tool_harness import CASES, LIMIT, Film, Nut, Run, Skip, case, face, fails, interrupt, media, read_picture, read_sound, require, speak
+from tool_harness import LIMIT, Film, Nut, Run, Skip, case, face, fails, interrupt, media, read_picture, read_sound, require, speak
 
 A = argparse.Namespace()
 
@@ -357,32 +356,13 @@ import tool_monitor     # noqa: E402,F401
 import tool_plan        # noqa: E402,F401
 
 
-def main():
-    nb = {'ok': 0, 'FAIL': 0, 'SKIP': 0}
-    for f in CASES:
-        if A.cases and f.__name__ not in A.cases:
-            continue
-        tmp = pathlib.Path(tempfile.mkdtemp(prefix='avatar-tool-'))
-        word, why = 'ok', ''
-        try:
-            f(tmp)
-        except Skip as e:
-            word, why = 'SKIP', ': %s' % e
-        except (AssertionError, subprocess.SubprocessError, OSError) as e:
-            word, why = 'FAIL', ': %s' % e
-        shutil.rmtree(tmp, ignore_errors=True)
-        nb[word] += 1
-        print('%-4s %s%s' % (word, f.__name__, why), flush=True)
-    print('%d passed, %d failed, %d skipped' % (nb['ok'], nb['FAIL'], nb['SKIP']))
-    return 1 if nb['FAIL'] else 0
-
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tool', required=True)
     parser.add_argument('--media', required=True)
     parser.add_argument('--model', required=True)
+    parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('cases', nargs='*')
     parser.parse_args(namespace=A)
     tool_harness.A = A
-    sys.exit(main())
+    sys.exit(tool_harness.run_cases(A.cases, A.jobs))

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What the tests of the tool share: a case, a finished run, what a film holds, inputs."""
 import array
+import multiprocessing
 import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'filter'))
@@ -22,6 +24,32 @@ class Skip(Exception):
 def case(f):
     CASES.append(f)
     return f
+
+
+def run_case(f):
+    start, word, why = time.monotonic(), 'ok', ''
+    with tempfile.TemporaryDirectory(prefix='avatar-tool-', ignore_cleanup_errors=True) as tmp:
+        try:
+            f(pathlib.Path(tmp))
+        except Skip as e:
+            word, why = 'SKIPPED', ': %s' % e
+        except Exception as e:                                      # noqa: BLE001
+            word, why = 'FAIL', ': %s' % (e or repr(e))
+    return word, '%-4s%s %s%s %.1f s' % (word, ':' if word == 'SKIPPED' else '', f.__name__, why, time.monotonic() - start)
+
+
+def run_cases(names, jobs, cases=None):
+    """Those of `cases` (CASES) that are named, or all, `jobs` at a time, in processes of their own. A line each, their sum; the exit code."""
+    todo = [f for f in cases or CASES if not names or f.__name__ in names]
+    if names and len(todo) < len(names):
+        raise SystemExit('unknown case among: ' + ' '.join(names))
+    count = dict(ok=0, FAIL=0, SKIPPED=0)
+    with multiprocessing.get_context('fork').Pool(jobs) as pool:
+        for word, line in pool.imap(run_case, todo):
+            count[word] += 1
+            print(line, flush=True)
+    print('%(ok)d passed, %(FAIL)d failed, %(SKIPPED)d skipped' % count)
+    return 1 if count['FAIL'] else 0
 
 
 def require(cond, *what):
