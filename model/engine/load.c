@@ -348,8 +348,11 @@ static int warm(const Core *c, const Log *log)
 /* A worker's plan is process 0's, and so must be its files. The others let their workers load while they do. */
 static int agree(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Files *f, int steps, const Log *log)
 {
-    const uint64_t model = given || c->world ? avt_modeldir_print(&c->dir, f->lora_path, x->lora_alpha) : 0;
+    uint64_t model = 0;
+    const int ret = given || c->world ? avt_modeldir_print(&model, &c->dir, f->lora_path, x->lora_alpha, log) : 0;
 
+    if (ret < 0)
+        return ret;
     if (!given)
         return avt_workers_load(c, model, steps);
     if (model != given->model)

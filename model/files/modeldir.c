@@ -15,6 +15,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "files/ckpt.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "files/modeldir.h"
@@ -342,44 +343,46 @@ uint64_t avt_modeldir_stamp(const ModelDir *m, const char *lora)
 }
 
 #define PIECE 4096
-#define PIECES 64
+#define PIECES 8                        // of a tensor, spread over it, both ends among them
 
-/* 0: it cannot be read, as it can be nowhere. */
-static uint64_t file_print(const char *path)
+static int tensor_print(uint64_t *sum, const CkptTensor *t, const Log *log)
 {
-    char piece[PIECE];
-    uint64_t sum = 14695981039346656037u;
-    struct stat st;
-    int fd;
+    const int64_t last = ((int64_t)t->size - 1) / PIECE, nb = last < PIECES ? last + 1 : PIECES;
+    uint8_t piece[PIECE];
+    int ret = 0;
 
-    if (!path || avt_file_open(&fd, &st, path, NULL) < 0)
-        return 0;
-    sum = mix(sum, &st.st_size, sizeof(st.st_size));
-    for (int64_t i = 0, last = (st.st_size - 1) / PIECE, step = last / PIECES + 1; i <= last; i += step) {
-        const off_t at = (off_t)(i + step > last ? last : i) * PIECE;
-        const ssize_t n = pread(fd, piece, PIECE, at);
+    *sum = mix(mix(*sum, t->name, strlen(t->name)), t->dim, sizeof(t->dim[0]) * (size_t)t->nd);
+    *sum = mix(*sum, avt_ckpt_type(t), strlen(avt_ckpt_type(t)));
+    for (int64_t i = 0; t->size && i < nb && ret >= 0; i++) {
+        const size_t at = (size_t)(nb > 1 ? last * i / (nb - 1) : 0) * PIECE, n = t->size - at < PIECE ? t->size - at : PIECE;
 
-        sum = n > 0 ? mix(sum, piece, (size_t)n) : 0;
+        ret = avt_ckpt_read(t, piece, at, n, log);
+        *sum = ret < 0 ? *sum : mix(*sum, piece, n);
     }
-    close(fd);
-    return sum;
+    return ret;
 }
 
-uint64_t avt_modeldir_print(const ModelDir *m, const char *lora, double alpha)
+static int file_print(uint64_t *sum, const char *path, const Log *log)
 {
-    uint64_t sum = file_print(m->config) + 3 * file_print(m->dit) + 5 * file_print(m->vae) + 7 * file_print(lora) + mix(1, &alpha, sizeof(alpha));
-    DIR *d = opendir(m->dir);
-    char path[PATH_MAX];
+    Ckpt *c = NULL;
+    int ret = path ? avt_ckpt_open(&c, path, log) : 0;
 
-    for (struct dirent *e; d && (e = readdir(d));) {                // the shards, in any order
-        const size_t n = strlen(e->d_name);
+    *sum = mix(*sum, "file", path ? 4 : 1);
+    for (int64_t i = 0; c && i < avt_ckpt_nb(c) && ret >= 0; i++)
+        ret = tensor_print(sum, avt_ckpt_get(c, i), log);
+    avt_ckpt_close(&c);
+    return ret;
+}
 
-        if (n > 12 && !strcmp(e->d_name + n - 12, ".safetensors") && snprintf(path, sizeof(path), "%s/%s", m->dir, e->d_name) < PATH_MAX)
-            sum += file_print(path);
-    }
-    if (d)
-        closedir(d);
-    return sum;
+int avt_modeldir_print(uint64_t *sum, const ModelDir *m, const char *lora, double alpha, const Log *log)
+{
+    int ret;
+
+    *sum = mix(14695981039346656037u, &alpha, sizeof(alpha));
+    ret = file_print(sum, m->dit, log);
+    if (ret >= 0)
+        ret = file_print(sum, m->vae, log);
+    return ret < 0 ? ret : file_print(sum, lora, log);
 }
 
 void avt_modeldir_close(ModelDir *m)

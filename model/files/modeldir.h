@@ -50,11 +50,13 @@ int  avt_modeldir_has_weights(const char *name);
  */
 uint64_t avt_modeldir_stamp(const ModelDir *m, const char *lora);
 /**
- * A number made of what the files of the transformer, the VAE and the LoRA hold: all of the small ones, of the others the beginning, the end and
- * pieces between. Equal for copies on two hosts, whatever their names and times.
+ * A number made of what the transformer, the VAE and the LoRA hold: name, shape and type of each tensor, all of a small one, of a large one eight
+ * pieces from its beginning to its end. Equal for copies on two hosts, whatever their names and times. Another model, another training of one and another
+ * precision of one have other numbers; one of which somebody has changed single values in the middle of a matrix may not.
  * @param lora  the LoRA in use, or NULL   @param alpha  its option, or 0
+ * @return 0 or an error of reading (logged)
  */
-uint64_t avt_modeldir_print(const ModelDir *m, const char *lora, double alpha);
+int avt_modeldir_print(uint64_t *sum, const ModelDir *m, const char *lora, double alpha, const Log *log);
 /** One sentence on the i-th file, which is not there: the likely reason when the folder shows one.
  *  @return ENOENT; EISDIR, or why it cannot be looked at (EACCES, ELOOP) */
 int  avt_modeldir_missing(const ModelDir *m, int i, const Log *log);

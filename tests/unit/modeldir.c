@@ -374,13 +374,67 @@ static void test_stamp(void **state)
     tmp_close();
 }
 
+/* A LoRA file of 100 tensors of 40 kB, tensor `other` of which has another value at byte `at`. */
+static void write_tensors(const char *name, int other, int at)
+{
+    enum { NB = 100, SIZE = 40000 };
+    char header[NB * 80], path[160];
+    static uint8_t values[SIZE];
+    uint64_t n = 0;
+    FILE *f;
+
+    for (int i = 0; i < NB; i++)
+        n += (uint64_t)snprintf(header + n, sizeof(header) - n, "%c\"t%d\":{\"dtype\":\"F32\",\"shape\":[%d],\"data_offsets\":[%d,%d]}", i ? ',' : '{', i,
+                                SIZE / 4, i * SIZE, (i + 1) * SIZE);
+    header[n++] = '}';
+    snprintf(path, sizeof(path), "%s/%s", tmp_dir, name);
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    fwrite(&n, sizeof(n), 1, f);
+    fwrite(header, 1, n, f);
+    for (int i = 0; i < NB; i++) {
+        values[at] = i == other;
+        fwrite(values, 1, SIZE, f);
+    }
+    values[at] = 0;
+    fclose(f);
+}
+
+/* A change in any tensor is seen, at its beginning and at its end; a copy is the same. */
+static void test_print(void **state)
+{
+    const ModelDir m = { 0 };
+    char lora[128];
+    uint64_t same, sum;
+
+    (void)state;
+    tmp_open();
+    snprintf(lora, sizeof(lora), "%s/a.safetensors", tmp_dir);
+    write_tensors("a.safetensors", -1, 0);
+    REQUIRE_OK(avt_modeldir_print(&same, &m, lora, 0, test_log()));
+    for (int i = 0; i < 100; i += 7)
+        for (int end = 0; end < 2; end++) {
+            write_tensors("a.safetensors", i, end ? 39999 : 0);
+            REQUIRE_OK(avt_modeldir_print(&sum, &m, lora, 0, test_log()));
+            if (sum == same)
+                fail_msg("tensor %d is another, and the number is not", i);
+        }
+    write_tensors("b.safetensors", -1, 0);
+    snprintf(lora, sizeof(lora), "%s/b.safetensors", tmp_dir);
+    REQUIRE_OK(avt_modeldir_print(&sum, &m, lora, 0, test_log()));
+    assert_true(sum == same);
+    REQUIRE_OK(avt_modeldir_print(&sum, &m, lora, 0.5, test_log()));
+    assert_true(sum != same);
+    tmp_close();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_found), cmocka_unit_test(test_alternatives), cmocka_unit_test(test_gguf), cmocka_unit_test(test_missing),
         cmocka_unit_test(test_avatar_json), cmocka_unit_test(test_bad_avatar_json), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_inspect), cmocka_unit_test(test_inspect_golden),
-        cmocka_unit_test(test_stamp), cmocka_unit_test(test_places),
+        cmocka_unit_test(test_stamp), cmocka_unit_test(test_print), cmocka_unit_test(test_places),
     };
 
     return test_main("modeldir", tests);
