@@ -9,7 +9,7 @@
  *   SIMT_CHECKS    off                      look at no access (fast)
  *   SIMT_DEVICES, SIMT_ARCH, SIMT_MEMORY    number of devices, compute capability (80 .. 120), bytes of each
  *   SIMT_PEERS     off                      no device can be given access to another one's memory
- *   SIMT_NCCL      off                      there is no NCCL
+ *   SIMT_NCCL      off | on | stuck         stuck: what is sent stays on its way, as over a cable that was cut
  *   SIMT_HOST      number                   of the place of the cards on the bus: processes with the same one share them
  *   SIMT_PATIENCE  seconds                  until a wait is called one for ever
  *   SIMT_DRIVER    version, as 12080        of CUDA that the driver knows; 0: no driver

@@ -145,7 +145,46 @@ static void cards_pass_on(void **state)
             fail_msg("process %d: %d, %s", i, p[i].ret, p[i].said);
 }
 
-/* Process 2 is cut off while 1 waits for its messages on the device. */
+/* 1 -> 2, large and small ones in turn and nothing back: as many are on their way as there is room, and each comes as what was sent. */
+static void go_one_way(Process *p)
+{
+    const int own = avt_world_own(p->w);
+    Rank r = { .be = NULL };
+    float v[N];
+
+    p->ret = rank_open(&r, p);
+    wait_for_all();
+    for (int k = 1; k <= 2 * ROUNDS && own && p->ret >= 0; k++) {
+        const Tensor x = avt_rows(r.x, 0, k & 1 ? N : N / 2), seen = avt_rows(r.seen, 0, k & 1 ? N : N / 2);
+        const CommTag tag = k & 1 ? TAG_TOKENS : TAG_LATENTS;
+
+        if (own == 1) {
+            avt_fill(r.be, x, (float)k);
+            p->ret |= avt_comm_send(r.comm[1], r.be, 2, tag, x);
+        } else {
+            p->ret |= avt_comm_recv(r.comm[2], r.be, 1, tag, seen);
+            avt_add(r.be, x, x, seen);
+        }
+    }
+    if (own == 2)
+        p->ret |= avt_download(r.be, v, r.x) | (v[0] != ROUNDS * (2 * ROUNDS + 1)) | (v[N - 1] != ROUNDS * ROUNDS);
+    wait_for_all();
+    rank_close(&r, p);
+}
+
+static void ways_keep_their_order(void **state)
+{
+    Process p[MOST];
+
+    (void)state;
+    meeting.devices = "cuda";
+    run(p, 3, 0, go_one_way);
+    for (int i = 0; i < 3; i++)
+        if (p[i].ret)
+            fail_msg("process %d: %d, %s", i, p[i].ret, p[i].said);
+}
+
+/* Process 2 is cut off when it has said that it sends, and 0 waits for the message on the device. 1 hears of it. */
 static void one_is_killed(Process *p)
 {
     const int own = avt_world_own(p->w);
@@ -154,24 +193,24 @@ static void one_is_killed(Process *p)
 
     p->ret = rank_open(&r, p);
     wait_for_all();
-    begin = avt_now_ns();
-    if (own == 1)                                                   // fills the way to 2, which takes nothing
-        for (int k = 0; k < 8 && p->ret >= 0; k++)
-            p->ret = give(&r, 1, 2, TAG_TOKENS);
+    if (own == 2)
+        p->ret |= simt_set("NCCL", "stuck") | give(&r, 2, 0, TAG_TOKENS);
     else if (own == 0)
-        p->ret = receive(&r, 0, 2, TAG_TOKENS);
-    else
-        for (int i = 0; i < 2; i++)
-            shutdown(p->w->peer[i].fd, SHUT_RDWR);
+        p->ret |= receive(&r, 0, 2, TAG_TOKENS);                    // returns: it will have come when the queue gets there
+    wait_for_all();
+    begin = avt_now_ns();
+    for (int i = 0; i < 2 && own == 2; i++)
+        shutdown(p->w->peer[i].fd, SHUT_RDWR);
     if (own != 2) {
-        p->ret = p->ret != AVT_ERR(ETIMEDOUT);
         for (int ms = 0; ms < 5000 && !strstr(p->said, "is lost"); ms += 10)
             usleep(10000);                                          // another process may have told of it first
         p->ret |= !strstr(p->said, "process 2 on ") || !strstr(p->said, "(cuda2) is lost");
+        p->ret |= give(&r, own, !own, own ? TAG_TEAM : TAG_TOKENS) != AVT_ERR(ETIMEDOUT);       // nothing leaves a rank any more
         avt_sync(r.be);                                             // comes to its end, as the ways are torn off
-        p->ret |= avt_now_ns() - begin > INT64_C(10000000000);
+        p->ret |= avt_now_ns() - begin > INT64_C(9000000000);
     }
     wait_for_all();
+    simt_set("NCCL", "on");
     rank_close(&r, p);
 }
 
@@ -266,7 +305,7 @@ static void the_double_finds_what_never_ends(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cards_pass_on), cmocka_unit_test(a_loss_ends_what_waits_on_the_device), cmocka_unit_test(the_double_finds_what_never_ends),
+        cmocka_unit_test(cards_pass_on), cmocka_unit_test(ways_keep_their_order), cmocka_unit_test(a_loss_ends_what_waits_on_the_device), cmocka_unit_test(the_double_finds_what_never_ends),
     };
 
     simt_set("DEVICES", "3");

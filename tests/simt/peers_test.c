@@ -128,6 +128,30 @@ static void gpus_without_access_pass_on(void **state)
     go_round("off", COMM_STRICT, 0);
 }
 
+/* One message after the other the same way, nothing back: a place is filled again when it was taken, not before. */
+static void a_place_is_filled_when_it_was_taken(void **state)
+{
+    float v[N];
+
+    (void)state;
+    for (int off = 0; off < 2; off++) {
+        Ranks r;
+
+        ranks_open(&r, off ? "off" : "on", COMM_THREADS);
+        avt_fill(r.be[1], r.x[1], 0);
+        for (int k = 1; k <= ROUNDS; k++) {
+            avt_fill(r.be[0], r.x[0], (float)k);
+            REQUIRE_OK(avt_comm_send(r.comm[0], r.be[0], 1, TAG_TOKENS, r.x[0]));
+            REQUIRE_OK(avt_comm_recv(r.comm[1], r.be[1], 0, TAG_TOKENS, r.seen[1]));
+            avt_add(r.be[1], r.x[1], r.x[1], r.seen[1]);
+        }
+        REQUIRE_OK(avt_download(r.be[1], v, r.x[1]));
+        for (int i = 0; i < N; i++)
+            assert_true(v[i] == ROUNDS * (ROUNDS + 1) / 2);
+        ranks_close(&r);
+    }
+}
+
 /* Where messages lie: with the sender, who copies and goes on; without access in the host. */
 static void mailboxes_lie_with_the_sender(void **state)
 {
@@ -174,7 +198,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gpus_pass_on), cmocka_unit_test(gpus_without_access_pass_on), cmocka_unit_test(mailboxes_lie_with_the_sender),
-        cmocka_unit_test(a_hop_does_not_stop_the_sender),
+        cmocka_unit_test(a_place_is_filled_when_it_was_taken), cmocka_unit_test(a_hop_does_not_stop_the_sender),
     };
 
     return test_main_group("peers", tests, sizeof(tests) / sizeof(tests[0]));

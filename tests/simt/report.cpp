@@ -116,7 +116,7 @@ static int set_number(const char *name, int64_t v)
 static int set(const char *name, const char *value)
 {
     static const char *const schedules[] = { "eager", "lazy", "random", NULL }, *const orders[] = { "forward", "reverse", "random", NULL };
-    static const char *const off[] = { "off", "on", NULL };
+    static const char *const off[] = { "off", "on", NULL }, *const nccl[] = { "off", "on", "stuck", NULL };
     int i;
 
     if (!strcmp(name, "SCHEDULE") && (i = word(value, schedules)) >= 0)
@@ -127,7 +127,7 @@ static int set(const char *name, const char *value)
         settings.checks = i;
     else if (!strcmp(name, "PEERS") && (i = word(value, off)) >= 0)
         settings.peers = i;
-    else if (!strcmp(name, "NCCL") && (i = word(value, off)) >= 0)
+    else if (!strcmp(name, "NCCL") && (i = word(value, nccl)) >= 0)
         settings.nccl = i;
     else if (!strcmp(name, "FAIL"))
         return set_failure(value);
