@@ -235,6 +235,7 @@ int cmd_doctor(int argc, char **argv)
         if (o.quick || (o.look.rgb && model_is_small(&o)))
             doctor_block(&f, &o);
         doctor_system(&f, &o);
+        doctor_links(&f, &o);
         free((void *)o.look.rgb);
     }
     (o.json ? show_json : show)(&f);

@@ -58,6 +58,10 @@ int  doctor_sound(Findings *f, const char *path, const char *format);
 void doctor_model(Findings *f, const ToolOptions *o);
 /** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face. */
 void doctor_block(Findings *f, const ToolOptions *o);
+/** A number behind `key` in a line of a file of /proc, or -1. */
+int64_t doctor_proc(const char *file, const char *key);
+/** doctor_links.c: what is between GPUs and between processes. */
+void doctor_links(Findings *f, const ToolOptions *o);
 /** doctor_system.c: processor, memory, devices, the ffmpeg on the path. */
 void doctor_system(Findings *f, const ToolOptions *o);
 

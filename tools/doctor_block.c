@@ -65,11 +65,24 @@ static void judge_answer(Findings *f, const ToolOptions *o)
                       "another LoRA, alpha, prompt or file than those that verify.safetensors was recorded with, or a machine that computes wrongly");
 }
 
+/* MB that the machine has moved between memory and disk for want of room; -1: not known. */
+static double paged_MB(void)
+{
+    const int64_t in = doctor_proc("/proc/vmstat", "pswpin "), out = doctor_proc("/proc/vmstat", "pswpout ");
+
+    return in < 0 || out < 0 ? -1 : (double)(in + out) * (double)sysconf(_SC_PAGESIZE) / 1e6;
+}
+
 void doctor_block(Findings *f, const ToolOptions *o)
 {
+    const double before = paged_MB();
     Probe p;
     const int ret = probe_run(&p, o);
+    const double after = paged_MB();
 
+    if (before >= 0 && after >= 0)
+        doctor_number(f, "memory", "paged while it ran", after - before, "MB", doctor_judge(after - before, 16, 1e12),
+                      "memory went to disk and back while two blocks were made: close other programs, or take a smaller size or offload=weights");
     if (ret < 0) {
         doctor_words(f, "latents", "two blocks", BAD, "they cannot be made: %s", avatar_error_text(ret));
         doctor_remedy(f, "avatar speak says more; see the other findings first");

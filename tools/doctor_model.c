@@ -249,10 +249,10 @@ static void judge_tokens(Findings *f, const Tokenizer *t, const char *cleaned)
 {
     static int32_t ids[PROMPT_MAX];
     int64_t left_out = 0, unknown = 0;
-    const int nb = avt_tokenizer_encode(t, ids, PROMPT_MAX, cleaned, &left_out), unk = avt_tokenizer_unknown(t);
+    const int nb = avt_tokenizer_encode(t, ids, PROMPT_MAX, cleaned, &left_out);
 
     for (int i = 0; i < nb; i++)
-        unknown += ids[i] == unk;
+        unknown += !avt_tokenizer_covers(t, ids[i]);
     if (nb < 0)
         return;
     doctor_number(f, "prompt", "length", (double)(nb + left_out), "tokens of 512", left_out ? DOUBTFUL : GOOD,

@@ -3,10 +3,12 @@
  * The machine: processor, memory against the plan, swap, NVIDIA's devices as their management library tells (opened at run time: a
  * machine without it is no fault), and the ffmpeg that a shell would find.
  */
+#include <dirent.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/thread.h"
@@ -34,24 +36,88 @@ static void look_at_cpu(Findings *f, const ToolOptions *o)
 
 /* ---- memory -------------------------------------------------------------------------------------------------------- */
 
-/* A number of /proc/FILE behind `key`, or -1. */
-static int64_t proc_number(const char *file, const char *key)
+/* What is behind `key` in a line of a file of /proc, without space around it; "": no such line. */
+static void proc_text(char *text, size_t size, const char *file, const char *key)
 {
     FILE *f = fopen(file, "r");
     char line[256];
-    int64_t v = -1;
 
-    while (f && v < 0 && fgets(line, sizeof(line), f))
-        if (!strncmp(line, key, strlen(key)))
-            v = strtoll(line + strlen(key), NULL, 10);
+    text[0] = 0;
+    while (f && !text[0] && fgets(line, sizeof(line), f))
+        if (!strncmp(line, key, strlen(key))) {
+            const char *p = line + strlen(key) + strspn(line + strlen(key), " \t");
+
+            snprintf(text, size, "%.*s", (int)strcspn(p, "\n"), p);
+        }
     if (f)
         fclose(f);
-    return v;
+}
+
+int64_t doctor_proc(const char *file, const char *key)
+{
+    char text[64], *end;
+    int64_t v;
+
+    proc_text(text, sizeof(text), file, key);
+    v = strtoll(text, &end, 10);
+    return end > text ? v : -1;
+}
+
+typedef struct Holder {                 // a process
+    char name[32];
+    long pid;
+    int64_t kB;
+} Holder;
+
+#define HOLDERS 3
+
+/* The largest, in descending order, others' processes alone. @return how many */
+static int find_holders(Holder most[HOLDERS])
+{
+    DIR *d = opendir("/proc");
+    int nb = 0;
+
+    for (struct dirent *e; d && (e = readdir(d));) {
+        Holder h = { .pid = strtol(e->d_name, NULL, 10) };
+        char file[64];
+        int at = nb;
+
+        snprintf(file, sizeof(file), "/proc/%ld/status", h.pid);
+        if (h.pid <= 0 || h.pid == (long)getpid() || (h.kB = doctor_proc(file, "VmRSS:")) <= 0)
+            continue;
+        proc_text(h.name, sizeof(h.name), file, "Name:");
+        while (at > 0 && most[at - 1].kB < h.kB)
+            at--;
+        if (at == HOLDERS)
+            continue;
+        nb += nb < HOLDERS;
+        memmove(&most[at + 1], &most[at], sizeof(h) * (size_t)(nb - 1 - at));
+        most[at] = h;
+    }
+    if (d)
+        closedir(d);
+    return nb;
+}
+
+/* Those who have most of the host's memory; a fault only where what they have is missing. */
+static void name_holders(Findings *f, int is_short)
+{
+    Holder most[HOLDERS];
+    const int nb = find_holders(most);
+    char text[160] = "";
+
+    for (int i = 0; i < nb; i++) {
+        const size_t n = strlen(text);
+
+        snprintf(text + n, sizeof(text) - n, "%s%s (%ld) %.2f GB", n ? ", " : "", most[i].name, most[i].pid, (double)most[i].kB / 1e6);
+    }
+    doctor_words(f, "memory", "held by other programs", is_short ? DOUBTFUL : GOOD, "%s", nb ? text : "nothing that can be seen from here");
+    doctor_remedy(f, "the plan has too little: close what is not needed of these");
 }
 
 static void look_at_memory(Findings *f, const ToolOptions *o)
 {
-    const int64_t total = proc_number("/proc/meminfo", "SwapTotal:"), free_swap = proc_number("/proc/meminfo", "SwapFree:");
+    const int64_t total = doctor_proc("/proc/meminfo", "SwapTotal:"), free_swap = doctor_proc("/proc/meminfo", "SwapFree:");
     const int64_t left = avt_host_memory_left();
     const int64_t need = plan_host_bytes(&o->engine, &o->look);
 
@@ -64,12 +130,33 @@ static void look_at_memory(Findings *f, const ToolOptions *o)
                      (double)left / GB);
         doctor_remedy(f, "close other programs, take a smaller size or fewer steps, or precision=bf16: see avatar plan");
     }
+    name_holders(f, need >= 0 && left >= 0 && need > left);
     if (total > 0)
         doctor_number(f, "memory", "swapped out", (double)(total - free_swap) / 1e6, "GB", total - free_swap > total / 2 ? DOUBTFUL : GOOD,
                       "other programs have pushed memory to disk: what is read back from there stutters");
 }
 
 /* ---- NVIDIA -------------------------------------------------------------------------------------------------------- */
+
+static void name_gpu_holders(Findings *f, const Nvml *n, void *device, unsigned i, double used)
+{
+    NvmlProcess list[16];
+    unsigned nb = sizeof(list) / sizeof(list[0]);
+    char text[120] = "";
+
+    if (!n->processes || n->processes(device, &nb, list))
+        nb = 0;
+    for (unsigned k = 0; k < nb; k++) {
+        const size_t at = strlen(text);
+        char file[64], name[32];
+
+        snprintf(file, sizeof(file), "/proc/%u/status", list[k].pid);
+        proc_text(name, sizeof(name), file, "Name:");
+        snprintf(text + at, sizeof(text) - at, ", %s (%u) %.2f GB", name[0] ? name : "process", list[k].pid, (double)list[k].used / GB);
+    }
+    doctor_words(f, "memory", "held by others on a GPU", DOUBTFUL, "cuda%u: %.2f GB%s", i, used, text);
+    doctor_remedy(f, nb ? "end what is not needed of these" : "see nvidia-smi for the programs");
+}
 
 static void look_at_gpu(Findings *f, const Nvml *n, unsigned i)
 {
@@ -89,7 +176,7 @@ static void look_at_gpu(Findings *f, const Nvml *n, unsigned i)
                  (double)m.free / GB, (double)m.total / GB);
     doctor_remedy(f, "cards below 8.0 (Ampere) are not supported");
     if (m.total && m.used > m.total / 4)
-        doctor_number(f, "memory", "held by others on a GPU", (double)m.used / GB, "GB", DOUBTFUL, "cuda%u: see nvidia-smi for the programs", i);
+        name_gpu_holders(f, n, d, i, (double)m.used / GB);
     if (!n->throttle(d, &why) && why & SLOWED_BY_HEAT_OR_POWER)
         doctor_words(f, "devices", "clocks", DOUBTFUL, "cuda%u is slowed down by heat or power", i),
             doctor_remedy(f, "look at fans and supply: nvidia-smi -q -d PERFORMANCE");

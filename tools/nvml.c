@@ -25,6 +25,8 @@ int nvml_open(Nvml *n)
             return 0;
         memcpy(calls[i].at, &call, sizeof(call));
     }
+    if (n->lib)
+        *(void **)&n->processes = dlsym(n->lib, "nvmlDeviceGetComputeRunningProcesses_v3");
     return n->lib && !n->init();
 }
 

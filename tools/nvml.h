@@ -7,6 +7,12 @@ typedef struct NvmlMemory {             // nvmlMemory_t
     unsigned long long total, free, used;
 } NvmlMemory;
 
+typedef struct NvmlProcess {            // nvmlProcessInfo_t
+    unsigned pid;
+    unsigned long long used;            // bytes
+    unsigned instance[2];
+} NvmlProcess;
+
 typedef struct Nvml {                   // what is called of libnvidia-ml.so.1
     void *lib;
     int (*init)(void);
@@ -19,6 +25,7 @@ typedef struct Nvml {                   // what is called of libnvidia-ml.so.1
     int (*capability)(void *device, int *major, int *minor);
     int (*throttle)(void *device, unsigned long long *reasons);
     int (*ecc)(void *device, int corrected, int counter, unsigned long long *nb);
+    int (*processes)(void *device, unsigned *nb, NvmlProcess *list);    // NULL: an older library
 } Nvml;
 
 /** @return 1, or 0: there is no such library, or it does not start */

@@ -222,9 +222,9 @@ int avt_tokenizer_nb_pieces(const Tokenizer *t)
     return avt_spm_nb(t->spm);
 }
 
-int avt_tokenizer_unknown(const Tokenizer *t)
+int avt_tokenizer_covers(const Tokenizer *t, int32_t id)
 {
-    return avt_spm_id(t->spm, "<unk>");
+    return avt_spm_covers(t->spm, id);
 }
 
 int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *cleaned, int64_t *left_out)

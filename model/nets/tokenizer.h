@@ -14,7 +14,7 @@ typedef struct Tokenizer Tokenizer;
 int  avt_tokenizer_open(Tokenizer **out, const char *path, const Log *log);     // spiece.model
 void avt_tokenizer_close(Tokenizer **t);
 int  avt_tokenizer_nb_pieces(const Tokenizer *t);
-int  avt_tokenizer_unknown(const Tokenizer *t);                                 // id of what no piece covers, or -1
+int  avt_tokenizer_covers(const Tokenizer *t, int32_t id);                      // 0: the id of a text that no piece covers, or of a byte of one
 
 /** Cleaned copy of `text` (UTF-8), freed with avt_free(). @return 0, EINVAL for text that is not UTF-8 (logged), ENOMEM */
 int avt_text_clean(char **out, const char *text, const Log *log);

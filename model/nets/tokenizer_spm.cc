@@ -42,6 +42,12 @@ int avt_spm_id(const void *spm, const char *piece) try {
     return -1;
 }
 
+int avt_spm_covers(const void *spm, int id) try {
+    return id >= 0 && id < get(spm).GetPieceSize() && !get(spm).IsUnknown(id) && !get(spm).IsByte(id);
+} catch (...) {
+    return 0;
+}
+
 int64_t avt_spm_encode(const void *spm, const char *text, size_t size, int32_t *ids, int64_t max) try {
     std::vector<int> v;
 

@@ -2,6 +2,19 @@
 """
 Cases of tool.py: `avatar doctor`. Each fault is planted into something healthy; the finding that it is about says so, and said nothing of
 the kind before. Healthy are: the shipped portraits, tests/gold/lips.wav, the embedded model, and recordings of others where installed.
+
+  topic      planted faults (the case that plants them)
+  picture    soft enlargements, noise, compression blocks, dark, flat, burnt, without detail, too small, too long (doctor_picture); no face, small ones,
+             two, one cut off (doctor_faces); one that the VAE does not know (doctor_blocks)
+  sound      clipped, quiet, noisy, echo, narrow, of a telephone, channels against each other, one empty, late, few words, music, silence, too short
+             (doctor_sound)
+  prompt     too long, characters that are unknown, not UTF-8 (doctor_prompt)
+  memory     too little (doctor_memory), held by others (doctor_holders, doctor_devices), paging while it runs (doctor_paging)
+  precision, latents   LoRA at another strength, none, absurd (doctor_blocks)
+  devices    driver, capability, heat, ECC (doctor_devices); slow copies, NCCL, MPI (doctor_copies, doctor_starts)
+  files      missing, NaN, cut, no folder (doctor_files); changed (doctor_manifest); LoRA of another model, without effect, damaged, none (doctor_lora)
+  ffmpeg     none, one without the filter (doctor_ffmpeg)
+  film       soft, drifting, frozen, seams (doctor_film); lips behind the sound (doctor_lips)
 """
 import array
 import glob
@@ -255,6 +268,10 @@ def doctor_lora(tmp):
     m = linked_model(tmp, name)
     with_header(m / name, lambda h: {k.replace('self_attn', 'other_attn'): v for k, v in h.items()})
     found(doctor('--model', m), 'files', 'LoRA', 'bad')
+    data = (NANO / name).read_bytes()
+    head = 8 + struct.unpack('<Q', data[:8])[0]
+    (m / name).write_bytes(data[:head] + bytes(len(data) - head))
+    found(doctor('--model', m), 'files', 'effect of the LoRA', 'doubtful')
     (m / name).write_bytes(b'no LoRA')
     found(doctor('--model', m), 'files', 'LoRA', 'bad')
     (m / name).unlink()
@@ -266,6 +283,7 @@ def doctor_lora(tmp):
 def doctor_prompt(tmp):
     healthy(doctor('--prompt', 'a smile'), 'prompt')
     found(doctor('--prompt', 'word ' * 700), 'prompt', 'length')
+    found(doctor('--prompt', 'a smile \U0001f9ff \ue123'), 'prompt', 'unknown to the tokenizer')
     found(doctor('--prompt', os.fsdecode(b'\xff\xfe')), 'prompt', 'text', 'bad')
 
 
@@ -294,9 +312,104 @@ def doctor_ffmpeg(tmp):
     healthy(doctor(env=path_with(tmp / 'ours', version % '.. avatar')), 'ffmpeg')
 
 
+def largest_processes():
+    """Names by descending memory, as /proc says."""
+    out = []
+    for f in glob.glob('/proc/[0-9]*/status'):
+        try:
+            d = dict(line.split(':', 1) for line in open(f) if ':' in line)
+            out.append((-int(d.get('VmRSS', '0 kB').split()[0]), d['Name'].strip()))
+        except OSError:
+            pass
+    return [name for _, name in sorted(out)]
+
+
+@case
+def doctor_holders(tmp):
+    """Who has the host's memory: named in any case, a fault where the plan has too little."""
+    fine = [f for f in doctor() if f['what'] == 'held by other programs']
+    require(len(fine) == 1 and fine[0]['verdict'] == 'good' and fine[0]['text'].split(' (')[0] in largest_processes()[:8], fine, largest_processes()[:8])
+    found(doctor('--size', '4096x4096'), 'memory', 'held by other programs')
+
+
+@case
+def doctor_paging(tmp):
+    """Memory that goes to disk while two blocks are made: /proc/vmstat is another file, the numbers of which grow."""
+    what = 'paged while it ran'
+    healthy([f for f in doctor(NANO / 'faces/anna.png') if f['what'] == what], 'memory')
+    if os.getuid() or not shutil.which('unshare'):
+        raise Skip('only root can put a file over /proc/vmstat')
+    (tmp / 'vmstat').write_text('pswpin %012d\npswpout 0\n' % 0)
+    script = ('mount --bind %s/vmstat /proc/vmstat && ( i=0; while sleep 0.02; do i=$((i + 20000)); printf "pswpin %%012d\n" $i 1<>%s/vmstat; done ) & loop=$!; '
+              '"$@"; kill $loop' % (tmp, tmp))
+    p = subprocess.run(['unshare', '-m', 'sh', '-c', script, 'sh', tool_harness.A.tool, 'doctor', '--json', NANO / 'faces/anna.png'],
+                       stdout=subprocess.PIPE, timeout=tool_harness.LIMIT)
+    found(json.loads(p.stdout)['findings'], 'memory', what, 'doubtful')
+
+
+@case
+def doctor_copies(tmp):
+    """Each way between two GPUs is measured, on the emulated ones; a machine without GPUs says so."""
+    row = [f for f in doctor() if f['what'] == 'copies between GPUs']
+    require(len(row) == 1 and row[0]['verdict'] == 'good' and 'no GPU' in row[0]['text'], row)
+    simt = pathlib.Path(tool_harness.A.tool).parent / 'simt/avatar'
+    if not simt.exists():
+        raise Skip('no emulated GPU: make simt')
+    p = subprocess.run([simt, 'doctor', '--json'], stdout=subprocess.PIPE, timeout=tool_harness.LIMIT)
+    rows = [f for f in json.loads(p.stdout)['findings'] if f['what'] == 'copies between GPUs']
+    require(len(rows) == 2, rows)
+    for a, b, f in ((0, 1, rows[0]), (1, 0, rows[1])):
+        require(f['text'].startswith('cuda%d to cuda%d ' % (a, b)) and float(f['text'].split()[3]) > 0, f)
+
+
+NCCL = r'''
+#include <unistd.h>
+int ncclGetVersion(int *v) { *v = 22705; return 0; }
+int ncclCommInitAll(void **comm, int nb, const int *dev) { (void)comm, (void)dev; if (nb != 1) _exit(1); sleep(HANGS); return RET; }
+'''
+
+
+def built(tmp, name, text, *flags):
+    (tmp / (name + '.c')).write_text(text)
+    subprocess.run(['cc', '-shared', '-fPIC', *flags, '-o', tmp / name, tmp / (name + '.c')], check=True)
+
+
+@case
+def doctor_starts(tmp):
+    """NCCL that starts, fails, and hangs; MPI that starts, allows no threads, and is not there."""
+    if not shutil.which('cc'):
+        raise Skip('no C compiler')
+    env = {**os.environ, 'LD_LIBRARY_PATH': str(tmp)}
+    card = ['-DDRIVER="580.65"', '-DUSED=0u', '-DMAJOR=9', '-DTHROTTLE=0', '-DECC=0']
+    healthy([f for f in doctor() if f['what'] in ('NCCL', 'MPI')], 'devices')
+    built(tmp, 'libnvidia-ml.so.1', NVML, *card)
+    for hangs, ret, verdict, words in ((0, 0, 'good', '2.27 starts on 1 GPU'), (0, 2, 'doubtful', 'error 2'), (60, 0, 'doubtful', 'within 10 s')):
+        built(tmp, 'libnccl.so.2', NCCL, '-DHANGS=%d' % hangs, '-DRET=%d' % ret)
+        d = doctor(env=env)
+        found(d, 'devices', 'NCCL', verdict)
+        require(any(words in f['text'] for f in d if f['what'] == 'NCCL'), words, d)
+    plugin = pathlib.Path(tool_harness.A.tool).parent / 'libavatar_mpi.so'
+    if not plugin.exists():
+        raise Skip('no MPI in this build')
+    (mpi,) = [f for f in doctor('--full') if f['what'] == 'MPI']
+    require(mpi['verdict'] == 'good' and 'MPI_THREAD_MULTIPLE' in mpi['text'], mpi)
+    wants = [line.split()[1] for line in subprocess.run(['nm', '-D', plugin], stdout=subprocess.PIPE, check=True).stdout.decode().splitlines()
+             if ' U ' in line and 'mpi' in line.lower()]
+    needed = subprocess.run(['readelf', '-d', plugin], stdout=subprocess.PIPE, check=True).stdout.decode()
+    name = [w.strip('[]') for w in needed.split() if w.startswith('[libmpi')]
+    if not name:
+        raise Skip('an MPI of another name')
+    text = ''.join('char %s[1024];\n' % w if w.startswith('ompi_') else 'int %s(void *a, void *b, int c, int *level) { %s return 0; }\n' %
+                   (w, '*level = 1;' if w == 'MPI_Init_thread' else '*(int *)a = 0;' if w in ('MPI_Initialized', 'MPI_Finalized') else '') for w in wants)
+    built(tmp, name[0], text)
+    (mpi,) = [f for f in doctor('--full', env=env) if f['what'] == 'MPI']
+    require(mpi['verdict'] == 'doubtful' and 'MPI_THREAD_MULTIPLE' in mpi['text'], mpi)
+
+
 NVML = r'''
 #include <string.h>
 typedef struct { unsigned long long total, free, used; } Memory;
+typedef struct { unsigned pid; unsigned long long used; unsigned instance[2]; } Process;
 int nvmlInit_v2(void) { return 0; }
 int nvmlShutdown(void) { return 0; }
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
@@ -306,6 +419,8 @@ int nvmlDeviceGetName(void *d, char *t, unsigned n) { strncpy(t, "a card", n); r
 int nvmlDeviceGetMemoryInfo(void *d, Memory *m) { *m = (Memory){ 24000000000u, 24000000000u - USED, USED }; return d != 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) { *a = MAJOR; *b = 0; return d != 0; }
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, unsigned long long *r) { *r = THROTTLE; return d != 0; }
+int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, Process *p)
+{ *n = USED ? 1 : 0; if (USED) p->pid = 1, p->used = USED; return d != 0; }
 int nvmlDeviceGetTotalEccErrors(void *d, int c, int k, unsigned long long *n) { *n = ECC; return d != 0 || c + k != 1; }
 '''
 
@@ -316,6 +431,7 @@ def doctor_devices(tmp):
     if not shutil.which('cc'):
         raise Skip('no C compiler')
     (tmp / 'nvml.c').write_text(NVML)
+    built(tmp, 'libnccl.so.2', NCCL, '-DHANGS=0', '-DRET=0')        # a real one would look for the card
     fine = {'DRIVER': '"580.65"', 'USED': '0u', 'MAJOR': '9', 'THROTTLE': '0', 'ECC': '0'}
 
     def seen(**changed):
@@ -327,7 +443,9 @@ def doctor_devices(tmp):
     found(seen(MAJOR='7'), 'devices', 'GPU', 'bad')
     found(seen(THROTTLE='0x40'), 'devices', 'clocks')
     found(seen(ECC='3'), 'devices', 'memory errors', 'bad')
-    found(seen(USED='20000000000u'), 'memory', 'held by others on a GPU')
+    d = seen(USED='20000000000u')
+    found(d, 'memory', 'held by others on a GPU')
+    require(any('(1) 20.00 GB' in f['text'] for f in d), 'the process is named', d)
 
 
 # ---- two blocks
