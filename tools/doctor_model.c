@@ -113,6 +113,19 @@ static void look_at_manifest(Findings *f, const ModelDir *m, int full)
                      c.left);
 }
 
+/* Silent where no file is as large as a published one: nano, a converted model. */
+static void look_at_published(Findings *f, const ModelDir *m, int full)
+{
+    ManifestCheck c;
+
+    manifest_published(&c, m->dir, full ? INT64_MAX : (int64_t)DOCTOR_READ);
+    if (c.bad[0])
+        doctor_words(f, "files", "published files", DOUBTFUL, "%s", c.bad), doctor_remedy(f, "damaged, or of another model of the family: get it again from "
+                     "Wan-AI/Wan2.2-S2V-14B");
+    else if (c.same + c.left)
+        doctor_words(f, "files", "published files", GOOD, "%d are as published, %d were too large to read without --full", c.same, c.left);
+}
+
 /* ---- the LoRA ----------------------------------------------------------------------------------------------------------- */
 
 /* How large the update of a module is against its weight: |scale B A| / |W|, by Frobenius; NAN: not to be had. */
@@ -297,6 +310,7 @@ void doctor_model(Findings *f, const ToolOptions *o)
     for (int i = 0; avt_modeldir_part(&m, i, &name, &path); i++)
         look_at_part(f, &m, i, name, path, &budget);
     look_at_manifest(f, &m, o->full);
+    look_at_published(f, &m, o->full);
     if (f->nb > nb)
         look_at_lora(f, o, &m);
     look_at_prompt(f, o, &m);

@@ -94,10 +94,28 @@ static int within(const char *name)
     return name[0] && name[0] != '/' && strncmp(name, "../", 3) && !strstr(name, "/../");
 }
 
+/* A file of `size` bytes with the sum that it should have; `other`: what it is with another one. */
+static void check_sum(ManifestCheck *c, const char *path, const char *name, int64_t size, const char *sum, const char *other, int64_t *budget)
+{
+    char hex[2 * SUM + 1];
+
+    if (size > *budget) {
+        c->left++;
+        return;
+    }
+    *budget -= size;
+    if (sum_of(hex, path) < 0)
+        snprintf(c->bad, sizeof(c->bad), "%.80s cannot be read: %s", name, strerror(errno));
+    else if (strcasecmp(hex, sum))
+        snprintf(c->bad, sizeof(c->bad), "%.80s %s", name, other);
+    else
+        c->same++;
+}
+
 /* line: "HEX  NAME", or "HEX *NAME" */
 static void check_line(ManifestCheck *c, const char *dir, char *line, int64_t *budget)
 {
-    char path[2 * PATH_MAX], hex[2 * SUM + 1];
+    char path[2 * PATH_MAX];
     char *name = strlen(line) > 2 * SUM + 2 ? line + 2 * SUM + 2 : NULL;
     struct stat st;
 
@@ -107,17 +125,8 @@ static void check_line(ManifestCheck *c, const char *dir, char *line, int64_t *b
     snprintf(path, sizeof(path), "%s/%s", dir, name);
     if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
         snprintf(c->bad, sizeof(c->bad), "%.100s is not there any more", name);
-    else if (st.st_size > *budget)
-        c->left++;
-    else {
-        *budget -= st.st_size;
-        if (sum_of(hex, path) < 0)
-            snprintf(c->bad, sizeof(c->bad), "%.100s cannot be read: %s", name, strerror(errno));
-        else if (strcasecmp(hex, line))
-            snprintf(c->bad, sizeof(c->bad), "%.100s is not what it was", name);
-        else
-            c->same++;
-    }
+    else
+        check_sum(c, path, name, st.st_size, line, "is not what it was", budget);
 }
 
 int manifest_check(ManifestCheck *c, const char *dir, int64_t most)
@@ -136,4 +145,31 @@ int manifest_check(ManifestCheck *c, const char *dir, int64_t most)
     }
     fclose(f);
     return 0;
+}
+
+/* ---- what was published -------------------------------------------------------------------------------------------- */
+
+/* Of Wan-AI/Wan2.2-S2V-14B, as far as several public records agree: the other shards, the LoRA and the speech encoder are in none. */
+static const struct {
+    const char *name;
+    int64_t least, most;                // bytes
+    const char *sum;
+} published[] = {
+    { "diffusion_pytorch_model-00001-of-00004.safetensors", 9965000000, 9975000000, "5fb54febf10b729a6da7da222625d6ecaedde78becda01efbc13f6bebaeb6d43" },
+    { "models_t5_umt5-xxl-enc-bf16.pth", 11361920418, 11361920418, "7cace0da2b446bbbbc57d031ab6cf163a3d59b366da94e5afe36745b746fd81d" },
+    { "Wan2.1_VAE.pth", 507609880, 507609880, "38071ab59bd94681c686fa51d75a1968f64e470262043be31f7a094e442fd981" },
+    { "google/umt5-xxl/spiece.model", 4548313, 4548313, "e3909a67b780650b35cf529ac782ad2b6b26e6d1f849d3fbb6a872905f452458" },
+};
+
+void manifest_published(ManifestCheck *c, const char *dir, int64_t most)
+{
+    char path[PATH_MAX];
+    struct stat st;
+
+    memset(c, 0, sizeof(*c));
+    for (size_t i = sizeof(published) / sizeof(published[0]); i-- > 0 && !c->bad[0];) {     // the small ones first
+        snprintf(path, sizeof(path), "%s/%s", dir, published[i].name);
+        if (!stat(path, &st) && S_ISREG(st.st_mode) && st.st_size >= published[i].least && st.st_size <= published[i].most)
+            check_sum(c, path, published[i].name, st.st_size, published[i].sum, "is as large as the published one, and another", &most);
+    }
 }

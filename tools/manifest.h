@@ -20,4 +20,10 @@ typedef struct ManifestCheck {
 /** Compare the folder's files with its MANIFEST_NAME, up to `most` bytes. @return 0, or -1: there is none that can be read */
 int manifest_check(ManifestCheck *c, const char *dir, int64_t most);
 
+/**
+ * Compare the folder's files that are as large as the published ones with the sums of these that are known, up to `most` bytes. Others are
+ * of another model, and are not looked at.
+ */
+void manifest_published(ManifestCheck *c, const char *dir, int64_t most);
+
 #endif

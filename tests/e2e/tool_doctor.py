@@ -12,7 +12,7 @@ the kind before. Healthy are: the shipped portraits, tests/gold/lips.wav, the em
   memory     too little (doctor_memory), held by others (doctor_holders, doctor_devices), paging while it runs (doctor_paging)
   precision, latents   LoRA at another strength, none, absurd (doctor_blocks)
   devices    driver, capability, heat, ECC (doctor_devices); slow copies, NCCL, MPI (doctor_copies, doctor_starts)
-  files      missing, NaN, cut, no folder (doctor_files); changed (doctor_manifest); LoRA of another model, without effect, damaged, none (doctor_lora)
+  files      missing, NaN, cut, no folder (doctor_files); changed (doctor_manifest, doctor_published); LoRA of another model, without effect, damaged, none (doctor_lora)
   ffmpeg     none, one without the filter (doctor_ffmpeg)
   film       soft, drifting, frozen, seams (doctor_film); lips behind the sound (doctor_lips)
 """
@@ -260,6 +260,17 @@ def doctor_manifest(tmp):
     healthy(doctor('--model', m), 'files')
     (m / 'avatar.json').write_text((m / 'avatar.json').read_text() + '\n')
     found(doctor('--model', m), 'files', 'checksums', 'bad')
+
+
+@case
+def doctor_published(tmp):
+    """A file as large as the published one, and another: named. The embedded model's are smaller, and nothing is said of them."""
+    spiece = 'google/umt5-xxl/spiece.model'
+    m = linked_model(tmp, spiece)
+    require(not any(f['what'] == 'published files' for f in doctor('--model', m)), 'nano')
+    with open(m / spiece, 'r+b') as f:
+        f.truncate(4548313)
+    found(doctor('--model', m), 'files', 'published files', 'doubtful')
 
 
 @case
