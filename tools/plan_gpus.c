@@ -15,6 +15,7 @@
 
 #define GB 1e9
 #define INSTEAD 4
+#define CHANGES 3
 
 static const double fsdp_gb = 25.65;                // of each card, when the original's FSDP gathers what it has sharded over 4 or 5
 
@@ -24,6 +25,9 @@ typedef struct Answer {
     Pool pool;                          // of both
     Found best, instead[INSTEAD];
     int nb_instead;
+    Found change[CHANGES];              // of one thing each: a step fewer, a smaller size, another precision
+    const char *precision[CHANGES];
+    int nb_changes;
     char options[1024];
 } Answer;
 
@@ -124,6 +128,41 @@ static void show_instead(const Answer *a)
         printf("instead: nothing smaller fits these cards either; take more of them, or larger ones\n");
 }
 
+/* Bytes of the card that has most. */
+static double most_used(const Answer *a, const Found *f)
+{
+    double most = 0;
+
+    for (int i = 0; i < a->cards.nb; i++)
+        most = f->used[i] > most ? f->used[i] : most;
+    return most;
+}
+
+/* The table has rates of bf16. */
+static int rate_is_known(const Answer *a, int change)
+{
+    return strcmp(a->precision[change], "int8") && strcmp(a->precision[change], "fp8");
+}
+
+static void show_changes(const Answer *a)
+{
+    for (int i = 0; i < a->nb_changes; i++) {
+        const Found *f = &a->change[i];
+
+        printf("with ");
+        if (f->steps != a->best.steps)
+            printf("--steps %d", f->steps);
+        else if (f->width != a->best.width)
+            printf("--size %dx%d", f->width, f->height);
+        else
+            printf("--precision %s", a->precision[i]);
+        printf(": at most %.2f GB of a card%s", most_used(a, f) / GB, f->lack > 0 ? ", which does not fit" : "");
+        if (rate_is_known(a, i))
+            printf(", %.1f fps", fps(f));
+        printf("\n");
+    }
+}
+
 static void show(const Answer *a, const PlanSizes *sizes)
 {
     const Found *f = &a->best;
@@ -139,10 +178,12 @@ static void show(const Answer *a, const PlanSizes *sizes)
         show_time(a);
     if (sizes->dit.nb_layers == 40 && (a->cards.nb == 4 || a->cards.nb == 5) && a->cards.usable[0] < fsdp_gb * GB)
         printf("the original's FSDP would need %.2f GB of each card: it gathers what it has sharded\n", fsdp_gb);
-    if (f->lack > 0)
+    if (f->lack > 0) {
         show_instead(a);
-    else
-        printf("%s\n", a->options);
+        return;
+    }
+    show_changes(a);
+    printf("%s\n", a->options);
 }
 
 /* ---- for programs ---------------------------------------------------------------------------------------------------------- */
@@ -168,6 +209,10 @@ static void show_json(const Answer *a, const char *precision)
     for (int i = 0; i < a->nb_instead; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"offload\": \"%s\", \"fps\": %.3f}", i ? ", " : "", a->instead[i].width,
                a->instead[i].height, a->instead[i].steps, a->instead[i].plan.offload ? "weights" : "none", fps(&a->instead[i]));
+    printf("], \"changes\": [");
+    for (int i = 0; i < a->nb_changes; i++)
+        printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"precision\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", i ? ", " : "", a->change[i].width,
+               a->change[i].height, a->change[i].steps, a->precision[i], rate_is_known(a, i) ? fps(&a->change[i]) : 0, most_used(a, &a->change[i]));
     printf("]}\n");
 }
 
@@ -277,6 +322,37 @@ static int draw(const Answer *a, const char *path)
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------- */
 
+/* What the plan that was found would be with one thing changed; nothing is said of what cannot be. */
+static void try_change(Answer *a, const PlanOptions *asked, const PlanSizes *sizes, const BackendOptions *be)
+{
+    PlanOptions p = *asked;
+    char name[40];
+
+    p.plan = avt_plan_name(&a->best.plan, name, sizeof(name));
+    a->precision[a->nb_changes] = avt_precision_name(be->act, be->product);
+    if (p.steps >= 1 && sizes->width >= 64 && sizes->height >= 64)
+        a->nb_changes += avt_search_plan(&a->change[a->nb_changes], &a->pool, &p, sizes, be) >= 0;
+}
+
+static void try_changes(Answer *a, const PlanOptions *p, const PlanSizes *sizes, const BackendOptions *be)
+{
+    const int codes = avt_is_code(be->product), wide = be->act == DT_F32;
+    BackendOptions other = *be;
+    PlanOptions fewer = *p;
+    PlanSizes smaller = *sizes;
+
+    other.log = NULL;
+    fewer.steps--;
+    if (a->best.plan.kind != PLAN_TIMESTEP)                         // there each step has its card
+        try_change(a, &fewer, sizes, &other);
+    smaller.width = sizes->width * 9 / 10 / 16 * 16;
+    smaller.height = sizes->height * 9 / 10 / 16 * 16;
+    try_change(a, p, &smaller, &other);
+    other.act = DT_BF16;
+    other.product = codes || wide ? DT_BF16 : DT_I8;
+    try_change(a, p, sizes, &other);
+}
+
 static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     const PlanOptions p = { .plan = o->engine.plan, .vae_device = o->engine.vae_device, .vae_split = o->engine.vae_split,
@@ -292,6 +368,8 @@ static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const
     avt_search_options(a->options, sizeof(a->options), &a->best);
     if (a->best.lack > 0)
         a->nb_instead = avt_search_instead(a->instead, INSTEAD, &a->pool, &p, sizes, &be);
+    else
+        try_changes(a, &p, sizes, &be);
     return 0;
 }
 

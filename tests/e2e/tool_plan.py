@@ -111,6 +111,21 @@ def plan_of_host_memory(tmp):
 
 
 @case
+def plan_says_what_would_change(tmp):
+    """A step fewer, a smaller size, another precision, each by itself, of the plan that was found."""
+    args = ('--gpus', '4x24', '--size', '704x384')
+    d, _ = plan(*args)
+    steps, size, precision = d['changes']
+    most = max(on_card(d, 'cuda%d' % i) for i in range(4))
+    require((steps['steps'], steps['width']) == (3, 704) and steps['fps'] > d['fps'] and steps['most'] < most, steps, d['fps'])
+    require(size['steps'] == 4 and size['width'] < 704 and size['fps'] > d['fps'] and size['most'] < most, size)
+    require(precision['precision'] == 'int8' and (precision['width'], precision['steps']) == (704, 4) and precision['most'] < most, precision)
+    require(abs(plan(*args, '--steps', '3', '--plan', 'layer')[0]['fps'] - steps['fps']) < 1e-3, 'the same as when it is asked for')
+    r = Run('plan', *args)
+    require(all(w in r.out for w in (b'with --steps 3: ', b'with --size 624x336: ', b'with --precision int8: ')), r.out)
+
+
+@case
 def plan_of_a_preset(tmp):
     """The four set-ups by name; what is said besides wins, in front of it or behind."""
     for name, size, steps in (('preview', (384, 256), 3), ('standard', (704, 384), 4), ('long', (688, 368), 4), ('quality', (704, 384), 4)):
