@@ -180,8 +180,10 @@ run-check: to-check
 		$(if $(wildcard $(SRC)/../shared/golden/ckpt),"$(BUILD)/tests/parity $(SRC)/../shared/golden" $(foreach p,bf16 int8 fp8,"$(BUILD)/tests/parity $(SRC)/../shared/golden --precision $p")) \
 		$(foreach p,int8 fp8,"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --precision $p" \
 			"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --precision $p --level plain") \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --kv fp8" "$(BUILD)/tests/parity $(SRC)/tests/gold/parity --kv fp8 --precision bf16" \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard" $(SIMT_SHORT) \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard --precision int8 --case dit_forward" \
+		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard --kv fp8 --case dit_forward" \
 		$(if $(SIMT_SHORT),"$(MAKE) -s --no-print-directory check-gpu SIMT=1") \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \

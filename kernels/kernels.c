@@ -44,10 +44,16 @@ static int is_factor(const Backend *be, Tensor t)
     return is_act(be, t) || is_codes(t);
 }
 
-/* Keys and values, and what is written into them: a ring may have another type than the activations. */
+/* Keys and values that an op writes: a ring may have another type than the activations. */
 static int is_key(Tensor t)
 {
     return t.be && (t.dtype == DT_F32 || t.dtype == DT_BF16) && !t.packed && !t.scale;
+}
+
+/* What attention reads: the same, or codes that are not rotated. */
+static int is_kept(Tensor t)
+{
+    return is_key(t) || (is_codes(t) && t.dtype == DT_F8_E4M3);
 }
 
 static int is_vec(Tensor t, int64_t n)                              // n values of f32
@@ -400,7 +406,7 @@ void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table)
 /* Do k and v, one segment, suit q (both without the dimension of a batch)? */
 static int is_segment(Tensor k, Tensor v, Tensor q)
 {
-    return is_key(k) && is_key(v) && k.dtype == v.dtype && k.nd == 3 && avt_same_shape(k, v) && k.dim[1] == q.dim[1] && k.dim[2] == q.dim[2];
+    return is_kept(k) && is_kept(v) && (k.dtype == v.dtype || is_codes(v)) && k.nd == 3 && avt_same_shape(k, v) && k.dim[1] == q.dim[1] && k.dim[2] == q.dim[2];
 }
 
 static Tensor first_of(Tensor t, int batched)

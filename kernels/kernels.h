@@ -9,7 +9,7 @@
  *  - A weight is what avt_weight_put() returned for its use and for the type of the activations that it meets: for bf16 it is
  *    rounded to bf16, whatever the file has. How it is stored (f32, bf16, the backend's packed order) is the backend's business.
  *  - Codes (i8, f8_e4m3) have a scale a row, see quantize.h. They are what avt_quantize() makes of an activation, and what a weight is
- *    stored as that was put for them: whatever the file has, its rows are quantised once. Only products read them.
+ *    stored as that was put for them: whatever the file has, its rows are quantised once. Products read them, and attention its keys.
  *  - `[.., D]`: any leading dimensions; they count as rows. Shapes are checked here, so implementations do not check again.
  *  - Operands marked (opt) may be AVT_NONE. `out` may be the same tensor as an operand marked (=); any other overlap is refused.
  *  - An op never fails for its values. A wrong shape is a caller's mistake: the backend gets the sticky failure EINVAL.
@@ -117,10 +117,10 @@ int64_t avt_rope_tokens(const RopeGrid *grid);
 void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table);
 
 /** out[N, NH, hd] = softmax(scale * q k^T + bias) v over the keys of two segments, as if they were one list:
- *  q [N, NH, hd]; k1, v1 [M1, NH, hd]; k2, v2 [M2, NH, hd] (opt). No mask. Keys and values: f32 or bf16, each segment its own.
+ *  q [N, NH, hd]; k1, v1 [M1, NH, hd]; k2, v2 [M2, NH, hd] (opt). No mask. Keys and values: f32, bf16 or f8_e4m3 codes, each segment its own.
  *  With one more dimension in front, out, q [B, N, NH, hd] and k1, v1 [B, M1, NH, hd]: B attentions, then no k2, no rel.
  *  rel (opt) [N + M1 - 1, NH]: bias of query i and key j (first segment only, then M2 = 0) is rel[j - i + N - 1].
- *  No copy of the keys and no N x M buffer. Tolerance 5e-6; with bf16 keys 2^-7: the weights may be rounded before they meet v. */
+ *  No N x M buffer; a copy of the keys only of codes. Tolerance 5e-6; with keys of bf16 or codes 2^-7: the weights may be rounded before they meet v. */
 void avt_attention(Backend *be, Tensor out, Tensor q, Tensor k1, Tensor v1, Tensor k2, Tensor v2, Tensor rel, float scale);
 
 /* ---- convolutions, channels last ------------------------------------------------------------------------------ */

@@ -119,6 +119,7 @@ int ff_avatar_stream_open(AvatarStream *st)
         return ret;
     avatar_session_info(st->session, &info);
     av_strlcpy(st->precision, info.precision, sizeof(st->precision));
+    av_strlcpy(st->kv, info.kv, sizeof(st->kv));
     if (info.width != st->width || info.height != st->height) {
         av_log(st->log, AV_LOG_ERROR, "The picture gives %dx%d, but the output was configured as %dx%d; set size\n",
                info.width, info.height, st->width, st->height);

@@ -47,6 +47,7 @@ typedef struct AvatarStream {
     char *stats;                        ///< file of the session's statistics, or NULL
     int width, height;                  ///< of the frames
     char precision[8];                  ///< of the engine: f32, bf16, int8, fp8
+    char kv[8];                         ///< of its keys and values: f32, bf16, fp8
     int64_t hold;                       ///< samples of silence behind the sound
 
     struct AVFifo *queue;                      ///< Item: sound and changes that the session has not been given

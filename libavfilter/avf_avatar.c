@@ -78,7 +78,7 @@ static const struct {
 typedef struct AvatarContext {
     const AVClass *class;
 
-    char *preset, *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *offload, *opts, *stats;
+    char *preset, *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *kv, *offload, *opts, *stats;
     char *image, *prompt;
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
@@ -124,6 +124,7 @@ static const AVOption avatar_options[] = {
     STRING("devices",    "set the devices, joined by '|' (default: auto)",     devices,    FLAGS),
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
     STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16, int8, fp8", precision, FLAGS),
+    STRING("kv", "set the attention's keys and values: auto (as between operations), bf16, fp8 (half of bf16's memory)", kv, FLAGS),
     STRING("offload", "set where layers' weights are: auto, none (on the devices), weights (in host memory until their turn)", offload, FLAGS),
     { "resident", "set how many GB of the layers stay on each device with offload", OFFSET(resident), AV_OPT_TYPE_DOUBLE,
         { .dbl = 0 }, 0, 1e6, FLAGS },
@@ -184,6 +185,7 @@ static int get_options(const AvatarContext *s, AvatarOptions *opt)
     opt->vae_device  = s->vae_device;
     opt->vae_split   = s->vae_split;
     opt->precision   = s->precision;
+    opt->kv          = s->kv;
     opt->offload     = s->offload;
     opt->resident    = s->resident;
     opt->front_device = s->front_device;
@@ -473,6 +475,7 @@ static void set_metadata(const AvatarStream *st, AVFrame *out, const AvatarFrame
     av_dict_set_int(&out->metadata, "lavfi.avatar.prompt_id", in->prompt_id, 0);
     av_dict_set_int(&out->metadata, "lavfi.avatar.repeated", in->repeated, 0);
     av_dict_set(&out->metadata, "lavfi.avatar.precision", st->precision, 0);
+    av_dict_set(&out->metadata, "lavfi.avatar.kv", st->kv, 0);
     snprintf(text, sizeof(text), "%.6f", sound);
     av_dict_set(&out->metadata, "lavfi.avatar.audio_pts", text, 0);
     snprintf(text, sizeof(text), "%.3f", st->clock.filled / (double)AVATAR_SAMPLE_RATE);

@@ -78,6 +78,8 @@ typedef struct AvatarOptions {
     const char *precision;              /* "auto" (NULL): what the devices run fastest; "f32", "bf16": of what lies between the ops and
                                            of the attention's keys and values; "int8", "fp8": the same as auto, but the transformer's
                                            layers multiply numbers of 8 bits. Latents, sums and the picture's encoder stay f32 */
+    const char *kv;                     /* of the attention's keys and values that a stream keeps: "auto" (NULL), the type between the ops;
+                                           "bf16"; "fp8": 8 bits and a scale a head, half the memory of bf16, pictures that differ a little */
     const char *offload;                /* layers' weights: "auto" (NULL), "none": on the devices; "weights": come when their turn is, from the
                                            host's memory, on a CPU out of the file; the same bits, less memory, at worst less speed */
     double resident;                    /* offload: GB (10^9) of the layers that stay on each device all the same */
@@ -140,6 +142,7 @@ typedef struct AvatarInfo {
     int steps;
     int64_t weight_bytes, state_bytes, scratch_bytes;   /* planned, all ranks together */
     char precision[8];                  /* "f32", "bf16", "int8", "fp8" */
+    char kv[8];                         /* of keys and values: "f32", "bf16", "fp8" */
     char plan[192];                     /* devices in the order of the ranks: "layer on cpu|cpu|cpu+VAE" */
 } AvatarInfo;
 

@@ -164,7 +164,7 @@ static int plan_ops(const ToolOptions *o, const PlanSizes *sizes, int steps, con
         return 2;
     snprintf(own, sizeof(own), "%s:own", device);
     ret = avt_plan_make(&plan, &(PlanOptions){ .plan = "sequential", .devices = device, .vae_device = own, .steps = steps,
-                                               .nb_layers = sizes->dit.nb_layers, .cpu_threads = o->engine.cpu_threads }, &tool_log);
+                                               .nb_layers = sizes->dit.nb_layers, .kv = o->engine.kv, .cpu_threads = o->engine.cpu_threads }, &tool_log);
     if (ret >= 0)
         ret = setup(&set, o, sizes, &plan);
     if (ret >= 0)
@@ -241,7 +241,7 @@ static int print_lack(const ToolOptions *o, const PlanSizes *sizes, const Plan *
 
 static const char plan_usage[] =
     "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
-                "[--vae-device D] [--front-device D] [--precision P] [--offload O] [--resident GB] [--memory GB] [--host-memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [--host-memory 128G] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpus CARD] [--json] ...: operations of one block at "
+                "[--vae-device D] [--front-device D] [--precision P] [--kv K] [--offload O] [--resident GB] [--memory GB] [--host-memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [--host-memory 128G] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpus CARD] [--json] ...: operations of one block at "
                 "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n";
 
 /* What the GPUs of this machine have free. */
@@ -294,6 +294,7 @@ static int print_time(const Plan *plan, const PlanSizes *sizes, const BackendOpt
 
 static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, int steps, const char *device, const BackendOptions *opt)
 {
+    const char *precision = avt_precision_name(opt->act, opt->product), *kv = avt_kv_name(plan, opt->act);
     char text[256];
     Room room = { .nb = 0 };
     double host;
@@ -303,10 +304,11 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         return 2;
     avt_plan_text(plan, text, sizeof(text));
     if (o->json)
-        printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text,
-               avt_precision_name(opt->act, opt->product), o->look.out_width, o->look.out_height, steps);
+        printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"kv\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text, precision, kv,
+               o->look.out_width, o->look.out_height, steps);
     else {
-        printf("%s, %dx%d, %d steps, %s\n", text, o->look.out_width, o->look.out_height, steps, avt_precision_name(opt->act, opt->product));
+        printf("%s, %dx%d, %d steps, %s%s%s\n", text, o->look.out_width, o->look.out_height, steps, precision, plan->kv == DT_F32 ? "" : ", kv ",
+               plan->kv == DT_F32 ? "" : kv);
         print_head("GB");
     }
     ret = print_ranks(o, sizes, plan, opt, &room, o->json);
@@ -367,7 +369,7 @@ int plan_read(Planned *q, ToolOptions *o)
     q->sizes.height = o->look.out_height;
     q->p = (PlanOptions){ .plan = o->engine.plan, .vae_split = o->engine.vae_split, .devices = o->engine.devices,
                           .steps = o->engine.steps > 0 ? o->engine.steps : 4, .vae_device = o->engine.vae_device,
-                          .front_device = o->engine.front_device, .offload = o->engine.offload, .resident = o->engine.resident,
+                          .front_device = o->engine.front_device, .offload = o->engine.offload, .kv = o->engine.kv, .resident = o->engine.resident,
                           .nb_layers = q->sizes.dit.nb_layers, .nb_heads = q->sizes.dit.nb_heads, .cpu_threads = o->engine.cpu_threads,
                           .room = o->memory ? q->room : NULL };
     return o->memory && read_room(q->room, o->memory) < 0 ? 2 : 0;

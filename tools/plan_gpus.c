@@ -356,7 +356,7 @@ static void try_changes(Answer *a, const PlanOptions *p, const PlanSizes *sizes,
 static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     const PlanOptions p = { .plan = o->engine.plan, .vae_device = o->engine.vae_device, .vae_split = o->engine.vae_split,
-                            .front_device = o->engine.front_device, .offload = o->engine.offload, .resident = o->engine.resident,
+                            .front_device = o->engine.front_device, .offload = o->engine.offload, .kv = o->engine.kv, .resident = o->engine.resident,
                             .steps = o->engine.steps > 0 ? o->engine.steps : 4, .nb_layers = sizes->dit.nb_layers, .nb_heads = sizes->dit.nb_heads };
     BackendOptions be = { .level = CPU_AUTO, .act = DT_BF16, .log = log };
     int ret = avt_options_precision(&be, o->engine.precision, log);

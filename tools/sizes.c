@@ -94,7 +94,7 @@ int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
     PlanSizes sizes;
     Plan plan;
     PlanOptions p = { .plan = opt->plan, .devices = opt->devices, .steps = opt->steps > 0 ? opt->steps : 4, .vae_device = opt->vae_device,
-                      .vae_split = opt->vae_split, .front_device = opt->front_device, .offload = opt->offload, .resident = opt->resident,
+                      .vae_split = opt->vae_split, .front_device = opt->front_device, .offload = opt->offload, .kv = opt->kv, .resident = opt->resident,
                       .cpu_threads = opt->cpu_threads };
     int ret = plan_sizes(&sizes, opt, NULL);
 

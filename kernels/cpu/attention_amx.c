@@ -406,17 +406,13 @@ static const struct {
     uint8_t rows[16];
 } shape = { 1, 0, { 0 }, { 64, 64, 64, 64, 64, 64, 64, 64 }, { 16, 16, 16, 16, 16, 16, 16, 16 } };
 
-int avt_amx_attention(Backend *be, const OpCall *c)
+static int attention(Backend *be, const OpCall *c)
 {
     const int64_t blocks = (c->out.dim[0] + BLOCK - 1) / BLOCK, heads = c->out.dim[1];
     const int64_t nb = blocks_of_task(blocks, heads, be->threads), tasks = (blocks + nb - 1) / nb;
     const int64_t size = task_bytes(width_of(c->out.dim[2]), nb);
-    uint8_t *work;
+    uint8_t *work = avt_cpu_work(be, (size_t)(be->threads * size));
 
-    for (int i = 0; i < 5; i++)                                     // q, keys, values
-        if (c->in[i].be && c->in[i].dtype != DT_BF16)
-            return avt_cpu_widened(be, c);
-    work = avt_cpu_work(be, (size_t)(be->threads * size));
     if (!work)
         return AVT_ERR(ENOMEM);
 #pragma omp parallel num_threads(be->threads)
@@ -432,4 +428,16 @@ int avt_amx_attention(Backend *be, const OpCall *c)
         _tile_release();
     }
     return 0;
+}
+
+int avt_amx_attention(Backend *be, const OpCall *c)
+{
+    OpCall bf16 = *c;
+    int ret;
+
+    for (int i = 0; i < 5; i++)                                     // q, keys, values
+        if (c->in[i].be && c->in[i].dtype != DT_BF16 && !c->in[i].scale)
+            return avt_cpu_widened(be, c);
+    ret = avt_cpu_decode_keys(be, &bf16);
+    return ret < 0 ? ret : attention(be, &bf16);
 }

@@ -64,13 +64,13 @@ int avt_cpu_has(CpuLevel level)
     }
 }
 
-/* Is a number of the call bf16? A weight that is not counts by its activations, which are there, too. */
+/* Is a number of the call bf16, or keys codes? A weight that is not counts by its activations, which are there, too. */
 static int is_narrow(const OpCall *c)
 {
     int narrow = c->out.dtype == DT_BF16;
 
     for (int i = 0; i < OP_MAX_IN; i++)
-        narrow |= c->in[i].be && !c->in[i].packed && c->in[i].dtype == DT_BF16;
+        narrow |= c->in[i].be && !c->in[i].packed && (c->in[i].dtype == DT_BF16 || c->in[i].scale);
     return narrow;
 }
 

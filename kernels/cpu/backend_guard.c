@@ -171,7 +171,7 @@ static void execute(Guard *g, uint64_t at, int ahead)
         g->next = g->nb = g->nb_bytes = 0;
 }
 
-/* Give the lock back and tell the door what has failed, on the queue's own thread. */
+/* Give the lock back and tell the door what has failed, and what was wanted, on the queue's own thread. */
 static int unlock(Backend *be)
 {
     Guard *g = be->priv;
@@ -179,6 +179,7 @@ static int unlock(Backend *be)
     const char *what = g->what;
 
     g->failed = 0;
+    be->workspace_peak = g->cpu.workspace_peak;
     pthread_mutex_unlock(&queues);
     if (failed < 0)
         avt_backend_fail(be, failed, "%s: %s failed late (%d)", be->device, what, failed);

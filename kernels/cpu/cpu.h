@@ -26,7 +26,7 @@ typedef int (*CpuOp)(Backend *be, const OpCall *c);
 
 typedef struct Cpu {                    // Backend.priv
     CpuOp op[OP_NB];                    // calls whose numbers are all f32
-    CpuOp op16[OP_NB];                  // calls with a bf16 operand or result, any mix: avt_cpu_widened() unless a level does better
+    CpuOp op16[OP_NB];                  // calls with a bf16 operand or result, or keys in codes, any mix: avt_cpu_widened() unless a level does better
     CpuLevel best;                      // of those in use
     const char *level[OP_NB], *level16[OP_NB];  // "plain", "onednn", ... of each entry: tests prove that the fast version ran
     size_t (*weight_bytes)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
@@ -101,6 +101,9 @@ int    avt_cpu_workspace_open(Backend *be, size_t size);
 
 /** What an op is for bf16: operands widened to f32, the table's f32 op, the result rounded once. */
 int avt_cpu_widened(Backend *be, const OpCall *c);
+
+/** Keys and values of an attention that are codes become numbers of bf16 in the workspace, and `c` names those. @return 0 or ENOMEM */
+int avt_cpu_decode_keys(Backend *be, OpCall *c);
 
 /** A product of codes by the table's product of f32 or bf16: their definition, see scaled.c. */
 int avt_cpu_scaled(Backend *be, const OpCall *c);

@@ -109,7 +109,8 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
 {
     const PlanOptions o = { .steps = c->plan.steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
                             .vae_split = c->plan.vae_parts > 1 ? c->plan.vae_parts : 0, .front_device = c->plan.front_device,
-                            .offload = c->plan.offload ? "weights" : NULL, .resident = c->plan.resident / 1e9, .cpu_threads = c->cpu_threads };
+                            .kv = c->plan.kv == DT_F32 ? NULL : avt_kv_name(&c->plan, c->act), .offload = c->plan.offload ? "weights" : NULL,
+                            .resident = c->plan.resident / 1e9, .cpu_threads = c->cpu_threads };
     const BackendOptions be = avt_core_backend(c, 1, log);
     Found *list = avt_calloc(MEM_ENGINE, INSTEAD, sizeof(*list));
     double room[PLAN_MAX_RANKS], host = 0;

@@ -300,7 +300,7 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
 {
     double room[PLAN_MAX_RANKS];
     PlanOptions o = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .vae_split = opt->vae_split,
-                      .front_device = opt->front_device, .offload = opt->offload, .resident = opt->resident, .steps = steps,
+                      .front_device = opt->front_device, .offload = opt->offload, .kv = opt->kv, .resident = opt->resident, .steps = steps,
                       .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads, .cpu_threads = c->cpu_threads };
     BackendOptions dry = avt_core_backend(c, 1, log);
     PlanProcess process[WORLD_MAX];

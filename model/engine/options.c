@@ -221,7 +221,7 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
     if (opt->launched && (!opt->devices || !strcmp(opt->devices, "auto")))
         return 0;                                                   // what there is to plan with is known when the processes have met
     return avt_plan_make(&plan, &(PlanOptions){ .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device, .vae_split = opt->vae_split,
-                                                .front_device = opt->front_device, .offload = opt->offload, .resident = opt->resident,
+                                                .front_device = opt->front_device, .offload = opt->offload, .kv = opt->kv, .resident = opt->resident,
                                                 .steps = opt->steps > 0 ? opt->steps : 4, .nb_layers = PLAN_MAX_RANKS,
                                                 .nb_processes = opt->launched ? INT_MAX : 0,
                                                 .cpu_threads = opt->cpu_threads }, log);

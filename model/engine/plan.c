@@ -143,6 +143,23 @@ static int parse_offload(Plan *p, const PlanOptions *opt, const Log *log)
     return 0;
 }
 
+static int parse_kv(Plan *p, const char *text, const Log *log)
+{
+    p->kv = text && !strcmp(text, "fp8") ? DT_F8_E4M3 : text && !strcmp(text, "bf16") ? DT_BF16 : DT_F32;
+    if (p->kv == DT_F32 && text && *text && strcmp(text, "auto"))
+        return avt_fail(log, AVT_ERR(EINVAL), "kv=%s is not known: auto, bf16 or fp8", text);
+    return 0;
+}
+
+/* Devices that hold layers must have attention over what they keep. */
+static int check_kv(const Plan *p, const Log *log)
+{
+    for (int r = 0; r < p->nb_ranks && avt_is_code(p->kv); r++)
+        if (p->rank[r].pipe >= 0 && avt_device_kind(p->rank[r].device, strlen(p->rank[r].device)) == DEVICE_CUDA)
+            return avt_fail(log, AVT_ERR(ENOSYS), "kv=fp8: %s has no attention over it yet, a CPU has; use kv=bf16", p->rank[r].device);
+    return 0;
+}
+
 /* The first `nb` ranks hold layers, in teams: one pipe of all, or a pipe for each. */
 static int place_layers(Plan *p, const PlanOptions *opt, int nb, int parts)
 {
@@ -321,6 +338,8 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
         ret = check_parts(p, parts, opt->plan, opt->nb_heads, log);
     if (ret >= 0)
         ret = parse_offload(p, opt, log);
+    if (ret >= 0)
+        ret = parse_kv(p, opt->kv, log);
     if (ret >= 0 && vae)
         ret = check_vae(vae, vae_text, opt, log);
     if (ret < 0)
@@ -335,6 +354,8 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
         ret = place_front(p, opt, log);
     if (ret >= 0)
         ret = place_layers(p, opt, layer_ranks, parts);
+    if (ret >= 0)
+        ret = check_kv(p, log);
     if (ret < 0)
         return ret;
     p->in_flight = p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;
@@ -367,6 +388,11 @@ int avt_plan_is_spread(const Plan *p)
         if (p->rank[r].process)
             return 1;
     return 0;
+}
+
+const char *avt_kv_name(const Plan *p, DType act)
+{
+    return avt_is_code(p->kv) ? "fp8" : avt_dtype_name(p->kv == DT_F32 ? act : p->kv);
 }
 
 const char *avt_plan_device(const Plan *p, int rank, char *buf)

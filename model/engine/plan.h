@@ -51,6 +51,7 @@ typedef struct Plan {
     int front_threads;
     int offload;                        // layers' weights come from the host: those that do not stand on their device
     double resident;                    // bytes of them that may stand on each
+    DType kv;                           // Dit.kv
 } Plan;
 
 typedef struct PlanMemory {             // bytes of one rank, found on `dry`
@@ -92,6 +93,7 @@ typedef struct PlanOptions {            // NULL: "auto"
     int vae_split;                      // over how many ranks the decoder is; 0, 1: one
     const char *offload;                // "auto" (none), "none", "weights"
     double resident;                    // GB (10^9) of layers that stand on each device all the same
+    const char *kv;                     // "auto" (the activations' type), "bf16", "fp8"
     int steps, nb_layers;
     int nb_heads;                       // that can be split; 0: not known yet, any number of parts will do
     int cpu_threads;                    // 0: all cores
@@ -117,6 +119,8 @@ DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 /** Do ranks live in other processes than the front's? */
 int avt_plan_is_spread(const Plan *p);
+/** What its kv is with activations of type `act`: "f32", "bf16", "fp8". */
+const char *avt_kv_name(const Plan *p, DType act);
 /** Name of a rank's device, with its process where there are several: "cuda0", "1:cuda0". @param buf  [PLAN_DEVICE], may be what is returned */
 const char *avt_plan_device(const Plan *p, int rank, char *buf);
 /** Is a rank on the pipe of a step? */

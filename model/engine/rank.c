@@ -192,6 +192,7 @@ static int open_walker(Rank *r, const BackendOptions *opt, const char *device)
     r->copy->cancel = r->set->cancel;
     ret = avt_dit_walker_open(&r->dit, &r->w->dit, r->be, r->copy, r->state);
     r->dit.team.comm = r->comm;
+    r->dit.kv = r->set->plan->kv;
     return ret;
 }
 

@@ -10,20 +10,20 @@
 
 #define MID_STREAM 100                  // a block whose rings are full
 
-/* The fullest wave, with `oldest` as its oldest block; alone in a sequential plan, the last step. */
-static Cmd wave_of(const Rank *r, int64_t oldest)
+/* The fullest wave, of full rings; alone in a sequential plan, the last step. */
+static Cmd wave_of(const Rank *r)
 {
     const int steps = r->set->plan->steps;
-    Cmd c = { .kind = CMD_WAVE, .new_block = oldest + r->nb_slots - 1, .nb_items = r->nb_slots };
+    Cmd c = { .kind = CMD_WAVE, .new_block = MID_STREAM + r->nb_slots - 1, .nb_items = r->nb_slots };
 
     for (int i = 0; i < r->nb_slots; i++)
         c.item[i] = (CmdItem){ .block = c.new_block - i, .step = r->nb_slots == 1 ? steps - 1 : i };
     return c;
 }
 
-static int rehearse_wave(Rank *r, int64_t oldest)
+static int rehearse_wave(Rank *r)
 {
-    const Cmd c = wave_of(r, oldest);
+    const Cmd c = wave_of(r);
 
     return avt_rank_obey(r, &c);
 }
@@ -44,7 +44,7 @@ static int rehearse(Rank *r)
     if (ret >= 0)
         ret = avt_rank_obey(r, &c);
     if (ret >= 0)
-        ret = rehearse_wave(r, 0);
+        ret = rehearse_wave(r);
     return ret < 0 ? ret : avt_sync(r->be);
 }
 
@@ -170,7 +170,7 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
         return ret;
     if (stat) {
         memset(h.r.be->stat, 0, sizeof(h.r.be->stat));
-        ret = rehearse_wave(&h.r, MID_STREAM);
+        ret = rehearse_wave(&h.r);
         memcpy(stat, h.r.be->stat, sizeof(h.r.be->stat));
     }
     *m = (PlanMemory){ .state = avt_arena_peak(h.r.state), .scratch = avt_arena_peak(h.r.scratch), .workspace = h.r.be->workspace_peak };
@@ -231,7 +231,7 @@ int avt_rank_wave(DryCall **calls, int64_t *nb, const RankSetup *set, int index,
     *calls = NULL;
     if (ret < 0)
         return ret;
-    c = wave_of(&h.r, MID_STREAM);
+    c = wave_of(&h.r);
     ret = calls_of(calls, nb, &h, &c);
     rehearsal_close(&h);
     return ret;

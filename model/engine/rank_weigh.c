@@ -53,6 +53,7 @@ static int trial_open(Trial *t, const PlanSizes *sizes, const char *device, cons
     t->set = (RankSetup){ .plan = &t->plan, .format = PIX_YUV420P, .text_len = sizes->dit.text_len, .log = opt->log,
                           .shape = avt_dit_shape(sizes->height / 8, sizes->width / 8) };
     ret = avt_plan_make(&t->plan, &o, opt->log);
+    t->plan.kv = like->kv;
     return ret < 0 ? ret : avt_schedule(&t->set.schedule, like->steps, 3);
 }
 

@@ -124,11 +124,6 @@ int avt_rank_prepare(Rank *r)
     for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
         if (avt_plan_holds(r->set->plan, r->index, i))
             ret = prepare_time(r, &r->time[i], r->set->schedule.timestep[i]);
-    for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
-        for (int64_t l = 0; l < r->ring[i].nb; l++) {
-            avt_fill(r->be, r->ring[i].k[l], 0);
-            avt_fill(r->be, r->ring[i].v[l], 0);
-        }
     return ret;
 }
 

@@ -233,6 +233,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->info.steps = c->plan.steps;
     s->info.weight_bytes = c->weight_bytes;
     snprintf(s->info.precision, sizeof(s->info.precision), "%s", avt_precision_name(c->act, c->product));
+    snprintf(s->info.kv, sizeof(s->info.kv), "%s", avt_kv_name(&c->plan, c->act));
     avt_plan_text(&c->plan, s->info.plan, sizeof(s->info.plan));
     s->next.picture = fit_picture(c, look, s->info.width, s->info.height);
     s->next.prompt = avt_strdup(MEM_SESSION, prompt);

@@ -125,11 +125,11 @@ static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
 
     t->frames += nb;
     n = snprintf(t->line, (size_t)size, "{\"block\": %lld, \"frame\": %lld, \"frames\": %d, \"time\": %.3f, \"block_ms\": %.2f, \"fps\": %.2f, "
-                 "\"fps_mean\": %.2f, \"ahead_ms\": %.0f, \"queue\": %d, \"size\": \"%dx%d\", \"steps\": %d, \"precision\": \"%s\", \"plan\": \"%s\", "
+                 "\"fps_mean\": %.2f, \"ahead_ms\": %.0f, \"queue\": %d, \"size\": \"%dx%d\", \"steps\": %d, \"precision\": \"%s\", \"kv\": \"%s\", \"plan\": \"%s\", "
                  "\"warnings\": %lld, \"front\": {\"device\": \"%s\", \"ms\": %.2f}, \"ranks\": [", (long long)b->block, (long long)b->index, nb, so_far, b->ms,
                  nb / seconds, (double)t->frames / so_far, 1e3 * ((double)o.heard / AVATAR_SAMPLE_RATE - (double)(b->index + nb) / AVATAR_FPS), o.queue,
-                 s->info.width, s->info.height, s->info.steps, s->info.precision, s->info.plan, (long long)o.warnings, s->e->core->plan.front_device,
-                 1e-6 * (double)(o.listened - t->listened));
+                 s->info.width, s->info.height, s->info.steps, s->info.precision, s->info.kv, s->info.plan, (long long)o.warnings,
+                 s->e->core->plan.front_device, 1e-6 * (double)(o.listened - t->listened));
     t->listened = o.listened;
     for (int r = 0; r < s->e->core->plan.nb_ranks; r++)
         n += rank_text(t->line + n, size - n, s, r);

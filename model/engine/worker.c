@@ -70,7 +70,7 @@ static int load(Worker *w, const Order *o)
     opt.cpu_level = o->level >= 0 ? o->level : opt.cpu_level;
     opt.compat = o->compat;
     opt.steps = o->steps;
-    opt.devices = opt.plan = opt.vae_device = opt.front_device = opt.precision = NULL;              // the plan is given
+    opt.devices = opt.plan = opt.vae_device = opt.front_device = opt.precision = opt.kv = NULL;              // the plan is given
     opt.cancel = avt_world_over(w->world);
     l->id = o->engine;
     ret = avt_engine_open(&l->e, &opt, &given);

@@ -6,7 +6,8 @@
  *   u = LN(x; norm3)                 x += o(attention(q, text))
  *   u = LN(x) (1 + m4) + m3          x += m5 * ffn2(gelu(ffn0(u)))                     then, after some layers, the audio
  *
- * x is f32; u, q, attention and the FFN's inside have the backend's type of activations, rings and sinks their own.
+ * x is f32; u, q, attention and the FFN's inside have the backend's type of activations, rings and sinks their own (Dit.kv): where it is
+ * another one they are converted on their way in, codes a row of each head, after parts of a team have exchanged them.
  * A product whose weight is codes is given codes: avt_factor().
  * Keys in the ring are rotated once, at their absolute frame, and so are the motion keys of the sink, which stand still. The reference
  * moves along with the stream: its keys are also kept as they come out of the norm and are rotated anew for each block, into their
@@ -66,10 +67,30 @@ static int by_heads(const Dit *d)
     return d->team.way == TEAM_HEADS;
 }
 
-/* Where the product of u's rows goes that ends as `keys` [M, heads held, hd]: there at once, or to where heads are exchanged from. */
+static int is_converted(const Backend *be, Tensor keys)
+{
+    return keys.dtype != be->act;
+}
+
+/* Where the product of u's rows goes that ends as `keys` [M, heads held, hd]: there at once, or to where heads are exchanged or converted
+ * from. */
 static Tensor product_of(Arena *scratch, const Dit *d, Tensor keys, Tensor u)
 {
-    return by_heads(d) ? rows_like(scratch, u.dim[0], d->width) : flat(keys);
+    return by_heads(d) || is_converted(avt_arena_backend(scratch), keys) ? rows_like(scratch, u.dim[0], d->width) : flat(keys);
+}
+
+/* Where heads of such a product x come together: in their place, or where they are converted from. */
+static Tensor gathered(Backend *be, Arena *scratch, const Dit *d, Tensor keys, Tensor x)
+{
+    if (!by_heads(d))
+        return heads(d, x);
+    return is_converted(be, keys) ? like(scratch, keys) : keys;
+}
+
+static void convert(Backend *be, Tensor keys, Tensor x)
+{
+    if (is_converted(be, keys))
+        avt_dit_keep(be, keys, x);
 }
 
 /* x [own tokens, D] of such a product, to its place. */
@@ -86,22 +107,37 @@ static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     const size_t mark = avt_arena_mark(scratch);
     const Tensor to_k = avt_rows(it->ring->k[i], slot, N), to_v = avt_rows(it->ring->v[i], slot, N);
     const Tensor k = product_of(scratch, d, to_k, u), v = product_of(scratch, d, to_v, u);
+    const Tensor all_k = gathered(be, scratch, d, to_k, k), all_v = gathered(be, scratch, d, to_v, v);
 
     avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, avt_factor(be, scratch, &a->q, u), (const Linear *const[]){ &a->k, &a->v, &a->q });
     avt_team_norm_rope(&d->team, be, scratch, (const TeamNorm[]){ { k, k, a->norm_k, it->rope }, { q, q, a->norm_q, it->rope } }, 2,
                        d->cfg.eps, d->cfg.dim);
     if (by_heads(d))
-        avt_team_to_heads(&d->team, be, scratch, (const TeamHeads[]){ kept(d, to_k, k, &cut), kept(d, to_v, v, &cut),
+        avt_team_to_heads(&d->team, be, scratch, (const TeamHeads[]){ kept(d, all_k, k, &cut), kept(d, all_v, v, &cut),
                                                                       kept(d, heads(d, of_heads), q, &cut) }, 3);
+    convert(be, to_k, all_k);
+    convert(be, to_v, all_v);
+    avt_arena_release(scratch, mark);
+}
+
+/* The reference's keys of the sink, at the place where they are for this block. */
+static void turn_reference(Backend *be, Arena *scratch, const DitItem *it, int i)
+{
+    const Tensor keys = avt_rows(it->sink->k[i], 0, it->shape->n), ref = it->sink->ref[i];
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor turned = is_converted(be, keys) ? like(scratch, ref) : keys;
+
+    avt_rope(be, turned, ref, it->rope_sink);
+    convert(be, keys, turned);
     avt_arena_release(scratch, mark);
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
-static void attend_block(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
+static void attend_block(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
 {
     const int64_t n = it->shape->n, frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
 
-    avt_rope(be, avt_rows(it->sink->k[i], 0, n), it->sink->ref[i], it->rope_sink);
+    turn_reference(be, scratch, it, i);
     avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n),
                   it->sink->k[i], it->sink->v[i], AVT_NONE, scale_of(d));
 }
@@ -120,6 +156,7 @@ static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     const TeamCut cut = avt_dit_cut(it->shape, 1), first = { 1, { it->shape->n } };
     const size_t mark = avt_arena_mark(scratch);
     const Tensor k = product_of(scratch, d, it->sink->k[i], u), v = product_of(scratch, d, it->sink->v[i], u);
+    const Tensor all_k = gathered(be, scratch, d, it->sink->k[i], k), all_v = gathered(be, scratch, d, it->sink->v[i], v);
     const int64_t n = by_heads(d) ? avt_team_rows(&d->team, &first) : it->shape->n;
     const Tensor ref = by_heads(d) ? rows_like(scratch, n, d->width) : flat(it->sink->ref[i]);
     TeamNorm norm[4] = { { ref, avt_rows(k, 0, n), a->norm_k, AVT_NONE } };
@@ -134,12 +171,14 @@ static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttent
         norm[nb++] = (TeamNorm){ q, q, a->norm_q, it->rope };
     avt_team_norm_rope(&d->team, be, scratch, norm, nb, d->cfg.eps, d->cfg.dim);
     if (by_heads(d)) {
-        TeamHeads h[4] = { kept(d, it->sink->ref[i], ref, &first), kept(d, it->sink->k[i], k, &cut), kept(d, it->sink->v[i], v, &cut) };
+        TeamHeads h[4] = { kept(d, it->sink->ref[i], ref, &first), kept(d, all_k, k, &cut), kept(d, all_v, v, &cut) };
 
         if (q.be)
             h[3] = kept(d, heads(d, of_heads), q, &cut);
         avt_team_to_heads(&d->team, be, scratch, h, q.be ? 4 : 3);
     }
+    convert(be, it->sink->k[i], all_k);
+    convert(be, it->sink->v[i], all_v);
     avt_arena_release(scratch, mark);
 }
 
@@ -158,7 +197,7 @@ static Tensor attend(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int
     if (it->sink_pass)
         attend_sink(be, d, it, i, att, q, own);
     else
-        attend_block(be, d, it, i, att, q);
+        attend_block(be, scratch, d, it, i, att, q);
     if (!by_heads(d))
         return att;
     avt_team_to_tokens(&d->team, be, scratch, heads(d, u), heads(d, att), &cut);

@@ -74,6 +74,7 @@ typedef struct Dit {
     Team team;                          // whose part of them this is; a session gives its copy a comm
     int64_t width;                      // columns of q, k, v: D, or a part's
     int64_t keys;                       // of the rings' and the sink's keys: D, or those of a part's heads
+    DType kv;                           // of rings, sinks and a text's keys: f8_e4m3 codes, bf16, or DT_F32: the activations'
     int rope_half;                      // 1: rotary tables rounded to f16, as the original does (compat)
     Linear patch, cond, pack1, pack2, pack4;        // patch embedding, pose, motion buckets: [D, 16 pt ph pw]
     Tensor mask;                        // [3, D]: noisy, reference, motion
@@ -143,6 +144,8 @@ int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb
 /** Keys of a text, M rows: their heads are those of the products. */
 int  avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M);
 void avt_dit_keys_close(DitKeys *k);
+/** Rows of keys or values [M, heads, hd] in the type that they are kept in, from activations. */
+void avt_dit_keep(Backend *be, Tensor keys, Tensor x);
 int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);
 
 /** out[freq_dim] on the host: cosines, then sines, of t * 10000^(-i / half); angles in f64. Source: dit.md 5. */

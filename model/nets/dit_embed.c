@@ -114,21 +114,41 @@ int avt_dit_modulation(Backend *be, const Dit *d, DitTime *out)
     return be->status;
 }
 
+/* Where a text's product goes that ends as `keys`: there at once, or to where it is converted from. */
+static Tensor text_rows(Arena *scratch, const Dit *d, Tensor keys, int64_t M)
+{
+    const DType act = avt_arena_backend(scratch)->act;
+
+    return keys.dtype == act ? avt_view(keys, M, d->width) : avt_new(scratch, act, M, d->width);
+}
+
+/* factor: the embedded rows, as the products take them */
+static void text_layer(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, int i, Tensor factor)
+{
+    const DitAttention *a = &d->layer[i].cross;
+    const int64_t M = factor.dim[0];
+    const size_t mark = avt_arena_mark(scratch);
+    const Tensor k = text_rows(scratch, d, out->k[i], M), v = text_rows(scratch, d, out->v[i], M);
+
+    avt_linear_group(be, 2, (const Tensor[]){ k, v }, factor, (const Linear *const[]){ &a->k, &a->v });
+    avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
+    if (out->k[i].dtype != be->act) {
+        avt_dit_keep(be, out->k[i], avt_reshape(k, 3, out->k[i].dim));
+        avt_dit_keep(be, out->v[i], avt_reshape(v, 3, out->v[i].dim));
+    }
+    avt_arena_release(scratch, mark);
+}
+
 int avt_dit_text_keys(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, Tensor embedded)
 {
-    const int64_t M = embedded.dim[0];
     const size_t mark = avt_arena_mark(scratch);
     Tensor factor = AVT_NONE;
     int ret = 0;
 
     for (int i = 0; i < d->l1 - d->l0 && (ret = avt_dit_reach(d, i)) >= 0; i++) {
-        const DitAttention *a = &d->layer[i].cross;
-        const Tensor k = avt_view(out->k[i], M, d->width), v = avt_view(out->v[i], M, d->width);
-
         if (!i)                                                     // the layers' products are of one type
-            factor = avt_factor(be, scratch, &a->k, embedded);
-        avt_linear_group(be, 2, (const Tensor[]){ k, v }, factor, (const Linear *const[]){ &a->k, &a->v });
-        avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
+            factor = avt_factor(be, scratch, &d->layer[i].cross.k, embedded);
+        text_layer(be, scratch, d, out, i, factor);
     }
     avt_arena_release(scratch, mark);
     return ret < 0 ? ret : be->status;

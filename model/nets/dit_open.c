@@ -320,10 +320,15 @@ int avt_dit_time_open(DitTime *t, Arena *a, const Dit *d)
     return avt_arena_backend(a)->status;
 }
 
+static Tensor kept_tensor(Arena *a, DType type, int64_t M, int64_t NH, int64_t hd)
+{
+    return avt_is_code(type) ? avt_new_codes(a, type, 3, (const int64_t[]){ M, NH, hd }) : avt_new(a, type, M, NH, hd);
+}
+
 static int keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref, int64_t width)
 {
     const int64_t hd = d->cfg.dim / d->cfg.nb_heads, NH = width / hd;
-    const DType type = avt_arena_backend(a)->act;
+    const DType act = avt_arena_backend(a)->act, type = d->kv == DT_F32 ? act : d->kv;
 
     *k = (DitKeys){ .nb = d->l1 - d->l0 };
     k->k = avt_calloc(MEM_NET, (size_t)(3 * k->nb), sizeof(*k->k));
@@ -332,10 +337,10 @@ static int keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_r
     k->v = k->k + k->nb;
     k->ref = nb_ref ? k->v + k->nb : NULL;
     for (int64_t i = 0; i < k->nb; i++) {
-        k->k[i] = avt_new(a, type, M, NH, hd);
-        k->v[i] = avt_new(a, type, M, NH, hd);
+        k->k[i] = kept_tensor(a, type, M, NH, hd);
+        k->v[i] = kept_tensor(a, type, M, NH, hd);
         if (nb_ref)
-            k->ref[i] = avt_new(a, type, nb_ref, NH, hd);
+            k->ref[i] = avt_new(a, act, nb_ref, NH, hd);            // they are turned anew for each block, then rounded once
     }
     return avt_arena_backend(a)->status;
 }
@@ -348,6 +353,14 @@ int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_
 int avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
 {
     return keys_open(k, a, d, M, 0, d->width);
+}
+
+void avt_dit_keep(Backend *be, Tensor keys, Tensor x)
+{
+    if (keys.scale)
+        avt_quantize(be, keys, x);
+    else
+        avt_copy(be, keys, x);
 }
 
 void avt_dit_keys_close(DitKeys *k)

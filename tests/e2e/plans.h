@@ -24,7 +24,7 @@ static float *features, *context;
 static uint8_t picture[SIZE * SIZE * 3];
 static TestModel model;
 static int nb_blocks = BLOCKS;
-static const char *precision = "auto";
+static const char *precision = "auto", *kv;
 static int vae_split, format = AVATAR_YUV420P;
 static const char *device = "cpu";
 
@@ -100,6 +100,7 @@ static inline void run(Result *r, const char *plan, const char *devices, const c
     opt.vae_device = vae;
     opt.vae_split = vae_split;
     opt.precision = precision;
+    opt.kv = kv;
     opt.steps = steps;
     opt.log = say;
     opt.log_level = AVATAR_LOG_WARNING;

@@ -52,6 +52,31 @@ static void teams_agree_in_bf16(void **state)
     precision = "auto";
 }
 
+/* Heads are exchanged before they become codes, so attention by heads has the bits of one device; sums of columns' products that differ in
+ * their last bit may be another code. */
+static void teams_agree_with_keys_in_codes(void **state)
+{
+    Result *ref = new_result(), *r = new_result();
+
+    (void)state;
+    precision = "f32";
+    kv = "fp8";
+    run(ref, "sequential", device, NULL, 3, 0, COMM_THREADS);
+    run(r, "ulysses2", list_of(device, 2), NULL, 3, 0, COMM_THREADS);
+    compare_near(r, ref, 1e-3);
+    run(r, "layer+ulysses3", list_of(device, 6), NULL, 3, 0, COMM_STRICT);
+    compare_near(r, ref, 1e-3);
+    run(r, "layer+tensor2", list_of(device, 4), NULL, 3, 0, COMM_THREADS);
+    compare_near(r, ref, 3e-2);
+    run(ref, "sequential", "guard", NULL, 3, 0, COMM_THREADS);
+    run(r, "ulysses2", list_of("guard", 2), NULL, 3, 0, COMM_THREADS);
+    compare_near(r, ref, 1e-3);
+    precision = "auto";
+    kv = NULL;
+    free(ref);
+    free(r);
+}
+
 /* One of each kind of exchange. */
 static void some_teams_agree(void **state)
 {
@@ -228,7 +253,7 @@ int main(int argc, char **argv)
         { "teams_agree_5_steps", teams_agree, NULL, NULL, &s5 }, { "teams_agree_8_steps", teams_agree, NULL, NULL, &s8 },
         { "teams_agree_strictly_4_steps", teams_agree_strictly, NULL, NULL, &s4 },
         { "teams_agree_in_bf16", teams_agree_in_bf16, NULL, NULL, &s4 },
-        cmocka_unit_test(bytes_of_teams_are_known), cmocka_unit_test(guarded_teams_agree),
+        cmocka_unit_test(teams_agree_with_keys_in_codes), cmocka_unit_test(bytes_of_teams_are_known), cmocka_unit_test(guarded_teams_agree),
         cmocka_unit_test(decoders_of_rows_agree), cmocka_unit_test(rows_of_every_format_are_put_together), cmocka_unit_test(bytes_of_rows_are_known),
     };
 

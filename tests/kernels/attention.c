@@ -1,14 +1,55 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* attention: one and two segments, of one type and of two, a batch, relative bias, scores from flat to nearly one-hot. */
+/* attention: one and two segments, of one type and of two, of codes, a batch, relative bias, scores from flat to nearly one-hot. */
 #include "op.h"
+#include "quantize.h"
 
 typedef struct Arg {
     int64_t n, m1, m2, heads, hd;
     int64_t batch;                              // 0: no such dimension
-    int with_rel, f32_second;                   // the second segment is f32, whatever the first is
+    int with_rel, f32_second, coded;            // the second segment is f32, whatever the first is; keys and values are e4m3, a scale a head
     float scale;
     float *q, *k1, *v1, *k2, *v2, *rel;
 } Arg;
+
+/* The numbers that codes of v stand for take its place. */
+static void round_to_codes(float *v, int64_t rows, int64_t hd)
+{
+    uint8_t *codes = malloc((size_t)hd + 1);
+
+    for (int64_t r = 0; r < rows; r++, v += hd) {
+        const float scale = avt_quantize_row(codes, DT_F8_E4M3, v, hd);
+
+        avt_widen_row(v, DT_F8_E4M3, codes, scale, hd);
+    }
+    free(codes);
+}
+
+/* Whose codes these are: the same again */
+static Tensor codes_of(TestBench *t, const float *v, int nd, const int64_t *dim)
+{
+    const Tensor x = avt_new_codes(t->arena, DT_F8_E4M3, nd, dim);
+    const int64_t hd = avt_last_dim(x), rows = avt_rows_of(x);
+    const Tensor scales = { .be = t->be, .data = x.scale, .nd = 1, .dim = { rows } };
+    uint8_t *codes = malloc((size_t)(rows * hd) + 1);
+    float *scale = malloc((size_t)(rows + 1) * sizeof(*scale));
+
+    REQUIRE_OK(avt_quantize_rows(codes, scale, DT_F8_E4M3, DT_F32, v, rows, hd));
+    avt_upload(t->be, x, codes);
+    avt_upload(t->be, scales, scale);
+    free(codes);
+    free(scale);
+    return x;
+}
+
+/* Keys or values */
+static Tensor kept(TestBench *t, const Arg *a, const float *v, int64_t nb)
+{
+    const int64_t dim[4] = { a->batch, nb, a->heads, a->hd };
+
+    if (a->coded)
+        return codes_of(t, v, a->batch ? 4 : 3, a->batch ? dim : dim + 1);
+    return a->batch ? TEST_ACT(t, v, a->batch, nb, a->heads, a->hd) : TEST_ACT(t, v, nb, a->heads, a->hd);
+}
 
 static Tensor rows(TestBench *t, const Arg *a, const float *v, int64_t nb)
 {
@@ -19,7 +60,7 @@ static Tensor second(TestBench *t, const Arg *a, const float *v)
 {
     if (!a->m2)
         return AVT_NONE;
-    return a->f32_second ? TEST_TENSOR(t, v, a->m2, a->heads, a->hd) : rows(t, a, v, a->m2);
+    return a->f32_second ? TEST_TENSOR(t, v, a->m2, a->heads, a->hd) : kept(t, a, v, a->m2);
 }
 
 static void run(TestBench *t, Tensor out, const void *opaque)
@@ -27,7 +68,7 @@ static void run(TestBench *t, Tensor out, const void *opaque)
     const Arg *a = opaque;
     const Tensor rel = a->with_rel ? TEST_TENSOR(t, a->rel, a->n + a->m1 - 1, a->heads) : AVT_NONE;
 
-    avt_attention(t->be, out, rows(t, a, a->q, a->n), rows(t, a, a->k1, a->m1), rows(t, a, a->v1, a->m1), second(t, a, a->k2),
+    avt_attention(t->be, out, rows(t, a, a->q, a->n), kept(t, a, a->k1, a->m1), kept(t, a, a->v1, a->m1), second(t, a, a->k2),
                   second(t, a, a->v2), rel, a->scale);
 }
 
@@ -100,9 +141,9 @@ static void check(Arg a, float sharpness, Values kind, int bench)
     char name[128];
     double *ref;
 
-    snprintf(name, sizeof(name), "%lld x %lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s%s", (long long)nb, (long long)a.n,
+    snprintf(name, sizeof(name), "%lld x %lld queries, %lld + %lld keys, %lldx%lld, x%g, %s%s%s%s", (long long)nb, (long long)a.n,
              (long long)a.m1, (long long)a.m2, (long long)a.heads, (long long)a.hd, sharpness, values_name[kind], a.with_rel ? ", rel" : "",
-             a.f32_second ? ", second f32" : "");
+             a.f32_second ? ", second f32" : "", a.coded ? ", codes" : "");
     if (a.batch)
         c = (OpCase){ .op = c.op, .nd = 4, .dim = { a.batch, a.n, a.heads, a.hd }, .run = run, .arg = &a, .tol = c.tol };
     a.scale = sharpness / sqrtf((float)a.hd);
@@ -112,6 +153,11 @@ static void check(Arg a, float sharpness, Values kind, int bench)
     a.k2 = op_values(a.m2 * row, RANDOM, 4);
     a.v2 = op_values(a.m2 * row, kind, 5);
     a.rel = op_values((a.n + a.m1 - 1) * a.heads, RANDOM, 6);
+    for (int64_t i = 0; i < 2 && a.coded; i++) {
+        round_to_codes(i ? a.v1 : a.k1, nb * a.m1 * a.heads, a.hd);
+        round_to_codes(i ? a.v2 : a.k2, a.m2 * a.heads, a.hd);
+    }
+    c.codes = a.coded ? DT_F8_E4M3 : DT_F32;
     ref = reference(&a);
     c.name = name;
     c.ref = ref;
@@ -149,6 +195,19 @@ static void types(void **state)
     (void)state;
     check((Arg){ .n = 67, .m1 = 65, .m2 = 9, .heads = 2, .hd = 16, .f32_second = 1 }, 1, RANDOM, 0);
     check((Arg){ .n = 3, .m1 = 5, .m2 = 70, .heads = 1, .hd = 33, .f32_second = 1 }, 1, RANDOM, 0);
+}
+
+/* Rows of zero, of tiny and of large numbers have scales like others. */
+static void codes(void **state)
+{
+    (void)state;
+    check((Arg){ .n = 5, .m1 = 7, .m2 = 3, .heads = 3, .hd = 16, .coded = 1 }, 1, RANDOM, 0);
+    check((Arg){ .n = 66, .m1 = 130, .m2 = 65, .heads = 2, .hd = 40, .coded = 1 }, 2, RANDOM, 0);
+    check((Arg){ .n = 40, .m1 = 300, .heads = 4, .hd = 64, .coded = 1 }, 5, RANDOM, 0);
+    check((Arg){ .batch = 3, .n = 5, .m1 = 7, .heads = 2, .hd = 24, .coded = 1 }, 1, RANDOM, 0);
+    check((Arg){ .n = 5, .m1 = 7, .m2 = 9, .heads = 2, .hd = 32, .coded = 1, .f32_second = 1 }, 1, RANDOM, 0);
+    for (Values kind = ZERO; kind < NB_VALUES; kind++)
+        check((Arg){ .n = 19, .m1 = 70, .m2 = 13, .heads = 2, .hd = 24, .coded = 1 }, 1, kind, 0);
 }
 
 static void values(void **state)
@@ -202,6 +261,7 @@ static void speed(void **state)
     if (!op_bench_mode)
         return;
     check((Arg){ .n = 512, .m1 = 2048, .m2 = 256, .heads = 4, .hd = 128 }, 1, RANDOM, 1);
+    check((Arg){ .n = 512, .m1 = 2048, .m2 = 256, .heads = 4, .hd = 128, .coded = 1 }, 1, RANDOM, 1);
     check((Arg){ .n = 512, .m1 = 2048, .m2 = 256, .heads = 4, .hd = 32 }, 1, RANDOM, 1);
     check((Arg){ .n = 1024, .m1 = 1024, .heads = 1, .hd = 384 }, 1, RANDOM, 1);
 }
@@ -209,7 +269,7 @@ static void speed(void **state)
 static void mistakes(void **state)
 {
     TestBench t;
-    Tensor q, k, out, rel;
+    Tensor q, k, out, rel, turned;
 
     (void)state;
     op_refuser_open(&t);
@@ -217,6 +277,7 @@ static void mistakes(void **state)
     k = avt_new(t.arena, DT_F32, 5, 2, 8);
     out = avt_new(t.arena, DT_F32, 3, 2, 8);
     rel = avt_new(t.arena, DT_F32, 7, 2);
+    turned = avt_new_codes(t.arena, DT_I8, 3, (const int64_t[]){ 5, 2, 8 });
     avt_attention(t.be, avt_new(t.arena, DT_F32, 4, 2, 8), q, k, k, AVT_NONE, AVT_NONE, AVT_NONE, 1);
     op_refused(&t, OP_ATTENTION);
     avt_attention(t.be, out, q, k, avt_rows(k, 0, 4), AVT_NONE, AVT_NONE, AVT_NONE, 1);
@@ -232,6 +293,8 @@ static void mistakes(void **state)
     op_refused(&t, OP_ATTENTION);
     avt_attention(t.be, q, q, k, k, AVT_NONE, AVT_NONE, AVT_NONE, 1);
     op_refused(&t, OP_ATTENTION);
+    avt_attention(t.be, out, q, turned, turned, AVT_NONE, AVT_NONE, AVT_NONE, 1);      // rotated
+    op_refused(&t, OP_ATTENTION);
     avt_attention(t.be, out, q, k, k, AVT_NONE, AVT_NONE, rel, 1);
     REQUIRE_OK(avt_sync(t.be));
     test_bench_close(&t);
@@ -240,7 +303,7 @@ static void mistakes(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(batches), cmocka_unit_test(types), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising),
+        cmocka_unit_test(sizes), cmocka_unit_test(batches), cmocka_unit_test(types), cmocka_unit_test(codes), cmocka_unit_test(values), cmocka_unit_test(relative), cmocka_unit_test(rising),
         cmocka_unit_test(speed), cmocka_unit_test(mistakes),
     };
 

@@ -398,6 +398,7 @@ void case_transformer_block(Golden *g)
     if (s.N != len[0])
         golden_fail(g, "original_seq_len is %lld, the latent size gives %lld", (long long)len[0], (long long)s.N);
     if (net_open(g, &n, "ckpt", NULL, (int)layer[0], (int)layer[0] + 1) >= 0) {
+        n.d.kv = DT_F32;                                            // keys are given, and looked at
         avt_dit_keys_open(&text, g->work, &n.d, embedded.dim[0], 0);
         avt_dit_text_keys(g->be, g->work, &n.d, &text, as_activation(g, embedded));
         layer_stream(g, &n.d, &s, &text);

@@ -200,6 +200,7 @@ static AvatarEngine *open_model(Golden *g, int steps)
     opt.plan = "sequential";
     opt.steps = steps;
     opt.precision = avt_precision_name(g->be->act, g->be->product);
+    opt.kv = g->kv == DT_F8_E4M3 ? "fp8" : "auto";
     opt.compat = AVATAR_COMPAT_UPSTREAM;
     opt.cpu_level = g->be->level == CPU_AUTO ? -1 : (int)g->be->level;
     opt.cpu_threads = g->be->threads;

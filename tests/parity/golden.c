@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "parity.h"
+#include "quantize.h"
 
 #define LIMIT_L2  1e-5
 #define LIMIT_MAX 1e-4
@@ -22,6 +23,8 @@
 #define LIMIT_I8_STEPS 3e-2                 // of latents after many; frames: 38 dB
 #define LIMIT_F8 12e-2                      // measured on nets of random weights, about three quarters of these: on trained ones codes lose
 #define LIMIT_F8_STEPS 8e-2                 // less, see doc/precision.md; frames: 26 dB
+#define LIMIT_KV 5e-2                       // with keys and values in e4m3
+#define LIMIT_KV_STEPS 3e-2                 // frames: 32 dB
 
 typedef struct GoldenMem {
     struct GoldenMem *next;
@@ -324,13 +327,14 @@ static void judge(Golden *g, const char *name, double max_abs, double rel, doubl
         g->worst_ratio = ratio;
 }
 
-/* Does the case look at what products of codes give? */
+/* Does the case look at what codes give, of products or of keys? */
 static int is_coded(const Golden *g)
 {
+    const int codes = avt_is_code(g->be->product) || avt_is_code(g->kv);
     static const char *const cases[] = { "dit_", "transformer_", "lora_", "sampling_", "e2e_" };
     int found = 0;
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) && avt_is_code(g->be->product); i++)
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) && codes; i++)
         found |= !strncmp(g->name, cases[i], strlen(cases[i]));
     return found;
 }
@@ -340,12 +344,21 @@ static int has_many_steps(const Golden *g)
     return !strncmp(g->name, "sampling_", 9) || !strncmp(g->name, "e2e_", 4);
 }
 
+static double limit_of_codes(const Golden *g)
+{
+    const int steps = has_many_steps(g);
+
+    if (g->be->product == DT_F8_E4M3)
+        return steps ? LIMIT_F8_STEPS : LIMIT_F8;
+    if (avt_is_code(g->kv))
+        return steps ? LIMIT_KV_STEPS : LIMIT_KV;
+    return steps ? LIMIT_I8_STEPS : LIMIT_I8;
+}
+
 static double limit_l2(const Golden *g)
 {
-    if (is_coded(g) && g->be->product == DT_I8)
-        return has_many_steps(g) ? LIMIT_I8_STEPS : LIMIT_I8;
     if (is_coded(g))
-        return has_many_steps(g) ? LIMIT_F8_STEPS : LIMIT_F8;
+        return limit_of_codes(g);
     if (g->be->act == DT_F32)
         return LIMIT_L2;
     if (!strncmp(g->name, "vae", 3) || !strncmp(g->name, "wav2vec2", 8) || !strcmp(g->name, "t5"))
@@ -390,10 +403,26 @@ static void expect(Golden *g, const float *v, int64_t nb, const char *name)
     golden_compare(g, name, v, ref, nb);
 }
 
+/* Numbers that codes stand for. */
+static int read_codes(Golden *g, float *v, Tensor t)
+{
+    const int64_t rows = avt_rows_of(t);
+    const Tensor scales = { .be = t.be, .data = t.scale, .nd = 1, .dim = { rows } };
+    uint8_t *codes = golden_alloc(g, avt_nbytes(t));
+    float *scale = golden_alloc(g, (size_t)rows * sizeof(*scale));
+
+    if (avt_download(g->be, codes, t) < 0 || avt_download(g->be, scale, scales) < 0)
+        return AVT_ERR(EIO);
+    avt_dequantize_rows(v, t.dtype, codes, scale, rows, avt_last_dim(t), 1);
+    return 0;
+}
+
 int golden_read(Golden *g, float *v, Tensor t)
 {
     void *as_it_is = t.data && t.dtype <= DT_BF16 ? golden_alloc(g, avt_nbytes(t)) : NULL;
 
+    if (t.scale)
+        return read_codes(g, v, t);
     if (!as_it_is || avt_download(g->be, as_it_is, t) < 0)
         return AVT_ERR(EIO);
     avt_to_f32(v, t.dtype, as_it_is, 0, avt_numel(t));
@@ -458,7 +487,7 @@ static void expect_picture(Golden *g, const uint8_t *v, int64_t nb, const char *
 {
     int64_t nb_ref;
     const int64_t *ref = int_values(g, g->file, &nb_ref, name);
-    const double least = !is_coded(g) ? 45 : g->be->product == DT_I8 ? 38 : 26;
+    const double least = !is_coded(g) ? 45 : g->be->product == DT_F8_E4M3 ? 26 : avt_is_code(g->kv) ? 32 : 38;
     double sum = 0, worst = 0, dB;
 
     for (int64_t i = 0; ref && i < nb && nb == nb_ref; i++) {

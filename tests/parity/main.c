@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16|int8|fp8]
+ * parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx] [--threads N] [--precision f32|bf16|int8|fp8] [--kv fp8]
  *
  * Walks DIR (tests/README.md: one file a case), runs the case of each file, prints one line each. A file that has no case and a
  * result that no case compared are failures; files of the single-GPU original are the one thing that is skipped.
@@ -54,7 +54,7 @@ enum { TABLE_NB = sizeof(table) / sizeof(table[0]) };
 typedef struct Options {
     const char *dir, *only, *device;
     CpuLevel level;
-    DType act, product;
+    DType act, product, kv;
     int threads;
 } Options;
 
@@ -175,6 +175,7 @@ static int open_golden(Golden *g, const Options *opt, const Log *log)
 
     g->dir = opt->dir;
     g->log = log;
+    g->kv = opt->kv;
     if (ret >= 0)
         ret = avt_arena_open(&g->weights, g->be, "weights", ARENA_BYTES);
     if (ret >= 0)
@@ -228,6 +229,8 @@ static int parse(Options *opt, int argc, char **argv)
             opt->threads = atoi(value);
         else if (!strcmp(argv[i], "--precision") && parse_precision(value, opt))
             ;
+        else if (!strcmp(argv[i], "--kv") && !strcmp(value, "fp8"))
+            opt->kv = DT_F8_E4M3;
         else if (strcmp(argv[i], "--level") || !parse_level(value, &opt->level))
             return 0;
         i++;
@@ -245,7 +248,7 @@ int main(int argc, char **argv)
 
     if (!parse(&opt, argc, argv)) {
         fprintf(stderr, "usage: parity DIR [--case NAME] [--device cpu|guard|cuda0] [--level plain|onednn|avx2|avx512|amx|auto]\n"
-                        "              [--threads N] [--precision f32|bf16|int8|fp8]\n");
+                        "              [--threads N] [--precision f32|bf16|int8|fp8] [--kv fp8]\n");
         return 2;
     }
     if (opt.level < CPU_AUTO && !avt_cpu_has(opt.level)) {

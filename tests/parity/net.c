@@ -32,6 +32,7 @@ int net_open(Golden *g, GoldenNet *n, const char *sub, const char *lora, int l0,
     if (ret >= 0)
         ret = avt_dit_open(&n->d, &n->cfg, &n->binder, l0, l1 < 0 ? n->cfg.nb_layers : l1);
     n->d.rope_half = 1;
+    n->d.kv = g->kv;
     if (ret < 0)
         golden_fail(g, "the checkpoint in %s cannot be opened (%d)", sub, ret);
     return ret;

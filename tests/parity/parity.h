@@ -17,6 +17,7 @@ typedef struct Golden {
     Ckpt *inputs;                       // sampling_inputs.safetensors of the set, or NULL
     Json *config;                       // golden_config.json
     Backend *be;
+    DType kv;                           // Dit.kv
     Arena *weights, *work;              // generous; `work` is released after each case
     const Log *log;
     /* filled by golden_expect */
