@@ -3,6 +3,7 @@
  * The library is a guest in its host's process: what the host does with signals, stacks, forks, threads and numbers of its own does
  * not end it, and is not ended by it. Each case runs in a child, which an alarm ends when it hangs.
  */
+#include <fenv.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -247,11 +248,42 @@ static void workers_share_an_engine(void **state)
     assert_int_equal(take_in_child(fork_workers, 0, HANG_SECONDS), 0);
 }
 
+/* ---- arithmetic ------------------------------------------------------------------------------------------------------------ */
+
+/* A host that looks for faults in its own sums: invalid operations, divisions by zero, overflows are signals in all of its threads. */
+static int traps_of_the_host(int arg)
+{
+    static const float odd[] = { 1e30f, -3e38f, 3e38f, 1e-42f, 0, -0.f };
+    AvatarEngine *e = NULL;
+    AvatarSession *s;
+    float *pcm = take_sound(16000);
+    int nb;
+
+    (void)arg;
+    for (int i = 0; i < 6000; i++)
+        pcm[i] = odd[i % 6];
+    feenableexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW);
+    s = open_all(&e);
+    if (avatar_session_send(s, &(float){ NAN }, 1) != AVATAR_ERR(EINVAL) || avatar_session_send(s, pcm, 16000) < 0 || avatar_session_send(s, NULL, 0) < 0)
+        return 1;
+    nb = receive_all(s);
+    close_all(&s, &e);
+    free(pcm);
+    return nb != 25 || fegetexcept() != (FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW);
+}
+
+static void traps_are_the_hosts(void **state)
+{
+    (void)state;
+    assert_int_equal(take_in_child(traps_of_the_host, 0, HANG_SECONDS), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on), cmocka_unit_test(cancelled_threads_leave_no_lock),
         cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine),
+        cmocka_unit_test(traps_are_the_hosts),
     };
 
     return _cmocka_run_group_tests("guest", tests, sizeof(tests) / sizeof(tests[0]), take_setup, take_teardown) ? 1 : 0;
