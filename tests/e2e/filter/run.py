@@ -22,6 +22,7 @@ import cases_clock                # noqa: E402,F401
 import cases_pictures             # noqa: E402,F401
 import cases_changes              # noqa: E402,F401
 import cases_ends                 # noqa: E402,F401
+import cases_odd                  # noqa: E402,F401
 import cases_bad                  # noqa: E402,F401
 
 if __name__ == '__main__':

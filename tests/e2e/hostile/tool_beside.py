@@ -2,6 +2,7 @@
 """Cases of tool.py: what stands beside speak (convert, top, plot, doctor, verify) in a hostile world. README.md beside has the list."""
 import os
 import pathlib
+import random
 import re
 import resource
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import time
 
 import tool_harness
+import tool_world
 from tool_harness import LIMIT, Run, case, face, fails, media, require, speak
 
 
@@ -138,3 +140,32 @@ def numbers_do_not_wrap(tmp):
     for option, value in (('--plan', 'tensor4294967298'), ('--plan', 'layer+ulysses4294967298'), ('--devices', 'cuda4294967296'), ('--devices', '4294967296:cpu'),
                           ('--plan', 'tensor99999999999999999999')):
         fails(speak(wav, png, '--devices', 'cpu|cpu', option, value, '-o', tmp / 'o.nut'), 1, value)
+
+
+# ---- models of 8 bits, layers from the host
+
+@case
+def layers_from_the_host_are_cut(tmp):
+    """offload=weights reads its layers again and again: a file that becomes shorter meanwhile is an error, not a SIGBUS."""
+    model = tmp / 'model'
+    shutil.copytree(tool_harness.A.model, model)
+    p = tool_world.long_run(tmp, tmp / 'o.nut', '--model', str(model), '--offload', 'weights')
+    os.truncate(model / 'diffusion_pytorch_model.safetensors', 4096)
+    ret, err = tool_world.ended(p)
+    require(ret == 1 and 'became shorter' in err and not left_over(tmp), ret, err)
+
+
+@case
+def codes_with_bits_turned(tmp):
+    """A folder of int8 with bits turned in its header, codes, scales, or cut: a film or a sentence."""
+    require(convert(tmp / 'new').ret == 0)
+    file = tmp / 'new' / 'diffusion_pytorch_model.safetensors'
+    whole, chance = file.read_bytes(), random.Random(5)
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    for i in range(20):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 3, 30))):
+            data[chance.randrange(chance.choice((200, 3000, len(data))))] ^= 1 << chance.randrange(8)
+        file.write_bytes(data[:chance.randrange(len(data))] if i % 5 == 0 else data)
+        r = Run('speak', '--model', tmp / 'new', wav, png, '--cpu-threads', '1', '-o', tmp / 'o.nut')
+        require(r.ret == 0 or r.ret == 1 and 'stopped after 0 frames' in r.err, i, r.what)
