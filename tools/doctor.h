@@ -48,6 +48,8 @@ int doctor_by_value(const void *a, const void *b);
 void doctor_picture(Findings *f, const uint8_t *rgb, int w, int h, int out_w, int out_h);
 /** doctor_face.c: the face in what will be the frames. seen [h][w][3] */
 void doctor_face(Findings *f, const uint8_t *seen, int w, int h);
+/** The largest face in seen [h][w][3], { x0, y0, x1, y1 } within it. @return 1; 0: none is seen, or this build has no dlib */
+int  doctor_face_box(int box[4], const uint8_t *seen, int w, int h);
 /** Fine detail of luma [h][w] against coarser: about 0.5 when sharp; NAN when there is nothing to see. */
 double doctor_sharpness(const uint8_t *luma, int w, int h);
 /** doctor_video.c: a finished film against the picture that it was made of. @param svg  where its curves go, or NULL */

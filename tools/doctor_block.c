@@ -6,6 +6,7 @@
  */
 #include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,14 +15,34 @@
 
 #define KNOWN_DB   28.0                             // as the session warns
 #define UNKNOWN_DB 22.0
+#define KNOWN_FACE_DB 25.0                          // it has more detail than the ground
 
-static double psnr(const Probe *p)
+/* Of what is in the box { x0, y0, x1, y1 }. */
+static double psnr(const Probe *p, const int box[4])
 {
     double sum = 1e-9;
 
-    for (int64_t i = 0; i < p->nb_px; i++)
-        sum += ((double)p->px[i] - p->back[i]) * ((double)p->px[i] - p->back[i]);
-    return 10 * log10(4 * (double)p->nb_px / sum);
+    for (int64_t y = box[1]; y < box[3]; y++)
+        for (int64_t i = 3 * (y * p->info.width + box[0]); i < 3 * (y * p->info.width + box[2]); i++)
+            sum += ((double)p->px[i] - p->back[i]) * ((double)p->px[i] - p->back[i]);
+    return 10 * log10(4 * 3.0 * (box[2] - box[0]) * (box[3] - box[1]) / sum);
+}
+
+static void judge_vae(Findings *f, const Probe *p)
+{
+    const int w = p->info.width, h = p->info.height, whole[4] = { 0, 0, w, h };
+    const double all = psnr(p, whole);
+    uint8_t *seen = malloc((size_t)p->nb_px);
+    int face[4];
+
+    doctor_number(f, "picture", "given back by the model's VAE", all, "dB", doctor_judge(all, KNOWN_DB, UNKNOWN_DB),
+                  "it is of a kind that this model does not know: its film stands still or melts; nano knows drawings such as its own");
+    for (int64_t i = 0; seen && i < p->nb_px; i++)
+        seen[i] = (uint8_t)(255 * fmin(1, fmax(0, 0.5 + 0.5 * p->px[i])) + 0.5);
+    if (seen && doctor_face_box(face, seen, w, h))
+        doctor_number(f, "picture", "its face alone", psnr(p, face), "dB", doctor_judge(psnr(p, face), KNOWN_FACE_DB, UNKNOWN_DB),
+                      "the model's VAE does not know such a face: eyes and lips will be soft");
+    free(seen);
 }
 
 static void judge_latents(Findings *f, const Probe *p)
@@ -89,8 +110,7 @@ void doctor_block(Findings *f, const ToolOptions *o)
     } else {
         judge_precision(f, &p, o);
         if (p.nb_px && o->look.rgb)
-            doctor_number(f, "picture", "given back by the model's VAE", psnr(&p), "dB", doctor_judge(psnr(&p), KNOWN_DB, UNKNOWN_DB),
-                          "it is of a kind that this model does not know: its film stands still or melts; nano knows drawings such as its own");
+            judge_vae(f, &p);
         judge_latents(f, &p);
         judge_answer(f, o);
     }

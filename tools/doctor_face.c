@@ -27,15 +27,46 @@ static void judge_face(Findings *f, const Face *a, int nb, int w, int h)
     doctor_remedy(f, "its middle is what is shown: crop the picture around the face yourself");
 }
 
-void doctor_face(Findings *f, const uint8_t *seen, int w, int h)
+/* Faces of a picture made *fw x *fh, so that small ones are seen; their number, or -1. */
+static int find_faces(Face list[FACES], int *fw, int *fh, const uint8_t *seen, int w, int h)
 {
     const double scale = (double)SIDE / (w < h ? w : h);
-    const int fw = (int)(w * scale), fh = (int)(h * scale);
-    uint8_t *p = malloc((size_t)fw * (size_t)fh * 3);
-    Face list[FACES];
-    int nb = p && avt_picture_resize(p, fw, fh, seen, w, h, (const double[]){ 0, 0, w, h }) >= 0 ? face_find(list, FACES, p, fw, fh) : -1;
+    uint8_t *p;
+    int nb;
 
+    *fw = (int)(w * scale);
+    *fh = (int)(h * scale);
+    p = malloc((size_t)*fw * (size_t)*fh * 3);
+    nb = p && avt_picture_resize(p, *fw, *fh, seen, w, h, (const double[]){ 0, 0, w, h }) >= 0 ? face_find(list, FACES, p, *fw, *fh) : -1;
     free(p);
+    return nb;
+}
+
+static int within(double v, int most)
+{
+    return v < 0 ? 0 : v > most ? most : (int)v;
+}
+
+int doctor_face_box(int box[4], const uint8_t *seen, int w, int h)
+{
+    Face list[FACES];
+    int fw, fh;
+
+    if (find_faces(list, &fw, &fh, seen, w, h) < 1)
+        return 0;
+    box[0] = within((double)list[0].x0 * w / fw, w);
+    box[1] = within((double)list[0].y0 * h / fh, h);
+    box[2] = within((double)list[0].x1 * w / fw, w);
+    box[3] = within((double)list[0].y1 * h / fh, h);
+    return box[0] < box[2] && box[1] < box[3];
+}
+
+void doctor_face(Findings *f, const uint8_t *seen, int w, int h)
+{
+    Face list[FACES];
+    int fw, fh;
+    const int nb = find_faces(list, &fw, &fh, seen, w, h);
+
     if (nb > 0)
         judge_face(f, list, nb, fw, fh);
     else if (!nb) {
@@ -45,6 +76,12 @@ void doctor_face(Findings *f, const uint8_t *seen, int w, int h)
 }
 
 #else
+
+int doctor_face_box(int box[4], const uint8_t *seen, int w, int h)
+{
+    (void)box, (void)seen, (void)w, (void)h;
+    return 0;
+}
 
 void doctor_face(Findings *f, const uint8_t *seen, int w, int h)
 {

@@ -79,6 +79,15 @@ static void show_cards(const Answer *a)
     }
 }
 
+/* What a card has and a plan has not. */
+static void show_context(const Cards *c)
+{
+    const double sold = c->card[0]->gb, kept = sold - c->usable[0] / GB;
+
+    if (!c->here && kept > 0)
+        printf("of %.0f GB %.2f are counted as the driver's, its context's and its libraries'\n", sold, kept);
+}
+
 static void show_host(const Answer *a)
 {
     const double used = a->best.host, room = a->pool.host;
@@ -171,6 +180,7 @@ static void show(const Answer *a, const PlanSizes *sizes)
     printf("%s, %dx%d, %d steps: %s\n", avt_plan_text(&f->plan, text, sizeof(text)), f->width, f->height, f->steps,
            f->lack > 0 ? "does NOT fit" : "fits");
     show_cards(a);
+    show_context(&a->cards);
     show_host(a);
     if (f->lack > 0)
         show_lack(f);

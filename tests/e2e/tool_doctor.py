@@ -468,6 +468,9 @@ def doctor_blocks(tmp):
     for topic in ('latents', 'precision', 'picture'):
         healthy(ours, topic)
     require(any(f['what'] == "given back by the model's VAE" for f in ours) and any(f['what'] == 'off the known answer' for f in ours), ours)
+    if not any('no dlib' in f['text'] for f in ours):
+        face = [f for f in ours if f['what'] == 'its face alone']
+        require(len(face) == 1 and face[0]['unit'] == 'dB' and face[0]['verdict'] == 'good', face)
     rnd = random.Random(3)
     found(doctor(ppm(tmp / 'p.ppm', [[rnd.choice((0, 255)) for _ in range(128)] for _ in range(128)])), 'picture', "given back by the model's VAE", 'bad')
     found(doctor('--quick', '--opts', 'lora_alpha=60'), 'latents', 'off the known answer', 'bad')

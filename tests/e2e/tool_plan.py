@@ -178,6 +178,7 @@ def plan_is_quick_and_shown(tmp):
     text = ' '.join(t.firstChild.data for t in svg.getElementsByTagName('text') if t.firstChild)
     require('22.13 of 22.15 GB' in text and 'fps on paper' in text, text)
     r = Run('plan', '--gpus', '2x48+1x24')
+    require(b'of 24 GB 1.85 are counted as the driver' in Run('plan', '--gpus', '4x24').out, 'the context')
     require(r.ret == 0 and r.out.count(b' of 44.30') == 2 and r.out.count(b' of 22.15') == 1, r.out)
 
 
