@@ -11,7 +11,8 @@
  *      result  [16, hd] += weight [16, 64] v [64, hd]      v by ldmatrix, turned
  *
  * Rows of shared tiles are cut into 16 bytes, which are permuted by the row: eight rows meet all banks. A head is 32, 64 or 128 wide there,
- * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu.
+ * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu;
+ * what cuDNN does better from sm_90 on: attention_dnn.cu.
  */
 #include "cuda/attention.cuh"
 
@@ -257,7 +258,13 @@ int avt_cuda_attention(Backend *be, const OpCall *c)
                           (const float *)c->attention.rel.data, (int)q.dim[batched], (int)q.dim[batched + 1], (int)q.dim[batched + 2],
                           read_by4(c, (int)q.dim[batched + 2]), c->u.attention.scale };
 
+    int ret = AVT_ERR(ENOSYS);
+
     if (!avt_numel(c->out))
         return 0;
+    if (avt_cuda_attention_suits(c, avt_cuda(be)->arch))
+        ret = avt_cuda_attention_dnn(be, c);
+    if (ret != AVT_ERR(ENOSYS))
+        return ret;
     return suits_mma(&a) ? avt_cuda_attention_mma(be, &a, batch) : avt_cuda_attention_exact(be, &a, batch);
 }

@@ -25,5 +25,6 @@ typedef struct Attention {
 
 int avt_cuda_attention_exact(Backend *be, const Attention *a, int batch);           // attention_exact.cu
 int avt_cuda_attention_mma(Backend *be, const Attention *a, int batch);             // attention.cu
+int avt_cuda_attention_dnn(Backend *be, const OpCall *c);                           // attention_dnn.cu; ENOSYS: not by cuDNN
 
 #endif

@@ -382,9 +382,9 @@ static int dnn_open(Backend *be)
     return ret < 0 ? ret : avt_cuda_check_dnn(be, cudnnSetStream(cuda->dnn, cuda->stream), "giving cuDNN the stream");
 }
 
-static int wants_dnn(const OpCall *c)
+static int wants_dnn(const OpCall *c, int arch)
 {
-    return c->op == OP_CONV3D || ((c->op == OP_LINEAR || c->op == OP_LINEAR_GROUP) && avt_is_code(c->x.dtype));
+    return c->op == OP_CONV3D || (c->op == OP_ATTENTION && avt_cuda_attention_suits(c, arch)) || ((c->op == OP_LINEAR || c->op == OP_LINEAR_GROUP) && avt_is_code(c->x.dtype));
 }
 
 /* Everything that the call wants is there, or is made. */
@@ -398,7 +398,7 @@ static int make_ready(Backend *be, const OpCall *c)
         be->workspace_peak = want;
     if (ret >= 0 && want > cuda->workspace_size)
         ret = cuda->planned ? AVT_ERR(ENOMEM) : workspace_resize(be, want);
-    if (ret >= 0 && wants_dnn(c) && !cuda->dnn)
+    if (ret >= 0 && wants_dnn(c, cuda->arch) && !cuda->dnn)
         ret = dnn_open(be);
     return ret;
 }

@@ -37,7 +37,7 @@ typedef struct Cuda {
     int multiprocessors;
     cudaStream_t stream;
     cublasLtHandle_t lt;
-    cudnnHandle_t dnn;                  // made before the first convolution or product of codes
+    cudnnHandle_t dnn;                  // made before the first call that is its
     CudaPlans *plans;
     void *workspace;                    // 256-byte aligned
     size_t workspace_size;

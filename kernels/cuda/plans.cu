@@ -21,6 +21,7 @@ struct CudaPlans {
     uint64_t clock;
     cudaStream_t stream;
     LtFacts lt;
+    DnnFacts dnn;
 };
 
 /* FNV-1a */
@@ -90,6 +91,11 @@ int avt_cuda_plan_put(CudaPlans *plans, const void *key, size_t size, void *plan
 LtFacts *avt_cuda_lt_facts(CudaPlans *plans)
 {
     return &plans->lt;
+}
+
+DnnFacts *avt_cuda_dnn_facts(CudaPlans *plans)
+{
+    return &plans->dnn;
 }
 
 CudaPlans *avt_cuda_plans_open(Backend *be)

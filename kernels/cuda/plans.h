@@ -10,7 +10,7 @@
 
 #include "cuda/cuda.h"
 
-typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT } PlanKind;
+typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT, PLAN_ATTENTION } PlanKind;
 
 enum { PLANS_MOST = 1024 };
 
@@ -22,7 +22,13 @@ typedef struct LtFacts {
     int gelu_exact;                     // and as near as one in f32 can tell
 } LtFacts;
 
+typedef struct DnnFacts {               // and its cuDNN: asked before it matters, attention_dnn.cu
+    int asked;
+    int logs;                           // of an attention's sums: natural, of scaled scores
+} DnnFacts;
+
 LtFacts *avt_cuda_lt_facts(CudaPlans *plans);
+DnnFacts *avt_cuda_dnn_facts(CudaPlans *plans);
 
 /** The plan under a key, or NULL. */
 void *avt_cuda_plan_get(CudaPlans *plans, const void *key, size_t size);

@@ -4,6 +4,8 @@
 
 #define MIB ((size_t)1 << 20)
 #define LINEAR_LIMIT (64 * MIB)         // of widened rows, and of rows in f32: a block of 704x384 with a gate is one piece
+#define ATTENTION_HEAD  128             // width that its fast kernels are made for
+#define ATTENTION_LEAST (1 << 16)       // scores of a head that are worth a plan, which takes a second to compile
 #define CONV_LIBRARY (64 * MIB)         // the most that a plan of cuDNN may want; the exact f32 engine wants 16 MiB at 384 channels
 
 static size_t padded(size_t n)
@@ -51,6 +53,25 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
     return s;
 }
 
+int avt_cuda_attention_suits(const OpCall *c, int arch)
+{
+    const Tensor q = c->attention.q, k1 = c->attention.k1, k2 = c->attention.k2;
+
+    return arch >= 90 && q.nd == 3 && q.dim[2] == ATTENTION_HEAD && q.dtype == DT_BF16 && c->out.dtype == DT_BF16 && k1.dtype == DT_BF16 &&
+           (!k2.be || k2.dtype == DT_BF16) && !c->attention.rel.be && c->u.attention.scale > 0 && q.dim[0] * k1.dim[0] >= ATTENTION_LEAST;
+}
+
+AttentionSpace avt_cuda_attention_space(const OpCall *c)
+{
+    AttentionSpace s = { .library = ATTENTION_LIBRARY };
+
+    if (c->attention.k2.be) {
+        s.result = padded(avt_nbytes(c->out));
+        s.logs = padded((size_t)(c->out.dim[0] * c->out.dim[1]) * sizeof(float));
+    }
+    return s;
+}
+
 int avt_cuda_conv_suits(const OpCall *c)
 {
     return c->conv.x.dtype == DT_BF16 || c->out.dtype == DT_F32;
@@ -93,5 +114,10 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
 
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
+    if (c->op == OP_ATTENTION && avt_cuda_attention_suits(c, arch)) {
+        const AttentionSpace a = avt_cuda_attention_space(c);
+
+        return (int64_t)(a.library + 2 * (a.result + a.logs));
+    }
     return (int64_t)(l.library + l.weight + l.x + l.result + v.library + v.frames + v.weight + v.result);
 }

@@ -4,6 +4,7 @@
  * header of CUDA here: a plan is made on machines without any.
  *
  *   product      [ cuBLASLt's own | rows of a weight, widened | rows of x, widened | rows of sums, before a finish of our own ]
+ *   attention    [ cuDNN's own | result of each segment, logs of its sums ]
  *   convolution  [ cuDNN's own | frames, cached and new, in one piece | the weight, widened | the result in f32, before a residual ]
  *
  * Each part begins at a multiple of 256 bytes. What a library cannot take by its shape goes to our own kernel, which wants nothing.
@@ -29,6 +30,16 @@ typedef struct ConvSpace {
 /** Does cuBLASLt take the shape? Rows of x, w and out are multiples of 16 bytes. */
 int avt_cuda_linear_suits(const OpCall *c);
 LinearSpace avt_cuda_linear_space(const OpCall *c, int arch);
+
+#define ATTENTION_LIBRARY ((size_t)128 << 10)           // cuDNN's plans want 256 bytes on sm_90, none elsewhere; what it is asked first takes the rest
+
+typedef struct AttentionSpace {
+    size_t library, result, logs;       // result, logs: of a segment, where there are two
+} AttentionSpace;
+
+/** Is it cuDNN's, by architecture, shape and types? */
+int avt_cuda_attention_suits(const OpCall *c, int arch);
+AttentionSpace avt_cuda_attention_space(const OpCall *c);
 
 /** Does cuDNN take the shape and the types? */
 int avt_cuda_conv_suits(const OpCall *c);

@@ -146,7 +146,7 @@ static Node product_of(const Descriptor *d)
 
 static Node attention_of(const Descriptor *d)
 {
-    const Descriptor *scale = d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC);
+    const Descriptor *scale = d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC), *stats = d->of(CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC);
     Node n = {};
 
     n.kind = NodeKind::ATTENTION;
@@ -158,6 +158,9 @@ static Node attention_of(const Descriptor *d)
     n.has_scale = scale != NULL;
     if (scale)
         n.scale = tensor_of(scale);
+    n.has_stats = stats != NULL;
+    if (stats)
+        n.stats = tensor_of(stats);
     return n;
 }
 
@@ -230,6 +233,8 @@ static const char *wrong_attention(const Descriptor *d)
         return "q, k and v must be of one type";
     if (n.x.dim.size() != 4 || n.w.dim != n.v.dim || n.x.dim[3] != n.w.dim[3] || n.x.dim != n.y.dim || n.x.dim[1] % n.w.dim[1])
         return "shapes that do not agree";
+    if (n.has_stats && (n.stats.type != Number::F32 || n.stats.dim != std::vector<int64_t>{ n.x.dim[0], n.x.dim[1], n.x.dim[2], 1 }))
+        return "logs of sums are f32, one a row and head";
     return NULL;
 }
 
@@ -367,7 +372,7 @@ static const char *bind(const Graph &g, const Descriptor *pack, Bound *b)
     for (size_t i = 0; i < uid.size(); i++)
         b->pointer[uid[i]] = pointer[i];
     for (const Node &n : g.node)
-        for (const GraphTensor *t : { &n.x, &n.w, &n.v, &n.y, &n.scale })
+        for (const GraphTensor *t : { &n.x, &n.w, &n.v, &n.y, &n.scale, &n.stats })
             if (t->uid >= 0 && !t->is_virtual && !b->pointer[t->uid])
                 return "an operand is not in the pack";
     return NULL;
@@ -376,7 +381,7 @@ static const char *bind(const Graph &g, const Descriptor *pack, Bound *b)
 static bool is_aligned(const Graph &g, const Bound &b)
 {
     for (const Node &n : g.node)
-        for (const GraphTensor *t : { &n.x, &n.w, &n.v, &n.y })
+        for (const GraphTensor *t : { &n.x, &n.w, &n.v, &n.y, &n.stats })
             if (t->uid >= 0 && !t->is_virtual && (Address)b.pointer.at(t->uid) % (Address)t->alignment) {
                 report("misaligned", "cuDNN's tensor %ld at %p", (long)t->uid, b.pointer.at(t->uid));
                 return false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Is what the double of cuDNN says of engines true? The real library is asked for a plan of each engine that engines.cpp offers, for the
- * forms of convolution and of products of codes that the backend makes at the published model's sizes, on each kind of GPU, without
+ * forms of convolution, of products of codes and of attention that the backend makes at the published model's sizes, on each kind of GPU, without
  * any: see no_driver.c.
  *
  * A case passes when the engine has a plan there, its numerical notes are the double's, and it wants no more workspace.
@@ -58,6 +58,16 @@ static const struct Product {
     { "e4m3, q k v", Number::E4M3, Number::BF16, 5120, 5120, false, false },
     { "e4m3, first of the two", Number::E4M3, Number::BF16, 13824, 5120, true, false },
     { "e4m3, second, gate, res", Number::E4M3, Number::F32, 5120, 13824, false, true },
+};
+
+/* Attention of 3168 tokens, 40 heads of 128: over text, the sink, the ring at its shortest and longest */
+static const struct Keys {
+    const char *name;
+    int64_t m;
+    bool stats;
+} keys[] = {
+    { "512 keys", 512, false }, { "2640 keys", 2640, false }, { "2640 keys, logs", 2640, true }, { "3168 keys, logs", 3168, true },
+    { "12672 keys, logs", 12672, true },
 };
 
 static std::string why;
@@ -193,6 +203,44 @@ static Graph graph_of(const Product &p)
     return g;
 }
 
+static GraphTensor heads_of(int64_t uid, int64_t tokens)
+{
+    const int64_t heads = 40, hd = 128;
+    GraphTensor x;
+
+    x.uid = uid;
+    x.type = Number::BF16;
+    x.dim = { 1, heads, tokens, hd };
+    x.stride = { tokens * heads * hd, hd, heads * hd, 1 };
+    x.alignment = 16;
+    return x;
+}
+
+static Graph graph_of(const Keys &k)
+{
+    const int64_t n = 3168, heads = 40;
+    Node a = {};
+    Graph g;
+
+    a.kind = NodeKind::ATTENTION;
+    a.x = heads_of(0, n);
+    a.w = heads_of(1, k.m);
+    a.v = heads_of(2, k.m);
+    a.y = heads_of(3, n);
+    a.has_w = a.has_scale = true;
+    a.scale.uid = 4;
+    a.scale.dim = a.scale.stride = { 1, 1, 1, 1 };
+    a.scale.alignment = 4;
+    a.scale.by_value = true;
+    a.has_stats = k.stats;
+    a.stats.uid = 5;
+    a.stats.dim = { 1, heads, n, 1 };
+    a.stats.stride = { heads * n, n, 1, 1 };
+    a.stats.alignment = 16;
+    g.node.push_back(a);
+    return g;
+}
+
 static cudnnDataType_t library_type(Number t)
 {
     switch (t) {
@@ -222,6 +270,8 @@ static Descriptor tensor(const GraphTensor &t)
     set(d, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &t.alignment);
     if (t.is_virtual)
         set(d, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &t.is_virtual);
+    if (t.by_value)
+        set(d, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, 1, &t.by_value);
     good(cudnnBackendFinalize(d));
     return d;
 }
@@ -267,6 +317,21 @@ static Descriptor product(const Node &n)
     return op;
 }
 
+static Descriptor attention(const Node &n)
+{
+    const Descriptor q = tensor(n.x), op = make(CUDNN_BACKEND_OPERATION_SDPA_FWD_DESCRIPTOR);
+
+    set_part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_QDESC, q);
+    set_part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_KDESC, tensor(n.w));
+    set_part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_VDESC, tensor(n.v));
+    set_part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_ODESC, tensor(n.y));
+    set_part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_SCALEDESC, tensor(n.scale));
+    if (n.has_stats)
+        set_part(op, CUDNN_ATTR_OPERATION_SDPA_FWD_STATSDESC, tensor(n.stats));
+    good(cudnnBackendFinalize(op));
+    return op;
+}
+
 static Descriptor pointwise(const Node &n)
 {
     const cudnnPointwiseMode_t mode = (cudnnPointwiseMode_t)n.mode;
@@ -285,13 +350,23 @@ static Descriptor pointwise(const Node &n)
     return op;
 }
 
+static Descriptor operation(const Node &n)
+{
+    switch (n.kind) {
+    case NodeKind::CONVOLUTION: return convolution(n);
+    case NodeKind::PRODUCT:     return product(n);
+    case NodeKind::ATTENTION:   return attention(n);
+    default:                    return pointwise(n);
+    }
+}
+
 static Descriptor real_graph(const Graph &g)
 {
     const Descriptor d = make(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
     std::vector<Descriptor> op;
 
     for (const Node &n : g.node)
-        op.push_back(n.kind == NodeKind::CONVOLUTION ? convolution(n) : n.kind == NodeKind::PRODUCT ? product(n) : pointwise(n));
+        op.push_back(operation(n));
     set(d, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, (int64_t)op.size(), op.data());
     good(cudnnBackendFinalize(d));
     return d;
@@ -315,21 +390,13 @@ static Descriptor device_of(const Card &c)
     return d;
 }
 
-/* The plan of an engine by its number: its notes and workspace. @return false: there is none */
-static bool ask(Descriptor graph, Descriptor device, int64_t number, Engine *found)
+/* The plan of a configuration: its engine's notes, its workspace. @return false: there is none */
+static bool plan_of(Descriptor e, Descriptor c, Descriptor device, Engine *found)
 {
-    const Descriptor e = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR), c = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR), p = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    const Descriptor p = make(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     cudnnBackendNumericalNote_t note[16];
     int64_t nb = 0, one;
 
-    set_part(e, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph);
-    set(e, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &number);
-    set_part(e, CUDNN_ATTR_ENGINE_DEVICEPROP, device);
-    if (!good(cudnnBackendFinalize(e)))
-        return false;
-    set_part(c, CUDNN_ATTR_ENGINECFG_ENGINE, e);
-    if (!good(cudnnBackendFinalize(c)))
-        return false;
     set_part(p, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device);
     set_part(p, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, c);
     if (!good(cudnnBackendFinalize(p)))
@@ -338,6 +405,48 @@ static bool ask(Descriptor graph, Descriptor device, int64_t number, Engine *fou
     cudnnBackendGetAttribute(p, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &one, &found->workspace);
     found->notes.assign(note, note + nb);
     return true;
+}
+
+static bool ask_by_number(Descriptor graph, Descriptor device, Engine *found)
+{
+    const Descriptor e = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR), c = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    const int64_t number = found->number;
+
+    set_part(e, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph);
+    set(e, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &number);
+    set_part(e, CUDNN_ATTR_ENGINE_DEVICEPROP, device);
+    if (!good(cudnnBackendFinalize(e)))
+        return false;
+    set_part(c, CUDNN_ATTR_ENGINECFG_ENGINE, e);
+    return good(cudnnBackendFinalize(c)) && plan_of(e, c, device, found);
+}
+
+/* Engines of attention are not to be had by number: the heuristics list them. */
+static bool ask_heuristics(Descriptor graph, Descriptor device, Engine *found)
+{
+    const Descriptor list = make(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+    const cudnnBackendHeurMode_t mode = CUDNN_HEUR_MODE_A;
+    std::vector<Descriptor> config(16);
+    int64_t nb = 0, one, number = -1;
+
+    set_part(list, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
+    set(list, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
+    set_part(list, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device);
+    if (!good(cudnnBackendFinalize(list)))
+        return false;
+    for (Descriptor &c : config)
+        c = make(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    good(cudnnBackendGetAttribute(list, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, (int64_t)config.size(), &nb, config.data()));
+    for (int64_t i = 0; i < nb; i++) {
+        Descriptor e = make(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+
+        good(cudnnBackendGetAttribute(config[(size_t)i], CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &one, &e));
+        good(cudnnBackendGetAttribute(e, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &one, &number));
+        if (number == found->number)
+            return plan_of(e, config[(size_t)i], device, found);
+    }
+    why = "the heuristics do not list it";
+    return false;
 }
 
 static std::string text_of(const std::vector<cudnnBackendNumericalNote_t> &notes)
@@ -349,10 +458,10 @@ static std::string text_of(const std::vector<cudnnBackendNumericalNote_t> &notes
     return s + "]";
 }
 
-static bool check(const char *form, const Card &c, const Engine &claimed, Descriptor graph, Descriptor device)
+static bool check(const char *form, const Card &c, const Engine &claimed, bool listed, Descriptor graph, Descriptor device)
 {
     Engine real = { claimed.number, 0, {}, false };
-    const bool there = ask(graph, device, claimed.number, &real), ok = there && real.notes == claimed.notes && real.workspace <= claimed.workspace;
+    const bool there = listed ? ask_heuristics(graph, device, &real) : ask_by_number(graph, device, &real), ok = there && real.notes == claimed.notes && real.workspace <= claimed.workspace;
 
     printf("%s sm_%-3d %-26s engine %2d  ", ok ? "ok  " : "FAIL", c.arch, form, claimed.number);
     if (there)
@@ -370,7 +479,7 @@ static void check_graph(const char *form, const Card &c, const Graph &g, Descrip
     const Descriptor graph = real_graph(g);
 
     for (const Engine &e : engines_for(g, c.arch))
-        ++*(check(form, c, e, graph, device) ? passed : failed);
+        ++*(check(form, c, e, g.node[0].kind == NodeKind::ATTENTION, graph, device) ? passed : failed);
 }
 
 int main(int argc, char **argv)
@@ -386,6 +495,8 @@ int main(int argc, char **argv)
             check_graph(f.name, c, graph_of(f), device, &passed, &failed);
         for (const Product &p : products)
             check_graph(p.name, c, graph_of(p), device, &passed, &failed);
+        for (const Keys &k : keys)
+            check_graph(k.name, c, graph_of(k), device, &passed, &failed);
     }
     printf("%d passed, %d failed, 0 skipped\n", passed, failed);
     return failed > 0 || !passed;

@@ -195,7 +195,8 @@ static void apply(const Node &n, const Bound &b, Dense *dense)
 
 /* ---- attention: [B, heads, tokens, width] -------------------------------------------------------------------------------------------------- */
 
-static void attend_row(float *out, const float *q, const float *k, const float *v, int64_t keys, int64_t width, float scale, Values *weight)
+/* @return the log of the sum of e^score */
+static float attend_row(float *out, const float *q, const float *k, const float *v, int64_t keys, int64_t width, float scale, Values *weight)
 {
     float top = -INFINITY, sum = 0;
 
@@ -208,22 +209,26 @@ static void attend_row(float *out, const float *q, const float *k, const float *
     for (int64_t j = 0; j < keys; j++)
         for (int64_t e = 0; e < width; e++)
             out[e] += (*weight)[(size_t)j] / sum * v[j * width + e];
+    return top + logf(sum);
 }
 
 static void attend(const Node &n, const Bound &b, Dense *dense)
 {
     const int64_t batch = n.x.dim[0], heads = n.x.dim[1], rows = n.x.dim[2], width = n.x.dim[3], keys = n.w.dim[2], key_heads = n.w.dim[1];
     const Values q = load(n.x, b, *dense, n.x.dim), k = load(n.w, b, *dense, n.w.dim), v = load(n.v, b, *dense, n.v.dim);
-    Values out(q.size()), weight((size_t)keys);
+    Values out(q.size()), weight((size_t)keys), logs((size_t)(batch * heads * rows));
 
     for (int64_t i = 0; i < batch * heads; i++) {
         const int64_t of = (i / heads * key_heads + i % heads * key_heads / heads) * keys * width;
 
         for (int64_t r = 0; r < rows; r++)
-            attend_row(&out[(size_t)((i * rows + r) * width)], &q[(size_t)((i * rows + r) * width)], &k[(size_t)of], &v[(size_t)of], keys, width, b.scale,
+            logs[(size_t)(i * rows + r)] =
+                attend_row(&out[(size_t)((i * rows + r) * width)], &q[(size_t)((i * rows + r) * width)], &k[(size_t)of], &v[(size_t)of], keys, width, b.scale,
                        &weight);
     }
     store(n.y, b, dense, std::move(out));
+    if (n.has_stats)
+        store(n.stats, b, dense, std::move(logs));
 }
 
 /* ---- the graph ------------------------------------------------------------------------------------------------------------------------------- */
@@ -240,7 +245,7 @@ bool graph_ranges(const Graph &g, const Bound &b)
     for (const Node &n : g.node)
         ok &= range(n.x, b, false) & (n.has_w ? range(n.w, b, false) : true) & range(n.v, b, false);
     for (const Node &n : g.node)
-        ok &= range(n.y, b, true);
+        ok &= range(n.y, b, true) & (n.has_stats ? range(n.stats, b, true) : true);
     return ok;
 }
 

@@ -31,8 +31,8 @@ struct Node {
     NodeKind kind;
     GraphTensor x, w, y;                        // convolution: image, filter, result. pointwise: x, b (w). attention: q, k, o. product: a, b, c
     GraphTensor v;                              // attention
-    bool has_w = false, has_scale = false;
-    GraphTensor scale;                          // attention
+    bool has_w = false, has_scale = false, has_stats = false;
+    GraphTensor scale, stats;                   // attention; stats: [B, heads, tokens, 1], the log of the sum of weights
     int mode = 0;                               // cudnnPointwiseMode_t
     std::vector<int64_t> before, after, step, dilation;     // convolution
 };
