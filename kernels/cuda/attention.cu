@@ -262,6 +262,10 @@ int avt_cuda_attention(Backend *be, const OpCall *c)
 
     if (!avt_numel(c->out))
         return 0;
+    if (avt_is_code(c->attention.k1.dtype) || (c->attention.k2.be && avt_is_code(c->attention.k2.dtype))) {
+        avt_backend_fail(be, ret, "%s: attention over codes is not written for it; use kv=bf16", be->device);
+        return ret;
+    }
     if (avt_cuda_attention_suits(c, avt_cuda(be)->arch))
         ret = avt_cuda_attention_dnn(be, c);
     if (ret != AVT_ERR(ENOSYS))
