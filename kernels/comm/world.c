@@ -140,8 +140,12 @@ static int check(const WorldMeeting *m, int films, const Log *log)
     if (!films)
         return avt_fail(log, AVT_ERR(EINVAL), "%d worker%s, and no process with a film: write mpirun -n 1 avatar speak ... : -n %d avatar worker",
                         m->nb, m->nb > 1 ? "s" : "", m->nb);
-    if (films == m->nb)
+    if (films == m->nb) {
+        if (films > 1 && !m->own)
+            avt_log(log, LOG_WARNING, "%d processes with a film and no worker: each makes a film of its own; for one film over all of them, start one with it, "
+                    "the others as avatar worker", films);
         return 0;
+    }
     if (films > 1)
         return avt_fail(log, AVT_ERR(EINVAL), "%d processes with a film and %d workers: start one with the film, all others as avatar worker",
                         films, m->nb - films);

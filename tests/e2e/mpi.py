@@ -146,10 +146,11 @@ def plan_of_all_processes(tmp):
 
 @case
 def films_alone_need_no_worker(tmp):
-    """mpirun -n 2 with a film each and no worker: both run by themselves."""
+    """mpirun -n 2 with a film each and no worker: both run by themselves, which is said once, as someone may have meant one film."""
     wav, png = inputs(tmp, 1)
     line = ['mpirun', '--oversubscribe', '-n', 1, *speak(wav, png, tmp / 'a.nut'), ':', '-n', 1, *speak(wav, png, tmp / 'b.nut')]
-    ok(line)
+    words = ok(line).text
+    require(words.count('each makes a film of its own') == 1, words)
     require((tmp / 'a.nut').read_bytes() == (tmp / 'b.nut').read_bytes())
 
 
