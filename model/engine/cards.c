@@ -13,6 +13,7 @@ static const Card cards[] = {
     { "a100-40",   40,  312, 1555, 1 }, { "a6000",     48,  155,  768, 0 }, { "l40s",      48,  362,  864, 0 }, { "a100-80",   80,  312, 2039, 1 },
     { "h100",      80,  989, 3350, 1 }, { "h100-pcie", 80,  756, 2000, 1 }, { "h200",     141,  989, 4800, 1 }, { "b200",     180, 2250, 8000, 1 },
 };
+#define START_SECONDS 4e-6              // of a kernel by the host, as its driver takes them
 #define NB_CARDS ((int)(sizeof(cards) / sizeof(cards[0])))
 
 const Card *avt_card_named(const char *name, size_t len)
@@ -42,7 +43,7 @@ void avt_card_names(char *text, size_t size)
 
 Rates avt_card_published(const Card *c)
 {
-    return (Rates){ c->tflops * 1e12, c->tflops * 1e12, c->bandwidth * 1e9 };
+    return (Rates){ c->tflops * 1e12, c->tflops * 1e12, c->bandwidth * 1e9, 0 };
 }
 
 /* What is counted on: of the published rates what copies reach, and for the latency the host's part in starting them. */
@@ -69,7 +70,7 @@ void avt_pool_add(Pool *pool, const char *device, const Card *card, double room,
     const int i = pool->nb + pool->others;
 
     snprintf(pool->name[i], sizeof(pool->name[i]), "%s", device);
-    pool->rates[i] = (Rates){ SHARE_PRODUCTS * r.products, SHARE_CONV * r.convolutions, SHARE_BYTES * r.bytes };
+    pool->rates[i] = (Rates){ SHARE_PRODUCTS * r.products, SHARE_CONV * r.convolutions, SHARE_BYTES * r.bytes, START_SECONDS };
     pool->room[i] = room;
     pool->nb += !other;
     pool->others += other;

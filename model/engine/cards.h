@@ -29,7 +29,7 @@ const Card *avt_card_named(const char *name, size_t len);
 const Card *avt_card_sized(double gb);
 /** The names, joined by spaces. */
 void  avt_card_names(char *text, size_t size);
-/** What its data sheet says, a second. */
+/** What its data sheet says, a second; starts are left out. */
 Rates avt_card_published(const Card *card);
 /** A link by its name, "pcie4", "pcie5", "nvlink", "100g"; NULL: none of these. */
 const Link *avt_link_named(const char *name);

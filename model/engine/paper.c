@@ -28,6 +28,7 @@ static int add_item(Work *w, const RankSetup *set, const PlanSizes *sizes, const
     for (int64_t i = 0; i < nb && ret >= 0; i++) {
         OpStat *s = &w->item[calls[i].first.op];
 
+        s->calls += calls[i].calls;
         s->flops += calls[i].flops;
         s->bytes += calls[i].bytes;
     }
@@ -73,14 +74,16 @@ double avt_paper_op(OpId op, double flops, double bytes, const Rates *r)
     return fmax(compute, bytes / r->bytes);
 }
 
-/* Of attention there may be another share than of the rest. */
+/* Of attention there may be another share than of the rest. Small ops are over before the host has started the next. */
 static double shared_seconds(const OpStat *stat, const Rates *rates, double share, double attention)
 {
-    double s = 0;
+    double s = 0, starts = 0;
 
-    for (int i = 0; i < OP_NB; i++)
+    for (int i = 0; i < OP_NB; i++) {
         s += avt_paper_op((OpId)i, stat[i].flops, stat[i].bytes, rates) * (i == OP_ATTENTION ? attention : share);
-    return s;
+        starts += (double)stat[i].calls * rates->start;
+    }
+    return fmax(s, starts);
 }
 
 static double stat_seconds(const OpStat *stat, const Rates *rates)
@@ -94,7 +97,7 @@ static Rates rates_of(const Pool *pool, const PlanRank *rank)
     Rates r = pool->rates[avt_pool_find(pool, rank->device)];
     const double share = avt_device_kind(rank->device, strlen(rank->device)) == DEVICE_HOST ? fmin(1, (double)rank->threads / avt_nb_cores()) : 1;
 
-    return (Rates){ r.products * share, r.convolutions * share, r.bytes * share };
+    return (Rates){ r.products * share, r.convolutions * share, r.bytes * share, r.start };
 }
 
 /* Of a layer: its part that has most heads, which of columns has most of all. */

@@ -11,6 +11,7 @@
 typedef struct Rates {                  // that are counted on, a second
     double products, convolutions;      // FLOPs: of products and attention; of convolutions
     double bytes;                       // of operands
+    double start;                       // seconds that the host takes to start an op, while others are at work; 0: not known
 } Rates;
 
 #define POOL_MAX (PLAN_MAX_RANKS + 2)

@@ -104,6 +104,24 @@ static void vae_where_it_is_asked_for(void **state)
     REQUIRE(avt_search_plan(&f, &pool, &o, &sizes, &bf16) == AVT_ERR(EINVAL));
 }
 
+/* A model the ops of which are over at once is no faster than the host starts them. */
+static void small_ops_wait_for_the_host(void **state)
+{
+    static Found f;
+    PlanOptions o = options(4);
+    TestModel m;
+    Pool pool;
+
+    (void)state;
+    test_model_default(&m);
+    m.sizes.width = m.sizes.height = 64;
+    o.nb_layers = m.sizes.dit.nb_layers;
+    o.nb_heads = m.sizes.dit.nb_heads;
+    cards(&pool, 1, "h100", 84e9);
+    REQUIRE_OK(avt_search_plan(&f, &pool, &o, &m.sizes, &bf16));
+    REQUIRE(f.paper.item > 50 * 4e-6 && f.paper.item < 1000 * 4e-6 && f.paper.period > 4 * f.paper.item);
+}
+
 /* On GPUs plan=auto is what avatar plan shows; CPUs have one set of cores, so there layer is as fast as any. */
 static void auto_is_the_search(void **state)
 {
@@ -137,6 +155,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_cards), cmocka_unit_test(instead), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
+        cmocka_unit_test(small_ops_wait_for_the_host),
         cmocka_unit_test(auto_is_the_search),
     };
 
