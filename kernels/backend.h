@@ -124,7 +124,7 @@ typedef struct Mark {
 typedef struct QueueStat {              // what avt_mark(), avt_wait(), avt_fetch() were asked for
     int64_t marks, waits, fetches;
     int64_t stops;                      // how often the host waited for the queue: avt_sync(), avt_download(), an upload without room
-    double fetched;                     // bytes
+    double fetched, stored;             // bytes
 } QueueStat;
 
 typedef struct BackendClass {

@@ -170,8 +170,10 @@ void avt_store(Backend *be, void *dst, Tensor src)
 {
     const size_t size = avt_nbytes(src);
 
-    if (be->status >= 0 && src.data && size)
-        be->cls->store(be, dst, src.data, size);
+    if (be->status < 0 || !src.data || !size)
+        return;
+    be->queue.stored += (double)size;
+    be->cls->store(be, dst, src.data, size);
 }
 
 void *avt_host_alloc(Backend *be, size_t size)

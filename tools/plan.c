@@ -45,7 +45,7 @@ static void print_row(const char *what, const PlanMemory *m, double flops)
 void plan_json_memory(const char *device, const PlanMemory *m)
 {
     printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu, "
-           "\"host\": %zu, \"coming\": %zu}", device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m), m->host, m->coming);
+           "\"host\": %zu, \"coming\": %zu, \"rings\": %zu, \"moved\": %zu}", device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m), m->host, m->coming, m->rings, m->moved);
 }
 
 /* Text encoder on a full prompt, speech encoder on some seconds of sound: weights and scratch of one call. */
@@ -109,7 +109,7 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL, stat);
         if (room && !p->process) {                                  // what others have free they know alone
             avt_room_add(room, p->device, avt_plan_sum(&m));
-            avt_room_add(room, "cpu", m.host);
+            avt_room_add(room, "cpu", m.host + m.rings);
         }
         if (p->pipe < 0)
             snprintf(name, sizeof(name), "%s: VAE", device);
@@ -125,6 +125,8 @@ static int print_ranks(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         if (ret >= 0 && !json && m.coming)
             printf("  layers on their way: %.3f GB each time that an item%s goes through, %s\n", (double)m.coming / GB,
                    plan->batch > 1 ? " of each step" : "", m.host ? "out of as much of the host's memory" : "out of the file");
+        if (ret >= 0 && !json && m.rings)
+            printf("  rings on their way: %.3f GB for each item, out of %.3f GB of the host's memory\n", (double)m.moved / GB, (double)m.rings / GB);
     }
     return ret;
 }

@@ -121,18 +121,23 @@ static void show_time(const Answer *a)
         printf("          of an item %.0f ms pass between the parts of its layers, over %s: %.0f GB/s, %.0f us each time\n", 1e3 * p->exchange, a->link->name,
                a->link->rate / GB, 1e6 * a->link->latency);
     if (p->copy > 0)
-        printf("          layers that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", 1e3 * p->copy, a->pool.fetch / GB,
+        printf("          %s that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", a->best.plan.offload == OFFLOAD_ALL ? "layers and rings" : "layers", 1e3 * p->copy, a->pool.fetch / GB,
                1e3 * p->beside, p->copy > p->beside ? "the card waits for them" : "they are hidden");
     printf("          from %s%s, of which %.0f %% (products), %.0f %% (convolutions), %.0f %% (bandwidth) are counted on; not measured\n",
            a->cards.assumed ? "the rates of a usual card of that size, " : "published rates of ", a->cards.card[0]->name, 100 * SHARE_PRODUCTS,
            100 * SHARE_CONV, 100 * SHARE_BYTES);
 }
 
+static const char *offload_option(const Plan *p)
+{
+    return p->offload == OFFLOAD_ALL ? " --offload all" : p->offload ? " --offload weights" : "";
+}
+
 static void show_instead(const Answer *a)
 {
     for (int i = 0; i < a->nb_instead; i++)
         printf("instead: --size %dx%d --steps %d%s fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps,
-               a->instead[i].plan.offload ? " --offload weights" : "", fps(&a->instead[i]));
+               offload_option(&a->instead[i].plan), fps(&a->instead[i]));
     if (!a->nb_instead)
         printf("instead: nothing smaller fits these cards either; take more of them, or larger ones\n");
 }
@@ -218,7 +223,7 @@ static void show_json(const Answer *a, const char *precision)
     printf(", \"instead\": [");
     for (int i = 0; i < a->nb_instead; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"offload\": \"%s\", \"fps\": %.3f}", i ? ", " : "", a->instead[i].width,
-               a->instead[i].height, a->instead[i].steps, a->instead[i].plan.offload ? "weights" : "none", fps(&a->instead[i]));
+               a->instead[i].height, a->instead[i].steps, avt_offload_name(&a->instead[i].plan), fps(&a->instead[i]));
     printf("], \"changes\": [");
     for (int i = 0; i < a->nb_changes; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"precision\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", i ? ", " : "", a->change[i].width,

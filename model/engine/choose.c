@@ -100,7 +100,7 @@ static void say(char *text, size_t size, const Found *f, const PlanOptions *aske
     if ((f->width != sizes->width || f->height != sizes->height) && n < size)
         n += (size_t)snprintf(text + n, size - n, " size=%dx%d", f->width, f->height);
     if (f->plan.offload && !asked->offload && n < size)
-        n += (size_t)snprintf(text + n, size - n, " offload=weights");
+        n += (size_t)snprintf(text + n, size - n, " offload=%s", avt_offload_name(&f->plan));
     if (on_gpus && n < size)
         snprintf(text + n, size - n, " (%.1f fps on paper)", AVATAR_BLOCK_FRAMES / f->paper.period);
 }
@@ -109,7 +109,7 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
 {
     const PlanOptions o = { .steps = c->plan.steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
                             .vae_split = c->plan.vae_parts > 1 ? c->plan.vae_parts : 0, .front_device = c->plan.front_device,
-                            .kv = c->plan.kv == DT_F32 ? NULL : avt_kv_name(&c->plan, c->act), .offload = c->plan.offload ? "weights" : NULL,
+                            .kv = c->plan.kv == DT_F32 ? NULL : avt_kv_name(&c->plan, c->act), .offload = c->plan.offload ? avt_offload_name(&c->plan) : NULL,
                             .resident = c->plan.resident / 1e9, .cpu_threads = c->cpu_threads };
     const BackendOptions be = avt_core_backend(c, 1, log);
     Found *list = avt_calloc(MEM_ENGINE, INSTEAD, sizeof(*list));

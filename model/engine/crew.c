@@ -30,8 +30,10 @@ void avt_crew_room(const Crew *c, Room *room)
     const CommOptions comm = comm_options(c, &places);
 
     for (int r = 0; r < c->set.plan->nb_ranks; r++)
-        if (avt_crew_has(c, r))                                     // other processes look at their own memory
+        if (avt_crew_has(c, r)) {                                   // other processes look at their own memory
             avt_room_add(room, c->set.plan->rank[r].device, avt_plan_sum(&c->planned[r]) - c->planned[r].weights);
+            avt_room_add(room, "cpu", c->planned[r].rings);
+        }
     avt_room_add(room, "cpu", avt_comm_host_bytes(&comm));
 }
 

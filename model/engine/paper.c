@@ -123,13 +123,14 @@ static double item_seconds(Found *f, int r, const Work *w, const Rates *rates, c
     return compute + exchange;
 }
 
-/* Layers that come while others are at work: a walk takes the longer of both. A block's time on rank r, `steps` items of it; *way (in: an
+/* Layers and rings that come while others are at work: a walk takes the longer of both. A block's time on rank r, `steps` items of it; *way (in: an
  * item's) becomes what an item takes there. */
 static double with_copies(Found *f, int r, int steps, double *way, const Pool *pool)
 {
     Paper *p = &f->paper;
     const int walks = (steps + f->plan.batch - 1) / f->plan.batch;
-    const double item = *way, copy = (double)f->memory[r].coming / pool->fetch;
+    const double rings = (double)f->memory[r].moved * (steps < f->plan.batch ? steps : f->plan.batch);     // down; up takes the other direction
+    const double item = *way, copy = ((double)f->memory[r].coming + rings) / pool->fetch;
 
     if (copy > p->copy) {
         p->copy = copy;

@@ -131,14 +131,14 @@ static int parse_offload(Plan *p, const PlanOptions *opt, const Log *log)
 {
     const char *text = opt->offload && *opt->offload ? opt->offload : "auto";
 
-    p->offload = !strcmp(text, "weights");
+    p->offload = !strcmp(text, "weights") ? OFFLOAD_WEIGHTS : !strcmp(text, "all") ? OFFLOAD_ALL : OFFLOAD_NONE;
     p->resident = 1e9 * opt->resident;
     if (!p->offload && strcmp(text, "none") && strcmp(text, "auto"))
-        return avt_fail(log, AVT_ERR(EINVAL), "offload=%s is not known: auto, none or weights", text);
+        return avt_fail(log, AVT_ERR(EINVAL), "offload=%s is not known: auto, none, weights or all", text);
     if (!(opt->resident >= 0 && opt->resident <= 1e6))
         return avt_fail(log, AVT_ERR(EINVAL), "resident=%g: GB of layers that stay on each device, 0 or more", opt->resident);
     if (opt->resident > 0 && !p->offload)
-        return avt_fail(log, AVT_ERR(EINVAL), "resident=%g says how much of the layers stays on a device with offload=weights; without it all do",
+        return avt_fail(log, AVT_ERR(EINVAL), "resident=%g says how much of the layers stays on a device with offload=weights or all; without it all do",
                         opt->resident);
     return 0;
 }
@@ -388,6 +388,18 @@ int avt_plan_is_spread(const Plan *p)
         if (p->rank[r].process)
             return 1;
     return 0;
+}
+
+const char *avt_offload_name(const Plan *p)
+{
+    static const char *const name[] = { [OFFLOAD_NONE] = "none", [OFFLOAD_WEIGHTS] = "weights", [OFFLOAD_ALL] = "all" };
+
+    return name[p->offload];
+}
+
+int avt_plan_moves_rings(const Plan *p, int rank)
+{
+    return p->offload == OFFLOAD_ALL && p->rank[rank].pipe >= 0 && strcmp(p->rank[rank].device, "cpu");
 }
 
 const char *avt_kv_name(const Plan *p, DType act)

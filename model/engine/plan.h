@@ -25,6 +25,8 @@
 
 typedef enum PlanKind { PLAN_SEQUENTIAL, PLAN_WAVE, PLAN_TIMESTEP, PLAN_LAYER } PlanKind;
 
+typedef enum Offload { OFFLOAD_NONE, OFFLOAD_WEIGHTS, OFFLOAD_ALL } Offload;
+
 typedef struct PlanRank {
     char device[32];
     int process;                        // that it lives in: 0, or a worker (comm/world.h)
@@ -49,7 +51,7 @@ typedef struct Plan {
     int vae_rank, vae_parts;            // the first of the ranks that decode, and how many there are: neighbours, some rows each
     char front_device[32];              // of the encoders of speech and text, which are no rank: front.h
     int front_threads;
-    int offload;                        // layers' weights come from the host: those that do not stand on their device
+    Offload offload;                    // what comes from the host: layers' weights that do not stand on their device, all rings as well
     double resident;                    // bytes of them that may stand on each
     DType kv;                           // Dit.kv
 } Plan;
@@ -60,6 +62,8 @@ typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t messages;                    // mailboxes of what other ranks send it
     size_t host;                        // in the host's memory, not the device's: layers that come from there
     size_t coming;                      // bytes of layers that come in each walk, from there or out of the file
+    size_t rings;                       // in the host's memory: rings that come from there,
+    size_t moved;                       // and bytes of them that come for each item
 } PlanMemory;
 
 /* On the device. */
@@ -91,7 +95,7 @@ typedef struct PlanOptions {            // NULL: "auto"
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
     const char *front_device;           // "auto" (the VAE's), or any device
     int vae_split;                      // over how many ranks the decoder is; 0, 1: one
-    const char *offload;                // "auto" (none), "none", "weights"
+    const char *offload;                // "auto" (none), "none", "weights", "all"
     double resident;                    // GB (10^9) of layers that stand on each device all the same
     const char *kv;                     // "auto" (the activations' type), "bf16", "fp8"
     int steps, nb_layers;
@@ -119,6 +123,10 @@ DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 /** Do ranks live in other processes than the front's? */
 int avt_plan_is_spread(const Plan *p);
+/** "none", "weights", "all" */
+const char *avt_offload_name(const Plan *p);
+/** Do the rings of a rank come from the host? On a CPU, which has no other memory, they stand. */
+int avt_plan_moves_rings(const Plan *p, int rank);
 /** What its kv is with activations of type `act`: "f32", "bf16", "fp8". */
 const char *avt_kv_name(const Plan *p, DType act);
 /** Name of a rank's device, with its process where there are several: "cuda0", "1:cuda0". @param buf  [PLAN_DEVICE], may be what is returned */

@@ -100,6 +100,35 @@ void avt_rank_weights_count(PlanMemory *m, const RankWeights *w)
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
+/* Of a step: on the device, or in the host's memory. */
+static int open_ring(Rank *r, int step)
+{
+    const Dit *d = &r->dit;
+
+    if (!avt_plan_moves_rings(r->set->plan, r->index))
+        return avt_dit_keys_open(&r->ring[step], r->state, d, r->set->shape.ring, 0);
+    return avt_rings_add(&r->rings, &r->ring[step], d->l1 - d->l0);
+}
+
+static int open_rings(Rank *r)
+{
+    if (!avt_plan_moves_rings(r->set->plan, r->index))
+        return 0;
+    r->dit.rings = &r->rings;
+    return avt_rings_open(&r->rings, r->state, &r->dit, r->set->shape.ring, r->be, r->copy, r->back);
+}
+
+void avt_rank_rings_count(PlanMemory *m, const Rank *r)
+{
+    const DitShape *s = &r->set->shape;
+
+    for (int i = 0; i < r->set->plan->steps; i++)
+        if (r->ring[i].home) {
+            m->moved = (size_t)r->ring[i].nb * (r->rings.bytes / (size_t)s->ring * (size_t)(s->ring - s->N));
+            m->rings += (size_t)r->ring[i].nb * r->rings.bytes;
+        }
+}
+
 static int open_layers(Rank *r)
 {
     const RankSetup *set = r->set;
@@ -108,6 +137,8 @@ static int open_layers(Rank *r)
     const int steps = set->plan->steps;
     int ret = avt_dit_time_open(&r->sink_time, r->state, d);
 
+    if (ret >= 0)
+        ret = open_rings(r);
     if (r->place->prev < 0 || r->place->next < 0) {                 // between them there are tokens alone
         r->latent = avt_new(r->state, DT_F32, r->nb_slots, DIT_BLOCK, LATENT, s->H, s->W);
         r->ref = avt_new(r->state, DT_F32, 1, LATENT, s->H, s->W);
@@ -121,7 +152,7 @@ static int open_layers(Rank *r)
             continue;
         ret = avt_dit_time_open(&r->time[i], r->state, d);
         if (ret >= 0)
-            ret = avt_dit_keys_open(&r->ring[i], r->state, d, s->ring, 0);
+            ret = open_ring(r, i);
     }
     for (int v = 0; v < r->nb_versions && ret >= 0; v++) {
         ret = avt_dit_text_open(&r->text[v], r->state, d, d->cfg.text_len);
@@ -187,9 +218,11 @@ static int open_walker(Rank *r, const BackendOptions *opt, const char *device)
     const int own = r->w->dit.shelf && !avt_backend_is_dry(r->be) && strcmp(device, "cpu");
     int ret = own ? avt_backend_open(&r->copy, device, opt) : 0;
 
+    if (ret >= 0 && own && avt_plan_moves_rings(r->set->plan, r->index))
+        ret = avt_backend_open(&r->back, device, opt);
     if (ret < 0)
         return ret;
-    r->copy->cancel = r->set->cancel;
+    r->back->cancel = r->copy->cancel = r->set->cancel;
     ret = avt_dit_walker_open(&r->dit, &r->w->dit, r->be, r->copy, r->state);
     r->dit.team.comm = r->comm;
     r->dit.kv = r->set->plan->kv;
@@ -213,7 +246,7 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     if (ret < 0)
         return ret;
     r->be->cancel = set->cancel;
-    r->copy = r->be;
+    r->copy = r->back = r->be;
     ret = open_arrays(r, set->plan->steps);
     if (ret >= 0)
         ret = avt_arena_open(&r->state, r->be, "state", room->state);
@@ -244,8 +277,22 @@ void avt_rank_sync(Rank *r)
         avt_sync(r->be);
 }
 
+/* All that rings move has been moved: their host memory can go. */
+static void close_rings(Rank *r)
+{
+    avt_sync(r->be);
+    avt_sync(r->copy);
+    avt_sync(r->back);
+    for (int i = 0; r->ring && i < r->set->plan->steps; i++)
+        avt_rings_drop(&r->rings, &r->ring[i]);
+    if (r->back != r->be)
+        avt_backend_close(&r->back);
+}
+
 void avt_rank_close(Rank *r)
 {
+    if (r->be && r->copy && r->back)
+        close_rings(r);
     for (int i = 0; r->ring && i < r->set->plan->steps; i++)
         avt_dit_keys_close(&r->ring[i]);
     for (int v = 0; v < r->nb_versions; v++) {

@@ -20,6 +20,7 @@
 #include "comm/comm.h"
 #include "dry/dry.h"
 #include "engine/front.h"
+#include "nets/rings.h"
 
 #define LATENT 16                       // channels of a latent
 #define PRIME_LATENTS 7                 // motion latents that the decoder is primed with
@@ -104,6 +105,7 @@ typedef struct Rank {
     Comm *comm;                         // NULL: alone, nothing is sent or received
     Backend *be;
     Backend *copy;                      // queue that layers come on; be itself where they do not, or work is done when its call returns
+    Backend *back;                      // queue that what was written in rings goes back on, in the same way
     Arena *state, *scratch, *messages;
     const RankWeights *w;
     Dit dit;                            // w's, with this session's team, as this rank walks through it
@@ -111,6 +113,7 @@ typedef struct Rank {
     DitTime *time, sink_time;           // [steps]
     DitKeys *text, *sink;               // [nb_versions]
     DitKeys *ring;                      // [steps]: those of this rank's pipe
+    Rings rings;                        // their slots, where they come from the host
     DitAudio *audio;                    // [nb_slots]
     Tensor latent;                      // [nb_slots, 3, 16, H, W]: first and last ranks of a pipe, as ref
     Tensor ref, ref_next, motion;       // [1, 16, H, W]; the same, last ranks; [19, 16, H, W], first ranks
@@ -125,6 +128,8 @@ typedef struct Rank {
     int64_t spent[STAGE_NB];            // ns; atomic: others read them
 } Rank;
 
+/** m->rings, moved. */
+void avt_rank_rings_count(PlanMemory *m, const Rank *r);
 /** From here on the thread does `stage`. Work that its queue still holds is waited for, so that its time is counted where it belongs;
  *  without set->timed this does nothing. @return the stage before */
 RankStage avt_rank_stage(Rank *r, RankStage stage);

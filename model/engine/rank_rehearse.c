@@ -175,6 +175,7 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
     }
     *m = (PlanMemory){ .state = avt_arena_peak(h.r.state), .scratch = avt_arena_peak(h.r.scratch), .workspace = h.r.be->workspace_peak };
     avt_rank_weights_count(m, &h.w);
+    avt_rank_rings_count(m, &h.r);
     if (ret >= 0)
         ret = measure_messages(m, &h.set, index, h.comm, routes);
     rehearsal_close(&h);

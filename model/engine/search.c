@@ -47,7 +47,7 @@ static void add_up(Found *f, const Pool *pool)
 
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         f->used[avt_pool_find(pool, f->plan.rank[r].device)] += (double)avt_plan_sum(&f->memory[r]);
-        f->host += (double)f->memory[r].host + (on_host(f->plan.rank[r].device) ? (double)avt_plan_sum(&f->memory[r]) : 0);
+        f->host += (double)f->memory[r].host + (double)f->memory[r].rings + (on_host(f->plan.rank[r].device) ? (double)avt_plan_sum(&f->memory[r]) : 0);
     }
     if (front >= 0)
         f->used[front] += (double)avt_plan_sum(&f->front);
@@ -256,12 +256,13 @@ static int keep_better(Found *list, int nb, int more)
 int avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
 {
     PlanOptions other = *o;
-    const int nb = less(list, max, o->steps - 1, pool, o, sizes, be);
+    int nb = less(list, max, o->steps - 1, pool, o, sizes, be);
 
-    other.offload = "weights";
-    if (said(o->offload))
-        return nb;
-    return keep_better(list, nb, less(list + nb, max - nb, o->steps, pool, &other, sizes, be));
+    for (int all = 0; all < 2 && !said(o->offload) && nb < max; all++) {
+        other.offload = all ? "all" : "weights";
+        nb = keep_better(list, nb, less(list + nb, max - nb, o->steps, pool, &other, sizes, be));
+    }
+    return nb;
 }
 
 void avt_search_options(char *text, size_t size, const Found *f)
@@ -281,7 +282,7 @@ void avt_search_options(char *text, size_t size, const Found *f)
     if (strcmp(f->plan.front_device, vae->device))                  // else it is there by itself
         snprintf(text + strlen(text), size - strlen(text), ":front_device=%s", f->plan.front_device);
     if (f->plan.offload)
-        snprintf(text + strlen(text), size - strlen(text), ":offload=weights:resident=%g", f->plan.resident / 1e9);
+        snprintf(text + strlen(text), size - strlen(text), ":offload=%s:resident=%g", avt_offload_name(&f->plan), f->plan.resident / 1e9);
     if (f->plan.vae_parts > 1)
         snprintf(text + strlen(text), size - strlen(text), ":vae_split=%d", f->plan.vae_parts);
 }

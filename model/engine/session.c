@@ -356,6 +356,7 @@ PlanMemory avt_session_measured(const AvatarSession *s, int rank)
                      .messages = avt_arena_peak(r->messages) };
 
     avt_rank_weights_count(&m, r->w);
+    avt_rank_rings_count(&m, r);
     if (m.host)
         m.host = avt_shelf_used(r->w->dit.shelf) - avt_shelf_standing(r->w->dit.shelf);
     return m;

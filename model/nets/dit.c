@@ -17,7 +17,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "nets/dit.h"
+#include "nets/rings.h"
 
 static Tensor heads(const Dit *d, Tensor x)                         // [M, heads hd] -> [M, heads, hd]
 {
@@ -354,8 +354,11 @@ int avt_dit_layers(Backend *be, Arena *scratch, const Dit *d, DitItem *items, in
     }
     for (int i = 0; i < d->l1 - d->l0 && ret >= 0; i++) {
         ret = avt_dit_reach(d, i);
-        for (int j = 0; j < nb_items && ret >= 0; j++)
+        for (int j = 0; j < nb_items && ret >= 0; j++) {
+            avt_rings_take(d->rings, items, nb_items, d->l1 - d->l0, i, j);
             run_layer(be, scratch, d, &items[j], i);
+            avt_rings_give(d->rings, items, nb_items, i, j);
+        }
     }
     avt_arena_release(scratch, mark);
     return ret < 0 ? ret : be->status;

@@ -320,6 +320,11 @@ int avt_dit_time_open(DitTime *t, Arena *a, const Dit *d)
     return avt_arena_backend(a)->status;
 }
 
+static DType kept_type(const Arena *a, const Dit *d)
+{
+    return d->kv == DT_F32 ? avt_arena_backend(a)->act : d->kv;
+}
+
 static Tensor kept_tensor(Arena *a, DType type, int64_t M, int64_t NH, int64_t hd)
 {
     return avt_is_code(type) ? avt_new_codes(a, type, 3, (const int64_t[]){ M, NH, hd }) : avt_new(a, type, M, NH, hd);
@@ -328,7 +333,7 @@ static Tensor kept_tensor(Arena *a, DType type, int64_t M, int64_t NH, int64_t h
 static int keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref, int64_t width)
 {
     const int64_t hd = d->cfg.dim / d->cfg.nb_heads, NH = width / hd;
-    const DType act = avt_arena_backend(a)->act, type = d->kv == DT_F32 ? act : d->kv;
+    const DType act = avt_arena_backend(a)->act, type = kept_type(a, d);
 
     *k = (DitKeys){ .nb = d->l1 - d->l0 };
     k->k = avt_calloc(MEM_NET, (size_t)(3 * k->nb), sizeof(*k->k));
@@ -353,6 +358,14 @@ int avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_
 int avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
 {
     return keys_open(k, a, d, M, 0, d->width);
+}
+
+void avt_dit_ring_tensors(Tensor *k, Tensor *v, Arena *a, const Dit *d, int64_t M)
+{
+    const int64_t hd = d->cfg.dim / d->cfg.nb_heads, NH = d->keys / hd;
+
+    *k = kept_tensor(a, kept_type(a, d), M, NH, hd);
+    *v = kept_tensor(a, kept_type(a, d), M, NH, hd);
 }
 
 void avt_dit_keep(Backend *be, Tensor keys, Tensor x)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * offload=weights: layers that come when their turn is give the bits of layers that stand, with a LoRA merged into them, over seven blocks and
+ * offload=weights, all: layers and rings that come when their turn is give the bits of those that stand, with a LoRA merged into them, over seven blocks and
  * another prompt and picture in mid-stream. On `cpu` they are read out of the file; `guard`, whose queues run late and in no order but
  * the one that was asked for, stands for a device with memory of its own. Memory is what was planned; a wave costs one walk.
  */
@@ -13,7 +13,8 @@ static float *pcm;
 
 typedef struct Cost {                               // of one session
     size_t weights, host, coming;                   // bytes, all ranks
-    double fetched;
+    size_t state, rings;
+    double fetched, stored;
     int nb_ranks;
 } Cost;
 
@@ -45,15 +46,19 @@ static void count(Cost *c, const AvatarSession *s)
         const PlanMemory want = avt_session_planned(s, r), have = avt_session_measured(s, r);
 
         REQUIRE(want.weights == have.weights && want.host == have.host && want.coming == have.coming);
+        REQUIRE(want.rings == have.rings && want.moved == have.moved);
         REQUIRE(want.state == have.state && want.scratch == have.scratch && want.workspace >= have.workspace);     // guard takes none in bf16
         c->weights += have.weights;
         c->host += have.host;
         c->coming += have.coming;
+        c->state += have.state;
+        c->rings += have.rings;
+        c->stored += s->crew.rank[r].back->queue.stored;
         c->fetched += s->crew.rank[r].copy->queue.fetched;
     }
 }
 
-static const char *precision;
+static const char *precision, *kv;
 
 static void make(Take *t, Cost *c, const char *plan, const char *devices, const char *offload, double resident)
 {
@@ -67,6 +72,7 @@ static void make(Take *t, Cost *c, const char *plan, const char *devices, const 
     opt.offload = offload;
     opt.resident = resident;
     opt.precision = precision;
+    opt.kv = kv;
     REQUIRE_OK(avatar_engine_open(&e, &opt));
     REQUIRE_OK(avt_session_open(&s, e, &look, &hooks));
     other.prompt = "another one";
@@ -114,6 +120,34 @@ static void same_bits(void **state)
         require_same(want, got);
         REQUIRE(some.coming > 0 && some.coming < none.coming && some.weights + some.coming == all.weights);
     }
+    free(want);
+    free(got);
+}
+
+/* Rings of a device with memory of its own lie in the host's; three slots of a layer stay. On `cpu` they stand. */
+static void same_bits_of_rings(void **state)
+{
+    Take *want = take_new(), *got = take_new();
+    Cost weights, all;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
+        const int on_cpu = !strncmp(plans[i].devices, "cpu", 3);
+
+        make(want, &weights, plans[i].plan, plans[i].devices, "weights", 0);
+        make(got, &all, plans[i].plan, plans[i].devices, "all", 0);
+        require_same(want, got);
+        REQUIRE(!weights.rings && !weights.stored);
+        REQUIRE(on_cpu ? !all.rings && all.state == weights.state : all.rings > 0 && all.stored > 0 && all.fetched > weights.fetched);
+    }
+    for (int i = 0; i < 2; i++) {
+        kv = i ? "fp8" : "bf16";
+        make(want, &weights, "wave", "guard", "none", 0);
+        make(got, &all, "wave", "guard", "all", 1);                 // layers stand
+        require_same(want, got);
+        REQUIRE(all.rings > 0);
+    }
+    kv = NULL;
     free(want);
     free(got);
 }
@@ -178,7 +212,7 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits), cmocka_unit_test(same_bits_in_codes), cmocka_unit_test(a_wave_is_one_walk), cmocka_unit_test(refusals),
+        cmocka_unit_test(same_bits), cmocka_unit_test(same_bits_of_rings), cmocka_unit_test(same_bits_in_codes), cmocka_unit_test(a_wave_is_one_walk), cmocka_unit_test(refusals),
     };
 
     return _cmocka_run_group_tests("offload", tests, sizeof(tests) / sizeof(tests[0]), setup, teardown) ? 1 : 0;
