@@ -163,8 +163,11 @@ class Going:
     def __init__(self, tmp, options=(), hosts=((), ()), before=(), seconds=120):
         self.tmp, self.words, self.stats = tmp, tmp / 'words', tmp / 'stats'
         wav, png = tone(tmp / 'a.wav', 0.3, seconds), face(tmp)
-        line = [*before, *beside(speak(wav, png, tmp / 'o.nut', '--stats', self.stats), 3, options=options, hosts=hosts)]
+        line = [*before, *(str(a) for a in self.line(tmp, wav, png, options, hosts))]
         self.p = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=open(self.words, 'wb'), env=dict(ENV, AVATAR_CASE=str(tmp)))
+
+    def line(self, tmp, wav, png, options, hosts):
+        return beside(speak(wav, png, tmp / 'o.nut', '--stats', self.stats), 3, options=options, hosts=hosts)
 
     def text(self):
         return self.words.read_text(errors='replace')
@@ -224,8 +227,8 @@ STAGES = {
 }
 
 
-def lose(tmp, stage, process, sig, options=()):
-    g = Going(tmp, options, seconds=2 if stage == 'end' else 120)
+def lose(tmp, stage, process, sig, options=(), going=Going, device='cpu'):
+    g = going(tmp, options, seconds=2 if stage == 'end' else 120)
     try:
         g.wait_for(lambda: STAGES[stage](g))
         if stage == 'start':
@@ -241,7 +244,7 @@ def lose(tmp, stage, process, sig, options=()):
         if stage == 'end':                                          # a film may be whole by then
             g.end(20)
             return
-        is_told = re.compile(r'^avatar%s: process %d on \S+ \(cpu\) is lost' % ('' if process else r' worker \d+', process), re.M)
+        is_told = re.compile(r'^avatar%s: process %d on \S+ \(%s\) is lost' % ('' if process else r' worker \d+', process, device), re.M)
         start = time.time()
         while not is_told.search(g.text()):
             require(time.time() < start + 10, stage, process, sig, 'nobody says in 10 s that it is lost:', g.text())

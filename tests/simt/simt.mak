@@ -8,6 +8,7 @@
 #                       in make check: each case of an op in one type, the committed golden, two plans, a film in bf16,
 #                       check-engines
 # make check-faults     plants typical bugs into our kernels and backend and sees that these tests find them: into doc/cuda.md
+# make check-cards      films over processes with an emulated GPU each, under mpirun
 # make check-engines    the engines of cuDNN's double against the real library's plans, without a device; T=90: one architecture
 # make cuda-table       what the compiler says of each kernel: into doc/cuda.md
 #
@@ -105,6 +106,8 @@ else
 run-simt check-simt check-faults: simt
 	@echo "0 passed, 0 failed, 1 skipped"
 endif
+check-cards: simt $(BUILD)/tests/media $(TINY_MODEL) $(OTHER_MODEL) $(if $(MPI_TESTS),$(BUILD)/libavatar_mpi.so)
+	@$(if $(and $(SIMT_NCCL),$(MPI_TESTS)),cp $(BUILD)/libavatar_mpi.so $(SIMT) && $(RUN) "$(SRC)/tests/simt/cards.py --tool $(abspath $(SIMT)/avatar) --media $(BUILD)/tests/media --model $(abspath $(TINY_MODEL)) --other $(abspath $(OTHER_MODEL))",echo "0 passed, 0 failed, 1 skipped")
 # the real cuDNN is asked, without a driver: a stand-in answers that every kernel was loaded
 CUDA_LIB = $(CUDA_HOME)/lib
 $(SIMT)/no_driver/libcuda.so.1: $(SRC)/tests/simt/no_driver.c
@@ -120,5 +123,5 @@ check-engines: $(SIMT)/tests/engines $(SIMT)/no_driver/libcuda.so.1
 cuda-table:
 	@$(SRC)/tests/simt/static.py --nvcc $(NVCC) --src $(SRC) --work $(SIMT)/static --write $(SRC)/doc/cuda.md
 
-.PHONY: simt run-simt check-simt check-faults check-engines cuda-table
+.PHONY: simt run-simt check-simt check-faults check-cards check-engines cuda-table
 -include $(SIMT_KERNELS_O:.o=.d) $(SIMT_BED_O:.o=.d) $(patsubst %.o,%.d,$(call simt_object,$(SIMT_C)))
