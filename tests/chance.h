@@ -13,12 +13,6 @@ typedef struct Chance {
     float *numbers;                     // of any message
 } Chance;
 
-static inline int chance_attach(Comm *c, Arena *mailboxes)
-{
-    (void)c, (void)mailboxes;
-    return 0;
-}
-
 static inline int chance_send(Comm *c, int dst, CommTag tag, const CommData *d)
 {
     (void)c, (void)dst, (void)tag, (void)d;
@@ -28,13 +22,14 @@ static inline int chance_send(Comm *c, int dst, CommTag tag, const CommData *d)
 static inline int chance_recv(Comm *c, int src, CommTag tag, const CommData *d)
 {
     (void)src, (void)tag;
-    avt_upload(d->be, d->t, ((Chance *)c)->numbers);
+    for (int i = 0; i < d->nb; i++)
+        avt_upload(d->be, d->t[i], ((Chance *)c)->numbers);
     return 0;
 }
 
 static inline int chance_open(Chance *c, int64_t nb, const Log *log)
 {
-    static const CommClass cls = { .name = "chance", .attach = chance_attach, .send = chance_send, .recv = chance_recv };
+    static const CommClass cls = { .name = "chance", .send = chance_send, .recv = chance_recv };
 
     c->comm = (Comm){ .cls = &cls, .nb = 2, .bytes_to = c->bytes_to, .log = log };
     c->numbers = avt_malloc(MEM_BACKEND, (size_t)nb * sizeof(*c->numbers));

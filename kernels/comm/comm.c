@@ -114,17 +114,18 @@ void avt_comm_close(Comm **comm, int nb)
 
 int avt_comm_attach(Comm *c, Arena *mailboxes)
 {
-    return c->cls->attach(c, mailboxes);
+    return c->cls->attach ? c->cls->attach(c, mailboxes) : 0;
 }
 
 int avt_comm_connect(Comm *c)
 {
-    return c->cls->connect(c);
+    return c->cls->connect ? c->cls->connect(c) : 0;
 }
 
 void avt_comm_detach(Comm *c)
 {
-    c->cls->detach(c);
+    if (c->cls->detach)
+        c->cls->detach(c);
 }
 
 static CommData tensors(Backend *be, const Tensor *t, int nb)

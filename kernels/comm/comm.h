@@ -79,7 +79,7 @@ typedef struct CommData {
 
 typedef struct CommClass {
     const char *name;
-    int  (*attach)(Comm *c, Arena *mailboxes);
+    int  (*attach)(Comm *c, Arena *mailboxes);                      // these three NULL: there is nothing to do
     int  (*connect)(Comm *c);
     void (*detach)(Comm *c);
     int  (*send)(Comm *c, int dst, CommTag tag, const CommData *d);
