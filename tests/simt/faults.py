@@ -45,7 +45,7 @@ FAULTS = [
     ('the largest of a warp taken for its row\'s', 'codes.cuh', 'if (team <= 32)', 'if (team <= 512)', 'kernels/quantize', 'quantize.cu'),
     ('logs of a row taken for another\'s', 'attention_dnn.cu', 'row % heads * n + row / heads', 'row', 'kernels/attention'),
     ('one result of two segments for both', 'attention_dnn.cu', '(size_t)i * (s->result + s->logs)', '0', 'kernels/attention'),
-    ('work on the default stream', 'backend_cuda.cu', 'cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, avt_cuda(be)->stream)', 'cudaMemcpyAsync(dst, src, size, cudaMemcpyDeviceToHost, 0)', 'backend'),
+    ('work on the default stream', 'backend_cuda.cu', 'cudaMemcpyDeviceToHost, avt_cuda(be)->stream), "copying to the host"', 'cudaMemcpyDeviceToHost, 0), "copying to the host"', 'backend'),
     ('no wait between two queues', 'backend_cuda.cu', 'cudaStreamWaitEvent(avt_cuda(be)->stream, avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0)', 'cudaSuccess', 'backend'),
     ('a wait for the event before', 'backend_cuda.cu', 'avt_cuda(m.be)->event[m.at % CUDA_EVENTS], 0', 'avt_cuda(m.be)->event[(m.at + CUDA_EVENTS - 1) % CUDA_EVENTS], 0', 'backend'),
     ('pinned memory filled before its copy ran', 'upload.cu', 'cudaEventSynchronize(c->done)', 'cudaSuccess', 'backend'),
