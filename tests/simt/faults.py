@@ -129,7 +129,7 @@ def try_fault(o, fault, at):
         return False, 'does not build: ' + why[-300:]
     for sets in [''] if '/' not in fault[4] else [' --device cuda0 --sample', ' --device cuda0']:
         for schedule, order in SCHEDULES:
-            ret, out = shell(str(at / 'test') + sets, {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'})
+            ret, out = shell(str(at / 'test') + sets, {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'}, 60)
             if ret:
                 return True, '%s: %s' % (schedule, kind_of(ret, out))
     return False, 'nobody'
