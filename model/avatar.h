@@ -161,15 +161,17 @@ AVATAR_API void avatar_look_default(AvatarLook *look);
 AVATAR_API int avatar_preset(const char *name, AvatarOptions *opt, AvatarLook *look);
 
 /**
- * Check options without loading anything: values, combinations, that the model folder is there. For a filter's init().
+ * Check options without loading anything: values, combinations, that the model folder is there. For a filter's init(). With `launched` set
+ * the processes meet before that, so that workers end with one that is refused.
  * @return 0, or a negative error after one logged sentence that names option, value and remedy
  */
 AVATAR_API int avatar_options_check(const AvatarOptions *opt);
 
 /**
- * Was this process started by mpirun or srun, maybe beside workers (doc/cluster.md)? For AvatarOptions.launched. Processes meet at the
- * first engine that is opened with it, and part when this one ends.
+ * Was this process started by mpirun or srun, maybe beside workers (doc/cluster.md)? For AvatarOptions.launched. Processes meet when options
+ * with it are first checked or an engine is opened, and part when this one ends.
  * @param env  getenv(), as the library reads no environment of its own accord
+ * @return 0: no; else how many were started on this host, 1 where that is not told
  */
 AVATAR_API int avatar_is_launched(char *(*env)(const char *name));
 /**

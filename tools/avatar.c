@@ -2,21 +2,25 @@
 /* avatar: the library for people with a stock ffmpeg. This file only chooses the subcommand. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "avatar.h"
+#include "engine/orders.h"
+#include "options.h"
 #include "speak.h"
 
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
     const char *help;
+    int meets;                          // takes workers: they end with it however it ends, so it meets them first of all
 } commands[] = {
-    { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak: talk.mp4" },
+    { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak: talk.mp4", 1 },
     { "inspect", cmd_inspect, "MODEL|FILE                                       what a model folder, or a file of weights, holds" },
     { "convert", cmd_convert, "--precision int8|fp8 -o DIR [--model DIR]        a model whose layers are kept in 8 bits" },
     { "bench",   cmd_bench,   "--damage [PICTURE] [--model DIR] [--json]        what each precision costs a film, against f32" },
-    { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network" },
+    { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network", 1 },
     { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps" },
     { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?" },
     { "worker",  cmd_worker,  "[--model DIR] [--devices LIST] ...                lend this process's devices to a film, under mpirun" },
@@ -33,6 +37,15 @@ static int usage(FILE *f)
     return f == stdout ? 0 : 2;
 }
 
+/* @return 0, or an error behind a sentence */
+static int meet(void)
+{
+    static const Log log = { .write = tool_log_line, .level = LOG_WARNING };
+    World *world;
+
+    return avatar_is_launched(getenv) ? avt_workers_world(&world, &log) : 0;
+}
+
 static int run(int argc, char **argv)
 {
     const unsigned v = avatar_version();
@@ -45,7 +58,7 @@ static int run(int argc, char **argv)
         return printf("avatar %u.%u.%u\n", v >> 16, v >> 8 & 255, v & 255) < 0;
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(argv[1], commands[i].name))
-            return commands[i].run(argc - 1, argv + 1);
+            return commands[i].meets && meet() < 0 ? 1 : commands[i].run(argc - 1, argv + 1);
     fprintf(stderr, "avatar: '%s' is not a command\n", argv[1]);
     return usage(stderr);
 }

@@ -8,9 +8,13 @@
 
 #include "base/plugin.h"
 #include "base/thread.h"
+#include "comm/launcher.h"
 #include "comm/mpi_plugin.h"
 
 #define PLUGIN "libavatar_mpi.so"
+
+#define LOOK_MS 500                     // between two looks at who is still there
+#define NB_LOOKS 3                      // in a row at which one is missing: one that is being started is not to be seen at first
 
 typedef struct Exchange {               // of two threads: the last one frees it
     pthread_mutex_t lock;
@@ -68,19 +72,43 @@ static Exchange *exchange_new(MpiPluginMeet *meet, const WorldCard *own)
     return x;
 }
 
-/* Lock held. */
-static int wait_for_all(Exchange *x, WorldMeeting *m)
+/* One that ended before all met is waited for by MPI without end, and mpirun sees no fault in it when that was early, and with exit code 0. */
+static int is_one_missing(const Exchange *x, int *looks)
 {
-    const int64_t end = avt_now_ns() + WORLD_MEETING_MS * INT64_C(1000000);
+    const int nb = x->own.beside > 1 ? avt_launcher_count() : -1;
+
+    *looks = nb >= 0 && nb < x->own.beside ? *looks + 1 : 0;
+    return *looks == NB_LOOKS;
+}
+
+/* Lock held. @return 0 when it has finished by then */
+static int wait_until(Exchange *x, int64_t end)
+{
     const struct timespec until = { end / 1000000000, end % 1000000000 };
 
     while (!x->finished)
         if (pthread_cond_timedwait(&x->done, &x->lock, &until) == ETIMEDOUT)
-            break;
+            return 1;
+    return 0;
+}
+
+/* Lock held. */
+static int wait_for_all(Exchange *x, WorldMeeting *m)
+{
+    const int64_t end = avt_now_ns() + WORLD_MEETING_MS * INT64_C(1000000);
+    int missing = 0, looks = 0;
+
+    while (!missing && wait_until(x, avt_now_ns() + LOOK_MS * INT64_C(1000000)) && avt_now_ns() < end)
+        missing = is_one_missing(x, &looks);
     if (x->finished) {
         *m = x->m;
         x->m.card = NULL;
         return x->ret;
+    }
+    if (missing) {
+        snprintf(m->why, sizeof(m->why), "a process that mpirun started on this host ended before all had met: no film begins; its own words say why, "
+                 "if they do not, ffmpeg made no use of the filter");
+        return AVT_ERR(ECANCELED);
     }
     snprintf(m->why, sizeof(m->why), "the other processes of mpirun have not come within %d s; one must be a film's (avatar speak, or ffmpeg with the "
              "filter), all others avatar worker", WORLD_MEETING_MS / 1000);

@@ -286,21 +286,28 @@ static void beat(Peer *p)
     pthread_mutex_unlock(&p->pen);
 }
 
+/* Until the next beat. @return 1: the world closes */
+static int rest(World *w)
+{
+    const int64_t end = avt_now_ns() + WORLD_BEAT_MS * INT64_C(1000000);
+    const struct timespec until = { end / 1000000000, end % 1000000000 };
+    int closing;
+
+    pthread_mutex_lock(&w->lock);
+    while (!w->closing && pthread_cond_timedwait(&w->change, &w->lock, &until) != ETIMEDOUT)
+        ;
+    closing = w->closing;
+    pthread_mutex_unlock(&w->lock);
+    return closing;
+}
+
 /* Silence counts only while we listen: after a stop of our own everyone has a new chance. */
 void *avt_peer_pulse(void *arg)
 {
     World *w = arg;
     int64_t last = avt_now_ns();
 
-    for (;;) {
-        int closing;
-
-        poll(NULL, 0, WORLD_BEAT_MS);
-        pthread_mutex_lock(&w->lock);
-        closing = w->closing;
-        pthread_mutex_unlock(&w->lock);
-        if (closing)
-            return NULL;
+    while (!rest(w)) {
         for (int i = 0; i < w->nb; i++) {
             Peer *p = &w->peer[i];
             const int64_t now = avt_now_ns();
@@ -315,6 +322,7 @@ void *avt_peer_pulse(void *arg)
         }
         last = avt_now_ns();
     }
+    return NULL;
 }
 
 /* ---- groups ---------------------------------------------------------------------------------- */

@@ -279,6 +279,7 @@ void avt_world_close(World **pw)
         return;
     pthread_mutex_lock(&w->lock);
     w->closing = 1;
+    pthread_cond_broadcast(&w->change);
     for (int i = 0; i < w->nb; i++)
         pthread_cond_broadcast(&w->peer[i].work);
     pthread_mutex_unlock(&w->lock);

@@ -43,7 +43,8 @@ typedef struct WorldCard {              // what a process tells of itself
     uint8_t address[WORLD_ADDRESSES][16];           // IPv6, or IPv4 as ::ffff:a.b.c.d; zeros: none
     uint16_t port;                      // network order
     uint16_t bf16;                      // its CPU runs bf16 faster than f32
-    uint16_t pad[2];
+    uint16_t beside;                    // how many processes were started on its host, itself among them; 0: not known
+    uint16_t pad;
     int32_t nccl, pad2;                 // its version; 0: none
     uint64_t gpu[WORLD_CARDS];          // of cudaN: which card of the host it is; 0: not known
 } WorldCard;

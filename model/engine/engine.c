@@ -13,6 +13,7 @@
 
 #include "base/thread.h"
 #include "engine/engine.h"
+#include "engine/orders.h"
 
 #define KEEP_MS 10000
 
@@ -67,16 +68,14 @@ static void handle_free(AvatarEngine *e)
 int avatar_options_check(const AvatarOptions *opt)
 {
     AvatarEngine *e = in_callback ? NULL : handle_new(opt);
-    ModelDir dir = { 0 };
-    Expert x;
+    World *world;
     int ret;
 
     if (!e)
         return in_callback ? AVT_ERR(EDEADLK) : AVT_ERR(ENOMEM);
-    ret = avt_options_check(opt, &x, &e->log);
+    ret = opt->launched ? avt_workers_world(&world, &e->log) : 0;
     if (ret >= 0)
-        ret = avt_options_model(&dir, opt, &e->log);
-    avt_modeldir_close(&dir);
+        ret = avt_options_try(opt, &e->log);
     handle_free(e);
     return ret;
 }

@@ -42,6 +42,17 @@ void avatar_options_default(AvatarOptions *opt)
     *opt = (AvatarOptions){ .steps = -1, .cpu_level = -1, .log_level = AVATAR_LOG_INFO };
 }
 
+/* Of this host, as Open MPI and MPICH tell it. */
+static int nb_launched(char *(*env)(const char *name))
+{
+    const char *value = env("OMPI_COMM_WORLD_LOCAL_SIZE");
+    int nb;
+
+    value = value ? value : env("MPI_LOCALNRANKS");
+    nb = value ? atoi(value) : 1;
+    return nb > 0 ? nb : 1;
+}
+
 int avatar_is_launched(char *(*env)(const char *name))
 {
     static const char *const names[] = { "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK" };
@@ -50,7 +61,7 @@ int avatar_is_launched(char *(*env)(const char *name))
         const char *value = env(names[i]);
 
         if (value)
-            return strcmp(value, "1") || i == 2;                    // one process alone has nobody to meet; PMIX_RANK does not tell
+            return strcmp(value, "1") || i == 2 ? nb_launched(env) : 0;         // one process alone has nobody to meet; PMIX_RANK does not tell
     }
     return 0;
 }
@@ -225,6 +236,18 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
                                                 .steps = opt->steps > 0 ? opt->steps : 4, .nb_layers = PLAN_MAX_RANKS,
                                                 .nb_processes = opt->launched ? INT_MAX : 0,
                                                 .cpu_threads = opt->cpu_threads }, log);
+}
+
+int avt_options_try(const AvatarOptions *opt, const Log *log)
+{
+    ModelDir dir = { 0 };
+    Expert x;
+    int ret = avt_options_check(opt, &x, log);
+
+    if (ret >= 0)
+        ret = avt_options_model(&dir, opt, log);
+    avt_modeldir_close(&dir);
+    return ret;
 }
 
 static int nearest_side(int side)

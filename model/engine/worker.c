@@ -30,6 +30,7 @@ typedef struct Worker {
     Log log;
     Loaded *loaded;
     Serving *serving;
+    int wanted;                         // something was asked of it
     char last[400];                     // the last error that was logged
 } Worker;
 
@@ -207,6 +208,7 @@ static int serve(Worker *w)
         if (ret < 0)
             return ret == AVT_ERR(ECANCELED) ? 0 : ret;
         *w->last = 0;
+        w->wanted = 1;
         a.serial = size >= sizeof(Order) ? ((const Order *)data)->serial : 0;
         a.ret = obey(w, data, size);
         snprintf(a.text, sizeof(a.text), "%s", *w->last ? w->last : avatar_error_text(a.ret));
@@ -220,7 +222,7 @@ static int check(const AvatarOptions *opt, const Log *log)
     if (!opt->launched)
         return avt_fail(log, AVT_ERR(EINVAL), "a worker serves the process with the film, and mpirun or srun starts both: mpirun -n 1 avatar speak "
                         "... : -n 3 avatar worker");
-    return avatar_options_check(opt);
+    return avt_options_try(opt, log);
 }
 
 int avatar_worker_run(const AvatarOptions *opt)
@@ -232,12 +234,15 @@ int avatar_worker_run(const AvatarOptions *opt)
     if (ret < 0)
         return ret;
     avt_workers_card(&card, 1, opt->devices);
+    card.beside = (uint16_t)opt->launched;
     ret = avt_world_open(&w.world, &card, avt_mpi_meet, &w.log);
     if (ret < 0)
         return ret;
     avt_log(&w.log, LOG_INFO, "process %d of %d on %s serves with %s", avt_world_own(w.world), avt_world_nb(w.world),
             avt_world_card(w.world, avt_world_own(w.world))->host, card.devices);
     ret = serve(&w);
+    if (ret >= 0 && !w.wanted)
+        avt_log(&w.log, LOG_INFO, "the process with the film has ended before it began one");
     while (w.serving)
         close_session(&w, w.serving->id);
     while (w.loaded)

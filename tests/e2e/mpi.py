@@ -89,23 +89,54 @@ def same_bytes_as_threads(tmp):
         require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), nb, devices, 'gives other bytes than threads do')
 
 
-@case
-def filter_over_processes(tmp):
-    """The same through ffmpeg, which builds its graph twice, so that engine and session are opened anew in the same processes; and two films of one
-    graph at once, sharing the workers."""
+def find_ffmpeg():
     ffmpeg = pathlib.Path(A.bin or '/nowhere') / 'ffmpeg'
     if not ffmpeg.exists():
         raise Skip('no ffmpeg with the filter here')
+    return ffmpeg
+
+
+def avatar(seed=3, devices='auto', more=''):
+    return "avatar=model=%s:seed=%d:cpu_threads=1:devices='%s'%s" % (A.model, seed, devices, more)
+
+
+def same_film(tmp, inputs, graph, level='error'):
+    """graph(devices) over three threads and over three processes. What ffmpeg said of the latter."""
+    for out, devices in (('t.nut', 'cpu|cpu|cpu'), ('m.nut', 'auto')):
+        film = [find_ffmpeg(), '-v', level, '-y', *inputs, '-filter_complex', graph(devices), '-an', '-c:v', 'rawvideo', '-fflags', '+bitexact', tmp / out]
+        words = ok(film if devices != 'auto' else beside(film, 2)).text
+    require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), graph('auto'), 'gives other bytes than threads do')
+    return words
+
+
+@case
+def filter_over_processes(tmp):
+    """The same through ffmpeg, whose 5.1 builds its graph twice, so that engine and session are opened anew in the same processes; and two films of
+    one graph at once, sharing the workers."""
     wav, png = inputs(tmp, 2)
-    avatar = "avatar=model=%s:seed=%%d:cpu_threads=1:devices='%%s'" % A.model
-    graphs = ('[0:a][1:v]' + avatar.replace('%d', '3', 1),
-              '[0:a]asplit[a][b];[1:v]split[p][q];[a][p]%s[v];[b][q]%s[w];[v][w]hstack' % (avatar.replace('%d', '3', 1), avatar.replace('%d', '4', 1)))
-    for graph in graphs:
-        for out, devices in (('t.nut', 'cpu|cpu|cpu'), ('m.nut', 'auto')):
-            film = [ffmpeg, '-v', 'error', '-y', '-i', wav, '-i', png, '-filter_complex', graph.replace('%s', devices), '-an', '-c:v', 'rawvideo',
-                    '-fflags', '+bitexact', tmp / out]
-            ok(film if devices != 'auto' else beside(film, 2))
-        require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), graph, 'gives other bytes than threads do')
+    same_film(tmp, ('-i', wav, '-i', png), lambda d: '[0:a][1:v]' + avatar(3, d))
+    same_film(tmp, ('-i', wav, '-i', png), lambda d: '[0:a]asplit[a][b];[1:v]split[p][q];[a][p]%s[v];[b][q]%s[w];[v][w]hstack' % (avatar(3, d), avatar(4, d)))
+
+
+def two_rates(tmp, second):
+    """Four seconds of 48 kHz, then, from `second` on, two of 32 kHz, in one stream: ffmpeg builds the graph anew between the two."""
+    with open(tmp / 'two.ts', 'wb') as out:
+        for rate, offset, seconds in ((48000, 0, 4), (32000, second, 2)):
+            ok([find_ffmpeg(), '-v', 'error', '-y', '-i', tone(tmp / 'r.wav', 0.3, seconds, rate), '-c:a', 'aac', '-muxdelay', 0, '-muxpreload', 0,
+                '-output_ts_offset', offset, tmp / 'p.ts'])
+            out.write((tmp / 'p.ts').read_bytes())
+    return '-copyts', '-dts_delta_threshold', '100', '-i', tmp / 'two.ts'
+
+
+@case
+def a_rebuilt_graph(tmp):
+    """In mid-stream: one session goes on in the next graph; and, where the sound begins elsewhere, workers serve a second one after the first."""
+    png = face(tmp)
+    for second, nb_frames, nb_sessions in ((4, 152, 1), (30, 52, 2)):
+        words = same_film(tmp, two_rates(tmp, second), lambda d: '[0:a]' + avatar(3, d, ':image=%s' % png), 'verbose')
+        require('econfiguring filter graph' in words, 'the graph was not built anew', words)
+        require(words.count('at 25 fps, seed 3, layer on 0:cpu|1:cpu|2:cpu') == nb_sessions, words)
+        require(abs(len(Nut(tmp / 'm.nut').video) - nb_frames) <= 2, len(Nut(tmp / 'm.nut').video), 'frames')
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------------------
@@ -132,6 +163,56 @@ def who_is_refused(tmp):
     refused(['mpirun', '--oversubscribe', '-n', 2, *worker()], '2 workers, and no process with a film')
     refused(['mpirun', '--oversubscribe', '-n', 2, *film, ':', '-n', 1, *worker()], '2 processes with a film and 1 workers')
     require(not (tmp / 'o.nut').exists(), 'a film was left')
+
+
+def never_begins(film, nb_workers, *words):
+    """It ends as it does alone, and the workers with it, soon, each with a sentence."""
+    alone, start = run(film), time.time()
+    p = run(beside(film, nb_workers))
+    require(p.returncode == alone.returncode, film, 'gives', alone.returncode, 'alone, under mpirun', p.returncode, p.text)
+    require(time.time() - start < 40, film, 'ends after', time.time() - start, 's')
+    for w in words or ('the process with the film has ended before it began one',):
+        require(p.text.count(w) == nb_workers, film, nb_workers, 'workers should say', repr(w), 'in', p.text)
+
+
+@case
+def a_film_that_never_begins(tmp):
+    """Sound, picture, model, option that are refused; and help."""
+    wav, png = inputs(tmp, 1)
+    for film in (speak(tmp / 'no.wav', png, tmp / 'o.nut'), speak(wav, png, tmp / 'o.nut', '--model', '/nowhere'),
+                 speak(wav, png, tmp / 'o.nut', '--frobnicate'), [A.tool, 'speak', '--help'], [A.tool, 'plan', '--model', '/nowhere']):
+        never_begins(film, 3)
+    never_begins(speak(wav, wav, tmp / 'o.nut'), 3, ': process ')           # an engine is open by then
+    require(not (tmp / 'o.nut').exists(), 'a film was left')
+
+
+@case
+def a_filter_that_never_begins(tmp):
+    """The same of ffmpeg: before and after it makes the filter, a graph that is never configured; and ffmpeg without the filter."""
+    ffmpeg = find_ffmpeg()
+    wav, png = inputs(tmp, 1)
+    none = tone(tmp / 'none.wav', 0, 0)
+
+    def film(wav, png, more='', out=('-f', 'null', '-')):
+        return [ffmpeg, '-v', 'error', '-y', '-i', wav, '-i', png, '-filter_complex', '[0:a][1:v]avatar=model=%s%s' % (A.model, more), *out]
+
+    for f in film(wav, png, ':model=/nowhere'), film(tmp / 'no.wav', png), film(wav, wav):
+        never_begins(f, 2)
+    for f in (film(none, png), film(wav, png, out=('-t', 0, '-f', 'null', '-')), film(wav, png, ':image=%s' % wav)):
+        never_begins(f, 2, ': process ')                            # an engine may be open by then
+    for f in ([ffmpeg, '-h'], ['true']):                            # after MPI_Init of the workers, or before it
+        start = time.time()
+        p = run(beside(f, 2))
+        require(time.time() - start < 40, f, 'ends after', time.time() - start, 's')
+        require('ended before all had met' in p.text or 'did not call "init" before exiting' in p.text, f, p.text)
+
+
+@case
+def scripts_may_stand_between(tmp):
+    """Processes that are not mpirun's own children are not taken for lost."""
+    wav, png = inputs(tmp, 1)
+    late = ['sh', '-c', 'sleep 3; "$@"; exit $?', 'sh']
+    ok(beside(late + speak(wav, png, tmp / 'o.nut'), 2, ['sh', '-c', '"$@"; exit $?', 'sh', *worker()]))
 
 
 @case
