@@ -110,23 +110,34 @@ static int open_ring(Rank *r, int step)
     return avt_rings_add(&r->rings, &r->ring[step], d->l1 - d->l0);
 }
 
+static int open_sink(Rank *r, int version)
+{
+    const Dit *d = &r->dit;
+
+    if (!avt_plan_moves_rings(r->set->plan, r->index))
+        return avt_dit_keys_open(&r->sink[version], r->state, d, r->set->shape.Lc, r->set->shape.n);
+    return avt_rings_add_sink(&r->rings, &r->sink[version], d->l1 - d->l0);
+}
+
 static int open_rings(Rank *r)
 {
     if (!avt_plan_moves_rings(r->set->plan, r->index))
         return 0;
     r->dit.rings = &r->rings;
-    return avt_rings_open(&r->rings, r->state, &r->dit, r->set->shape.ring, r->be, r->copy, r->back);
+    return avt_rings_open(&r->rings, r->state, &r->dit, &r->set->shape, r->be, r->copy, r->back);
 }
 
 void avt_rank_rings_count(PlanMemory *m, const Rank *r)
 {
-    const DitShape *s = &r->set->shape;
+    const RingSlot *like = &r->rings.slot[0];
 
     for (int i = 0; i < r->set->plan->steps; i++)
         if (r->ring[i].home) {
-            m->moved = (size_t)r->ring[i].nb * (r->rings.bytes / (size_t)s->ring * (size_t)(s->ring - s->N));
-            m->rings += (size_t)r->ring[i].nb * r->rings.bytes;
+            m->moved = (size_t)r->ring[i].nb * avt_rings_moved(&r->rings, &r->set->shape);
+            m->rings += (size_t)r->ring[i].nb * like->ring.bytes;
         }
+    for (int v = 0; v < r->nb_versions; v++)
+        m->rings += r->sink[v].home ? (size_t)r->sink[v].nb * like->sink.bytes : 0;
 }
 
 static int open_layers(Rank *r)
@@ -157,7 +168,7 @@ static int open_layers(Rank *r)
     for (int v = 0; v < r->nb_versions && ret >= 0; v++) {
         ret = avt_dit_text_open(&r->text[v], r->state, d, d->cfg.text_len);
         if (ret >= 0)
-            ret = avt_dit_keys_open(&r->sink[v], r->state, d, s->Lc, s->n);
+            ret = open_sink(r, v);
     }
     for (int k = 0; k < r->nb_slots && ret >= 0; k++)
         ret = avt_dit_audio_open(&r->audio[k], r->state, d, s, 1, 0);
@@ -285,6 +296,8 @@ static void close_rings(Rank *r)
     avt_sync(r->back);
     for (int i = 0; r->ring && i < r->set->plan->steps; i++)
         avt_rings_drop(&r->rings, &r->ring[i]);
+    for (int v = 0; r->sink && v < r->nb_versions; v++)
+        avt_rings_drop(&r->rings, &r->sink[v]);
     if (r->back != r->be)
         avt_backend_close(&r->back);
 }

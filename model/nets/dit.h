@@ -91,7 +91,7 @@ typedef struct Dit {
     int nb_held;                        // injections after layers held
     Shelf *shelf;                       // where layers are, but for their modulations and injections; or NULL: here
     ShelfReader *reader;                // of avt_dit_walker_open()
-    struct Rings *rings;                // of a rank whose rings come from the host: rings.h; or NULL
+    struct Rings *rings;                // of a rank whose rings and sinks come from the host: rings.h; or NULL
 } Dit;
 
 /** Bind stem and layers l0 .. l1-1; with b->shelf the layers are put on a shelf, which is to be filled, and `d` stays where it is.
@@ -127,7 +127,7 @@ typedef struct DitKeys {                // keys and values of the layers held: t
     Tensor *k, *v;                      // [l1 - l0] tensors [M, heads held, hd]; the array is owned (avt_dit_keys_close)
     Tensor *ref;                        // sink: [l1 - l0] tensors [n, heads held, hd], the reference's keys before rotation; else NULL
     int64_t nb;                         // layers
-    void **home;                        // [l1 - l0] where a ring that comes is in the host's memory, owned (rings.h); NULL: it stands
+    void **home;                        // [l1 - l0] where a ring or sink that comes is in the host's memory, owned (rings.h); NULL: it stands
 } DitKeys;
 
 typedef struct DitAudio {               // of one block
@@ -146,8 +146,8 @@ int  avt_dit_keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb
 /** Keys of a text, M rows: their heads are those of the products. */
 int  avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M);
 void avt_dit_keys_close(DitKeys *k);
-/** Keys and values of one layer, M rows. */
-void avt_dit_ring_tensors(Tensor *k, Tensor *v, Arena *a, const Dit *d, int64_t M);
+/** Those of rings and sinks, of one layer. @param ref  NULL: of a ring */
+void avt_dit_layer_keys(Tensor *k, Tensor *v, Tensor *ref, Arena *a, const Dit *d, int64_t M, int64_t nb_ref);
 /** Rows of keys or values [M, heads, hd] in the type that they are kept in, from activations. */
 void avt_dit_keep(Backend *be, Tensor keys, Tensor x);
 int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);

@@ -330,23 +330,26 @@ static Tensor kept_tensor(Arena *a, DType type, int64_t M, int64_t NH, int64_t h
     return avt_is_code(type) ? avt_new_codes(a, type, 3, (const int64_t[]){ M, NH, hd }) : avt_new(a, type, M, NH, hd);
 }
 
-static int keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref, int64_t width)
+static void open_layer(Tensor *k, Tensor *v, Tensor *ref, Arena *a, const Dit *d, int64_t M, int64_t nb_ref, int64_t width)
 {
     const int64_t hd = d->cfg.dim / d->cfg.nb_heads, NH = width / hd;
-    const DType act = avt_arena_backend(a)->act, type = kept_type(a, d);
 
+    *k = kept_tensor(a, kept_type(a, d), M, NH, hd);
+    *v = kept_tensor(a, kept_type(a, d), M, NH, hd);
+    if (ref)
+        *ref = avt_new(a, avt_arena_backend(a)->act, nb_ref, NH, hd);       // they are turned anew for each block, then rounded once
+}
+
+static int keys_open(DitKeys *k, Arena *a, const Dit *d, int64_t M, int64_t nb_ref, int64_t width)
+{
     *k = (DitKeys){ .nb = d->l1 - d->l0 };
     k->k = avt_calloc(MEM_NET, (size_t)(3 * k->nb), sizeof(*k->k));
     if (!k->k)
         return AVT_ERR(ENOMEM);
     k->v = k->k + k->nb;
     k->ref = nb_ref ? k->v + k->nb : NULL;
-    for (int64_t i = 0; i < k->nb; i++) {
-        k->k[i] = kept_tensor(a, type, M, NH, hd);
-        k->v[i] = kept_tensor(a, type, M, NH, hd);
-        if (nb_ref)
-            k->ref[i] = avt_new(a, act, nb_ref, NH, hd);            // they are turned anew for each block, then rounded once
-    }
+    for (int64_t i = 0; i < k->nb; i++)
+        open_layer(&k->k[i], &k->v[i], nb_ref ? &k->ref[i] : NULL, a, d, M, nb_ref, width);
     return avt_arena_backend(a)->status;
 }
 
@@ -360,12 +363,9 @@ int avt_dit_text_open(DitKeys *k, Arena *a, const Dit *d, int64_t M)
     return keys_open(k, a, d, M, 0, d->width);
 }
 
-void avt_dit_ring_tensors(Tensor *k, Tensor *v, Arena *a, const Dit *d, int64_t M)
+void avt_dit_layer_keys(Tensor *k, Tensor *v, Tensor *ref, Arena *a, const Dit *d, int64_t M, int64_t nb_ref)
 {
-    const int64_t hd = d->cfg.dim / d->cfg.nb_heads, NH = d->keys / hd;
-
-    *k = kept_tensor(a, kept_type(a, d), M, NH, hd);
-    *v = kept_tensor(a, kept_type(a, d), M, NH, hd);
+    open_layer(k, v, ref, a, d, M, nb_ref, d->keys);
 }
 
 void avt_dit_keep(Backend *be, Tensor keys, Tensor x)

@@ -275,11 +275,14 @@ static int upload_buckets(Backend *be, Pass *p)
     return 0;
 }
 
+/* One slot: prompts are rare, and their layers are on the way for longer than they are at work. */
 int avt_umt5_open(Umt5 *t, const Umt5Config *cfg, const Ckpt *ckpt, Backend *be, size_t keep, int in_place)
 {
+    const ShelfRoom room = { in_place ? keep : 0, in_place ? 0 : keep, 1 };
+
     *t = (Umt5){ .cfg = *cfg, .ckpt = ckpt };
     return avt_shelf_open(&t->shelf, &(ShelfBook){ .ckpt = ckpt, .what = "umt5", .dtype = cfg->dtype, .nb_layers = cfg->nb_layers + 1,
-                                                   .size = sizeof(Layer), .bind = bind_layer, .opaque = &t->cfg }, be, in_place ? (ShelfRoom){ keep, 0, 1 } : (ShelfRoom){ 0, keep, 2 }, NULL);
+                                                   .size = sizeof(Layer), .bind = bind_layer, .opaque = &t->cfg }, be, room, NULL);
 }
 
 void avt_umt5_close(Umt5 *t)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * offload=weights, all: layers and rings that come when their turn is give the bits of those that stand, with a LoRA merged into them, over seven blocks and
+ * offload=weights, all: layers, rings and sinks that come when their turn is give the bits of those that stand, with a LoRA merged into them, over seven blocks and
  * another prompt and picture in mid-stream. On `cpu` they are read out of the file; `guard`, whose queues run late and in no order but
  * the one that was asked for, stands for a device with memory of its own. Memory is what was planned; a wave costs one walk.
  */
@@ -15,7 +15,7 @@ typedef struct Cost {                               // of one session
     size_t weights, host, coming;                   // bytes, all ranks
     size_t state, rings;
     double fetched, stored;
-    int nb_ranks;
+    int nb_ranks, sinks;                            // sinks that wait in the host's memory
 } Cost;
 
 static int setup(void **state)
@@ -55,6 +55,8 @@ static void count(Cost *c, const AvatarSession *s)
         c->rings += have.rings;
         c->stored += s->crew.rank[r].back->queue.stored;
         c->fetched += s->crew.rank[r].copy->queue.fetched;
+        for (int v = 0; v < s->crew.rank[r].nb_versions; v++)
+            c->sinks += s->crew.rank[r].sink[v].home != NULL;
     }
 }
 
@@ -124,7 +126,7 @@ static void same_bits(void **state)
     free(got);
 }
 
-/* Rings of a device with memory of its own lie in the host's; three slots of a layer stay. On `cpu` they stand. */
+/* Rings and sinks of a device with memory of its own lie in the host's; three slots of a layer stay. On `cpu` they stand. */
 static void same_bits_of_rings(void **state)
 {
     Take *want = take_new(), *got = take_new();
@@ -137,8 +139,9 @@ static void same_bits_of_rings(void **state)
         make(want, &weights, plans[i].plan, plans[i].devices, "weights", 0);
         make(got, &all, plans[i].plan, plans[i].devices, "all", 0);
         require_same(want, got);
-        REQUIRE(!weights.rings && !weights.stored);
+        REQUIRE(!weights.rings && !weights.stored && !weights.sinks);
         REQUIRE(on_cpu ? !all.rings && all.state == weights.state : all.rings > 0 && all.stored > 0 && all.fetched > weights.fetched);
+        REQUIRE(on_cpu ? !all.sinks : all.sinks >= all.nb_ranks);
     }
     for (int i = 0; i < 2; i++) {
         kv = i ? "fp8" : "bf16";
