@@ -125,7 +125,7 @@ static const AVOption avatar_options[] = {
     STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
     STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16, int8, fp8", precision, FLAGS),
     STRING("kv", "set the attention's keys and values: auto (as between operations), bf16, fp8 (half of bf16's memory)", kv, FLAGS),
-    STRING("offload", "set where layers' weights are: auto, none (on the devices), weights (in host memory until their turn), all (rings as well)", offload, FLAGS),
+    STRING("offload", "set where layers' weights are: auto (what fits), none (on the devices), weights (in host memory until their turn), all (rings, sinks as well)", offload, FLAGS),
     { "resident", "set how many GB of the layers stay on each device with offload", OFFSET(resident), AV_OPT_TYPE_DOUBLE,
         { .dbl = 0 }, 0, 1e6, FLAGS },
     STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),

@@ -80,9 +80,9 @@ typedef struct AvatarOptions {
                                            layers multiply numbers of 8 bits. Latents, sums and the picture's encoder stay f32 */
     const char *kv;                     /* of the attention's keys and values that a stream keeps: "auto" (NULL), the type between the ops;
                                            "bf16"; "fp8": 8 bits and a scale a head, half the memory of bf16, pictures that differ a little */
-    const char *offload;                /* layers' weights: "auto" (NULL), "none": on the devices; "weights": come when their turn is, from the
-                                           host's memory, on a CPU out of the file; "all": rings of keys and values as well, but for a CPU; the
-                                           same bits, less memory, at worst less speed */
+    const char *offload;                /* layers' weights: "none": on the devices; "weights": come when their turn is, from the host's memory, on a
+                                           CPU out of the file; "all": rings and sinks of keys and values as well, but for a CPU; the same bits,
+                                           less memory, at worst less speed; "auto" (NULL): the first of these that fits the GPUs, else none */
     double resident;                    /* offload: GB (10^9) of the layers that stay on each device all the same */
     const char *front_device;           /* of the encoders of speech and text: "auto" (NULL, the VAE's), or any device */
     int steps;                          /* denoising steps; -1: the model's (4) */

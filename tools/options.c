@@ -35,7 +35,7 @@ static const Option options[] = {
     { "vae_split",   INT,   AT(engine.vae_split),   "devices that decode some rows of the pictures each: vae_device and those in front of it", NULL },
     { "precision",   TEXT,  AT(engine.precision),   "auto (what the devices run fastest), f32, bf16, int8, fp8", NULL },
     { "kv",          TEXT,  AT(engine.kv),          "the attention's keys and values: auto (as between operations), bf16, fp8 (half of bf16's memory)", NULL },
-    { "offload",     TEXT,  AT(engine.offload),     "layers' weights: auto, none (on the devices), weights (in host memory until their turn), all (rings as well)", NULL },
+    { "offload",     TEXT,  AT(engine.offload),     "layers' weights: auto (what fits), none (on the devices), weights (in host memory until their turn), all (rings, sinks as well)", NULL },
     { "resident",    REAL,  AT(engine.resident),    "offload: GB of the layers that stay on each device (default: 0)", NULL },
     { "front_device", TEXT, AT(engine.front_device), "of the encoders of speech and text: auto (the VAE's), or a device", NULL },
     { "cpu_threads", INT,   AT(engine.cpu_threads), "threads of the CPU backend (default: all cores)", NULL },

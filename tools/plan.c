@@ -10,6 +10,7 @@
 
 #include "calibrate.h"
 #include "comm/world.h"
+#include "engine/choose.h"
 #include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/sound.h"
@@ -244,7 +245,7 @@ static int print_lack(const ToolOptions *o, const PlanSizes *sizes, const Plan *
 static const char plan_usage[] =
     "usage: avatar plan [--model DIR|published] [--size WxH] [--steps N] [--devices LIST] [--plan PLAN] "
                 "[--vae-device D] [--front-device D] [--precision P] [--kv K] [--offload O] [--resident GB] [--memory GB] [--host-memory GB] [--json]\n       avatar plan --gpus 4x24 [--link pcie4] [--host-memory 128G] [-o PLAN.svg] ...: the fastest plan that fits\n       avatar plan --ops [--gpus CARD] [--json] ...: operations of one block at "
-                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, and the command fails when they do not fit.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n";
+                "one step\nMemory in GB (10^9) by lifetime, found without weights by a run on the dry backend.\nWith --memory the layers are split so that each device has room, GPUs have what does not fit from the host (--offload auto), and the\ncommand fails when that does not fit either.\nTFLOP: work of one block at each step that is under way at once (sequential: at one), and of its decoding.\n";
 
 /* What the GPUs of this machine have free. */
 static void print_left(const Room *room, int json)
@@ -296,7 +297,7 @@ static int print_time(const Plan *plan, const PlanSizes *sizes, const BackendOpt
 
 static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan *plan, int steps, const char *device, const BackendOptions *opt)
 {
-    const char *precision = avt_precision_name(opt->act, opt->product), *kv = avt_kv_name(plan, opt->act);
+    const char *precision = avt_precision_name(opt->act, opt->product), *kv = avt_kv_name(plan, opt->act), *offload = avt_offload_name(plan);
     char text[256];
     Room room = { .nb = 0 };
     double host;
@@ -306,11 +307,11 @@ static int plan_memory(const ToolOptions *o, const PlanSizes *sizes, const Plan 
         return 2;
     avt_plan_text(plan, text, sizeof(text));
     if (o->json)
-        printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"kv\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text, precision, kv,
-               o->look.out_width, o->look.out_height, steps);
+        printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"kv\": \"%s\", \"offload\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"ranks\": [", text, precision,
+               kv, offload, o->look.out_width, o->look.out_height, steps);
     else {
-        printf("%s, %dx%d, %d steps, %s%s%s\n", text, o->look.out_width, o->look.out_height, steps, precision, plan->kv == DT_F32 ? "" : ", kv ",
-               plan->kv == DT_F32 ? "" : kv);
+        printf("%s, %dx%d, %d steps, %s%s%s%s%s\n", text, o->look.out_width, o->look.out_height, steps, precision, plan->kv == DT_F32 ? "" : ", kv ",
+               plan->kv == DT_F32 ? "" : kv, plan->offload ? ", offload " : "", plan->offload ? offload : "");
         print_head("GB");
     }
     ret = print_ranks(o, sizes, plan, opt, &room, o->json);
@@ -374,7 +375,7 @@ int plan_read(Planned *q, ToolOptions *o)
                           .front_device = o->engine.front_device, .offload = o->engine.offload, .kv = o->engine.kv, .resident = o->engine.resident,
                           .nb_layers = q->sizes.dit.nb_layers, .nb_heads = q->sizes.dit.nb_heads, .cpu_threads = o->engine.cpu_threads,
                           .room = o->memory ? q->room : NULL };
-    return o->memory && read_room(q->room, o->memory) < 0 ? 2 : 0;
+    return (o->memory && read_room(q->room, o->memory) < 0) || plan_read_host(&q->p.host, o) < 0 ? 2 : 0;
 }
 
 int plan_make(Planned *q, const ToolOptions *o)
@@ -384,7 +385,7 @@ int plan_make(Planned *q, const ToolOptions *o)
     q->opt.act = avt_plan_act(&q->plan, q->opt.level, NULL);
     if (avt_options_precision(&q->opt, o->engine.precision, &tool_log) < 0)
         return 1;
-    return avt_rank_plan(&q->plan, &q->p, &q->sizes, &q->opt) < 0;
+    return avt_choose_plan(&q->plan, &q->p, &q->sizes, &q->opt) < 0;
 }
 
 int cmd_plan(int argc, char **argv)

@@ -94,10 +94,26 @@ static void show_host(const Answer *a)
 
     if (used <= 0)
         return;
-    printf("host    layers on their way, encoders on the CPU: %.2f GB", used / GB);
+    printf("host    what comes from there, encoders on the CPU: %.2f GB", used / GB);
     if (room > 0)
         printf(" of %.2f%s", room / GB, used > room ? "  TOO MUCH" : "");
     printf("\n");
+}
+
+static const char *what_comes(const Plan *p)
+{
+    return p->offload == OFFLOAD_ALL ? "layers, rings and sinks" : "layers";
+}
+
+/* What offload=auto took from the cards. */
+static void show_missing(const Found *f)
+{
+    if (f->missing > 0 && f->misses == LACKS_HOST)
+        printf("offload=auto: %s come from the host, as it would lack %.2f GB with all on the cards; the frames are the same\n", what_comes(&f->plan),
+               f->missing / GB);
+    else if (f->missing > 0)
+        printf("offload=auto: %s come from the host, as cuda%d would lack %.2f GB with all on it; the frames are the same\n", what_comes(&f->plan),
+               f->misses, f->missing / GB);
 }
 
 static void show_lack(const Found *f)
@@ -121,8 +137,8 @@ static void show_time(const Answer *a)
         printf("          of an item %.0f ms pass between the parts of its layers, over %s: %.0f GB/s, %.0f us each time\n", 1e3 * p->exchange, a->link->name,
                a->link->rate / GB, 1e6 * a->link->latency);
     if (p->copy > 0)
-        printf("          %s that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", a->best.plan.offload == OFFLOAD_ALL ? "layers and rings" : "layers", 1e3 * p->copy, a->pool.fetch / GB,
-               1e3 * p->beside, p->copy > p->beside ? "the card waits for them" : "they are hidden");
+        printf("          %s that come in a walk: %.0f ms over %.0f GB/s beside %.0f ms of work: %s\n", what_comes(&a->best.plan), 1e3 * p->copy,
+               a->pool.fetch / GB, 1e3 * p->beside, p->copy > p->beside ? "the card waits for them" : "they are hidden");
     printf("          from %s%s, of which %.0f %% (products), %.0f %% (convolutions), %.0f %% (bandwidth) are counted on; not measured\n",
            a->cards.assumed ? "the rates of a usual card of that size, " : "published rates of ", a->cards.card[0]->name, 100 * SHARE_PRODUCTS,
            100 * SHARE_CONV, 100 * SHARE_BYTES);
@@ -170,6 +186,8 @@ static void show_changes(const Answer *a)
             printf("--size %dx%d", f->width, f->height);
         else
             printf("--precision %s", a->precision[i]);
+        if (f->plan.offload != a->best.plan.offload)
+            printf(" and --offload %s", avt_offload_name(&f->plan));
         printf(": at most %.2f GB of a card%s", most_used(a, f) / GB, f->lack > 0 ? ", which does not fit" : "");
         if (rate_is_known(a, i))
             printf(", %.1f fps", fps(f));
@@ -187,6 +205,7 @@ static void show(const Answer *a, const PlanSizes *sizes)
     show_cards(a);
     show_context(&a->cards);
     show_host(a);
+    show_missing(f);
     if (f->lack > 0)
         show_lack(f);
     else
@@ -211,9 +230,9 @@ static void show_json(const Answer *a, const char *precision)
 
     for (int i = 1; i < a->cards.nb; i++)
         least = a->cards.usable[i] < least ? a->cards.usable[i] : least;
-    printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"fits\": %s, \"fps\": %.3f, \"first_frame\": %.3f, \"exchange\": %.6f, "
+    printf("{\"plan\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"steps\": %d, \"offload\": \"%s\", \"missing\": %.0f, \"fits\": %s, \"fps\": %.3f, \"first_frame\": %.3f, \"exchange\": %.6f, "
            "\"usable\": %.0f, \"host\": %.0f, \"bound\": \"%s\", \"options\": \"%s\", \"ranks\": [", avt_plan_text(&f->plan, text, sizeof(text)), precision, f->width,
-           f->height, f->steps, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, f->paper.exchange, least, f->host, f->paper.bound, a->options);
+           f->height, f->steps, avt_offload_name(&f->plan), f->missing, f->lack > 0 ? "false" : "true", fps(f), f->paper.first, f->paper.exchange, least, f->host, f->paper.bound, a->options);
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         printf(r ? ", " : "");
         plan_json_memory(f->plan.rank[r].device, &f->memory[r]);
@@ -226,8 +245,8 @@ static void show_json(const Answer *a, const char *precision)
                a->instead[i].height, a->instead[i].steps, avt_offload_name(&a->instead[i].plan), fps(&a->instead[i]));
     printf("], \"changes\": [");
     for (int i = 0; i < a->nb_changes; i++)
-        printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"precision\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", i ? ", " : "", a->change[i].width,
-               a->change[i].height, a->change[i].steps, a->precision[i], rate_is_known(a, i) ? fps(&a->change[i]) : 0, most_used(a, &a->change[i]));
+        printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"precision\": \"%s\", \"offload\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", i ? ", " : "",
+               a->change[i].width, a->change[i].height, a->change[i].steps, a->precision[i], avt_offload_name(&a->change[i].plan), rate_is_known(a, i) ? fps(&a->change[i]) : 0, most_used(a, &a->change[i]));
     printf("]}\n");
 }
 

@@ -23,7 +23,6 @@ static void add_device(Pool *pool, const char *device, double room, int other)
 static void pool_of(Pool *pool, const Plan *p, const double *room)
 {
     avt_pool_open(pool, avt_link_named("pcie4"));
-    pool->host = (double)avt_host_memory_left();
     for (int r = 0; r < p->nb_ranks; r++)
         if (p->rank[r].pipe >= 0 || avt_pool_find(pool, p->rank[r].device) < 0)
             add_device(pool, p->rank[r].device, room[r], p->rank[r].pipe < 0);
@@ -31,31 +30,64 @@ static void pool_of(Pool *pool, const Plan *p, const double *room)
         add_device(pool, p->front_device, (double)avt_room_left(p->front_device), 1);
 }
 
-/* Is there anything to choose, and are its times known? */
-static int is_open(const Plan *p, const char *plan)
+static int is_auto(const char *option)
 {
-    int gpus = 0;
+    return !option || !*option || !strcmp(option, "auto");
+}
 
+/* Are its times known? */
+static int is_known(const Plan *p)
+{
     for (int r = 0; r < p->nb_ranks; r++)
-        gpus += is_gpu(p->rank[r].device);
-    return (!plan || !strcmp(plan, "auto")) && gpus == p->nb_ranks && !avt_plan_is_spread(p) && (gpus > 1 || p->offload);
+        if (!is_gpu(p->rank[r].device))
+            return 0;
+    return !avt_plan_is_spread(p);
+}
+
+static void say_plan(const Found *f, const Log *log)
+{
+    char text[256];
+
+    avt_log(log, LOG_INFO, "plan=auto: %s, %s, %.1f fps on paper at %dx%d", avt_plan_text(&f->plan, text, sizeof(text)),
+            f->lack > 0 ? "which lacks least memory" : "the fastest that fits", AVATAR_BLOCK_FRAMES / f->paper.period, f->width, f->height);
+}
+
+static const char *place_of(const Pool *pool, int i)
+{
+    return i == LACKS_HOST ? "the host" : pool->name[i];
+}
+
+/* Its price, where something was taken from the devices. */
+static void say_offload(const Found *f, const Pool *pool, const Log *log)
+{
+    const char *what = f->plan.offload == OFFLOAD_ALL ? "layers, rings and sinks" : "layers";
+
+    if (f->missing > 0 && f->lack > 0)
+        avt_log(log, LOG_WARNING, "offload=auto: with %s from the host %s still lacks %.2f GB at %dx%d", what, place_of(pool, f->lacks), f->lack / 1e9,
+                f->width, f->height);
+    else if (f->missing > 0)
+        avt_log(log, LOG_WARNING, "offload=auto: %s come from the host, %.1f GB of its memory, as with all on the devices %s would lack %.2f GB at %dx%d; the "
+                "same frames, on paper %.1f a second", what, f->host / 1e9, place_of(pool, f->misses), f->missing / 1e9, f->width, f->height,
+                AVATAR_BLOCK_FRAMES / f->paper.period);
 }
 
 static int search(Plan *p, const Plan *named, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
 {
+    const int open = is_auto(o->plan);
     Found *f = avt_calloc(MEM_ENGINE, 1, sizeof(*f));
-    char text[256];
     Pool pool;
-    int ret = f ? 0 : AVT_ERR(ENOMEM);
+    int ret;
 
+    if (!f)
+        return AVT_ERR(ENOMEM);
     pool_of(&pool, named, o->room);
-    if (ret >= 0)
-        ret = avt_search_plan(f, &pool, o, sizes, be);
+    pool.host = o->host;
+    ret = open ? avt_search_plan(f, &pool, o, sizes, be) : avt_search_offload(f, &pool, o, sizes, be);
     if (ret >= 0) {
         *p = f->plan;
-        avt_log(be->log, LOG_INFO, "plan=auto: %s, %s, %.1f fps on paper at %dx%d", avt_plan_text(p, text, sizeof(text)),
-                f->lack > 0 ? "which lacks least memory" : "the fastest that fits", AVATAR_BLOCK_FRAMES / f->paper.period, sizes->width,
-                sizes->height);
+        if (open)
+            say_plan(f, be->log);
+        say_offload(f, &pool, be->log);
     }
     avt_free(f);
     return ret;
@@ -68,7 +100,9 @@ int avt_choose_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const
 
     if (ret < 0)
         return ret;
-    return is_open(&named, o->plan) ? search(p, &named, o, sizes, be) : avt_rank_plan(p, o, sizes, be);
+    if (o->room && is_known(&named) && (is_auto(o->plan) || is_auto(o->offload)))
+        return search(p, &named, o, sizes, be);
+    return avt_rank_plan(p, o, sizes, be);
 }
 
 /* ---- what fits instead ------------------------------------------------------------------------------------------------ */
@@ -124,7 +158,7 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
     if (list && !avt_plan_is_spread(&c->plan)) {
         find_room(room, &host, c);
         pool_of(&pool, &c->plan, room);
-        pool.host += host;
+        pool.host = (double)avt_host_memory_left() + host;
         nb = avt_search_instead(list, INSTEAD, &pool, &o, &sizes, &be);
     }
     for (int i = 0; i < nb; i++)

@@ -6,10 +6,11 @@
 #include "engine/engine.h"
 
 /**
- * A plan with its layers weighed. Where o->plan is left open and all devices are GPUs of this process, the fastest that fits at the model's own
- * size of frames; if none does, the one that lacks least. Ranks on CPUs share their cores, so that no way of sharing work is
- * faster there than another: layer, which takes the least memory. A line of LOG_INFO says what was chosen.
- * @param o  devices: a list; room: as in PlanOptions, of its plan's ranks
+ * A plan with its layers weighed. Where all devices are GPUs of this process with a room that is known: with o->plan left open the fastest that
+ * fits at the model's own size of frames, if none does the one that lacks least; with o->offload left open as much on the devices as fits.
+ * Ranks on CPUs share their cores, so that no way of sharing work is faster there than another: layer, which takes the least memory.
+ * A line of LOG_INFO says what was chosen; one of LOG_WARNING what comes from the host, and the price.
+ * @param o  devices: a list; room: as in PlanOptions, of its plan's ranks, or NULL
  * @return 0 or an error (logged to be->log)
  */
 int  avt_choose_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);

@@ -131,7 +131,7 @@ static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt 
     if (ret < 0)
         return ret;
     snprintf(who, sizeof(who), "%s: the weights take", c->dir.dir);
-    return avt_room_check(&p->room, who, "use a smaller model or fewer ranks", log);
+    return avt_room_check(&p->room, who, c->plan.offload ? "use a smaller model or fewer ranks" : "use a smaller model, fewer ranks, or offload=weights", log);
 }
 
 static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const Log *log)
@@ -328,6 +328,7 @@ static int make_plan(Core *c, const AvatarOptions *opt, int steps, const Log *lo
     if (ret >= 0)
         ret = find_room(room, &p, &dry);
     o.room = room;
+    o.host = (double)avt_host_memory_left();
     return ret < 0 ? ret : avt_choose_plan(&c->plan, &o, &c->sizes, &dry);
 }
 

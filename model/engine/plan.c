@@ -137,9 +137,9 @@ static int parse_offload(Plan *p, const PlanOptions *opt, const Log *log)
         return avt_fail(log, AVT_ERR(EINVAL), "offload=%s is not known: auto, none, weights or all", text);
     if (!(opt->resident >= 0 && opt->resident <= 1e6))
         return avt_fail(log, AVT_ERR(EINVAL), "resident=%g: GB of layers that stay on each device, 0 or more", opt->resident);
-    if (opt->resident > 0 && !p->offload)
-        return avt_fail(log, AVT_ERR(EINVAL), "resident=%g says how much of the layers stays on a device with offload=weights or all; without it all do",
-                        opt->resident);
+    if (opt->resident > 0 && !strcmp(text, "none"))
+        return avt_fail(log, AVT_ERR(EINVAL), "resident=%g says how much of the layers stays on a device with offload=auto, weights or all; with none "
+                        "all do", opt->resident);
     return 0;
 }
 
@@ -390,11 +390,23 @@ int avt_plan_is_spread(const Plan *p)
     return 0;
 }
 
+static const char *const offloads[] = { [OFFLOAD_NONE] = "none", [OFFLOAD_WEIGHTS] = "weights", [OFFLOAD_ALL] = "all" };
+
+int avt_plan_rung(PlanOptions *rung, const PlanOptions *asked, int i)
+{
+    const int open = !asked->offload || !*asked->offload || !strcmp(asked->offload, "auto");
+
+    *rung = *asked;
+    if (open && i <= OFFLOAD_ALL) {
+        rung->offload = offloads[i];
+        rung->resident = i ? asked->resident : 0;
+    }
+    return i < (open ? OFFLOAD_ALL + 1 : 1);
+}
+
 const char *avt_offload_name(const Plan *p)
 {
-    static const char *const name[] = { [OFFLOAD_NONE] = "none", [OFFLOAD_WEIGHTS] = "weights", [OFFLOAD_ALL] = "all" };
-
-    return name[p->offload];
+    return offloads[p->offload];
 }
 
 int avt_plan_moves_rings(const Plan *p, int rank)

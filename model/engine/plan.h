@@ -51,7 +51,7 @@ typedef struct Plan {
     int vae_rank, vae_parts;            // the first of the ranks that decode, and how many there are: neighbours, some rows each
     char front_device[32];              // of the encoders of speech and text, which are no rank: front.h
     int front_threads;
-    Offload offload;                    // what comes from the host: layers' weights that do not stand on their device, all rings as well
+    Offload offload;                    // what comes from the host: layers' weights that do not stand on their device, rings and sinks as well
     double resident;                    // bytes of them that may stand on each
     DType kv;                           // Dit.kv
 } Plan;
@@ -62,7 +62,7 @@ typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t messages;                    // mailboxes of what other ranks send it
     size_t host;                        // in the host's memory, not the device's: layers that come from there
     size_t coming;                      // bytes of layers that come in each walk, from there or out of the file
-    size_t rings;                       // in the host's memory: rings that come from there,
+    size_t rings;                       // in the host's memory: rings and sinks that come from there,
     size_t moved;                       // and bytes of them that come for each item
 } PlanMemory;
 
@@ -95,7 +95,7 @@ typedef struct PlanOptions {            // NULL: "auto"
     const char *vae_device;             // "auto" (a free device, else the last one), a device of the list, or "<device>:own"
     const char *front_device;           // "auto" (the VAE's), or any device
     int vae_split;                      // over how many ranks the decoder is; 0, 1: one
-    const char *offload;                // "auto" (none), "none", "weights", "all"
+    const char *offload;                // "auto" (none, unless a search finds that it does not fit: search.h), "none", "weights", "all"
     double resident;                    // GB (10^9) of layers that stand on each device all the same
     const char *kv;                     // "auto" (the activations' type), "bf16", "fp8"
     int steps, nb_layers;
@@ -103,6 +103,7 @@ typedef struct PlanOptions {            // NULL: "auto"
     int cpu_threads;                    // 0: all cores
     const PlanLoads *loads;             // NULL: a layer is like another, and nothing else weighs
     const double *room;                 // [devices] bytes that each may take, 0: no limit; NULL: none is known
+    double host;                        // bytes of the host's memory for what comes from there; 0: no limit is known
     const PlanProcess *process;         // [nb_processes], or NULL: each has this one's cores for itself
     int nb_processes;                   // 0: this one alone
 } PlanOptions;
@@ -123,6 +124,9 @@ DType avt_plan_act(const Plan *p, CpuLevel level, const char **slow);
 int avt_plan_same_device(const PlanRank *a, const PlanRank *b);
 /** Do ranks live in other processes than the front's? */
 int avt_plan_is_spread(const Plan *p);
+/** What offload= may come to, from all on the devices to all that can come: of "auto" none, weights, all, else what is asked for.
+ *  @param rung  gets `asked` with the i-th of them  @return 0: there is none */
+int avt_plan_rung(PlanOptions *rung, const PlanOptions *asked, int i);
 /** "none", "weights", "all" */
 const char *avt_offload_name(const Plan *p);
 /** Do the rings of a rank come from the host? On a CPU, which has no other memory, they stand. */

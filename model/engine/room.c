@@ -68,7 +68,7 @@ int avt_room_check(const Room *room, const char *who, const char *remedy, const 
 
 /* ---- devices=auto ------------------------------------------------------------------------------------------------------------ */
 
-/* All that a session of the model's own size takes under a plan. */
+/* All that a session of the model's own size takes under a plan, of the host as well. */
 static int measure(Room *room, const Plan *plan, const PlanSizes *sizes, const BackendOptions *opt)
 {
     const FrontSetup front = { .sizes = sizes, .samples = avt_sound_piece(0, 0), .tokens = sizes->dit.text_len, .log = opt->log };
@@ -84,8 +84,10 @@ static int measure(Room *room, const Plan *plan, const PlanSizes *sizes, const B
         avt_room_add(room, plan->front_device, avt_plan_sum(&m));
     for (int r = 0; r < plan->nb_ranks && ret >= 0; r++) {
         ret = avt_rank_measure(&m, &set, r, sizes, opt, NULL, NULL);
-        if (ret >= 0)
+        if (ret >= 0) {
             avt_room_add(room, plan->rank[r].device, avt_plan_sum(&m));
+            avt_room_add(room, "cpu", m.host + m.rings);
+        }
     }
     return ret;
 }
@@ -129,13 +131,13 @@ static int64_t device_left(int index)
     return avt_room_left(device);
 }
 
-int avt_room_devices(char *list, size_t size, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
+/* The fewest of the GPUs found that hold it. @return 1, 0 or an error */
+static int fewest(char *list, size_t size, char *why, size_t why_size, const int *index, int found, const PlanOptions *o, const PlanSizes *sizes,
+                  const BackendOptions *opt)
 {
-    int index[16], ret = 0;
-    const int found = avt_devices_found(index, 16, opt->log);
     double free[PLAN_MAX_RANKS] = { 0 };
-    char why[160] = "";
     size_t n = 0;
+    int ret = 0;
 
     for (int i = 0; i < found && ret == 0; i++) {
         n += (size_t)snprintf(list + n, size - n, "%scuda%d", i ? "|" : "", index[i]);
@@ -143,8 +145,20 @@ int avt_room_devices(char *list, size_t size, const PlanOptions *o, const PlanSi
             break;
         free[i] = (double)(device_left(index[i]) - MARGIN);
         free[i] = free[i] > 0 ? free[i] : 1;
-        ret = fits(list, free, why, sizeof(why), o, sizes, opt);
+        ret = fits(list, free, why, why_size, o, sizes, opt);
     }
+    return ret;
+}
+
+int avt_room_devices(char *list, size_t size, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    int index[16], ret = 0;
+    const int found = avt_devices_found(index, 16, opt->log);
+    char why[160] = "";
+    PlanOptions rung;
+
+    for (int i = 0; ret == 0 && avt_plan_rung(&rung, o, i); i++)
+        ret = fewest(list, size, why, sizeof(why), index, found, &rung, sizes, opt);
     if (ret > 0 && found > 1)
         avt_log(opt->log, LOG_INFO, "devices=auto: %s, which hold the model, of %d GPUs; name more of them for a faster film", list, found);
     if (ret > 0)

@@ -79,10 +79,11 @@ static int measure(Found *f, const Pool *pool, const PlanSizes *sizes, const Bac
 
 typedef struct Search {
     const Pool *pool;
-    const PlanOptions *o;
+    PlanOptions o;                      // as asked for, on one rung of what offload may be
     const PlanSizes *sizes;
     const BackendOptions *be;
     const char *asked, *vae;            // plan and the VAE's device, or NULL
+    int named;                          // the plan is o's own
     Work work;
     Found *best;
     int found;
@@ -115,7 +116,7 @@ static int try_one(Found *f, const char *kind, int own, const Search *s)
     const Pool *pool = s->pool;
     const int nb = pool->nb - (s->vae ? 0 : own);
     char devices[PLAN_MAX_RANKS * sizeof(pool->name[0])], vae[40];
-    PlanOptions p = *s->o;
+    PlanOptions p = s->o;
     size_t n = 0;
 
     for (int i = 0; i < nb; i++)
@@ -155,17 +156,21 @@ static int fits_plan(int kind, int parts, int nb, int steps)
     return kind < 2 ? teams == 1 : kind == 2 ? teams == steps : teams > 1;
 }
 
+static void take_if_better(Search *s, Found *f)
+{
+    avt_paper_time(f, &s->work, s->pool, s->sizes);
+    if (!s->found++ || better(f, s->best))
+        *s->best = *f;
+}
+
 static void try_plan(Search *s, int kind, int split, int parts, int own)
 {
-    Found f = { .width = s->sizes->width, .height = s->sizes->height, .steps = s->o->steps };
+    Found f = { .width = s->sizes->width, .height = s->sizes->height, .steps = s->o.steps };
     char name[40];
 
     name_plan(name, sizeof(name), kind, split, parts);
-    if (!fits_plan(kind, parts, s->pool->nb - own, f.steps) || (s->asked && strcmp(s->asked, name)) || !try_one(&f, name, own, s))
-        return;
-    avt_paper_time(&f, &s->work, s->pool, s->sizes);
-    if (!s->found++ || better(&f, s->best))
-        *s->best = f;
+    if (fits_plan(kind, parts, s->pool->nb - own, f.steps) && (!s->asked || !strcmp(s->asked, name)) && try_one(&f, name, own, s))
+        take_if_better(s, &f);
 }
 
 static const char *said(const char *option)
@@ -175,30 +180,70 @@ static const char *said(const char *option)
 
 static int try_all(Search *s)
 {
-    const int nb = s->pool->nb, ret = avt_paper_work(&s->work, s->o->steps, s->pool->name[0], s->sizes, s->be);
+    const int nb = s->pool->nb;
 
-    for (int parts = 1; parts <= nb && parts <= TEAM_MAX && ret >= 0; parts++)
+    for (int parts = 1; parts <= nb && parts <= TEAM_MAX; parts++)
         for (int k = 0; k < 4; k++)
             for (int split = 0; split < (parts > 1 ? 2 : 1); split++)
-                for (int own = 0; own < (s->o->vae_split > 1 ? 1 : 2); own++)       // a VAE that is split shares its devices
+                for (int own = 0; own < (s->o.vae_split > 1 ? 1 : 2); own++)        // a VAE that is split shares its devices
                     try_plan(s, k, split, parts, own);
-    return ret < 0 ? ret : s->found ? 0 : AVT_ERR(EINVAL);
+    return s->found ? 0 : AVT_ERR(EINVAL);
+}
+
+static int try_named(Search *s)
+{
+    Found f = { .width = s->sizes->width, .height = s->sizes->height, .steps = s->o.steps };
+    int ret = avt_rank_plan(&f.plan, &s->o, s->sizes, s->be);
+
+    if (ret >= 0)
+        ret = measure(&f, s->pool, s->sizes, s->be);
+    if (ret >= 0)
+        take_if_better(s, &f);
+    return ret;
+}
+
+/* From all on the devices to all that can come, until something fits. */
+static int climb(Search *s, const PlanOptions *o)
+{
+    int ret = avt_paper_work(&s->work, o->steps, s->pool->name[0], s->sizes, s->be), misses = 0;
+    double missing = 0;
+
+    for (int i = 0; ret >= 0 && (!i || s->best->lack > 0) && avt_plan_rung(&s->o, o, i); i++) {
+        ret = s->named ? try_named(s) : try_all(s);
+        if (!i) {
+            missing = s->best->lack;
+            misses = s->best->lacks;
+        }
+    }
+    if (ret >= 0 && s->best->plan.offload && !said(o->offload)) {
+        s->best->missing = missing;
+        s->best->misses = misses;
+    }
+    return ret;
 }
 
 int avt_search_plan(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
 {
     BackendOptions quiet = *be;
-    Search s = { .pool = pool, .o = o, .sizes = sizes, .be = &quiet, .asked = said(o->plan), .vae = said(o->vae_device), .best = f };
+    Search s = { .pool = pool, .sizes = sizes, .be = &quiet, .asked = said(o->plan), .vae = said(o->vae_device), .best = f };
     int ret;
 
     quiet.log = NULL;
     if (s.asked && !strncmp(s.asked, "sequential+", 11))
         s.asked += 11;
     memset(f, 0, sizeof(*f));
-    ret = try_all(&s);
+    ret = climb(&s, o);
     if (ret == AVT_ERR(EINVAL))
         avt_fail(be->log, ret, "no plan of the kind '%s' for %d devices and %d steps; leave plan= away", s.asked ? s.asked : "auto", pool->nb, o->steps);
     return ret;
+}
+
+int avt_search_offload(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    Search s = { .pool = pool, .sizes = sizes, .be = be, .named = 1, .best = f };
+
+    memset(f, 0, sizeof(*f));
+    return climb(&s, o);
 }
 
 /* ---- what fits instead --------------------------------------------------------------------------------------------- */
@@ -255,13 +300,11 @@ static int keep_better(Found *list, int nb, int more)
 
 int avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
 {
-    PlanOptions other = *o;
-    int nb = less(list, max, o->steps - 1, pool, o, sizes, be);
+    PlanOptions rung;
+    int nb = 0;
 
-    for (int all = 0; all < 2 && !said(o->offload) && nb < max; all++) {
-        other.offload = all ? "all" : "weights";
-        nb = keep_better(list, nb, less(list + nb, max - nb, o->steps, pool, &other, sizes, be));
-    }
+    for (int i = 0; nb < max && avt_plan_rung(&rung, o, i); i++)
+        nb = keep_better(list, nb, less(list + nb, max - nb, i ? o->steps : o->steps - 1, pool, &rung, sizes, be));
     return nb;
 }
 

@@ -45,6 +45,8 @@ typedef struct Found {
     double host;                        // bytes of the host's memory: layers that wait, a front beside the devices
     double lack;                        // bytes that are missing where most are; 0: it fits
     int lacks;                          // there, of the pool; LACKS_HOST: in the host's memory
+    double missing;                     // where offload=auto took something from the devices: what would be missing with all on them
+    int misses;                         // there
     int width, height, steps;
     Paper paper;
 } Found;
@@ -82,11 +84,14 @@ int  avt_paper_clocked(Found *f, const PaperClock *clock, const PlanSizes *sizes
 int  avt_search_setup(RankSetup *set, const Plan *plan, const PlanSizes *sizes);
 /**
  * The fastest plan over all of the pool that fits at the steps asked for and sizes->width, height; when none fits, the one that lacks
- * least, with lack > 0.
+ * least, with lack > 0. With offload=auto all stays on the devices if that fits, else layers come from the host, else rings and
+ * sinks as well: the frames are the same, so that it is a matter of speed, and nothing else is taken away.
  * @param o  plan and vae_device NULL or "auto": any; devices, loads and room are not looked at
  * @return 0; EINVAL (logged): no plan goes with what is asked; or another error
  */
 int  avt_search_plan(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
+/** The same of the plan as `o` has it, devices included: only what offload=auto leaves open is found. */
+int  avt_search_offload(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
 /** What fits instead: fewer steps, a smaller size, and either with layers from the host if offload was left open. @return how many were found, at most `max` */
 int  avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
 /** The first of a name in the pool, others included; -1: none. */

@@ -36,8 +36,9 @@ static void small_cards(void **state)
     (void)state;
     test_sizes_published(&sizes);
     for (int nb = 3; nb <= 5; nb++) {
-        const PlanOptions o = options(4);
+        PlanOptions o = options(4);
 
+        o.offload = "none";
         cards(&pool, nb, "3090", 22.15e9);
         REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
         REQUIRE((f.lack > 0) == (nb == 3) && f.steps == 4 && f.width == 704 && f.height == 384 && !f.plan.offload);
@@ -47,11 +48,54 @@ static void small_cards(void **state)
     }
 }
 
-/* Nothing is taken away by itself: what does not fit says how much it lacks, and what fits is another answer. */
+/* offload=auto takes from the cards what does not fit and nothing else: as much as must be, at the size and the steps asked for. */
+static void offload_by_itself(void **state)
+{
+    static const struct {
+        const char *card;
+        double room;
+        int nb;
+        Offload offload;
+    } cases[] = { { "3090", 22.15e9, 4, OFFLOAD_NONE }, { "a100-80", 84e9, 1, OFFLOAD_NONE }, { "a100-80", 75.6e9, 1, OFFLOAD_WEIGHTS },
+                  { "3090", 22.15e9, 2, OFFLOAD_ALL }, { "3090", 22.15e9, 1, OFFLOAD_ALL }, { "4080", 14.767e9, 1, OFFLOAD_ALL } };
+    static Found f, none;
+    PlanSizes sizes;
+    Pool pool;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        PlanOptions o = options(4);
+
+        cards(&pool, cases[i].nb, cases[i].card, cases[i].room);
+        REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+        REQUIRE(f.plan.offload == cases[i].offload && f.lack <= 0 && f.steps == 4 && f.width == 704 && f.height == 384);
+        o.offload = "none";
+        REQUIRE_OK(avt_search_plan(&none, &pool, &o, &sizes, &bf16));
+        REQUIRE(f.plan.offload ? f.missing == none.lack && f.misses == none.lacks && f.missing > 0 : f.missing == 0 && none.lack <= 0);
+        for (int c = 0; c < cases[i].nb; c++)
+            REQUIRE(f.used[c] <= cases[i].room);
+    }
+}
+
+/* resident= is obeyed on the rungs where it means something. */
+static void rungs(void **state)
+{
+    const PlanOptions open = { .offload = "auto", .resident = 8 }, said = { .offload = "all", .resident = 8 };
+    PlanOptions o;
+
+    (void)state;
+    REQUIRE(avt_plan_rung(&o, &open, 0) && !strcmp(o.offload, "none") && o.resident == 0);
+    REQUIRE(avt_plan_rung(&o, &open, 1) && !strcmp(o.offload, "weights") && o.resident == 8);
+    REQUIRE(avt_plan_rung(&o, &open, 2) && !strcmp(o.offload, "all") && o.resident == 8 && !avt_plan_rung(&o, &open, 3));
+    REQUIRE(avt_plan_rung(&o, &said, 0) && !strcmp(o.offload, "all") && o.resident == 8 && !avt_plan_rung(&o, &said, 1));
+}
+
+/* Nothing else is taken away by itself: what does not fit says how much it lacks, and what fits is another answer. */
 static void instead(void **state)
 {
     static Found f, list[4];
-    const PlanOptions o = options(4);
+    PlanOptions o = options(4);
     PlanSizes sizes;
     Pool pool;
     int nb;
@@ -59,8 +103,11 @@ static void instead(void **state)
     (void)state;
     test_sizes_published(&sizes);
     cards(&pool, 1, "a100-80", 75.6e9);
+    o.offload = "none";
     REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
     REQUIRE(f.lack > 5e9 && f.lacks == 0 && f.steps == 4 && f.width == 704 && !f.plan.offload);
+    REQUIRE(avt_search_instead(list, 4, &pool, &o, &sizes, &bf16) == 2 && !list[0].plan.offload && !list[1].plan.offload);
+    o.offload = NULL;                                               // of a stream whose engine is open with all on the card
     nb = avt_search_instead(list, 4, &pool, &o, &sizes, &bf16);
     REQUIRE(nb == 3 && list[0].steps == 3 && list[0].width == 704 && list[1].steps == 4 && list[1].width < 704 && list[2].plan.offload);
     for (int i = 0; i < nb; i++)
@@ -122,6 +169,47 @@ static void small_ops_wait_for_the_host(void **state)
     REQUIRE(f.paper.item > 50 * 4e-6 && f.paper.item < 1000 * 4e-6 && f.paper.period > 4 * f.paper.item);
 }
 
+static char said[2][512];              // lines of LOG_WARNING, of LOG_INFO
+
+static void hear(void *opaque, int level, const char *text)
+{
+    (void)opaque;
+    snprintf(said[level == LOG_INFO], sizeof(said[0]), "%s", text);
+}
+
+/* The engine's plan is what the search finds, and what it takes from a card by itself it says with its price; a plan that was named stays. */
+static void offload_is_said(void **state)
+{
+    static const Log log = { .write = hear, .level = LOG_INFO };
+    const BackendOptions loud = { .level = CPU_AUTO, .act = DT_BF16, .log = &log };
+    static const char *const plans[] = { NULL, "wave", "sequential" };
+    double room[PLAN_MAX_RANKS] = { 22.15e9 };
+    PlanOptions o = options(4);
+    PlanSizes sizes;
+    Plan p;
+
+    (void)state;
+    test_sizes_published(&sizes);
+    o.devices = "cuda0";
+    o.room = room;
+    for (int i = 0; i < 3; i++) {
+        o.plan = plans[i];
+        said[0][0] = said[1][0] = 0;
+        REQUIRE_OK(avt_choose_plan(&p, &o, &sizes, &loud));
+        REQUIRE(p.offload == OFFLOAD_ALL && p.kind == (i == 1 ? PLAN_WAVE : PLAN_SEQUENTIAL));
+        REQUIRE(strstr(said[0], "offload=auto: layers, rings and sinks come from the host") && strstr(said[0], "on paper 1.") && strstr(said[0], "cuda0 would lack"));
+        REQUIRE(!said[1][0] == (i > 0));
+    }
+    o.offload = "none";
+    said[0][0] = 0;
+    REQUIRE_OK(avt_choose_plan(&p, &o, &sizes, &loud));
+    REQUIRE(!p.offload && !said[0][0]);
+    o.offload = NULL;
+    o.host = 32e9;                                                  // rings need more
+    REQUIRE_OK(avt_choose_plan(&p, &o, &sizes, &loud));
+    REQUIRE(p.offload && strstr(said[0], "still lacks"));
+}
+
 /* On GPUs plan=auto is what avatar plan shows; CPUs have one set of cores, so there layer is as fast as any. */
 static void auto_is_the_search(void **state)
 {
@@ -154,7 +242,8 @@ static void auto_is_the_search(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_cards), cmocka_unit_test(instead), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
+        cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(instead),
+        cmocka_unit_test(offload_is_said), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
         cmocka_unit_test(small_ops_wait_for_the_host),
         cmocka_unit_test(auto_is_the_search),
     };
