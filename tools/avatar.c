@@ -17,15 +17,15 @@ static const struct {
     int meets;                          // takes workers: they end with it however it ends, so it meets them first of all
 } commands[] = {
     { "speak",   cmd_speak,   "AUDIO PICTURE [-o FILE|-] [--OPTION VALUE ...]   make a picture speak: talk.mp4", 1 },
-    { "inspect", cmd_inspect, "MODEL|FILE                                       what a model folder, or a file of weights, holds" },
-    { "convert", cmd_convert, "--precision int8|fp8 -o DIR [--model DIR]        a model whose layers are kept in 8 bits" },
-    { "bench",   cmd_bench,   "--damage [PICTURE] [--model DIR] [--json]        what each precision costs a film, against f32" },
+    { "inspect", cmd_inspect, "MODEL|FILE                                       what a model folder, or a file of weights, holds", 0 },
+    { "convert", cmd_convert, "--precision int8|fp8 -o DIR [--model DIR]        a model whose layers are kept in 8 bits", 0 },
+    { "bench",   cmd_bench,   "--damage [PICTURE] [--model DIR] [--json]        what each precision costs a film, against f32", 0 },
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network", 1 },
-    { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps" },
-    { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?" },
-    { "worker",  cmd_worker,  "[--model DIR] [--devices LIST] ...                lend this process's devices to a film, under mpirun" },
-    { "top",     cmd_top,     "FILE|PID                                         a running session on one screen, from stats=FILE" },
-    { "plot",    cmd_plot,    "FILE -o CURVES.svg                               its statistics as curves" },
+    { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps", 0 },
+    { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?", 0 },
+    { "worker",  cmd_worker,  "[--model DIR] [--devices LIST] ...                lend this process's devices to a film, under mpirun", 0 },
+    { "top",     cmd_top,     "FILE|PID                                         a running session on one screen, from stats=FILE", 0 },
+    { "plot",    cmd_plot,    "FILE -o CURVES.svg                               its statistics as curves", 0 },
 };
 
 static int usage(FILE *f)
