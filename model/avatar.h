@@ -107,6 +107,7 @@ typedef struct AvatarLook {
     int out_width, out_height;          /* size of the frames, multiples of 16; 0: the picture's ratio at the model's area */
     int64_t seed;                       /* -1: drawn and logged */
     int format;                         /* enum AvatarFormat */
+    int on_device;                      /* 1: frames stay in the memory of the GPU that decodes them: avatar_engine_device() */
     int tail;                           /* enum AvatarTail: the last frames */
     int mode;                           /* enum AvatarMode */
     int latency_ms;                     /* live: how much sound after a block the audio encoder looks at; -1: 160 */
@@ -124,7 +125,8 @@ typedef struct AvatarEngine AvatarEngine;
 typedef struct AvatarSession AvatarSession;
 
 typedef struct AvatarFrame {
-    const uint8_t *data[4];             /* planes; owned by the session, valid until the next receive or close */
+    const uint8_t *data[4];             /* planes; owned by the session, valid until the next receive or close: what reads them has ended by
+                                           then. With look.on_device addresses in the GPU's primary context, where all of them is there */
     int linesize[4];                    /* bytes from row to row of each plane */
     int width, height;
     int format;                         /* enum AvatarFormat */
@@ -203,11 +205,17 @@ AVATAR_API void avatar_engine_flush(void);
 AVATAR_API int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height);
 
 /**
+ * The GPU that decodes pictures, in whose memory look.on_device leaves the frames: N of cudaN, as the driver counts.
+ * @return ENOSYS after one logged sentence where it is none, or one of another process
+ */
+AVATAR_API int avatar_engine_device(const AvatarEngine *e);
+
+/**
  * Start a stream: the plan is checked against free memory before anything is allocated; all threads that it will need are made;
  * then picture and prompt are encoded in the session's own thread (errors of that come out of receive). exit() aborts and joins
  * sessions that still run; close them when you can.
  *
- * @return 0; EINVAL (size, look, no picture), ENOMEM (memory, threads) with the numbers in the log; *s is NULL then
+ * @return 0; EINVAL (size, look, no picture), ENOMEM (memory, threads) with the numbers in the log, ENOSYS (on_device); *s is NULL then
  */
 AVATAR_API int  avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look);
 /** Stop the session's threads and free it, in a fraction of a second: what is in progress is abandoned, in the middle of an op too. */

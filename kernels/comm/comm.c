@@ -32,6 +32,11 @@ BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r)
     return out && in ? WAY_ELSEWHERE : out ? WAY_OUT : in ? WAY_IN : WAY_HERE;
 }
 
+const char *avt_comm_box_end(const CommOptions *opt, const CommRoute *r)
+{
+    return opt->device[r->dst] ? opt->device[r->dst] : opt->receiver;
+}
+
 static int is_gpu(const char *device)
 {
     return device && avt_device_kind(device, strlen(device)) == DEVICE_CUDA;
@@ -39,8 +44,8 @@ static int is_gpu(const char *device)
 
 BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r)
 {
-    const char *src = opt->device[r->src], *dst = opt->device[r->dst];
     const BoxWay way = avt_comm_box_way(opt, r);
+    const char *src = opt->device[r->src], *dst = way == WAY_HERE ? avt_comm_box_end(opt, r) : opt->device[r->dst];
 
     if (way == WAY_ELSEWHERE)
         return BOX_NONE;
@@ -57,7 +62,7 @@ int avt_comm_box_owner(const CommOptions *opt, const CommRoute *r)
 {
     const BoxWay way = avt_comm_box_way(opt, r);
 
-    return way == WAY_OUT || (way == WAY_HERE && strcmp(opt->device[r->src], opt->device[r->dst])) ? r->src : r->dst;
+    return way == WAY_OUT || (way == WAY_HERE && strcmp(opt->device[r->src], avt_comm_box_end(opt, r))) ? r->src : r->dst;
 }
 
 size_t avt_comm_box_stride(const CommRoute *r)

@@ -17,7 +17,7 @@
  * two marks: neither host thread waits for a queue. Devices that do not reach each other's memory copy to
  * and from pinned host memory. A rank without a device (the conductor) sends
  * and receives host bytes, and these, like messages between devices of different classes, go
- * through host memory.
+ * through host memory. What it receives of its own process may stay on a device: CommOptions.receiver.
  *
  * Every rank walks the same list of work in the same order, so that a receive always meets its
  * send. A rank that fails or aborts wakes all others with the error: never a hang. What was sent
@@ -51,6 +51,7 @@ typedef struct CommOptions {
     CommKind kind;
     int nb;                             // ranks
     const char *const *device;          // [nb]; NULL: a rank without a device
+    const char *receiver;               // device that such a rank receives on, or NULL: it receives host bytes. It sends these in any case
     const CommRoute *route;
     int nb_routes;
     int timeout_ms;                     // strict: longest wait of a send or receive; 0: COMM_TIMEOUT_MS

@@ -43,13 +43,13 @@ static int box_open(Box *b, const CommOptions *opt, const CommRoute *r)
 static void say_pinned(const Group *g, const CommOptions *opt, int at)
 {
     const CommRoute *r = &g->box[at].route;
-    const char *a = opt->device[r->src], *b = opt->device[r->dst];
+    const char *a = opt->device[r->src], *b = avt_comm_box_end(opt, r);
     size_t size = r->size;
 
     for (int i = 0; i < g->nb_boxes; i++) {
         const CommRoute *o = &g->box[i].route;
-        const int same = g->box[i].place == BOX_PINNED && ((!strcmp(opt->device[o->src], a) && !strcmp(opt->device[o->dst], b)) ||
-                                                           (!strcmp(opt->device[o->src], b) && !strcmp(opt->device[o->dst], a)));
+        const char *from = opt->device[o->src], *to = avt_comm_box_end(opt, o);
+        const int same = g->box[i].place == BOX_PINNED && ((!strcmp(from, a) && !strcmp(to, b)) || (!strcmp(from, b) && !strcmp(to, a)));
 
         if (same && i < at)
             return;

@@ -83,6 +83,8 @@ void avt_threads_close(Comm *c);
 /* ---- comm.c, for the classes ---- */
 
 BoxWay avt_comm_box_way(const CommOptions *opt, const CommRoute *r);
+/** The device that a route between ranks of one process ends on, or NULL. */
+const char *avt_comm_box_end(const CommOptions *opt, const CommRoute *r);
 BoxPlace avt_comm_box_place(const CommOptions *opt, const CommRoute *r);
 size_t avt_comm_box_stride(const CommRoute *r);
 /** The rank of this process in whose device memory the mailbox of a BOX_DEVICE route lies. */

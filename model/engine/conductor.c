@@ -59,17 +59,17 @@ static void cut_block(const AvatarSession *s, FrameBlock *b, int64_t heard)
     b->end = left >= BLOCK_FRAMES - first ? BLOCK_FRAMES : first + (int)(left > 0 ? left : 0);
 }
 
-/* The queue's next free place, waited for; NULL: given up. */
-static FrameBlock *next_place(AvatarSession *s)
+/* The queue's next free place, waited for; ECANCELED: given up. */
+static int next_place(AvatarSession *s)
 {
-    FrameBlock *b;
+    int place;
 
     pthread_mutex_lock(&s->lock);
     while (s->nb_ready == FRAME_QUEUE && !avt_cancelled(s))
         pthread_cond_wait(&s->change, &s->lock);
-    b = &s->ready[(s->head + s->nb_ready) % FRAME_QUEUE];
+    place = (s->head + s->nb_ready) % FRAME_QUEUE;
     pthread_mutex_unlock(&s->lock);
-    return avt_cancelled(s) ? NULL : b;
+    return avt_cancelled(s) ? AVT_ERR(ECANCELED) : place;
 }
 
 static void hand_out(AvatarSession *s)
@@ -83,62 +83,18 @@ static void hand_out(AvatarSession *s)
 /* Frames for sound that was left out: the last one again and again. The place before holds it: nothing was written since. */
 static int repeat_last(AvatarSession *s, const Flight *f)
 {
-    const size_t size = s->block_size / BLOCK_FRAMES;
-    FrameBlock *b = next_place(s);
-    const FrameBlock *last;
+    const int place = next_place(s), before = (place + FRAME_QUEUE - 1) % FRAME_QUEUE;
+    const FrameBlock *last = &s->ready[before];
+    int ret = place;
 
-    if (!b)
-        return AVT_ERR(ECANCELED);
-    last = &s->ready[(b - s->ready + FRAME_QUEUE - 1) % FRAME_QUEUE];
-    memcpy(b->data, last->repeated ? last->data : last->data + (BLOCK_FRAMES - 1) * size, size);
-    *b = (FrameBlock){ .data = b->data, .block = f->block - 1, .prompt_id = last->prompt_id, .seed = last->seed, .repeated = 1,
-                       .index = (f->heard - f->skipped) * BLOCK_FRAMES, .end = (int)(f->skipped * BLOCK_FRAMES) };
+    if (ret >= 0)
+        ret = avt_frames_repeat(&s->frames, place, before, last->repeated ? 0 : BLOCK_FRAMES - 1);
+    if (ret < 0)
+        return ret;
+    s->ready[place] = (FrameBlock){ .block = f->block - 1, .prompt_id = last->prompt_id, .seed = last->seed, .repeated = 1,
+                                    .index = (f->heard - f->skipped) * BLOCK_FRAMES, .end = (int)(f->skipped * BLOCK_FRAMES) };
     hand_out(s);
     return 0;
-}
-
-/* The planes of a part's rows, `slice`, into those of whole frames, `to`: a plane of a format has rows of so many bytes, one for each `lines`. */
-static void place_rows(uint8_t *to, const uint8_t *slice, PixelFormat format, int w, int h, int first, int rows)
-{
-    static const struct {
-        int nb, bytes[3], lines[3];                                 // bytes: halves of the width
-    } planes[PIX_NB] = {
-        [PIX_RGB24] = { 1, { 6 }, { 1 } },
-        [PIX_YUV420P] = { 3, { 2, 1, 1 }, { 1, 2, 2 } },
-        [PIX_YUV444P] = { 3, { 2, 2, 2 }, { 1, 1, 1 } },
-        [PIX_NV12] = { 2, { 2, 2 }, { 1, 2 } },
-        [PIX_GBRP] = { 3, { 2, 2, 2 }, { 1, 1, 1 } },
-    };
-
-    for (int f = 0; f < BLOCK_FRAMES; f++)
-        for (int k = 0; k < planes[format].nb; k++) {
-            const size_t row = (size_t)planes[format].bytes[k] * (size_t)w / 2, lines = (size_t)planes[format].lines[k];
-
-            memcpy(to + (size_t)first / lines * row, slice, (size_t)rows / lines * row);
-            to += (size_t)h / lines * row;
-            slice += (size_t)rows / lines * row;
-        }
-}
-
-/* A block's frames, of which each part of the VAE sends some rows. */
-static int recv_frames(AvatarSession *s, uint8_t *to)
-{
-    const Plan *p = s->crew.set.plan;
-    const Team team = { .nb = p->vae_parts };
-    const PixelFormat format = s->crew.set.format;
-    const int w = s->info.width, h = s->info.height;
-    int ret = 0;
-
-    if (p->vae_parts == 1)
-        return avt_comm_recv_bytes(comm_of(s), p->vae_rank, TAG_FRAMES, to, s->block_size);
-    for (int i = 0; i < p->vae_parts && ret >= 0; i++) {
-        const int first = 8 * (int)avt_team_first(&team, h / 8, i), rows = 8 * (int)avt_team_share(&team, h / 8, i);
-
-        ret = avt_comm_recv_bytes(comm_of(s), p->vae_rank + i, TAG_FRAMES, s->slice, (size_t)(BLOCK_FRAMES * avt_pixels_size(format, rows, w)));
-        if (ret >= 0)
-            place_rows(to, s->slice, format, w, h, first, rows);
-    }
-    return ret;
 }
 
 /* Wait for the oldest finished block's frames and put them into the queue, when the queue has room. */
@@ -146,15 +102,15 @@ static int take_frames(AvatarSession *s)
 {
     const Flight f = s->done[0];
     FrameBlock *b;
-    int ret = f.skipped && f.repeat ? repeat_last(s, &f) : 0;
+    int place, ret = f.skipped && f.repeat ? repeat_last(s, &f) : 0;
 
-    b = ret < 0 ? NULL : next_place(s);
-    if (!b)
-        return ret < 0 ? ret : AVT_ERR(ECANCELED);
-    ret = recv_frames(s, b->data);
+    ret = place = ret < 0 ? ret : next_place(s);
+    if (ret >= 0)
+        ret = avt_frames_take(&s->frames, place);
     if (ret < 0)
         return ret;
-    *b = (FrameBlock){ .data = b->data, .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = 1e-6 * (double)(avt_now_ns() - f.start) };
+    b = &s->ready[place];
+    *b = (FrameBlock){ .block = f.block, .prompt_id = f.prompt_id, .seed = f.seed, .ms = 1e-6 * (double)(avt_now_ns() - f.start) };
     cut_block(s, b, f.heard);
     memmove(s->done, s->done + 1, sizeof(s->done[0]) * (size_t)--s->nb_done);
     s->received++;

@@ -6,23 +6,21 @@
 #ifndef AVT_CONDUCTOR_H
 #define AVT_CONDUCTOR_H
 
-#include "engine/crew.h"
+#include "engine/frames.h"
 #include "engine/session.h"
 #include "engine/sound.h"
 #include "engine/stats.h"
 
-#define FRAME_QUEUE 3                   // blocks of frames: one being read, two ahead
 #define SINK_REFRESH 4                  // first block that uses the second sink
 
 #define DEFAULT_PROMPT "A person faces the camera and speaks naturally, with clear lip movements and a calm expression."
 
-typedef struct FrameBlock {
-    uint8_t *data;                      // 12 frames in the session's format
+typedef struct FrameBlock {             // what there is to say of a place of the queue
     int64_t block, prompt_id;
     uint64_t seed;
     int64_t index;                      // of frame `first` in the stream
     int first, next, end;               // frames of the 12 that are given: first .. end - 1; next one
-    int repeated;                       // frames are all the one in data: made for sound that was left out
+    int repeated;                       // frames are all its first one: made for sound that was left out
     double ms;
 } FrameBlock;
 
@@ -74,14 +72,13 @@ struct AvatarSession {
     Changes next;
     LaterChange *later;
     int64_t settled;                    // the sound's first block that a change can still reach
-    FrameBlock ready[FRAME_QUEUE];
+    FrameBlock ready[FRAME_QUEUE];      // of the places of `frames`
     int head, nb_ready;
     int status, finished;               // first failure; no more blocks will come
     int nb_teams, team_status;          // our threads that have OpenMP's below them; a failure of one
 
     /* the conductor's own */
-    size_t block_size;
-    uint8_t *slice;                     // of a block: a part's rows; NULL where the VAE is one
+    Frames frames;
     int64_t admitted, received, wave;   // blocks begun, blocks whose frames came, waves
     Flight flight[SAMPLER_MAX_STEPS];   // oldest first
     int nb_flight;

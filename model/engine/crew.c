@@ -24,6 +24,14 @@ static CommOptions comm_options(const Crew *c, RankPlaces *places)
     return opt;
 }
 
+size_t avt_crew_mailboxes(const Crew *c, int rank)
+{
+    RankPlaces places;
+    const CommOptions opt = comm_options(c, &places);
+
+    return avt_comm_message_bytes(&opt, rank);
+}
+
 void avt_crew_room(const Crew *c, Room *room)
 {
     RankPlaces places;
@@ -115,10 +123,15 @@ void avt_crew_abort(Crew *c, int code)
         }
 }
 
-void avt_crew_close(Crew *c)
+void avt_crew_sync(Crew *c)
 {
     for (int r = 0; r < PLAN_MAX_RANKS; r++)
         avt_rank_sync(&c->rank[r]);
+}
+
+void avt_crew_close(Crew *c)
+{
+    avt_crew_sync(c);
     for (int r = 0; r < PLAN_MAX_RANKS; r++)
         if (c->rank[r].be)
             avt_rank_close(&c->rank[r]);

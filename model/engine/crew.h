@@ -40,6 +40,8 @@ static inline Comm *avt_crew_conductor(const Crew *c)
 
 /** Find the memory of every rank, and the routes of all their messages, on `dry`. @return 0 or an error (logged) */
 int  avt_crew_measure(Crew *c);
+/** Bytes of messages that lie with a rank, or the conductor (the number of ranks). The crew was measured. */
+size_t avt_crew_mailboxes(const Crew *c, int rank);
 /** What avt_crew_open() takes of this process's memory, beside the weights. */
 void avt_crew_room(const Crew *c, Room *room);
 /** Open the comm and the ranks that live here. @return 0 or an error (logged); avt_crew_close() in any case */
@@ -50,6 +52,8 @@ int  avt_crew_connect(Crew *c);
 int  avt_crew_start(Crew *c);
 /** Wait for the threads: until CMD_END, a failure or an abort. */
 void avt_crew_join(Crew *c);
+/** Wait for what the ranks' queues hold, when their threads were joined. */
+void avt_crew_sync(Crew *c);
 /** Everyone who waits for a message of this session, here or elsewhere, gets `code`. */
 void avt_crew_abort(Crew *c, int code);
 /** Free all; threads must have been joined. A crew that was never opened is fine. */

@@ -81,6 +81,7 @@ typedef struct RankSetup {              // what all ranks of a session share
     Schedule schedule;
     DitShape shape;
     PixelFormat format;
+    const char *receiver;               // device that finished frames stay on; NULL: they go to the host
     int64_t text_len;                   // most context rows
     CommKind comm;
     int direct;                         // tensors between processes go from card to card: avt_workers_direct()

@@ -23,6 +23,19 @@ int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width
     return avt_settle_size(width, height, &e->core->dir, e->core->compat, look, &e->log);
 }
 
+int avatar_engine_device(const AvatarEngine *e)
+{
+    const PlanRank *vae = &e->core->plan.rank[e->core->plan.vae_rank];
+    char name[PLAN_DEVICE];
+
+    if (avt_in_callback())
+        return AVT_ERR(EDEADLK);
+    if (avt_device_kind(vae->device, strlen(vae->device)) == DEVICE_CUDA && vae->process == e->core->process)
+        return atoi(vae->device + strlen("cuda"));
+    return avt_fail(&e->log, AVT_ERR(ENOSYS), "frames cannot stay on a GPU: pictures are decoded on %s; give a GPU of this process with vae_device or devices "
+                    "(cuda0), or take frames in host memory", avt_plan_device(&e->core->plan, e->core->plan.vae_rank, name));
+}
+
 static int check_picture(const AvatarLook *look, const Log *log)
 {
     if (look->width < 1 || look->height < 1 || look->width > 32768 || look->height > 32768)
@@ -80,6 +93,8 @@ static int check_look(const AvatarLook *look, int compat, const Log *log)
         return avt_fail(log, AVT_ERR(EINVAL), "no reference picture: give one with image=FILE or a second input");
     if (look->format < 0 || look->format > AVATAR_GBRP)
         return avt_fail(log, AVT_ERR(EINVAL), "format=%d: 0 to %d, the formats of avatar.h", look->format, AVATAR_GBRP);
+    if (look->on_device < 0 || look->on_device > 1)
+        return avt_fail(log, AVT_ERR(EINVAL), "on_device=%d: 0 (frames in host memory) or 1 (on the GPU that decodes)", look->on_device);
     if (look->tail < 0 || look->tail > AVATAR_TAIL_BLOCK)
         return avt_fail(log, AVT_ERR(EINVAL), "tail=%d: 0 (ceil), 1 (floor) or 2 (block)", look->tail);
     if (check_picture(look, log) < 0 || check_seed(look->seed, -1, log) < 0)
@@ -120,14 +135,6 @@ static int64_t draw_seed(void)
     return (int64_t)(x >> 32);
 }
 
-/* Bytes of the largest part of a block's frames; 0 where the VAE is one. */
-static size_t slice_size(const AvatarSession *s)
-{
-    const int parts = s->crew.set.plan->vae_parts, rows = 8 * ((s->info.height / 8 + parts - 1) / parts);
-
-    return parts > 1 ? (size_t)(BLOCK_FRAMES * avt_pixels_size(s->crew.set.format, rows, s->info.width)) : 0;
-}
-
 /* Find the memory of each rank and of the front on `dry`; refuse what the devices have not left. */
 static int plan_memory(AvatarSession *s)
 {
@@ -155,7 +162,8 @@ static int plan_memory(AvatarSession *s)
         s->info.scratch_bytes += (int64_t)(m->scratch + m->workspace);
     }
     avt_crew_room(&s->crew, &room);
-    avt_room_add(&room, "cpu", FRAME_QUEUE * s->block_size + slice_size(s) + (size_t)avt_sound_bytes(&s->sound));
+    avt_room_add(&room, avt_frames_device(&s->crew), avt_frames_bytes(&s->crew));
+    avt_room_add(&room, "cpu", (size_t)avt_sound_bytes(&s->sound));
     snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
     if (avt_room_check(&room, who, "", NULL) >= 0)
         return 0;
@@ -169,18 +177,6 @@ static int open_front(AvatarSession *s)
     const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, &s->e->log);
 
     return avt_front_open(&s->front, &s->front_set, &c->front, &opt, c->plan.front_device, &s->front_planned);
-}
-
-static int open_frames(AvatarSession *s)
-{
-    for (int i = 0; i < FRAME_QUEUE; i++) {
-        s->ready[i].data = avt_malloc(MEM_SESSION, s->block_size);
-        if (!s->ready[i].data)
-            return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for %d blocks of frames, %.1f MB", FRAME_QUEUE,
-                            FRAME_QUEUE * (double)s->block_size / 1e6);
-    }
-    s->slice = slice_size(s) ? avt_malloc(MEM_SESSION, slice_size(s)) : NULL;
-    return slice_size(s) && !s->slice ? AVT_ERR(ENOMEM) : 0;
 }
 
 static void set_sound(AvatarSession *s, const AvatarLook *look)
@@ -216,6 +212,8 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     const char *prompt = look->prompt ? look->prompt : c->dir.prompt ? c->dir.prompt : DEFAULT_PROMPT;
     int ret = check_look(look, c->compat, &s->e->log);
 
+    if (ret >= 0 && look->on_device)
+        ret = avatar_engine_device(s->e);
     if (ret >= 0)
         ret = avt_settle_size(&s->info.width, &s->info.height, &c->dir, c->compat, look, &s->e->log);
     if (ret < 0)
@@ -240,9 +238,9 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     if (!s->next.picture || !s->next.prompt)
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for a picture of %dx%d", s->info.width, s->info.height);
     s->crew.set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
-                          .format = pixel_format(look->format), .text_len = c->sizes.dit.text_len, .comm = s->hooks.comm, .hooks = s->hooks.rank,
+                          .format = pixel_format(look->format), .receiver = look->on_device ? c->plan.rank[c->plan.vae_rank].device : NULL,
+                          .text_len = c->sizes.dit.text_len, .comm = s->hooks.comm, .hooks = s->hooks.rank,
                           .direct = avt_workers_direct(c, &s->e->log), .cancel = &s->cancel, .log = &s->e->log };
-    s->block_size = (size_t)(BLOCK_FRAMES * avt_pixels_size(s->crew.set.format, s->info.height, s->info.width));
     if (!look->prompt && !c->dir.prompt)
         avt_log(&s->e->log, LOG_INFO, "prompt: \"%s\" (the default)", prompt);
     return 0;
@@ -265,13 +263,13 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     if (ret >= 0)
         ret = avt_stats_open(s, look->stats);
     if (ret >= 0)
-        ret = open_frames(s);
-    if (ret >= 0)
         ret = open_front(s);
     if (ret >= 0)
         ret = avt_sound_open(&s->sound);
     if (ret >= 0)
         ret = avt_crew_open(&s->crew);
+    if (ret >= 0)
+        ret = avt_frames_open(&s->frames, &s->crew);
     if (ret >= 0)
         ret = avt_workers_open(&s->crew);
     if (ret >= 0)
@@ -321,10 +319,9 @@ void avatar_session_close(AvatarSession **ps)
     avatar_session_abort(s);
     avt_threads_stop(s);
     avt_workers_close(&s->crew);
+    avt_crew_sync(&s->crew);                                        // ranks and frames wait for each other's marks
+    avt_frames_close(&s->frames);
     avt_crew_close(&s->crew);
-    for (int i = 0; i < FRAME_QUEUE; i++)
-        avt_free(s->ready[i].data);
-    avt_free(s->slice);
     avt_stats_close(s);
     avt_sound_close(&s->sound);
     avt_front_close(&s->front);
@@ -411,32 +408,12 @@ int avatar_session_send(AvatarSession *s, const float *pcm, int64_t nb_samples)
 
 /* ---- frames out -------------------------------------------------------------------------------------------------------------- */
 
-static void describe_planes(const AvatarSession *s, AvatarFrame *f, const uint8_t *p)
-{
-    const int w = s->info.width, h = s->info.height;
-    const int64_t luma = (int64_t)w * h;
-
-    f->data[0] = p;
-    f->linesize[0] = s->format == AVATAR_RGB24 ? 3 * w : w;
-    if (s->format == AVATAR_RGB24)
-        return;
-    f->data[1] = p + luma;
-    f->linesize[1] = s->format == AVATAR_YUV420P ? w / 2 : w;
-    if (s->format == AVATAR_NV12)
-        return;
-    f->data[2] = f->data[1] + (s->format == AVATAR_YUV420P ? luma / 4 : luma);
-    f->linesize[2] = f->linesize[1];
-}
-
 static void give_frame(AvatarSession *s, AvatarFrame *f)
 {
     FrameBlock *b = &s->ready[s->head];
-    const size_t size = s->block_size / BLOCK_FRAMES;
 
     memset(f, 0, sizeof(*f));
-    describe_planes(s, f, b->data + (b->repeated ? 0 : (size_t)b->next * size));
-    f->width = s->info.width;
-    f->height = s->info.height;
+    avt_frames_describe(&s->frames, f, s->head, b->repeated ? 0 : b->next);
     f->format = s->format;
     f->index = b->index + b->next - b->first;
     f->repeated = b->repeated;

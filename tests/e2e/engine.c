@@ -141,6 +141,28 @@ static void bad_looks_are_named(void **state)
     avatar_engine_close(&e);
 }
 
+/* Frames stay on a GPU where one decodes; of what happens then: tests/simt/frames_test.c */
+static void frames_of_a_cpu_are_the_hosts(void **state)
+{
+    Lines lines = { "" };
+    const AvatarOptions opt = take_options(NULL, "cpu", NULL, &lines);
+    AvatarLook look = take_look(0);
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+
+    (void)state;
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    for (look.on_device = 1; look.on_device <= 2; look.on_device++) {
+        lines.text[0] = 0;
+        assert_int_equal(avatar_session_open(&s, e, &look), AVATAR_ERR(look.on_device == 1 ? ENOSYS : EINVAL));
+        assert_null(s);
+        assert_non_null(strstr(lines.text, look.on_device == 1 ? "decoded on cpu" : "on_device=2"));
+        assert_int_equal(nb_lines(&lines), 1);
+    }
+    assert_int_equal(avatar_engine_device(e), AVATAR_ERR(ENOSYS));
+    avatar_engine_close(&e);
+}
+
 /* ---- folders ------------------------------------------------------------------------------------------------------------ */
 
 /* What the readers say about a bad file comes through, and nothing stays behind. */
@@ -493,7 +515,7 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_options_are_named), cmocka_unit_test(bad_looks_are_named), cmocka_unit_test(bad_folders_are_told),
+        cmocka_unit_test(bad_options_are_named), cmocka_unit_test(bad_looks_are_named), cmocka_unit_test(frames_of_a_cpu_are_the_hosts), cmocka_unit_test(bad_folders_are_told),
         cmocka_unit_test(weights_are_shared), cmocka_unit_test(loading_is_given_up), cmocka_unit_test(lines_go_home), cmocka_unit_test(little_memory_is_told),
         cmocka_unit_test(caller_is_left_alone), cmocka_unit_test(errors_have_words),
         cmocka_unit_test(numbers_do_not_follow_the_locale),
