@@ -6,18 +6,51 @@
  * A thread may touch its stack, its arguments, constants of the program, shared arrays of its block, and memory of the device; and of
  * that only the operands of its op, where those are known.
  */
+#include <link.h>
 #include <string.h>
+#include <algorithm>
 
 #include "fibers.h"
 #include "simt_ops.h"
 
-extern char __executable_start, __data_start;
-
 namespace bed {
+
+struct Range {
+    Address from, to;
+};
+
+/* What nobody writes of the file that this code is in, a program or a library: up to the end of what is closed when it has been loaded. */
+static int find_constants(dl_phdr_info *file, size_t, void *out)
+{
+    Range r = { UINTPTR_MAX, 0 };
+    bool ours = false;
+
+    for (int i = 0; i < file->dlpi_phnum; i++) {
+        const ElfW(Phdr) &p = file->dlpi_phdr[i];
+        const Address from = file->dlpi_addr + p.p_vaddr, to = from + p.p_memsz;
+
+        if (p.p_type == PT_LOAD) {
+            r.from = std::min(r.from, from);
+            ours |= (Address)&find_constants - from < p.p_memsz;
+        }
+        if (p.p_type == PT_GNU_RELRO || (p.p_type == PT_LOAD && !(p.p_flags & PF_W)))
+            r.to = std::max(r.to, to);
+    }
+    if (ours)
+        *(Range *)out = r;
+    return ours;
+}
 
 static bool is_constant(Address a)
 {
-    return a >= (Address)&__executable_start && a < (Address)&__data_start;
+    static const Range constants = [] {
+        Range r = {};
+
+        dl_iterate_phdr(find_constants, &r);
+        return r;
+    }();
+
+    return a >= constants.from && a < constants.to;
 }
 
 [[noreturn]] static void out_of_bounds(const char *kind, Address a, size_t size, bool write, const std::string &near)

@@ -68,12 +68,12 @@ void set_place(void *pc);
 typedef uintptr_t Address;
 
 constexpr size_t PAGE = 4096;
-constexpr Address DEVICE = 0x200000000000, DEVICE_SIZE = (Address)4 << 40;
+constexpr Address DEVICE = 0x200000000000, DEVICE_SIZE = (Address)2 << 40;
 constexpr Address PINNED = 0x280000000000, PINNED_SIZE = (Address)64 << 30;
 constexpr Address SHARED = 0x300000000000, SHARED_SIZE = 256 << 10;
 constexpr Address ARGUMENTS = 0x310000000000, ARGUMENTS_SIZE = 4096;
 constexpr Address STACKS = 0x320000000000, STACK_SIZE = 128 << 10;
-constexpr Address CELLS = 0x400000000000;       // shadow of DEVICE, up to 0x640000000000
+constexpr Address CELLS = 0x340000000000;       // shadow of DEVICE, up to 0x4a0000000000
 
 inline bool on_device(Address a) { return a - DEVICE < DEVICE_SIZE; }
 inline bool in_pinned(Address a) { return a - PINNED < PINNED_SIZE; }

@@ -19,6 +19,8 @@ cudaError_t failed(cudaError_t e);
 /** A stream that work of this thread may go to now, or NULL: refused. */
 Stream *usable(cudaStream_t s, const char *what);
 void submit_work(Stream *s, const char *name, std::function<void()> run);
+/** Of the running operation: bytes from any memory to any other. */
+void copy_bytes(void *dst, const void *src, size_t size);
 /** May work of a device touch memory of another one? */
 bool reaches(int device, int other);
 /** Dynamic shared memory that a kernel may ask for on this architecture. */

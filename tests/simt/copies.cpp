@@ -45,6 +45,14 @@ static void touch_stored(const void *p, size_t size, bool write)
     }
 }
 
+void bed::copy_bytes(void *dst, const void *src, size_t size)
+{
+    const bool from = shadow_range(src, size, false), to = shadow_range(dst, size, true);
+
+    if (from && to)
+        memcpy(dst, src, size);
+}
+
 extern "C" {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------------------- */
@@ -138,14 +146,6 @@ static bool is_of_kind(const void *dst, const void *src, cudaMemcpyKind kind)
            from_device == (kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice);
 }
 
-static void copy(void *dst, const void *src, size_t size)
-{
-    const bool from = shadow_range(src, size, false), to = shadow_range(dst, size, true);
-
-    if (from && to)
-        memcpy(dst, src, size);
-}
-
 static int device_of(const void *p)
 {
     const Allocation *a = on_device((Address)p) ? allocation_at((Address)p) : NULL;
@@ -189,12 +189,12 @@ static std::function<void()> copy_from_pinned(void *dst, const void *src, size_t
     if (is_stored(src, size))                                       // by queues: they are in order, or not
         return [=] {
             touch_stored(src, size, false);
-            copy(dst, src, size);
+            copy_bytes(dst, src, size);
         };
     return [=] {
         if (sum_of(src, size) != sum)
             report("pinned-changed", "%s reads %p, which the host has written since the copy was submitted", running.name, src);
-        copy(dst, src, size);
+        copy_bytes(dst, src, size);
     };
 }
 
@@ -218,14 +218,14 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t size, cudaMemcpyK
     if (pageable) {                                                 // read before the call returns, as by the driver
         auto kept = std::make_shared<std::vector<char>>((const char *)src, (const char *)src + size);
 
-        submit_work(stream, "cudaMemcpyAsync", [=] { copy(dst, kept->data(), size); });
+        submit_work(stream, "cudaMemcpyAsync", [=] { copy_bytes(dst, kept->data(), size); });
     } else if (in_pinned((Address)src))
         submit_work(stream, "cudaMemcpyAsync", copy_from_pinned(dst, src, size));
     else
         submit_work(stream, "cudaMemcpyAsync", [=] {
             running.between = far;
             touch_stored(dst, size, true);
-            copy(dst, src, size);
+            copy_bytes(dst, src, size);
         });
     if (!on_device((Address)dst) && !in_pinned((Address)dst))       // to pageable memory: returns when it is done
         wait_for(guard, stream, stream->submitted);
@@ -249,7 +249,7 @@ cudaError_t cudaMemcpyPeerAsync(void *dst, int to, const void *src, int from, si
     submit_work(stream, "cudaMemcpyPeerAsync", [=] {
         stats.peer_copies++;
         running.between = true;
-        copy(dst, src, size);
+        copy_bytes(dst, src, size);
     });
     return failed(sticky);
 }
@@ -272,7 +272,7 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
     }
     submit_work(stream, "cudaMemcpy2DAsync", [=] {
         for (size_t i = 0; i < height; i++)
-            copy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+            copy_bytes((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
     });
     if (!on_device((Address)dst) || !on_device((Address)src))
         wait_for(guard, stream, stream->submitted);
@@ -286,7 +286,7 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t size, cudaMemcpyKind k
         report("memcpy-kind", "%p from %p is no copy of kind %d", dst, src, kind);
         return failed(cudaErrorInvalidValue);
     }
-    run_now("cudaMemcpy", device_now, [=] { copy(dst, src, size); });
+    run_now("cudaMemcpy", device_now, [=] { copy_bytes(dst, src, size); });
     return failed(sticky);
 }
 

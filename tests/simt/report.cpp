@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Settings, faults and how they are told, numbers by chance. */
+#include <dlfcn.h>
 #include <limits.h>
+#include <link.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,11 +39,18 @@ void set_place(void *pc)
 /* "norms.cu:41": the innermost line at `place` that is not one of the bed's wrappers */
 static std::string source_line()
 {
-    char cmd[128], line[512];
+    char cmd[PATH_MAX + 64], line[512];
     std::string found;
+    char program[32];
+    link_map *file = NULL;
+    Dl_info info;
     FILE *p;
 
-    snprintf(cmd, sizeof(cmd), "addr2line -s -i -e /proc/%d/exe %p 2>/dev/null", getpid(), (void *)((char *)place - 1));
+    snprintf(program, sizeof(program), "/proc/%d/exe", getpid());
+    if (!dladdr1(place, &info, (void **)&file, RTLD_DL_LINKMAP))
+        return found;
+    snprintf(cmd, sizeof(cmd), "addr2line -s -i -e '%s' %p 2>/dev/null", *file->l_name ? file->l_name : program,
+             (void *)((char *)place - 1 - file->l_addr));
     p = popen(cmd, "r");
     while (p && fgets(line, sizeof(line), p))
         if (found.empty() || found.find("simt.h") == 0 || found.find("gpu.cuh") == 0)

@@ -39,7 +39,7 @@ constexpr int GLOBAL_GRANULE = 4, SHARED_GRANULE = 2;
 constexpr size_t CELLS_OF_A_PAGE = PAGE / GLOBAL_GRANULE;
 constexpr size_t NB_PAGES = DEVICE_SIZE / PAGE;
 
-static_assert(CELLS + NB_PAGES * CELLS_OF_A_PAGE * sizeof(Cell) < 0x700000000000, "the shadow does not fit the address space");
+static_assert(CELLS + NB_PAGES * CELLS_OF_A_PAGE * sizeof(Cell) < 0x550000000000, "the shadow reaches where Linux loads programs");
 
 static Page *pages;
 static Cell *const cells = (Cell *)CELLS;

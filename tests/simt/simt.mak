@@ -30,7 +30,7 @@ SIMT_BED_O := $(call simt_object,$(SIMT_BED))
 SIMT_O := $(filter-out $(call object,$(SIMT_C)),$(LIB_O)) $(call simt_object,$(SIMT_C)) $(SIMT_KERNELS_O) $(SIMT_BED_O)
 SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/teams $(BUILD)/tests/e2e/precision,$(TESTS)))
 SIMT_NCCL := $(if $(and $(SIMT_CU),$(wildcard $(CUDA_INC)/nccl.h)),$(SIMT)/tests/nccl)
-SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT_NCCL)) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
+SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT)/tests/frames $(SIMT_NCCL)) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(SIMT_CU),$(SIMT)/lib/libavatar.so.0) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
 
 ifeq ($(SIMT_CAN),yes)
 simt: $(SIMT_ALL)
@@ -39,9 +39,9 @@ simt:
 	@echo "SKIPPED: the emulated GPU wants the headers of the CUDA toolkit, cuBLASLt and cuDNN"
 endif
 
-# Fixed addresses of code, so that a report can name the line; no contraction, as on the CPU. What a kernel does costs little beside the
+# No contraction, as on the CPU. What a kernel does costs little beside the
 # look at its accesses, so kernels are not optimized hard.
-SIMT_CXX = $(CXX) -std=c++17 -g1 -fno-pie -Wall -Wextra -isystem $(CUDA_INC) -I$(SRC)/tests/simt $(INC) -MMD -MP
+SIMT_CXX = $(CXX) -std=c++17 -g1 -fPIC -fno-semantic-interposition -Wall -Wextra -isystem $(CUDA_INC) -I$(SRC)/tests/simt $(INC) -MMD -MP
 SIMT_AS_KERNEL = $(SIMT_CXX) -O1 -x c++ -DAVT_SIMT -fsanitize=thread -ffp-contract=off -Wno-unknown-pragmas
 $(SIMT)/obj/kernels/cuda/%.o: $(SRC)/kernels/cuda/%.cu config.h
 	@mkdir -p $(@D); echo "SIMT    $<"
@@ -64,12 +64,18 @@ $(SIMT)/obj/%.o: $(SRC)/%.c config.h
 $(SIMT)/libavatar.a: $(SIMT_O)
 	@echo "AR      $@"
 	@mkdir -p $(@D) && rm -f $@ && ar rcs $@ $^
-SIMT_LINKER = $(CXX) -no-pie $(if $(SIMT_CU),-Wl$(comma)--wrap=avt_backend_cuda_open) $(CFLAGS) $(OPENMP)
+SIMT_LINKER = $(CXX) $(if $(SIMT_CU),-Wl$(comma)--wrap=avt_backend_cuda_open) $(CFLAGS) $(OPENMP)
 SIMT_LINK = @mkdir -p $(@D); echo "LD      $@"; $(SIMT_LINKER) -o $@ $(filter %.o %.a,$^)
 $(SIMT)/tests/bed: $(SIMT)/obj/tests/simt/bed_test.o $(filter-out %/spy.o,$(SIMT_BED_O))
-	@mkdir -p $(@D); echo "LD      $@"; $(CXX) -no-pie -o $@ $^ -lpthread
-$(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT)/tests/nccl: $(SIMT)/tests/%: $(SIMT)/obj/tests/simt/%_test.o $(TEST_O) $(SIMT)/libavatar.a
+	@mkdir -p $(@D); echo "LD      $@"; $(CXX) -o $@ $^ -lpthread
+$(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT)/tests/frames $(SIMT)/tests/nccl: $(SIMT)/tests/%: $(SIMT)/obj/tests/simt/%_test.o $(TEST_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
+# The library with the emulated GPU in it, for programs that are linked with libavatar.so; the driver is found in the same file.
+SIMT_LIB := $(if $(filter yes,$(SIMT_CAN)),$(if $(SIMT_CU),$(SIMT)/lib/libavatar.so.0))
+check-filter: $(SIMT_LIB)
+$(SIMT)/lib/libavatar.so.0: $(SIMT_O) $(SRC)/tests/simt/driver.map
+	@mkdir -p $(@D); echo "LD      $@"; $(SIMT_LINKER) -shared -Wl,-soname,libavatar.so.0 -Wl,-z,nodelete \
+		-Wl,--version-script=$(SRC)/tests/simt/driver.map -o $@ $(SIMT_O) $(LIBS) && ln -sf libavatar.so.0 $(@D)/libcuda.so.1
 $(SIMT)/avatar: $(TOOL_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBAV_LIBS) $(DLIB_LIBS) $(LIBS)
 $(SIMT)/tests/parity: $(PARITY_O) $(TEST_O) $(SIMT)/libavatar.a
@@ -85,7 +91,7 @@ simt_parity = $(foreach p,f32 bf16,"$(SIMT)/tests/parity $(1) --device cuda0 --p
 SIMT_CODES = $(foreach p,int8 fp8,"$(SIMT)/tests/parity $(SRC)/tests/gold/parity --device cuda0 --precision $p --case dit_forward") \
 	"SIMT_ARCH=80 $(SIMT)/tests/kernels/quantize --device cuda0 --sample" "SIMT_ARCH=120 $(SIMT)/tests/kernels/quantize --device cuda0 --sample"
 simt_on = $(foreach t,$(SIMT_TESTS),"$(t) --device cuda0$(1)")
-SIMT_BOTH = $(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT_NCCL) $(call simt_parity,$(SRC)/tests/gold/parity)
+SIMT_BOTH = $(SIMT)/tests/backend $(SIMT)/tests/peers $(SIMT)/tests/frames $(SIMT_NCCL) $(call simt_parity,$(SRC)/tests/gold/parity)
 # plans over three devices of their own, which reach each other's memory or do not
 simt_apart = $(foreach p,on off,$(foreach t,plans teams,"SIMT_DEVICES=3 SIMT_PEERS=$(p) $(SIMT)/tests/e2e/$(t) --device 'cuda0|cuda1|cuda2'$(1)"))
 SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(SIMT_CODES) $(call simt_on, --sample) $(call simt_apart, --sample) \
