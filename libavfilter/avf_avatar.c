@@ -3,7 +3,7 @@
  * @file
  * Talking avatar filter: speech and one reference picture in, video at 25 frames a second out, computed by libavatar.
  *
- *     speech (16 kHz) --> mono ------> stream: queue, clock, session ---> frames
+ *     speech (16 kHz) --> mono ------> stream: queue, clock, session ---> frames, in memory or on the GPU
  *     picture (pad or file) --> rgb24 ---^
  *
  * Traps: init() also runs for probe copies of the graph, so the model is opened in config_props. The picture input is
@@ -29,6 +29,7 @@
 
 #include <avatar.h>
 
+#include "avatar_cuda.h"
 #include "avatar_mono.h"
 #include "avatar_park.h"
 #include "avatar_picture.h"
@@ -62,6 +63,12 @@
 #define DURATION    pkt_duration
 #endif
 
+#ifdef AVFILTER_FLAG_HWDEVICE
+#define USES_DEVICE AVFILTER_FLAG_HWDEVICE
+#else
+#define USES_DEVICE 0                               /* every filter is given it */
+#endif
+
 static const AVRational sample_tb = { 1, AVATAR_SAMPLE_RATE }, frame_tb = { 1, AVATAR_FPS };
 
 static const struct {
@@ -85,9 +92,10 @@ typedef struct AvatarContext {
     int64_t max_gap, max_drift, hold, latency, max_late;    ///< in microseconds
     int steps, cpu_threads, vae_split;
     double resident;
-    int compat, format, tail, mode, late;
+    int compat, format, hw_format, tail, mode, late;
     int metadata;
-    enum AvatarFormat lib_format;
+    enum AVPixelFormat planes;      ///< format, or of format=cuda what lies on the GPU
+    enum AvatarFormat lib_format;   ///< the same
 
     char *key;                      ///< name and options, as a rebuilt graph has them again
     AvatarStream *stream;           ///< from config_props on
@@ -134,8 +142,10 @@ static const AVOption avatar_options[] = {
     STRING("front_device", "set where speech and text are encoded (default: auto)", front_device, FLAGS),
     { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,
         { .i64 = 0 }, 0, 1024, FLAGS },
-    { "format", "set the output pixel format", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT,
+    { "format", "set the output pixel format; cuda: frames stay on the GPU that decodes them", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT,
         { .i64 = AV_PIX_FMT_YUV420P }, 0, INT_MAX, FLAGS },
+    { "hw_format", "set what lies on the GPU with format=cuda: nv12, yuv420p, yuv444p", OFFSET(hw_format), AV_OPT_TYPE_PIXEL_FMT,
+        { .i64 = AV_PIX_FMT_NV12 }, 0, INT_MAX, FLAGS },
     { "max_gap", "set the longest hole in the sound that is filled with silence", OFFSET(max_gap), AV_OPT_TYPE_DURATION,
         { .i64 = 10000000 }, 0, INT64_C(3600000000), FLAGS },
     { "max_drift", "set the difference of time stamps and samples that is neither filled nor cut", OFFSET(max_drift),
@@ -229,33 +239,44 @@ static int make_key(AVFilterContext *ctx)
     return s->key ? 0 : AVERROR(ENOMEM);
 }
 
+static int is_rgb(enum AVPixelFormat pix_fmt)
+{
+    return !!(av_pix_fmt_desc_get(pix_fmt)->flags & AV_PIX_FMT_FLAG_RGB);
+}
+
+/* Of frames on a GPU FFmpeg knows no rgb24 and no gbrp in all of its versions. */
+static int find_format(AVFilterContext *ctx)
+{
+    AvatarContext *s = ctx->priv;
+    const int cuda = s->format == AV_PIX_FMT_CUDA;
+    const char *name;
+    int i;
+
+    s->planes = cuda ? s->hw_format : s->format;
+    for (i = 0; i < FF_ARRAY_ELEMS(formats) && formats[i].pix_fmt != s->planes; i++)
+        ;
+    if (i < FF_ARRAY_ELEMS(formats) && !(cuda && is_rgb(s->planes))) {
+        s->lib_format = formats[i].format;
+        return cuda ? ff_avatar_cuda_check(ctx) : 0;
+    }
+    name = av_get_pix_fmt_name(s->planes);
+    av_log(ctx, AV_LOG_ERROR, "%s=%s cannot be produced; use yuv420p, yuv444p, nv12%s\n", cuda ? "hw_format" : "format",
+           name ? name : "none", cuda ? "" : ", rgb24, gbrp or cuda");
+    return AVERROR(EINVAL);
+}
+
 static av_cold int init(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
     AVFilterPad speech  = { .name = "speech",  .type = AVMEDIA_TYPE_AUDIO };
     AVFilterPad picture = { .name = "picture", .type = AVMEDIA_TYPE_VIDEO };
-    int i, ret;
+    int ret;
 
-    for (i = 0; i < FF_ARRAY_ELEMS(formats) && formats[i].pix_fmt != s->format; i++)
-        ;
-    if (i == FF_ARRAY_ELEMS(formats)) {
-        const char *name = av_get_pix_fmt_name(s->format);
-        av_log(ctx, AV_LOG_ERROR, "format=%s cannot be produced; use yuv420p, yuv444p, nv12, rgb24 or gbrp\n",
-               name ? name : "none");
-        return AVERROR(EINVAL);
-    }
-    s->lib_format = formats[i].format;
-
-    if ((ret = check_options(ctx)) < 0 || (ret = make_key(ctx)) < 0)
+    if ((ret = find_format(ctx)) < 0 || (ret = check_options(ctx)) < 0 || (ret = make_key(ctx)) < 0)
         return ret;
     if ((ret = ff_append_inpad(ctx, &speech)) < 0)
         return ret;
     return s->image ? 0 : ff_append_inpad(ctx, &picture);
-}
-
-static int is_rgb(enum AVPixelFormat pix_fmt)
-{
-    return !!(av_pix_fmt_desc_get(pix_fmt)->flags & AV_PIX_FMT_FLAG_RGB);
 }
 
 #if HAVE_COLOR_LISTS
@@ -291,7 +312,7 @@ static int query_formats(QUERY_ARGS)
     if (ctx->nb_inputs > 1 && (ret = ff_formats_ref(ff_make_format_list(picture_formats), &QUERY_IN(1)->formats)) < 0)
         return ret;
 #if HAVE_COLOR_LISTS
-    ret = query_colors(QUERY_OUT, ctx->nb_inputs > 1 ? QUERY_IN(1) : NULL, is_rgb(s->format));
+    ret = query_colors(QUERY_OUT, ctx->nb_inputs > 1 ? QUERY_IN(1) : NULL, is_rgb(s->planes));
 #endif
     return ret;
 }
@@ -303,6 +324,7 @@ static void get_look(const AvatarContext *s, AvatarLook *look)
     look->out_height  = s->h;
     look->seed        = s->seed;
     look->format      = s->lib_format;
+    look->on_device   = s->format == AV_PIX_FMT_CUDA;
     look->tail        = s->tail;
     look->mode        = s->mode;
     look->latency_ms  = s->latency / 1000;
@@ -359,6 +381,20 @@ static int find_size(AVFilterContext *ctx)
     return ret;
 }
 
+/* Device frames for the link, where they stay on the GPU. */
+static int config_frames(AVFilterLink *outlink)
+{
+    AVFilterContext *ctx = outlink->src;
+    AvatarContext *s = ctx->priv;
+    int device;
+
+    if (s->format != AV_PIX_FMT_CUDA)
+        return 0;
+    device = avatar_engine_device(s->stream->engine);
+    av_buffer_unref(&LINKEXT(outlink)->hw_frames_ctx);
+    return device < 0 ? device : ff_avatar_cuda_frames(ctx, &LINKEXT(outlink)->hw_frames_ctx, device, s->planes, outlink->w, outlink->h);
+}
+
 static int config_output(AVFilterLink *outlink)
 {
     AVFilterContext *ctx = outlink->src;
@@ -378,6 +414,8 @@ static int config_output(AVFilterLink *outlink)
     outlink->time_base           = frame_tb;
     outlink->sample_aspect_ratio = (AVRational){ 1, 1 };
     LINKEXT(outlink)->frame_rate = (AVRational){ AVATAR_FPS, 1 };
+    if ((ret = config_frames(outlink)) < 0)
+        return ret;
     return s->stream->picture && !s->stream->session ? ff_avatar_stream_open(s->stream) : 0;
 }
 
@@ -493,11 +531,18 @@ static int send_frame(AVFilterContext *ctx, AvatarFrame *in, int64_t pts)
     AvatarContext *s = ctx->priv;
     AVFilterLink *outlink = ctx->outputs[0];
     AVFrame *out = ff_get_video_buffer(outlink, outlink->w, outlink->h);
-    int rgb = is_rgb(s->format);
+    int rgb = is_rgb(s->planes), ret = 0;
 
     if (!out)
         return AVERROR(ENOMEM);
-    av_image_copy(out->data, out->linesize, in->data, in->linesize, outlink->format, outlink->w, outlink->h);
+    if (out->hw_frames_ctx)
+        ret = ff_avatar_cuda_copy(ctx, out, in);
+    else
+        av_image_copy(out->data, out->linesize, in->data, in->linesize, outlink->format, outlink->w, outlink->h);
+    if (ret < 0) {
+        av_frame_free(&out);
+        return ret;
+    }
     out->pts                 = pts;
     out->DURATION            = 1;
     out->sample_aspect_ratio = outlink->sample_aspect_ratio;
@@ -505,7 +550,7 @@ static int send_frame(AVFilterContext *ctx, AvatarFrame *in, int64_t pts)
     out->color_range         = rgb ? AVCOL_RANGE_JPEG : AVCOL_RANGE_MPEG;
     out->color_primaries     = AVCOL_PRI_BT709;
     out->color_trc           = rgb ? AVCOL_TRC_IEC61966_2_1 : AVCOL_TRC_BT709;
-    out->chroma_location     = rgb || s->format == AV_PIX_FMT_YUV444P ? AVCHROMA_LOC_UNSPECIFIED : AVCHROMA_LOC_LEFT;
+    out->chroma_location     = rgb || s->planes == AV_PIX_FMT_YUV444P ? AVCHROMA_LOC_UNSPECIFIED : AVCHROMA_LOC_LEFT;
     if (s->metadata)
         set_metadata(s->stream, out, in);
     return ff_filter_frame(outlink, out);
@@ -701,7 +746,8 @@ const FILTER_TYPE ff_avf_avatar = {
     PUB(description) = NULL_IF_CONFIG_SMALL("Make a picture talk: speech and a picture to video."),
     PUB(priv_class)  = &avatar_class,
     PUB(inputs)      = NULL,
-    PUB(flags)       = AVFILTER_FLAG_DYNAMIC_INPUTS,
+    PUB(flags)       = AVFILTER_FLAG_DYNAMIC_INPUTS | USES_DEVICE,
+    .flags_internal  = FF_FILTER_FLAG_HWFRAME_AWARE,
     .priv_size       = sizeof(AvatarContext),
     .init            = init,
     .uninit          = uninit,

@@ -59,6 +59,8 @@ minimal="--disable-autodetect --disable-everything --disable-doc --disable-debug
 --enable-filter=asplit,split,aselect,select,concat,hstack,overlay,trim,atrim,setpts,asetpts,fps,loop,realtime,arealtime
 --enable-filter=sendcmd,asendcmd,asetnsamples,volume,apad,adelay,showinfo,metadata,ametadata,amix,pad,crop,setparams,transpose,tile,psnr
 --enable-filter=fade,afade,hflip,vflip,drawbox,palettegen,paletteuse,xfade,atempo,pan"
+# Frames on the GPU, where NVIDIA's headers are; the driver is looked for when the program runs
+cuda="--enable-ffnvcodec --enable-cuda --enable-nvenc --enable-encoder=h264_nvenc,hevc_nvenc --enable-filter=hwdownload,hwupload"
 # WebM's codecs, where their libraries are
 webm="libvpx:vpx:libvpx_vp8,libvpx_vp9 libopus:opus:libopus"
 object="--disable-autodetect --disable-everything --disable-doc --disable-programs --enable-libavatar --enable-filter=avatar"
@@ -109,9 +111,32 @@ unpack()
     echo "$stamp" >"$src.from"
 }
 
+# Are the headers there that this FFmpeg's configure takes? Debian 12's own are too old for 7.1.
+headers_fit()
+{
+    sed -n 's/.*check_pkg_config ffnvcodec "\([^"]*\)".*/\1/p' "$src/configure" >wanted
+    while read -r spec; do
+        pkg-config --exists "$spec" && return 0
+    done <wanted
+    return 1
+}
+
+cuda_flags()
+{
+    if ! headers_fit && folder=$("$top/tools/fetch-ffmpeg.sh" --headers "$(cut -d. -f1-2 "$src/RELEASE")" "$cache"); then
+        export PKG_CONFIG_PATH="${PKG_CONFIG_PATH:+$PKG_CONFIG_PATH:}$folder"
+    fi
+    if headers_fit; then
+        flags="$flags $cuda"
+    else
+        note "without CUDA, as NVIDIA's headers are missing (libffmpeg-nvenc-dev): format=cuda will be refused"
+    fi
+}
+
 run_configure()
 {
     eval "flags=\$$set"
+    cuda_flags
     for lib in $([ $set = object ] || echo "$webm"); do
         name_pc=${lib#*:}
         pkg-config --exists "${name_pc%%:*}" 2>/dev/null || continue

@@ -3,6 +3,8 @@
 # Get the source tarball of one FFmpeg series and print its path.
 #
 #   fetch-ffmpeg.sh SERIES|VERSION CACHE
+#   fetch-ffmpeg.sh --headers SERIES CACHE     those of NVIDIA's codecs that go with it, which FFmpeg needs for CUDA: a folder for
+#                                              PKG_CONFIG_PATH, from Debian's source archive
 #
 # Tried in this order: the cache folder, Debian's source archive (apt with a private configuration, the system's is not
 # touched), the upstream release. A version that patches/series.txt names must have its hash; another release of the series
@@ -10,6 +12,8 @@
 set -eu
 
 top=$(cd "$(dirname "$0")/.." && pwd)
+package=ffmpeg
+[ "$1" != --headers ] || { package=nv-codec-headers; shift; }
 want=$1
 mkdir -p "$2"
 cache=$(cd "$2" && pwd)
@@ -67,12 +71,41 @@ apt_private()
         -o Dir::Cache="$a/cache" -o Acquire::Languages=none -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
-from_apt()
+apt_update()
 {
-    command -v apt-get >/dev/null || return 0
     suites=$(listed 4 | tr , ' ')
     apt_setup "${suites:-bookworm trixie forky sid}"
     apt_private apt-get update >"$a/log" 2>&1 || note "apt-get update: $(grep '^E:' "$a/log" | tail -n 1)"
+}
+
+# apt_source PACKAGE[=VERSION]: its tarball into $a/get
+apt_source()
+{
+    rm -f "$a"/get/*
+    (cd "$a/get" && apt_private apt-get source --download-only --only-source --tar-only "$1") >"$a/log" 2>&1 ||
+        { note "apt-get source $1: $(grep '^E:' "$a/log" | tail -n 1)"; return 1; }
+}
+
+# The headers are small and plain: unpacked, they are installed.
+headers()
+{
+    at=$cache/nv-codec-$series
+    if [ ! -e "$at/lib/pkgconfig/ffnvcodec.pc" ]; then
+        command -v apt-get >/dev/null || { note "no apt-get for NVIDIA's headers"; exit 77; }
+        apt_update
+        apt_source nv-codec-headers || exit 77
+        mkdir -p "$at/src"
+        tar -C "$at/src" --strip-components=1 -xf "$a"/get/*.orig.tar.*
+        make -s -C "$at/src" install PREFIX="$at" >"$a/log" 2>&1 || { note "NVIDIA's headers: $(tail -n 1 "$a/log")"; exit 77; }
+    fi
+    echo "$at/lib/pkgconfig"
+    exit 0
+}
+
+from_apt()
+{
+    command -v apt-get >/dev/null || return 0
+    apt_update
     full=$(apt_private apt-cache showsrc ffmpeg 2>/dev/null |
            awk -v s="$want" '$1 == "Version:" { v = $2; sub(/^[0-9]+:/, "", v); sub(/-[^-]*$/, "", v)
                                                 if (v == s || index(v, s ".") == 1) print $2 }' | sort -rV | head -n 1)
@@ -81,9 +114,7 @@ from_apt()
         return 0
     fi
     v=$(echo "$full" | sed 's/^[0-9]*://; s/-[^-]*$//')
-    rm -f "$a"/get/*
-    (cd "$a/get" && apt_private apt-get source --download-only --only-source --tar-only "ffmpeg=$full") >"$a/log" 2>&1 ||
-        { note "apt-get source: $(grep '^E:' "$a/log" | tail -n 1)"; return 0; }
+    apt_source "ffmpeg=$full" || return 0
     keep "$v" "$a/get/ffmpeg_$v.orig.tar.xz"
 }
 
@@ -114,6 +145,7 @@ keep()
     exit 0
 }
 
+[ $package = ffmpeg ] || headers
 from_cache
 from_apt
 from_upstream

@@ -42,7 +42,7 @@ check-filter: $(BUILD)/libavatar.pc $(TINY_MODEL)
 		echo "SKIPPED the filter in FFmpeg $(FFMPEG): its source cannot be had here"; echo "0 passed, 0 failed, 1 skipped"; \
 	else \
 		[ $$ret = 0 ] && $(SRC)/tests/e2e/filter/run.py --bin $(call ffmpeg_dir,$(FFMPEG))/bin --model $(abspath $(TINY_MODEL)) \
-			--tool $(BUILD)/avatar $(T); \
+			--tool $(BUILD)/avatar $(if $(SIMT_LIB),--simt $(dir $(SIMT_LIB))) $(T); \
 	fi
 
 check-filter-all:

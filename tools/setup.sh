@@ -4,7 +4,7 @@
 set -eu
 build="build-essential pkg-config libdnnl-dev libsentencepiece-dev libutf8proc-dev
 libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libswresample-dev"
-ffmpeg="nasm zlib1g-dev libx264-dev libvpx-dev libopus-dev xz-utils patch"
+ffmpeg="nasm zlib1g-dev libx264-dev libvpx-dev libopus-dev libffmpeg-nvenc-dev xz-utils patch"
 top=$(cd "$(dirname "$0")/.." && pwd)
 sh "$top/tools/path.sh" "$top" "$(pwd)"
 case ${1:-} in

@@ -21,7 +21,7 @@ def with_picture(d, nb, *args, **opts):
 def help_lists_options(d):
     text = run('ffmpeg', '-h', 'filter=avatar').out.decode()
     for word in ('Make a picture talk', 'model', 'image', 'lora', 'prompt', 'size', 'compat', 'upstream', 'seed', 'steps', 'devices',
-                 'plan', 'vae_device', 'cpu_threads', 'format', 'max_gap', 'max_drift', 'tail', 'floor', 'metadata', 'opts', 'dynamic'):
+                 'plan', 'vae_device', 'cpu_threads', 'format', 'hw_format', 'max_gap', 'max_drift', 'tail', 'floor', 'metadata', 'opts', 'dynamic'):
         assert word in text, word + ' is missing in\n' + text
 
 

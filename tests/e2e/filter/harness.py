@@ -21,7 +21,7 @@ class Skip(Exception):
 
 class Env:
     """What the cases work with; filled by main()."""
-    bin = model = tool = version = None
+    bin = model = tool = version = simt = None
     patience = 1
     top = pathlib.Path(__file__).resolve().parents[3]
 
@@ -49,12 +49,12 @@ def limit_memory(mem_mb):
     return limit
 
 
-def run(program, *args, timeout=60, mem_mb=0, stdin=None, interrupt=None):
-    """Run bin/PROGRAM; a hang is a failure. interrupt: seconds after which SIGINT is sent, once."""
+def run(program, *args, timeout=60, mem_mb=0, stdin=None, interrupt=None, env=None):
+    """Run bin/PROGRAM; a hang is a failure. interrupt: seconds after which SIGINT is sent, once. env: variables besides ours."""
     cmd = [str(Env.bin / program), '-hide_banner'] + [str(a) for a in args]
     start = time.monotonic()
     p = subprocess.Popen(cmd, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                         preexec_fn=limit_memory(mem_mb))
+                         preexec_fn=limit_memory(mem_mb), env=dict(os.environ, **env) if env else None)
     try:
         if interrupt:
             time.sleep(interrupt)
