@@ -16,6 +16,7 @@
 #include <libavutil/error.h>
 
 #include "curves.h"
+#include "engine/stats.h"
 #include "file.h"
 #include "options.h"
 #include "speak.h"
@@ -30,10 +31,10 @@
 
 static int is_stats(const char *path)
 {
-    char head[10] = "";
+    char head[sizeof(STATS_HEAD)] = "";
     struct stat st;
     FILE *f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? fopen(path, "r") : NULL;
-    const int is = f && fread(head, 1, 9, f) == 9 && !strcmp(head, "{\"block\":");
+    const int is = f && fread(head, 1, sizeof(head) - 1, f) == sizeof(head) - 1 && !strcmp(head, STATS_HEAD);
 
     if (f)
         fclose(f);

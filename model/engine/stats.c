@@ -14,13 +14,29 @@
 
 /* ---- the file ------------------------------------------------------------------------------------------------------ */
 
+/* Does it begin as our lines do? Other files of JSON, such as a model's, are somebody's. */
+static int is_ours(int fd)
+{
+    char head[sizeof(STATS_HEAD)] = "";
+
+    return pread(fd, head, sizeof(head) - 1, 0) == sizeof(head) - 1 && !strcmp(head, STATS_HEAD);
+}
+
+/* Was the session that wrote it before cut off within a line? */
+static int ends_within_line(int fd)
+{
+    const off_t size = lseek(fd, 0, SEEK_END);                      // of a pipe an error
+    char last;
+
+    return size > 0 && pread(fd, &last, 1, size - 1) == 1 && last != '\n';
+}
+
 /* A file of ours, an empty or a new one may be written, at its end: a stream may be several sessions. For reading as well, so that a pipe
  * without a reader is no error and no signal. */
 static int open_file(const char *path, const Log *log)
 {
     const int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
     struct stat st;
-    char first;
 
     if (fd < 0 || fstat(fd, &st) < 0) {
         const int e = errno;
@@ -29,7 +45,7 @@ static int open_file(const char *path, const Log *log)
             close(fd);
         return avt_fail(log, AVT_ERR(e), "stats=%s: %s; name a file that can be written", path, strerror(e));
     }
-    if (S_ISREG(st.st_mode) && st.st_size > 0 && (pread(fd, &first, 1, 0) != 1 || first != '{')) {
+    if (S_ISREG(st.st_mode) && st.st_size > 0 && !is_ours(fd)) {
         close(fd);
         return avt_fail(log, AVT_ERR(EEXIST), "stats=%s: the file holds something else; name another", path);
     }
@@ -48,6 +64,7 @@ int avt_stats_open(AvatarSession *s, const char *path)
     if (!t->line)
         return AVT_ERR(ENOMEM);
     t->fd = open_file(path, &s->e->log);
+    t->torn = t->fd >= 0 && ends_within_line(t->fd);
     s->crew.set.timed = t->fd >= 0;
     return t->fd < 0 ? t->fd : 0;
 }
@@ -60,8 +77,10 @@ void avt_stats_close(AvatarSession *s)
         return;
     if (t->fd >= 0)
         close(t->fd);
-    if (t->lost)
+    if (t->lost && t->error == EAGAIN)
         avt_log(&s->e->log, LOG_WARNING, "stats: %lld lines found no room and are missing; read the pipe faster", (long long)t->lost);
+    else if (t->lost)
+        avt_log(&s->e->log, LOG_WARNING, "stats: %lld lines could not be written and are missing: %s", (long long)t->lost, strerror(t->error));
     avt_freep(&t->line);
 }
 
@@ -124,7 +143,7 @@ static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
     int n;
 
     t->frames += nb;
-    n = snprintf(t->line, (size_t)size, "{\"block\": %lld, \"frame\": %lld, \"frames\": %d, \"time\": %.3f, \"block_ms\": %.2f, \"fps\": %.2f, "
+    n = snprintf(t->line, (size_t)size, "\n" STATS_HEAD " %lld, \"frame\": %lld, \"frames\": %d, \"time\": %.3f, \"block_ms\": %.2f, \"fps\": %.2f, "
                  "\"fps_mean\": %.2f, \"ahead_ms\": %.0f, \"queue\": %d, \"size\": \"%dx%d\", \"steps\": %d, \"precision\": \"%s\", \"kv\": \"%s\", \"plan\": \"%s\", "
                  "\"warnings\": %lld, \"front\": {\"device\": \"%s\", \"ms\": %.2f}, \"ranks\": [", (long long)b->block, (long long)b->index, nb, so_far, b->ms,
                  nb / seconds, (double)t->frames / so_far, 1e3 * ((double)o.heard / AVATAR_SAMPLE_RATE - (double)(b->index + nb) / AVATAR_FPS), o.queue,
@@ -136,14 +155,27 @@ static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
     return n + snprintf(t->line + n, (size_t)(size - n), "]}\n");
 }
 
-/* A line is written whole or not at all: pipes take up to 4096 bytes so, files always. */
+/* Pipes take up to 4096 bytes whole or not at all, files all of it unless the disk is full: the next line then begins one of its own. */
+static void write_line(Stats *t, int size)
+{
+    const char *line = t->line + !t->torn;
+    const ssize_t n = write(t->fd, line, (size_t)(size - !t->torn));
+
+    if (n == size - !t->torn) {
+        t->torn = 0;
+        return;
+    }
+    t->torn |= n > 0;
+    t->error = n < 0 ? errno : ENOSPC;
+    t->lost++;
+}
+
 void avt_stats_block(AvatarSession *s, const struct FrameBlock *b)
 {
     const int64_t now = avt_now_ns();
 
     if (s->stats.fd < 0)
         return;
-    if (write(s->stats.fd, s->stats.line, (size_t)whole_line(s, b, now)) < 0)
-        s->stats.lost++;
+    write_line(&s->stats, whole_line(s, b, now));
     s->stats.last = now;
 }
