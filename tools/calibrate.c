@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* See calibrate.h. The file: a line a call, "threads level flops bytes seconds key". */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,9 +10,12 @@
 #include <unistd.h>
 
 #include "calibrate.h"
+#include "file.h"
 #include "kernels.h"
 
 #define LINK 4e9                        // bytes a second that one thread copies for another, read and written by each
+#define MOST (1 << 20)                  // bytes of the file that are read
+#define MOST_CALLS 8192                 // that are kept of it
 
 /* ---- keys ---------------------------------------------------------------------------------------------------------------- */
 
@@ -55,21 +59,26 @@ static void name_device(char *name, size_t size)
         fclose(f);
 }
 
-/* $XDG_CACHE_HOME/avatar/DEVICE.rates, made with its folders if `make`. */
-static void find_path(Calibration *c, int make)
+/* $XDG_CACHE_HOME/avatar/DEVICE.rates, made with its folders if `make`. @return 0, or -1: nobody says where that is */
+static int find_path(Calibration *c, int make)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    size_t n = (size_t)(cache && *cache ? snprintf(c->path, sizeof(c->path), "%.500s", cache) :
-                        snprintf(c->path, sizeof(c->path), "%.500s/.cache", home ? home : "/tmp"));
+    const int said = (cache && *cache) || (home && *home), room = (int)sizeof(c->path) - (int)sizeof(c->device) - 16;
+    int n = !said ? -1 : cache && *cache ? snprintf(c->path, sizeof(c->path), "%s", cache) : snprintf(c->path, sizeof(c->path), "%s/.cache", home);
 
+    if (n < 0 || n >= room) {
+        snprintf(c->path, sizeof(c->path), "XDG_CACHE_HOME and HOME");
+        return -1;
+    }
     if (make)
         mkdir(c->path, 0700);
-    n += (size_t)snprintf(c->path + n, sizeof(c->path) - n, "/avatar");
+    n += snprintf(c->path + n, sizeof(c->path) - (size_t)n, "/avatar");
     if (make)
         mkdir(c->path, 0700);
-    snprintf(c->path + n, sizeof(c->path) - n, "/%s.rates", c->device);
+    snprintf(c->path + n, sizeof(c->path) - (size_t)n, "/%s.rates", c->device);
     for (char *p = c->path + n + 1; *p; p++)
         *p = strchr("/ \t()@", *p) ? '-' : *p;
+    return 0;
 }
 
 static Calibrated *find(Calibration *c, const char *key, int threads, int level)
@@ -95,36 +104,62 @@ void calibration_keep(Calibration *c, const Calibrated *call)
     *(old ? old : &c->call[c->nb++]) = *call;
 }
 
-/* "threads level flops bytes seconds key": 1 when it is one */
+static int within(double v, double most)
+{
+    return v >= 0 && v <= most;         // a NaN is not
+}
+
+/* "threads level flops bytes seconds key": 1 when it is one, and can be true */
 static int read_line(Calibrated *c, const char *line)
 {
     int at = 0;
 
-    if (sscanf(line, "%d %d %lf %lf %lf %n", &c->threads, &c->level, &c->flops, &c->bytes, &c->seconds, &at) < 5 || !at || !(c->seconds > 0))
+    if (sscanf(line, "%d %d %lf %lf %lf %n", &c->threads, &c->level, &c->flops, &c->bytes, &c->seconds, &at) < 5 || !at)
+        return 0;
+    if (c->threads < 1 || !within(c->flops, 1e18) || !within(c->bytes, 1e18) || !within(c->seconds, 1e6) || !(c->seconds > 0))
         return 0;
     snprintf(c->key, sizeof(c->key), "%.*s", (int)strcspn(line + at, "\n"), line + at);
     for (c->op = 0; c->op < OP_NB; c->op++)
         if (strlen(avt_op_name(c->op)) == strcspn(c->key, " ") && !strncmp(c->key, avt_op_name(c->op), strcspn(c->key, " ")))
-            return 1;
+            return c->flops + c->bytes > 0;
     return !strcmp(c->key, CALIBRATION_HOP);
+}
+
+/* Only a regular file is one of ours; of one that has grown for years the end counts. */
+static FILE *open_file(const char *path)
+{
+    const int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct stat st;
+    FILE *f = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) ? fdopen(fd, "r") : NULL;
+
+    if (!f && fd >= 0)
+        close(fd);
+    if (f && st.st_size > MOST)
+        fseek(f, (long)(st.st_size - MOST), SEEK_SET);              // what is left of a line is none
+    return f;
+}
+
+/* Take what the file knows and `c` does not. */
+static void read_file(Calibration *c)
+{
+    char line[600];
+    Calibrated call;
+    FILE *f = open_file(c->path);
+
+    while (f && c->nb < MOST_CALLS && fgets(line, sizeof(line), f))
+        if (read_line(&call, line) && !find(c, call.key, call.threads, call.level))
+            calibration_keep(c, &call);
+    if (f)
+        fclose(f);
 }
 
 int calibration_open(Calibration *c, CpuLevel level)
 {
-    char line[600];
-    Calibrated call;
-    FILE *f;
-
     memset(c, 0, sizeof(*c));
     c->level = level;
     name_device(c->device, sizeof(c->device));
-    find_path(c, 0);
-    f = fopen(c->path, "r");
-    while (f && fgets(line, sizeof(line), f))
-        if (read_line(&call, line))
-            calibration_keep(c, &call);
-    if (f)
-        fclose(f);
+    if (find_path(c, 0) >= 0)
+        read_file(c);
     return c->nb;
 }
 
@@ -134,21 +169,21 @@ void calibration_close(Calibration *c)
     memset(c, 0, sizeof(*c));
 }
 
-/* Beside it, then in its place: who reads meanwhile finds the one or the other whole. */
+/* What others have written since it was read stays. */
 int calibration_write(Calibration *c, const Log *log)
 {
-    char part[1100];
     FILE *f;
-    int ok;
 
-    find_path(c, 1);
-    snprintf(part, sizeof(part), "%s.%ld", c->path, (long)getpid());
-    f = fopen(part, "w");
+    if (find_path(c, 1) < 0)
+        return avt_fail(log, AVT_ERR(ENOENT), "%s are not set or too long; one of them says where what was measured is kept", c->path);
+    read_file(c);
+    f = file_stream(c->path);                                       // which says why not
     for (int i = 0; f && i < c->nb; i++)
         fprintf(f, "%d %d %.6g %.6g %.6g %s\n", c->call[i].threads, c->call[i].level, c->call[i].flops, c->call[i].bytes, c->call[i].seconds,
                 c->call[i].key);
-    ok = f && !fclose(f) && !rename(part, c->path);
-    return ok ? 0 : avt_fail(log, AVT_ERR(errno ? errno : EIO), "%s: %s; what was measured cannot be kept", c->path, strerror(errno));
+    if (f && fclose(f))
+        return avt_fail(log, AVT_ERR(errno ? errno : EIO), "%s: %s; what was measured cannot be kept", c->path, strerror(errno));
+    return f ? 0 : AVT_ERR(EIO);
 }
 
 /* ---- the clock ------------------------------------------------------------------------------------------------------------- */
