@@ -11,7 +11,9 @@
 #include "base/thread.h"
 #include "calibrate.h"
 #include "doctor.h"
+#include "engine/engine.h"
 #include "engine/session.h"
+#include "json_out.h"
 #include "options.h"
 #include "plan.h"
 #include "probe.h"
@@ -160,45 +162,68 @@ static Damage compare(const Film *f, const Film *want)
     return d;
 }
 
-static void show(const Film *f, const Damage *d, int json, int first)
+static void show_head(const Film *want)
 {
-    if (json)
-        printf("%s{\"precision\": \"%s\", \"latents\": %.3g, \"worst_block\": %.2f, \"all\": %.2f, \"sharpness\": %.4f, \"seconds\": %.3f, \"weights\": %lld}",
-               first ? "" : ", ", f->info.precision, d->latents, d->worst, d->all, d->sharp, f->seconds, (long long)f->info.weight_bytes);
+    printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %9s %12s\n", want->info.width, want->info.height, BLOCKS,
+           want->seconds, (double)want->info.weight_bytes / 1e6, "", "latents", "worst block dB", "all dB", "sharpness %", "seconds", "weights MB");
+}
+
+static void show(const Film *f, const Damage *d)
+{
+    printf("%-9s %9.1e %14.1f %11.1f ", f->info.precision, d->latents, d->worst, d->all);
+    if (isnan(d->sharp))
+        printf("%11s", "-");                                        // there is nothing to see
     else
-        printf("%-9s %9.1e %14.1f %11.1f %11.1f %9.2f %12.1f\n", f->info.precision, d->latents, d->worst, d->all, 100 * d->sharp, f->seconds,
-               (double)f->info.weight_bytes / 1e6);
+        printf("%11.1f", 100 * d->sharp);
+    printf(" %9.2f %12.1f\n", f->seconds, (double)f->info.weight_bytes / 1e6);
     fflush(stdout);
 }
 
+typedef struct Row {                    // what stays of a film
+    AvatarInfo info;
+    Damage damage;
+    double seconds;
+} Row;
+
+static void show_json(const Row *row, int nb)
+{
+    printf("{\"width\": %d, \"height\": %d, \"blocks\": %d, \"precisions\": [", row->info.width, row->info.height, BLOCKS);
+    for (int i = 0; i < nb; i++) {
+        const Damage *d = &row[i].damage;
+
+        printf("%s{\"precision\": \"%s\", \"latents\": ", i ? ", " : "", row[i].info.precision);
+        json_number(d->latents, 3);
+        printf(", \"worst_block\": %.2f, \"all\": %.2f, \"sharpness\": ", d->worst, d->all);
+        json_number(d->sharp, 4);
+        printf(", \"seconds\": %.3f, \"weights\": %lld}", row[i].seconds, (long long)row[i].info.weight_bytes);
+    }
+    printf("]}\n");
+}
+
+/* JSON comes when all of it is there. */
 static int damage(const ToolOptions *o, const uint8_t *face, const float *pcm)
 {
     static const char *const precision[] = { "bf16", "int8", "fp8" };
     const char *asked = o->engine.precision && strcmp(o->engine.precision, "auto") && strcmp(o->engine.precision, "f32") ? o->engine.precision : NULL;
-    int first = 1;
+    Row row[sizeof(precision) / sizeof(precision[0])];
     Film want, f;
-    int ret = make_film(&want, o, "f32", face, pcm);
+    int nb = 0, ret = make_film(&want, o, "f32", face, pcm);
 
-    if (ret >= 0 && o->json)
-        printf("{\"width\": %d, \"height\": %d, \"blocks\": %d, \"precisions\": [", want.info.width, want.info.height, BLOCKS);
-    else if (ret >= 0)
-        printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %9s %12s\n", want.info.width, want.info.height, BLOCKS,
-               want.seconds, (double)want.info.weight_bytes / 1e6, "", "latents", "worst block dB", "all dB", "sharpness %", "seconds", "weights MB");
+    if (ret >= 0 && !o->json)
+        show_head(&want);
     for (size_t i = 0; i < sizeof(precision) / sizeof(precision[0]) && ret >= 0; i++) {
-        Damage d;
-
         if (asked && strcmp(asked, precision[i]))
             continue;
         ret = make_film(&f, o, precision[i], face, pcm);
         if (ret >= 0) {
-            d = compare(&f, &want);
-            show(&f, &d, o->json, first);
-            first = 0;
+            row[nb++] = (Row){ f.info, compare(&f, &want), f.seconds };
+            if (!o->json)
+                show(&f, &row[nb - 1].damage);
         }
         free_film(&f);
     }
     if (o->json && ret >= 0)
-        printf("]}\n");
+        show_json(row, nb);
     free_film(&want);
     return ret;
 }
@@ -227,6 +252,7 @@ static int calibrate(ToolOptions *o)
 
 int cmd_bench(int argc, char **argv)
 {
+    const Log log = { .write = tool_log_line, .level = LOG_ERROR };
     uint8_t *face = malloc(3 * PROBE_FACE * PROBE_FACE), *rgb = NULL;
     float *pcm = malloc(SAMPLES * sizeof(*pcm));
     ToolOptions o;
@@ -238,6 +264,8 @@ int cmd_bench(int argc, char **argv)
                                           "       avatar bench --calibrate [--model DIR] [--size WxH] [--devices LIST] [--plan PLAN] [--precision P]\n"
                                           "how long this CPU takes for the operations of such a plan, in 3 s: avatar plan then knows times\n");
         ret = o.help ? -1 : 2;
+    } else if (!ret && avt_options_numbers(&o.engine, &log) < 0) {
+        ret = 1;
     } else if (!ret && o.calibrate) {
         ret = calibrate(&o);
     } else if (!ret && (!face || !pcm || (o.nb_positional && media_read_picture(o.positional[0], &rgb, &o.look.width, &o.look.height, NULL) < 0))) {

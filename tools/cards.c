@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "cards.h"
 #include "nvml.h"
 
@@ -19,10 +20,11 @@
 
 double cards_size(const char *p, size_t len)
 {
+    const size_t digits = strspn(p, "0123456789.");                 // alone: neither nan nor 0x18 is a size
     char *end = NULL;
-    const double gb = strtod(p, &end);
+    const double gb = avt_number(p, &end);
 
-    if (end == p || gb < 1 || gb > 65536)
+    if (!digits || end != p + digits || !(gb >= 1 && gb <= 65536))
         return 0;
     if (end < p + len && tolower((unsigned char)*end) == 'g')
         end += end + 1 < p + len && tolower((unsigned char)end[1]) == 'b' ? 2 : 1;
@@ -41,7 +43,7 @@ static int add_group(Cards *c, const char *p, size_t len)
 
     if (what == p)
         count = 1;
-    if (count < 1 || gb <= 0 || c->nb + count > PLAN_MAX_RANKS)
+    if (count < 1 || gb <= 0 || count > PLAN_MAX_RANKS - c->nb)
         return -1;
     c->assumed |= !card;
     for (long i = 0; i < count; i++, c->nb++) {

@@ -19,6 +19,16 @@ FILE *curves_open(const char *path, int rows)
     return out;
 }
 
+/* A text of XML: names come out of files. */
+static void put_text(FILE *out, const char *text)
+{
+    for (; *text; text++)
+        if (*text == '<' || *text == '>' || *text == '&')
+            fprintf(out, "&#%d;", *text);
+        else
+            fputc(*text, out);
+}
+
 void curves_add(FILE *out, int row, const char *name, int64_t nb, double lo, double (*value)(const void *opaque, int64_t i), const void *opaque)
 {
     const int64_t step = nb / 1000 + 1;
@@ -30,8 +40,9 @@ void curves_add(FILE *out, int row, const char *name, int64_t nb, double lo, dou
     }
     if (!isnan(lo))
         low = lo;
-    fprintf(out, "<text x=\"%d\" y=\"%d\">%s: %.4g to %.4g</text>\n<polyline fill=\"none\" stroke=\"#1f6fb4\" points=\"", MARGIN, row * ROW + 20, name, low,
-            high);
+    fprintf(out, "<text x=\"%d\" y=\"%d\">", MARGIN, row * ROW + 20);
+    put_text(out, name);
+    fprintf(out, ": %.4g to %.4g</text>\n<polyline fill=\"none\" stroke=\"#1f6fb4\" points=\"", low, high);
     for (int64_t i = 0; i < nb; i += step)
         fprintf(out, "%.1f,%.1f ", MARGIN + (WIDTH - 2.0 * MARGIN) * (double)i / (double)(nb > 1 ? nb - 1 : 1),
                 row * ROW + 105 - (high > low ? 77 * (value(opaque, i) - low) / (high - low) : 0));

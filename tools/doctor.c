@@ -12,8 +12,10 @@
 
 #include <libavformat/avformat.h>
 
+#include "base/text.h"
 #include "doctor.h"
 #include "engine/engine.h"
+#include "json_out.h"
 #include "plan.h"
 #include "speak.h"
 
@@ -93,15 +95,16 @@ static Verdict worst_of(const Findings *f)
 static void show_line(const Finding *n, int colour)
 {
     static const char *const paint[] = { "\033[32m", "\033[33m", "\033[31m" };
-    char seen[sizeof(n->text) + 40];
+    char seen[sizeof(n->text) + 40], remedy[sizeof(n->remedy)];
 
+    avt_printable(remedy, sizeof(remedy), n->remedy);
     if (isnan(n->value))
-        snprintf(seen, sizeof(seen), "%s", n->text);
+        avt_printable(seen, sizeof(seen), n->text);
     else
         snprintf(seen, sizeof(seen), fabs(n->value) < 1000 ? "%.3g%s%s" : "%.0f%s%s", n->value, n->unit[0] ? " " : "", n->unit);
     printf("%-10s%-30s%s%-9s%s%s\n", n->topic, n->what, colour ? paint[n->verdict] : "", verdicts[n->verdict], colour ? "\033[0m" : "", seen);
     if (n->verdict != GOOD && n->remedy[0])
-        printf("%-40s-> %s\n", "", n->remedy);
+        printf("%-40s-> %s\n", "", remedy);
 }
 
 static void show(const Findings *f)
@@ -116,15 +119,6 @@ static void show(const Findings *f)
     printf("%s: %d good, %d doubtful, %d bad\n", verdicts[worst_of(f)], nb[GOOD], nb[DOUBTFUL], nb[BAD]);
 }
 
-/* In quotes; what JSON does not allow in a text goes out as \\u. */
-static void json_text(const char *text)
-{
-    putchar('"');
-    for (const unsigned char *p = (const unsigned char *)text; *p; p++)
-        printf(*p == '"' || *p == '\\' ? "\\%c" : *p < 32 || *p > 126 ? "\\u%04x" : "%c", *p);
-    putchar('"');
-}
-
 static void show_json(const Findings *f)
 {
     printf("{\"verdict\": \"%s\", \"findings\": [", verdicts[worst_of(f)]);
@@ -132,7 +126,7 @@ static void show_json(const Findings *f)
         const Finding *n = &f->list[i];
 
         printf("%s\n  {\"topic\": \"%s\", \"what\": \"%s\", \"value\": ", i ? "," : "", n->topic, n->what);
-        printf(isfinite(n->value) ? "%.6g" : "null", n->value);
+        json_number(n->value, 6);
         printf(", \"unit\": \"%s\", \"text\": ", n->unit);
         json_text(n->text);
         printf(", \"verdict\": \"%s\", \"remedy\": ", verdicts[n->verdict]);
@@ -227,6 +221,7 @@ int cmd_doctor(int argc, char **argv)
         return o.help ? 0 : 2;
     }
     av_log_set_level(AV_LOG_QUIET);
+    tool_protect(&o);
     if (o.picture)
         doctor_film(&f, o.positional[0], o.picture, o.output);
     else {

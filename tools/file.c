@@ -176,6 +176,33 @@ static mode_t new_mode(void)
     return 0666 & ~mask;
 }
 
+static const char *bare_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash ? slash + 1 : path;
+}
+
+static int status_of(struct stat *st, const char *path)
+{
+    return strcmp(path, "-") ? stat(path, st) : fstat(1, st);
+}
+
+int file_same(const char *a, const char *b)
+{
+    char *in_a = strdup(a), *in_b = strdup(b);
+    struct stat s, t;
+    int same = 0;
+
+    if (!status_of(&s, a) && !status_of(&t, b))
+        same = s.st_dev == t.st_dev && s.st_ino == t.st_ino && !S_ISCHR(s.st_mode);
+    else if (in_a && in_b && !strcmp(bare_name(a), bare_name(b)))
+        same = !stat(dirname(in_a), &s) && !stat(dirname(in_b), &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+    free(in_a);
+    free(in_b);
+    return same;
+}
+
 /* A pipe that nobody reads yet has no writer either: ask again. */
 static int open_at_once(const char *path, FileStop stop)
 {
@@ -188,13 +215,6 @@ static int open_at_once(const char *path, FileStop stop)
             return AVERROR_EXIT;
         poll(NULL, 0, LOOK_MS);
     }
-}
-
-static const char *bare_name(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-
-    return slash ? slash + 1 : path;
 }
 
 static int open_folder(const char *path)

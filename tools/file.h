@@ -29,6 +29,8 @@ int  file_open_in(const char *path);
 int  file_read(int fd, void *buf, int size, FileStop stop);
 /** Standard input is left open. */
 void file_close_in(int fd);
+/** Do two names mean one file or pipe, which need not be there yet? "-" is standard output. */
+int  file_same(const char *a, const char *b);
 /** A file or folder, such as a model, whose files are inputs too. */
 void file_protect(const char *path);
 

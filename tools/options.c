@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Long options of the tool. See options.h. */
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/engine.h"
+#include "file.h"
 #include "options.h"
 
 typedef enum Kind { TEXT, INT, INT64, REAL, TIME, SIZE, CONST, FLAG } Kind;      // TIME: seconds, or with ms; kept in ms
@@ -219,6 +222,8 @@ int tool_options(ToolOptions *o, int argc, char **argv)
         opt = name ? find(name, len) : NULL;
         if (!opt)
             return fprintf(stderr, "avatar: option '%s' is not known; see --help\n", arg), 2;
+        if (opt->kind == FLAG && name[len] == '=')
+            return fprintf(stderr, "avatar: --%s takes no value; leave '%s' away\n", opt->name, name + len), 2;
         value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
         if (!value)
             return fprintf(stderr, "avatar: --%s wants a value\n", opt->name), 2;
@@ -227,6 +232,15 @@ int tool_options(ToolOptions *o, int argc, char **argv)
             return ret;
     }
     return fill_preset(o);
+}
+
+void tool_protect(const ToolOptions *o)
+{
+    static char folder[PATH_MAX];       // which is looked at whenever an output is opened
+
+    avt_options_folder(folder, &o->engine);
+    file_protect(folder);
+    file_protect(o->engine.lora);
 }
 
 void tool_log_line(void *opaque, int level, const char *text)

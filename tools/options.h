@@ -20,6 +20,8 @@ typedef struct ToolOptions {
  * @return 0, or 2 after a sentence on stderr
  */
 int tool_options(ToolOptions *o, int argc, char **argv);
+/** Outputs spare the model's folder and its LoRA from here on: file_protect() of both. */
+void tool_protect(const ToolOptions *o);
 /** A log callback: a line on stderr, whatever its level. */
 void tool_log_line(void *opaque, int level, const char *text);
 /** The options, a line each. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "calibrate.h"
 #include "comm/world.h"
 #include "engine/choose.h"
@@ -187,9 +188,9 @@ static int read_room(double *room, const char *text)
 
     for (const char *p = text; ; p++) {
         char *end = NULL;
-        const double gb = strtod(p, &end);
+        const double gb = avt_number(p, &end);
 
-        if (end == p || (*end && *end != '|') || !(gb > 0) || !isfinite(gb) || nb == PLAN_MAX_RANKS) {
+        if (end == p || (*end && *end != '|') || !(gb > 0 && gb <= 1e6) || nb == PLAN_MAX_RANKS) {
             fprintf(stderr, "avatar: --memory: '%s' is not allowed; GB (10^9) that each device has: 22.15, or 22.15|80\n", text);
             return -1;
         }
@@ -281,6 +282,7 @@ static int print_time(const Plan *plan, const PlanSizes *sizes, const BackendOpt
     if (f && cpus && known) {
         f->plan = *plan;
         ret = avt_paper_clocked(f, &clock, sizes, opt);
+        known = f->paper.period > 0;                                // not one of its ops has a time
     }
     if (ret >= 0 && cpus && known && json)
         printf(", \"fps\": %.4f, \"block\": %.6f, \"exchange\": %.6f, \"bound\": \"%s\", \"calibrated\": %.3f", AVATAR_BLOCK_FRAMES / f->paper.period, f->paper.period,
@@ -364,14 +366,14 @@ int plan_read(Planned *q, ToolOptions *o)
 {
     memset(q, 0, sizeof(*q));
     q->opt = (BackendOptions){ .level = o->engine.cpu_level >= 0 ? (CpuLevel)o->engine.cpu_level : CPU_AUTO, .log = &tool_log };
-    if (plan_sizes(&q->sizes, &o->engine, &tool_log) < 0)
+    if (avt_options_numbers(&o->engine, &tool_log) < 0 || plan_sizes(&q->sizes, &o->engine, &tool_log) < 0)
         return 1;
     if (plan_size(&o->look, &q->sizes, &tool_log) < 0)
         return 2;
     q->sizes.width = o->look.out_width;
     q->sizes.height = o->look.out_height;
     q->p = (PlanOptions){ .plan = o->engine.plan, .vae_split = o->engine.vae_split, .devices = o->engine.devices,
-                          .steps = o->engine.steps > 0 ? o->engine.steps : 4, .vae_device = o->engine.vae_device,
+                          .steps = plan_steps(&o->engine, &q->sizes), .vae_device = o->engine.vae_device,
                           .front_device = o->engine.front_device, .offload = o->engine.offload, .kv = o->engine.kv, .resident = o->engine.resident,
                           .nb_layers = q->sizes.dit.nb_layers, .nb_heads = q->sizes.dit.nb_heads, .cpu_threads = o->engine.cpu_threads,
                           .room = o->memory ? q->room : NULL };

@@ -12,6 +12,8 @@
 
 /** Sizes of the model that the options name; "published": those of Live Avatar's 14B. @return 0 or an error (logged) */
 int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log);
+/** Steps of a block: what is asked for, else the model's. */
+int plan_steps(const AvatarOptions *opt, const PlanSizes *s);
 /** Settle the frames' size in `look`. @return 0 or EINVAL (logged) */
 int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
 /** Bytes of this machine's memory that the plan of these options takes, weights included, or an error. */

@@ -391,7 +391,7 @@ static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const
 {
     const PlanOptions p = { .plan = o->engine.plan, .vae_device = o->engine.vae_device, .vae_split = o->engine.vae_split,
                             .front_device = o->engine.front_device, .offload = o->engine.offload, .kv = o->engine.kv, .resident = o->engine.resident,
-                            .steps = o->engine.steps > 0 ? o->engine.steps : 4, .nb_layers = sizes->dit.nb_layers, .nb_heads = sizes->dit.nb_heads };
+                            .steps = plan_steps(&o->engine, sizes), .nb_layers = sizes->dit.nb_layers, .nb_heads = sizes->dit.nb_heads };
     BackendOptions be = { .level = CPU_AUTO, .act = DT_BF16, .log = log };
     int ret = avt_options_precision(&be, o->engine.precision, log);
 
@@ -428,6 +428,7 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
         show_json(&a, o->engine.precision && strcmp(o->engine.precision, "auto") ? o->engine.precision : "bf16");
     else
         show(&a, sizes);
+    tool_protect(o);
     if (o->output && draw(&a, o->output))
         return 1;
     return a.best.lack > 0;

@@ -43,6 +43,7 @@ static int from_folder(PlanSizes *s, const AvatarOptions *opt, const Log *log)
     s->dtype = ret >= 0 ? avt_dit_storage(dit) : DT_F32;
     if (ret >= 0)
         avt_settle_size(&s->width, &s->height, &m, 0, &(AvatarLook){ 0 }, NULL);
+    s->steps = m.steps;
     avt_ckpt_close(&dit);
     avt_ckpt_close(&vae);
     avt_ckpt_close(&t5);
@@ -56,6 +57,11 @@ int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log)
         return from_folder(s, opt, log);
     published(s);
     return 0;
+}
+
+int plan_steps(const AvatarOptions *opt, const PlanSizes *s)
+{
+    return opt->steps > 0 ? opt->steps : s->steps > 0 ? s->steps : 4;
 }
 
 int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log)
@@ -93,17 +99,21 @@ int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
     AvatarLook sized = *look;
     PlanSizes sizes;
     Plan plan;
-    PlanOptions p = { .plan = opt->plan, .devices = opt->devices, .steps = opt->steps > 0 ? opt->steps : 4, .vae_device = opt->vae_device,
+    PlanOptions p = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
                       .vae_split = opt->vae_split, .front_device = opt->front_device, .offload = opt->offload, .kv = opt->kv, .resident = opt->resident,
                       .cpu_threads = opt->cpu_threads };
-    int ret = plan_sizes(&sizes, opt, NULL);
+    int ret = avt_options_numbers(opt, NULL);
 
     if (ret >= 0)
+        ret = plan_sizes(&sizes, opt, NULL);
+    if (ret >= 0)
         ret = plan_size(&sized, &sizes, NULL);
+    if (ret < 0)
+        return ret;
+    p.steps = plan_steps(opt, &sizes);
     p.nb_layers = sizes.dit.nb_layers;
     p.nb_heads = sizes.dit.nb_heads;
-    if (ret >= 0)
-        ret = avt_plan_make(&plan, &p, NULL);
+    ret = avt_plan_make(&plan, &p, NULL);
     if (ret >= 0)
         be.act = avt_plan_act(&plan, be.level, NULL);
     if (ret >= 0)

@@ -4,7 +4,6 @@
  *
  *   avatar speak hello.wav face.png -o talk.mp4
  */
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +13,6 @@
 #include <libavutil/error.h>
 #include <libavutil/log.h>
 
-#include "engine/engine.h"
 #include "file.h"
 #include "options.h"
 #include "speak.h"
@@ -190,7 +188,6 @@ static int speak(ToolOptions *o)
     AvatarSession *s = NULL;
     MediaOut *out = NULL;
     SoundIn *in = NULL;
-    char folder[PATH_MAX];
     int64_t nb = 0;
     int ret, closed;
 
@@ -198,9 +195,7 @@ static int speak(ToolOptions *o)
     o->engine.log_opaque = &talk;
     av_log_set_level(AV_LOG_ERROR);
     clock_gettime(CLOCK_MONOTONIC, &talk.start);
-    avt_options_folder(folder, &o->engine);
-    file_protect(folder);
-    file_protect(o->engine.lora);
+    tool_protect(o);
     ret = media_plan_out(&out, &look);
     if (ret >= 0)
         ret = media_open_sound(&in, o->positional[0], o->input_format, stop_asked);
@@ -229,6 +224,8 @@ static int check_names(ToolOptions *o)
         return fprintf(stderr, "avatar: -o - writes NUT, which a terminal cannot show; pipe it into ffmpeg or name a file\n"), 2;
     if (strstr(o->output, "://"))
         return fprintf(stderr, "avatar: %s: only files and pipes are written here; -o - and an ffmpeg behind it reach servers\n", o->output), 2;
+    if (o->look.stats && *o->look.stats && file_same(o->look.stats, o->output))
+        return fprintf(stderr, "avatar: --stats %s: is the output; name another file for the statistics\n", o->look.stats), 2;
     if (nb_stdin > 1)
         return fprintf(stderr, "avatar: stdin is the sound or the picture, not both\n"), 2;
     if (nb_stdin && isatty(0))

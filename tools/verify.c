@@ -19,6 +19,7 @@
 #include "engine/engine.h"
 #include "file.h"
 #include "files/ckpt.h"
+#include "json_out.h"
 #include "options.h"
 #include "probe.h"
 #include "speak.h"
@@ -113,7 +114,7 @@ static void compare(Likeness *l, const Probe *got, const Probe *want)
     for (int b = 0; b < PROBE_BLOCKS; b++) {
         const double d = distance(got->latents + b * got->nb, want->latents + b * got->nb, got->nb);
 
-        l->worst = d <= l->worst ? l->worst : d;
+        l->worst = isnan(l->worst) || d <= l->worst ? l->worst : d;     // a NaN stays the worst
     }
     l->same = l->worst <= l->limit;
 }
@@ -151,6 +152,15 @@ void verify_path(char *path, size_t size, const ToolOptions *o)
 
 /* ---- the command --------------------------------------------------------------------------------------------------- */
 
+static void print_json(const Likeness *l)
+{
+    printf("{\"verdict\": \"%s\", \"distance\": ", l->same ? "good" : "bad");
+    json_number(l->distance, 3);
+    printf(", \"worst_block\": ");
+    json_number(l->worst, 3);
+    printf(", \"limit\": %.3g, \"precision\": \"%s\", \"plan\": \"%s\"}\n", l->limit, l->info.precision, l->info.plan);
+}
+
 static int check(const ToolOptions *o, const char *path, const Log *log)
 {
     Likeness l;
@@ -158,8 +168,7 @@ static int check(const ToolOptions *o, const char *path, const Log *log)
     if (verify_model(&l, o, path, log) < 0)
         return 1;
     if (o->json)
-        printf("{\"verdict\": \"%s\", \"distance\": %.3g, \"worst_block\": %.3g, \"limit\": %.3g, \"precision\": \"%s\", \"plan\": \"%s\"}\n",
-               l.same ? "good" : "bad", l.distance, l.worst, l.limit, l.info.precision, l.info.plan);
+        print_json(&l);
     else
         printf("%s, %s, %dx%d, %d steps: relative L2 %.2g, worst of %d blocks %.2g, limit %.2g: %s\n", l.info.plan, l.info.precision, l.info.width,
                l.info.height, l.info.steps, l.distance, PROBE_BLOCKS, l.worst, l.limit, l.same ? "the same" : "NOT what was recorded");
@@ -172,7 +181,7 @@ static int record(ToolOptions *o, const char *path)
     int ret = probe_run(&got, o);
 
     if (!avt_ends_with(path, ANSWER))                               // which belongs there
-        file_protect(o->engine.model);
+        tool_protect(o);
     if (ret >= 0)
         ret = write_answer(path, &got);
     if (ret >= 0 && !o->quiet)

@@ -15,9 +15,9 @@ double avt_number(const char *text, char **end)
     return v;
 }
 
-/* Bytes of the UTF-8 character at p; 1 for anything else. */
-static size_t character(const unsigned char *p)
+size_t avt_character(const char *text)
 {
+    const unsigned char *p = (const unsigned char *)text;
     const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 1;
 
     for (size_t i = 1; i < n; i++)
@@ -33,7 +33,7 @@ void avt_printable(char *dst, size_t size, const char *src)
 
     for (; *p; p += n) {
         char c[8];
-        size_t nb = n = character(p);
+        size_t nb = n = avt_character((const char *)p);
 
         memcpy(c, p, n);
         if (*p == '\n' || *p == '\t' || *p == '\r')

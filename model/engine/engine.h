@@ -81,7 +81,9 @@ int avt_in_callback(void);
 
 /** Check every option without looking at a file. @return 0, or EINVAL after one sentence that names option, value, remedy */
 int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log);
-/** The same, and that the model's folder is there and whole. @return as avt_options_check(), avt_options_model() */
+/** Those of them that are numbers, and the precision: for who plans without a model. */
+int avt_options_numbers(const AvatarOptions *opt, const Log *log);
+/** All of them, and that the model's folder is there and whole. @return as avt_options_check(), avt_options_model() */
 int avt_options_try(const AvatarOptions *opt, const Log *log);
 /** `precision`: be->product; and be->act, if that is said, too (else it is left alone). @return 1, 0, or EINVAL (logged) */
 int avt_options_precision(BackendOptions *be, const char *precision, const Log *log);

@@ -212,10 +212,9 @@ int avt_options_lora(const char **path, const ModelDir *d, const DitConfig *cfg,
     return 0;
 }
 
-int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
+int avt_options_numbers(const AvatarOptions *opt, const Log *log)
 {
     BackendOptions be;
-    Plan plan;
 
     if (avt_options_precision(&be, opt->precision, log) < 0)
         return AVT_ERR(EINVAL);
@@ -227,7 +226,14 @@ int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
         return avt_fail(log, AVT_ERR(EINVAL), "cpu_level=%d: -1 (best), 0 plain C, 1 oneDNN, 2 AVX2, 3 AVX-512, 4 AMX", opt->cpu_level);
     if (opt->compat < 0 || opt->compat > AVATAR_COMPAT_UPSTREAM)
         return avt_fail(log, AVT_ERR(EINVAL), "compat=%d: none or upstream", opt->compat);
-    if (parse_expert(x, opt->opts, log) < 0)
+    return 0;
+}
+
+int avt_options_check(const AvatarOptions *opt, Expert *x, const Log *log)
+{
+    Plan plan;
+
+    if (avt_options_numbers(opt, log) < 0 || parse_expert(x, opt->opts, log) < 0)
         return AVT_ERR(EINVAL);
     if (opt->launched && (!opt->devices || !strcmp(opt->devices, "auto")))
         return 0;                                                   // what there is to plan with is known when the processes have met

@@ -153,6 +153,7 @@ typedef struct PlanSizes {
     int vae_width;
     DType dtype;                        // storage of the DiT's matrices in the file
     int width, height;                  // of the frames when nobody says
+    int steps;                          // likewise; 0: the model does not say either
 } PlanSizes;
 
 #endif
