@@ -417,54 +417,12 @@ static void test_no_memory(void **state)
     tmp_close();
 }
 
-/* ---- the reference's numbers, when they are there ------------------------------------------------------------------ */
-
-#define GOLDEN "../shared/golden/"
-
-static void require_golden(const char *file, const char *key)
-{
-    Ckpt *base, *gold;
-    Lora *l;
-
-    REQUIRE_OK(avt_ckpt_open(&base, GOLDEN "ckpt/diffusion_pytorch_model.safetensors.index.json", test_log()));
-    REQUIRE_OK(avt_ckpt_open(&gold, GOLDEN "lora_merge.safetensors", test_log()));
-    REQUIRE_OK(avt_lora_open(&l, file, 0, test_log()));
-    for (int64_t i = 0; i < avt_ckpt_nb(gold); i++) {
-        const CkptTensor *g = avt_ckpt_get(gold, i), *t;
-        char module[256];
-        float v[20000], want[20000];
-
-        if (strncmp(g->name, key, strlen(key)))
-            continue;
-        t = avt_ckpt_find(base, g->name + strlen(key));
-        REQUIRE(t && t->size == g->size && g->size <= sizeof(v));
-        snprintf(module, sizeof(module), "%.*s", (int)strlen(t->name) - 7, t->name);
-        REQUIRE_OK(avt_ckpt_read(t, v, 0, t->size, test_log()));
-        REQUIRE_OK(avt_ckpt_read(g, want, 0, g->size, test_log()));
-        REQUIRE(avt_lora_merge(l, module, bench.be, v, t->dim[0], t->dim[1], test_log()) == 1);
-        REQUIRE_CLOSE(v, want, (int64_t)(g->size / 4), 1e-6);
-    }
-    avt_lora_close(&l);
-    avt_ckpt_close(&gold);
-    avt_ckpt_close(&base);
-}
-
-static void test_golden(void **state)
-{
-    (void)state;
-    if (access(GOLDEN "lora_merge.safetensors", R_OK))
-        SKIP("no " GOLDEN "lora_merge.safetensors");
-    require_golden(GOLDEN "lora/liveavatar.safetensors", "out.after_plain.");
-    require_golden(GOLDEN "lora/liveavatar_prefixed_bf16.safetensors", "out.after_prefixed.");
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names), cmocka_unit_test(test_parts),      cmocka_unit_test(test_alpha),         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_some_alpha), cmocka_unit_test(test_refused_merge), cmocka_unit_test(test_zero),
         cmocka_unit_test(test_bound),      cmocka_unit_test(test_bound_sets),    cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_golden),
     };
     int ret;
 

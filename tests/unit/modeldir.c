@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include "base/mem.h"
+#include "config.h"
 #include "files.h"
 #include "files/inspect.h"
 #include "files/modeldir.h"
@@ -324,9 +325,7 @@ static void test_inspect_golden(void **state)
     char *text;
 
     (void)state;
-    if (access("../shared/golden/ckpt/config.json", R_OK))
-        SKIP("no ../shared/golden/ckpt");
-    REQUIRE_OK(avt_inspect(&text, "../shared/golden/ckpt", test_log()));
+    REQUIRE_OK(avt_inspect(&text, AVT_SRCDIR "/tests/gold/parity/ckpt", test_log()));
     require_line(text, "Wan2.1_VAE.pth", "194 tensors");
     require_line(text, "models_t5", "bf16");
     require_line(text, "complete", "");
