@@ -203,25 +203,67 @@ static void rows_of_every_format_are_put_together(void **state)
     free(r);
 }
 
-/* Each part gets the picture's latents and each block's, and gives its rows; each sends as much as the other at the cut. */
+/* Elements of a row of all inputs of the decoder's 3x3 convolutions, of one latent W wide: frames x width x channels, by hand. The first of a
+ * stream is one frame, the others become four; base width C. */
+static int64_t row_of_a_latent(int64_t W, int64_t C, int is_first)
+{
+    const int64_t two = is_first ? 1 : 2, four = is_first ? 1 : 4;
+
+    return 16 * W +                                                                         // conv_in
+           (2 * 2 + 3 * 2) * W * 4 * C + two * W * 4 * C +                                  // middle, stage 0; its step up
+           two * 2 * W * (2 + 5 * 4) * C + four * 2 * W * 4 * C +                           // stage 1, whose first input is narrow
+           four * 4 * W * 3 * 2 * 2 * C + four * 4 * W * 2 * C +
+           four * 8 * W * (3 * 2 + 1) * C;                                                  // stage 3 and conv_out
+}
+
+/* What part a of nb decoders of rows sends part b: those rows to its neighbours, keys and values of its own rows to all, and once the picture as
+ * it comes back. */
+static int64_t sent_by_rows(int a, int b, int nb)
+{
+    const int64_t W = SIZE / 8, C = model.sizes.vae_width, own = W * (a + 1) / nb - W * a / nb, latents = PRIME_LATENTS + 3 * BLOCKS;
+    const int64_t halo = abs(a - b) == 1 ? row_of_a_latent(W, C, 1) + (latents - 1) * row_of_a_latent(W, C, 0) : 0;
+
+    return 4 * (halo + latents * 2 * own * W * 4 * C + own * 64 * W * 3);
+}
+
+/* Each part gets the picture's latents and each block's, and gives its rows. */
 static void bytes_of_rows_are_known(void **state)
 {
-    const int64_t latent = 16 * 3 * 8 * 8 * 4, frames = BLOCKS * 12 * SIZE * SIZE * 3 / 2;
+    const int64_t latent = 16 * 3 * 8 * 8 * 4, frames = BLOCKS * 12 * SIZE * SIZE * 3 / 2, picture = latent / 3 * DIT_MOTION;
     Result *r = new_result();
 
     (void)state;
+    precision = "f32";
     vae_split = 2;
     run(r, "timestep", "cpu|cpu|cpu|cpu|cpu", NULL, 3, 0, COMM_THREADS);                     // 3 and 4 decode
-    vae_split = 0;
     assert_int_equal(r->bytes[2][3], BLOCKS * latent);
     assert_int_equal(r->bytes[2][4], BLOCKS * latent);
     assert_int_equal(r->bytes[3][5], frames / 2);
     assert_int_equal(r->bytes[4][5], frames / 2);
-    assert_int_equal(r->bytes[3][0], latent / 3 * DIT_MOTION);
+    assert_int_equal(r->bytes[3][0], picture);
     assert_int_equal(r->bytes[4][0] + r->bytes[4][2], 0);
-    assert_true(r->bytes[4][3] > 0);
-    assert_int_equal(r->bytes[3][4], r->bytes[4][3] + latent / 3 * DIT_MOTION);
+    assert_int_equal(r->bytes[3][4], sent_by_rows(0, 1, 2) + picture);
+    assert_int_equal(r->bytes[4][3], sent_by_rows(1, 0, 2));
+    vae_split = 3;
+    run(r, "sequential", "cpu", "cpu:own", 3, 0, COMM_STRICT);                               // 1 to 3 decode
+    for (int a = 0; a < 3; a++)
+        for (int b = 0; b < 3; b++)
+            if (a != b)
+                assert_int_equal(r->bytes[1 + a][1 + b], sent_by_rows(a, b, 3) + (a ? 0 : picture));
+    run(r, "layer", "cpu|cpu|cpu", NULL, 3, 0, COMM_THREADS);                                // ranks that have layers, too
+    assert_int_equal(r->bytes[1][0], sent_by_rows(1, 0, 3));
+    assert_int_equal(r->bytes[2][1], sent_by_rows(2, 1, 3) + BLOCKS * latent);               // the last of them hands on what it has denoised
+    vae_split = 0;
+    precision = "auto";
     free(r);
+}
+
+/* 704x384 in bf16, as doc/parallel.md has it. */
+static void bytes_of_rows_of_the_published_model(void **state)
+{
+    (void)state;
+    assert_int_equal(3 * 2 * row_of_a_latent(88, 96, 0), 31232256);
+    assert_int_equal(3 * 2 * 2 * 24 * 88 * 4 * 96, 9732096);
 }
 
 static void bytes_of_teams_are_known(void **state)
@@ -229,7 +271,7 @@ static void bytes_of_teams_are_known(void **state)
     const DitConfig *c = &model.sizes.dit;
     const int64_t latent = 16 * 3 * 8 * 8 * 4, D = c->dim;
     const int steps = 4;
-    const int64_t handed_on = 4 * (D * ((steps + 1) * 7 + c->text_len + BLOCKS * 3 * (c->nb_audio_tokens + 2)));
+    const int64_t handed_on = 4 * (D * ((steps + 1) * 7 + c->text_len + BLOCKS * 3 * (c->nb_audio_tokens + 2))), picture = latent / 3 * DIT_MOTION;
     Result *r = new_result();
 
     (void)state;
@@ -239,7 +281,12 @@ static void bytes_of_teams_are_known(void **state)
 
         run(r, i ? "ulysses2" : "tensor2", "cpu|cpu", NULL, steps, 0, COMM_THREADS);
         assert_int_equal(r->bytes[0][1], sent(0, steps) + handed_on);
-        assert_int_equal(r->bytes[1][0], sent(1, steps) + latent / 3 * DIT_MOTION);          // the VAE's rank sends the picture
+        assert_int_equal(r->bytes[1][0], sent(1, steps) + picture);                          // the VAE's rank sends the picture
+        vae_split = 2;
+        run(r, i ? "ulysses2" : "tensor2", "cpu|cpu", NULL, steps, 0, COMM_THREADS);        // the first of the team encodes now
+        assert_int_equal(r->bytes[0][1], sent(0, steps) + handed_on + sent_by_rows(0, 1, 2) + picture);
+        assert_int_equal(r->bytes[1][0], sent(1, steps) + sent_by_rows(1, 0, 2));
+        vae_split = 0;
     }
     precision = "auto";
     free(r);
@@ -254,7 +301,7 @@ int main(int argc, char **argv)
         { "teams_agree_strictly_4_steps", teams_agree_strictly, NULL, NULL, &s4 },
         { "teams_agree_in_bf16", teams_agree_in_bf16, NULL, NULL, &s4 },
         cmocka_unit_test(teams_agree_with_keys_in_codes), cmocka_unit_test(bytes_of_teams_are_known), cmocka_unit_test(guarded_teams_agree),
-        cmocka_unit_test(decoders_of_rows_agree), cmocka_unit_test(rows_of_every_format_are_put_together), cmocka_unit_test(bytes_of_rows_are_known),
+        cmocka_unit_test(decoders_of_rows_agree), cmocka_unit_test(rows_of_every_format_are_put_together), cmocka_unit_test(bytes_of_rows_are_known), cmocka_unit_test(bytes_of_rows_of_the_published_model),
     };
 
     const struct CMUnitTest of_a_device[] = {
