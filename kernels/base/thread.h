@@ -10,6 +10,8 @@
 
 /** Nanoseconds since some moment of the past, the same for all threads. */
 int64_t avt_now_ns(void);
+/** Nanoseconds that the calling thread has had the processor. */
+int64_t avt_thread_cpu_ns(void);
 
 /** Cores in the affinity mask of the process. */
 int avt_nb_mask(void);

@@ -3,6 +3,7 @@
  * comm.h. */
 #include <string.h>
 
+#include "base/thread.h"
 #include "comm/threads.h"
 
 #define ALIGN 64
@@ -104,8 +105,14 @@ int avt_comm_open(Comm **comm, const CommOptions *opt)
         [COMM_THREADS] = avt_comm_threads_open, [COMM_STRICT] = avt_comm_strict_open,
     };
 
+    int ret;
+
     memset(comm, 0, sizeof(*comm) * (size_t)opt->nb);
-    return open[opt->kind](comm, opt);
+    ret = open[opt->kind](comm, opt);
+    for (int i = 0; i < opt->nb && ret >= 0; i++)
+        if (comm[i])
+            comm[i]->timed = opt->timed;
+    return ret;
 }
 
 void avt_comm_close(Comm **comm, int nb)
@@ -142,9 +149,35 @@ static CommData tensors(Backend *be, const Tensor *t, int nb)
     return d;
 }
 
+typedef int (*Move)(Comm *c, int peer, CommTag tag, const CommData *d);
+
+/* A class's function, whose copies are the message's and none of the rank's ops: a profile leaves them out. */
+static int move_timed(Comm *c, Move f, int peer, CommTag tag, const CommData *d)
+{
+    const int64_t start = avt_now_ns(), start_cpu = avt_thread_cpu_ns();
+    const int profile = d->be ? d->be->profile : 0;
+    int64_t cpu;
+    int ret;
+
+    if (d->be)
+        d->be->profile = 0;
+    ret = f(c, peer, tag, d);
+    if (d->be)
+        d->be->profile = profile;
+    cpu = avt_thread_cpu_ns() - start_cpu;
+    c->moved += cpu;
+    c->waited += avt_now_ns() - start - cpu;
+    return ret;
+}
+
+static int move(Comm *c, Move f, int peer, CommTag tag, const CommData *d)
+{
+    return c->timed ? move_timed(c, f, peer, tag, d) : f(c, peer, tag, d);
+}
+
 static int send(Comm *c, int dst, CommTag tag, const CommData *d)
 {
-    const int ret = c->cls->send(c, dst, tag, d);
+    const int ret = move(c, c->cls->send, dst, tag, d);
 
     if (ret >= 0)
         __atomic_fetch_add(&c->bytes_to[dst], (int64_t)d->size, __ATOMIC_RELAXED);
@@ -161,7 +194,7 @@ int avt_comm_send_all(Comm *c, Backend *be, int dst, CommTag tag, const Tensor *
 int avt_comm_recv_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *t, int nb)
 {
     const CommData d = tensors(be, t, nb);
-    const int ret = be->status < 0 ? be->status : c->cls->recv(c, src, tag, &d);
+    const int ret = be->status < 0 ? be->status : move(c, c->cls->recv, src, tag, &d);
 
     return ret < 0 ? ret : be->status;
 }
@@ -170,7 +203,7 @@ int avt_comm_expect_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor
 {
     const CommData d = tensors(be, t, nb);
 
-    return be->status < 0 ? be->status : c->cls->expect ? c->cls->expect(c, src, tag, &d) : 0;
+    return be->status < 0 ? be->status : c->cls->expect ? move(c, c->cls->expect, src, tag, &d) : 0;
 }
 
 int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t)
@@ -195,7 +228,7 @@ int avt_comm_send_bytes(Comm *c, int dst, CommTag tag, const void *data, size_t 
 
 int avt_comm_recv_bytes(Comm *c, int src, CommTag tag, void *data, size_t size)
 {
-    return c->cls->recv(c, src, tag, &(CommData){ .bytes = data, .size = size });
+    return move(c, c->cls->recv, src, tag, &(CommData){ .bytes = data, .size = size });
 }
 
 int64_t avt_comm_bytes_to(const Comm *c, int dst)

@@ -61,6 +61,7 @@ typedef struct CommOptions {
     struct World *world;                // of these processes; NULL: they are one
     uint32_t id;                        // the same in all processes, of no other group of the world
     int direct;                         // tensors go from card to card between processes (comm_nccl.h); the same in all of them
+    int timed;                          // ends count what their calls take
 } CommOptions;
 
 #define COMM_TIMEOUT_MS 20000
@@ -95,6 +96,8 @@ struct Comm {                           // the beginning of what a class keeps f
     const CommClass *cls;
     int rank, nb;
     int64_t *bytes_to;                  // [nb], sent; read by other threads
+    int timed;                          // of this end's calls, for its own thread:
+    int64_t waited, moved;              // ns: without the processor, for other ranks, for room, for their lock; at work
     const Log *log;
 };
 

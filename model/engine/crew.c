@@ -114,6 +114,23 @@ void avt_crew_join(Crew *c)
         }
 }
 
+void avt_crew_say_use(const Crew *c)
+{
+    for (int r = 0; r < PLAN_MAX_RANKS; r++) {
+        const Rank *rank = &c->rank[r];
+        double all = 0, share[USE_NB], rest = 100;
+
+        for (int k = 0; k < STAGE_NB; k++)
+            all += (double)rank->spent[k];
+        if (!rank->be || !avt_rank_counts_ops(rank) || all <= 0)
+            continue;
+        for (int k = 0; k < USE_NB; k++)
+            rest -= share[k] = 100 * (double)rank->used[k] / all;
+        avt_log(c->set.log, LOG_INFO, "rank %d: of %.2f s it was %.1f %% in ops, %.1f %% waiting; %.2f %% went into messages, %.2f %% into the rest", r,
+                1e-9 * all, share[USE_OPS], share[USE_WAITING], share[USE_MESSAGES], rest);
+    }
+}
+
 void avt_crew_abort(Crew *c, int code)
 {
     for (int i = 0; i <= PLAN_MAX_RANKS; i++)

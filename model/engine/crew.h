@@ -54,6 +54,8 @@ int  avt_crew_start(Crew *c);
 void avt_crew_join(Crew *c);
 /** Wait for what the ranks' queues hold, when their threads were joined. */
 void avt_crew_sync(Crew *c);
+/** When ranks count what their stages take: a line on what came of it, for each that lives here. For a process whose ranks no statistics see. */
+void avt_crew_say_use(const Crew *c);
 /** Everyone who waits for a message of this session, here or elsewhere, gets `code`. */
 void avt_crew_abort(Crew *c, int code);
 /** Free all; threads must have been joined. A crew that was never opened is fine. */

@@ -30,6 +30,7 @@ typedef struct Order {                  // LOAD: plan and what follows it; OPEN:
     uint64_t model;                     // avt_modeldir_print()
     DitShape shape;
     PixelFormat format;
+    int timed;                          // OPEN: ranks count what their stages take
     int nb_routes;
 } Order;
 

@@ -338,6 +338,17 @@ void avt_rank_close(Rank *r)
 
 /* ---- the walk --------------------------------------------------------------------------------------------------------------- */
 
+static void tell_use(Rank *r)
+{
+    double ops = 0;
+
+    for (int i = 0; i < OP_NB; i++)
+        ops += r->be->stat[i].seconds;
+    __atomic_store_n(&r->used[USE_OPS], (int64_t)(1e9 * ops), __ATOMIC_RELAXED);
+    __atomic_store_n(&r->used[USE_WAITING], r->comm->waited, __ATOMIC_RELAXED);
+    __atomic_store_n(&r->used[USE_MESSAGES], r->comm->moved, __ATOMIC_RELAXED);
+}
+
 RankStage avt_rank_stage(Rank *r, RankStage stage)
 {
     const RankStage before = r->stage;
@@ -347,8 +358,8 @@ RankStage avt_rank_stage(Rank *r, RankStage stage)
         return before;
     avt_sync(r->be);
     now = avt_now_ns();
-    if (r->since)
-        __atomic_fetch_add(&r->spent[before], now - r->since, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&r->spent[before], now - r->since, __ATOMIC_RELAXED);
+    tell_use(r);
     r->since = now;
     r->stage = stage;
     return before;
@@ -360,6 +371,8 @@ int avt_rank_run(Rank *r)
     int ret;
 
     avt_thread_flush_denormals();
+    r->be->profile = avt_rank_counts_ops(r);
+    r->since = avt_now_ns();
     ret = avt_rank_prepare(r);
     while (ret >= 0) {
         ret = avt_comm_recv_bytes(r->comm, r->set->plan->nb_ranks, TAG_COMMAND, &c, sizeof(c));

@@ -99,6 +99,10 @@ typedef struct RankRoutes {             // what the ranks of a plan and the cond
 /* Where the time of a rank's thread goes, when somebody wants to know. Waiting: for a command or a message. */
 typedef enum RankStage { STAGE_WAIT, STAGE_PICTURE, STAGE_TEXT, STAGE_SINK, STAGE_SOUND, STAGE_LAYERS, STAGE_DECODE, STAGE_NB } RankStage;
 
+/* And to whose use: ops; waiting in a call of the comm, for a message, a command, room for one, or the processor; the work of such calls. What is left
+ * is our own overhead. Known of devices whose ops are done when their calls return. */
+typedef enum RankUse { USE_OPS, USE_WAITING, USE_MESSAGES, USE_NB } RankUse;
+
 typedef struct Rank {
     const RankSetup *set;
     const PlanRank *place;
@@ -127,10 +131,17 @@ typedef struct Rank {
     RankStage stage;
     int64_t since;                      // avt_now_ns() when it began
     int64_t spent[STAGE_NB];            // ns; atomic: others read them
+    int64_t used[USE_NB];               // of the same time
 } Rank;
 
 /** m->rings, moved. */
 void avt_rank_rings_count(PlanMemory *m, const Rank *r);
+/** Are a rank's ops counted in `used`? */
+static inline int avt_rank_counts_ops(const Rank *r)
+{
+    return r->be && r->set->timed && r->be->cls->host_memory;       // another device would stop after each op
+}
+
 /** From here on the thread does `stage`. Work that its queue still holds is waited for, so that its time is counted where it belongs;
  *  without set->timed this does nothing. @return the stage before */
 RankStage avt_rank_stage(Rank *r, RankStage stage);

@@ -81,7 +81,7 @@ CommOptions avt_rank_comm(const RankSetup *set, const RankRoutes *routes, int ow
     }
     places->device[nb] = NULL;                                      // the conductor
     places->process[nb] = 0;
-    return (CommOptions){ .kind = set->comm, .direct = set->direct, .nb = nb + 1, .device = places->device, .receiver = set->receiver,
+    return (CommOptions){ .kind = set->comm, .direct = set->direct, .timed = set->timed, .nb = nb + 1, .device = places->device, .receiver = set->receiver,
                           .process = places->process, .own = own, .route = routes->route, .nb_routes = routes->nb, .log = set->log };
 }
 

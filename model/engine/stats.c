@@ -10,7 +10,7 @@
 #include "engine/conductor.h"
 
 #define LINE_FIXED 1024
-#define LINE_RANK  640
+#define LINE_RANK  768
 
 /* ---- the file ------------------------------------------------------------------------------------------------------ */
 
@@ -86,18 +86,40 @@ void avt_stats_close(AvatarSession *s)
 
 /* ---- a line -------------------------------------------------------------------------------------------------------- */
 
-static int rank_times(char *p, int size, const Rank *r, int64_t before[STAGE_NB])
+/* *total: their sum. */
+static int rank_times(char *p, int size, const Rank *r, int64_t before[STAGE_NB], double *total)
 {
     static const char *const names[] = { "wait", "picture", "text", "sink", "sound", "layers", "decode" };
     int n = 0;
 
     for (int k = 0; k < STAGE_NB; k++) {
         const int64_t now = __atomic_load_n(&r->spent[k], __ATOMIC_RELAXED);
+        const double ms = 1e-6 * (double)(now - before[k]);
 
-        n += snprintf(p + n, (size_t)(size - n), "%s\"%s\": %.2f", k ? ", " : "", names[k], 1e-6 * (double)(now - before[k]));
+        n += snprintf(p + n, (size_t)(size - n), "%s\"%s\": %.2f", k ? ", " : "", names[k], ms);
         before[k] = now;
+        *total += ms;
     }
     return n;
+}
+
+/* To whose use `total` ms were: of ranks whose ops are counted. */
+static int rank_uses(char *p, int size, const Rank *r, int64_t before[USE_NB], double total)
+{
+    static const char *const names[] = { "ops", "waiting", "messages" };
+    int n = 0;
+
+    if (!avt_rank_counts_ops(r))
+        return 0;
+    for (int k = 0; k < USE_NB; k++) {
+        const int64_t now = __atomic_load_n(&r->used[k], __ATOMIC_RELAXED);
+        const double ms = 1e-6 * (double)(now - before[k]);
+
+        n += snprintf(p + n, (size_t)(size - n), "%s\"%s\": %.2f", k ? ", " : ", \"use\": {", names[k], ms);
+        before[k] = now;
+        total -= ms;
+    }
+    return n + snprintf(p + n, (size_t)(size - n), ", \"rest\": %.2f}", total);
 }
 
 static int rank_text(char *p, int size, AvatarSession *s, int r)
@@ -106,11 +128,14 @@ static int rank_text(char *p, int size, AvatarSession *s, int r)
     const Plan *plan = &s->e->core->plan;
     const PlanRank *place = &plan->rank[r];
     char device[PLAN_DEVICE];
+    double total = 0;
     int n = snprintf(p, (size_t)size, "%s{\"device\": \"%s\", \"layers\": [%d, %d], \"vae\": %d, \"ms\": {", r ? ", " : "",
                      avt_plan_device(plan, r, device), place->l0, place->l1, place->vae);
 
-    n += rank_times(p + n, size - n, &s->crew.rank[r], s->stats.spent[r]);
-    n += snprintf(p + n, (size_t)(size - n), "}, \"bytes\": {\"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu}}",
+    n += rank_times(p + n, size - n, &s->crew.rank[r], s->stats.spent[r], &total);
+    n += snprintf(p + n, (size_t)(size - n), "}");
+    n += rank_uses(p + n, size - n, &s->crew.rank[r], s->stats.used[r], total);
+    n += snprintf(p + n, (size_t)(size - n), ", \"bytes\": {\"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu}}",
                   m->weights, m->state, m->scratch, m->workspace, m->messages);
     return n;
 }

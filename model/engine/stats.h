@@ -19,7 +19,7 @@ typedef struct Stats {
     int64_t opened, last;               // avt_now_ns(): of the session, of the block before
     int64_t frames, lost;               // given so far; lines that found no room
     int error, torn;                    // of the last of those; the file ends within a line
-    int64_t spent[PLAN_MAX_RANKS][STAGE_NB], listened;      // as the block before found them
+    int64_t spent[PLAN_MAX_RANKS][STAGE_NB], used[PLAN_MAX_RANKS][USE_NB], listened;        // as the block before found them
 } Stats;
 
 /** @param path  NULL: none. @return 0; ENOENT and the like; EEXIST for a file that holds something else (all logged) */

@@ -118,6 +118,7 @@ static int close_session(Worker *w, uint32_t id)
     __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
     avt_crew_abort(&s->crew, AVT_ERR(ECANCELED));
     avt_crew_join(&s->crew);
+    avt_crew_say_use(&s->crew);
     avt_crew_close(&s->crew);
     avt_free(s);
     return 0;
@@ -157,7 +158,7 @@ static int open_session(Worker *w, const Order *o, const CommRoute *routes)
     s->id = s->crew.id = o->session;
     s->crew.core = c;
     s->crew.set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = o->shape, .format = o->format,
-                               .text_len = c->sizes.dit.text_len, .direct = avt_workers_direct(c, NULL), .cancel = &s->cancel,
+                               .text_len = c->sizes.dit.text_len, .direct = avt_workers_direct(c, NULL), .timed = o->timed, .cancel = &s->cancel,
                                .log = &l->e->log };
     s->next = w->serving;
     w->serving = s;

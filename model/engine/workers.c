@@ -304,7 +304,7 @@ void avt_workers_free(Core *c)
 int avt_workers_open(Crew *c)
 {
     Order o = { .kind = ORDER_OPEN, .engine = c->core->id, .session = c->id, .shape = c->set.shape, .format = c->set.format,
-                .nb_routes = c->routes.nb };
+                .timed = c->set.timed, .nb_routes = c->routes.nb };
 
     c->elsewhere = avt_plan_is_spread(c->set.plan);
     return order(c->core, &o, c->routes.route, NULL, c->set.log);

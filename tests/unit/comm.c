@@ -35,10 +35,8 @@ static CommOptions options(CommKind kind, const char *const *device)
                           .timeout_ms = 200, .log = test_log() };
 }
 
-static void ranks_open(Ranks *r, CommKind kind, const char *const *device)
+static void ranks_open_as(Ranks *r, CommOptions opt, const char *const *device)
 {
-    const CommOptions opt = options(kind, device);
-
     REQUIRE_OK(avt_comm_open(r->comm, &opt));
     for (int i = 0; i < 2; i++) {
         const size_t bytes = avt_comm_message_bytes(&opt, i);
@@ -53,6 +51,11 @@ static void ranks_open(Ranks *r, CommKind kind, const char *const *device)
             avt_fill(r->be[i], r->x[i][k], -1);
         }
     }
+}
+
+static void ranks_open(Ranks *r, CommKind kind, const char *const *device)
+{
+    ranks_open_as(r, options(kind, device), device);
 }
 
 static void ranks_close(Ranks *r)
@@ -335,6 +338,42 @@ static void a_full_route_waits(void **state)
     ranks_close(&r);
 }
 
+/* What an end's calls take: waiting, and work, which is none of the rank's ops. */
+static void times_are_counted(void **state)
+{
+    static const CommKind kinds[] = { COMM_THREADS, COMM_STRICT };
+    Work w[2];
+    Ranks r;
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        CommOptions opt = options(kinds[k], cpus);
+        int64_t before;
+
+        opt.timed = 1;
+        opt.timeout_ms = 20000;
+        ranks_open_as(&r, opt, cpus);
+        r.be[0]->profile = r.be[1]->profile = 1;
+        before = r.be[0]->stat[OP_COPY].calls + r.be[1]->stat[OP_COPY].calls;
+        start(&w[1], &r, 1, recv_a);
+        usleep(50000);
+        start(&w[0], &r, 0, send_a);
+        REQUIRE_OK(join(&w[0]));
+        REQUIRE_OK(join(&w[1]));
+        REQUIRE(r.comm[1]->waited > 20000000 && r.comm[1]->moved > 0 && r.comm[1]->moved < r.comm[1]->waited);
+        REQUIRE(r.comm[0]->moved > 0 && r.comm[0]->waited < r.comm[1]->waited);
+        REQUIRE(r.be[0]->stat[OP_COPY].calls + r.be[1]->stat[OP_COPY].calls > before);
+        REQUIRE(r.be[0]->stat[OP_COPY].seconds + r.be[1]->stat[OP_COPY].seconds == 0);
+        REQUIRE(r.be[0]->profile && r.be[1]->profile && r.be[0]->stat[OP_FILL].seconds > 0);
+        ranks_close(&r);
+    }
+    ranks_open(&r, COMM_THREADS, cpus);                                 // nobody asked
+    start(&w[0], &r, 0, send_a);
+    REQUIRE_OK(join(&w[0]));
+    REQUIRE(!r.comm[0]->moved && !r.comm[0]->waited);
+    ranks_close(&r);
+}
+
 /* Who waits gets the group's failure, the first one; what was sent before is still received. */
 static void abort_wakes_all(void **state)
 {
@@ -494,6 +533,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(messages_arrive), cmocka_unit_test(memory_is_planned), cmocka_unit_test(queues_need_no_host),
         cmocka_unit_test(devices_of_a_class_are_peers), cmocka_unit_test(wrong_messages_are_refused), cmocka_unit_test(a_full_route_waits),
+        cmocka_unit_test(times_are_counted),
         cmocka_unit_test(abort_wakes_all), cmocka_unit_test(strict_has_no_buffer), cmocka_unit_test(strict_finds_a_deadlock),
         cmocka_unit_test(strict_keeps_the_order), cmocka_unit_test(a_rehearsal_leaves_its_routes), cmocka_unit_test(nothing_stays),
     };

@@ -226,6 +226,35 @@ static void letters_go_between_processes(void **state)
         assert_int_equal(p[i].ret, 0);
 }
 
+/* Nobody receives before everybody has passed the middle: a sender that waited for its receiver would not come there. */
+static void send_first(Process *p)
+{
+    const int own = avt_world_own(p->w);
+    uint8_t b[LARGEST] = { 42 };
+    Comm *comm[4];
+
+    p->ret = open_comm(comm, p);
+    wait_for_all();
+    if (own == 1)
+        p->ret |= avt_comm_send_bytes(comm[1], 2, TAG_TOKENS, b, sizeof(b));
+    wait_for_all();
+    b[0] = 0;
+    if (own == 2)
+        p->ret |= avt_comm_recv_bytes(comm[2], 1, TAG_TOKENS, b, sizeof(b)) < 0 || b[0] != 42;
+    wait_for_all();
+    avt_comm_close(comm, 4);
+}
+
+static void a_hop_does_not_stop_the_sender(void **state)
+{
+    Process p[MOST];
+
+    (void)state;
+    run(p, 3, 0, send_first);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(p[i].ret, 0);
+}
+
 /* ---- failures ------------------------------------------------------------------------------------------------------------------ */
 
 /* Process 1 sends to 2, then aborts: 2 still gets what was sent, then the code, as does everyone. */
@@ -315,7 +344,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(processes_meet), cmocka_unit_test(processes_meet_over_ipv6), cmocka_unit_test(the_film_comes_first), cmocka_unit_test(good_bye_is_no_loss),
-        cmocka_unit_test(letters_go_between_processes), cmocka_unit_test(abort_reaches_all), cmocka_unit_test(a_loss_is_told),
+        cmocka_unit_test(letters_go_between_processes), cmocka_unit_test(a_hop_does_not_stop_the_sender), cmocka_unit_test(abort_reaches_all), cmocka_unit_test(a_loss_is_told),
     };
 
     return test_main("unit/world", tests);
