@@ -44,6 +44,7 @@ struct Settings {
     int arch = 90;                              // compute capability
     size_t memory = (size_t)80 << 30;           // bytes of a device
     int driver = CUDART_VERSION;                // 0: none
+    int flags = cudaDeviceScheduleBlockingSync; // of the primary contexts
     int nccl = 1;                               // is there; 2: what is sent stays on its way
     int host = 0;                               // of the cards' places on the bus: processes with equal ones have the same cards
     int patience = 10;                          // seconds until a wait is called one for ever

@@ -13,6 +13,7 @@
  *   SIMT_HOST      number                   of the place of the cards on the bus: processes with the same one share them
  *   SIMT_PATIENCE  seconds                  until a wait is called one for ever
  *   SIMT_DRIVER    version, as 12080        of CUDA that the driver knows; 0: no driver
+ *   SIMT_FLAGS     number                   of the primary contexts, as somebody has opened them
  *   SIMT_FAIL      memory:N | lost:N | ecc:N     the N-th allocation fails; the device is lost at its N-th operation
  *
  * Whatever was reported makes the program exit with SIMT_FOUND, unless it was cleared.

@@ -23,7 +23,7 @@
 
 using namespace bed;
 
-enum { TEXTURE_ALIGNMENT = 512, PRIMARY_FLAGS = CU_CTX_SCHED_BLOCKING_SYNC };
+enum { TEXTURE_ALIGNMENT = 512 };
 
 struct CUctx_st {
     int device, users;
@@ -172,17 +172,17 @@ CUresult cuCtxGetDevice(CUdevice *d)
     });
 }
 
-/* The library has it, when it has opened the device: with these flags. */
+/* The library has it, when it has opened the device. */
 CUresult cuDevicePrimaryCtxGetState(CUdevice, unsigned *flags, int *active)
 {
-    *flags = PRIMARY_FLAGS;
+    *flags = (unsigned)settings.flags;
     *active = 1;
     return CUDA_SUCCESS;
 }
 
 CUresult cuDevicePrimaryCtxSetFlags(CUdevice, unsigned flags)
 {
-    return flags == PRIMARY_FLAGS ? CUDA_SUCCESS : CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE;
+    return flags == (unsigned)settings.flags ? CUDA_SUCCESS : CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE;
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *c, CUdevice d)

@@ -113,6 +113,8 @@ static int set_number(const char *name, int64_t v)
         settings.memory = (size_t)v;
     else if (!strcmp(name, "DRIVER"))
         settings.driver = (int)v;
+    else if (!strcmp(name, "FLAGS"))
+        settings.flags = (int)v;
     else if (!strcmp(name, "HOST"))
         settings.host = (int)v;
     else if (!strcmp(name, "PATIENCE"))
@@ -157,7 +159,7 @@ static void say_at_exit()
 
 __attribute__((constructor)) static void read_settings()
 {
-    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "MEMORY", "DRIVER", "FAIL" };
+    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "MEMORY", "DRIVER", "FLAGS", "FAIL" };
 
     for (const char *name : names) {
         const char *value = getenv((std::string("SIMT_") + name).c_str());
