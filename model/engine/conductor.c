@@ -83,12 +83,15 @@ static void hand_out(AvatarSession *s)
 /* Frames for sound that was left out: the last one again and again. The place before holds it: nothing was written since. */
 static int repeat_last(AvatarSession *s, const Flight *f)
 {
-    const int place = next_place(s), before = (place + FRAME_QUEUE - 1) % FRAME_QUEUE;
-    const FrameBlock *last = &s->ready[before];
-    int ret = place;
+    const int place = next_place(s);
+    const FrameBlock *last;
+    int before, ret;
 
-    if (ret >= 0)
-        ret = avt_frames_repeat(&s->frames, place, before, last->repeated ? 0 : BLOCK_FRAMES - 1);
+    if (place < 0)
+        return place;
+    before = (place + FRAME_QUEUE - 1) % FRAME_QUEUE;
+    last = &s->ready[before];
+    ret = avt_frames_repeat(&s->frames, place, before, last->repeated ? 0 : BLOCK_FRAMES - 1);
     if (ret < 0)
         return ret;
     s->ready[place] = (FrameBlock){ .block = f->block - 1, .prompt_id = last->prompt_id, .seed = last->seed, .repeated = 1,
@@ -104,9 +107,8 @@ static int take_frames(AvatarSession *s)
     FrameBlock *b;
     int place, ret = f.skipped && f.repeat ? repeat_last(s, &f) : 0;
 
-    ret = place = ret < 0 ? ret : next_place(s);
-    if (ret >= 0)
-        ret = avt_frames_take(&s->frames, place);
+    place = ret < 0 ? ret : next_place(s);
+    ret = place < 0 ? place : avt_frames_take(&s->frames, place);
     if (ret < 0)
         return ret;
     b = &s->ready[place];
