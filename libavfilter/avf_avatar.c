@@ -265,6 +265,20 @@ static int find_format(AVFilterContext *ctx)
     return AVERROR(EINVAL);
 }
 
+#define BUILT_FOR AV_STRINGIFY(AVATAR_VERSION_MAJOR) "." AV_STRINGIFY(AVATAR_VERSION_MINOR) "." AV_STRINGIFY(AVATAR_VERSION_MICRO)
+
+/* Before 1.0 options are added in any minor version. */
+static av_cold int check_library(AVFilterContext *ctx)
+{
+    const unsigned v = avatar_version();
+
+    if (v >> 8 == (AVATAR_VERSION_MAJOR << 8 | AVATAR_VERSION_MINOR))
+        return 0;
+    av_log(ctx, AV_LOG_ERROR, "this filter was built for libavatar %s, and %u.%u.%u is loaded: build ffmpeg again, or put the "
+           "library that it was built with first on the loader's path\n", BUILT_FOR, v >> 16, v >> 8 & 255, v & 255);
+    return AVERROR_EXTERNAL;
+}
+
 static av_cold int init(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
@@ -272,7 +286,7 @@ static av_cold int init(AVFilterContext *ctx)
     AVFilterPad picture = { .name = "picture", .type = AVMEDIA_TYPE_VIDEO };
     int ret;
 
-    if ((ret = find_format(ctx)) < 0 || (ret = check_options(ctx)) < 0 || (ret = make_key(ctx)) < 0)
+    if ((ret = check_library(ctx)) < 0 || (ret = find_format(ctx)) < 0 || (ret = check_options(ctx)) < 0 || (ret = make_key(ctx)) < 0)
         return ret;
     if ((ret = ff_append_inpad(ctx, &speech)) < 0)
         return ret;
@@ -743,7 +757,7 @@ static const AVFilterPad avatar_outputs[] = {
 
 const FILTER_TYPE ff_avf_avatar = {
     PUB(name)        = "avatar",
-    PUB(description) = NULL_IF_CONFIG_SMALL("Make a picture talk: speech and a picture to video."),
+    PUB(description) = NULL_IF_CONFIG_SMALL("Make a picture talk: speech and a picture to video (libavatar " BUILT_FOR ")."),
     PUB(priv_class)  = &avatar_class,
     PUB(inputs)      = NULL,
     PUB(flags)       = AVFILTER_FLAG_DYNAMIC_INPUTS | USES_DEVICE,

@@ -298,19 +298,6 @@ int test_network_write(const TestModel *m, const char *network, const char *path
     return ret;
 }
 
-void test_sizes_published(PlanSizes *s)
-{
-    memset(s, 0, sizeof(*s));
-    avt_dit_config_published(&s->dit);
-    s->wav2vec2 = (Wav2Vec2Config){ 1024, 24, 16, 4096, { 512, 512, 512, 512, 512, 512, 512 }, 16, 128 };
-    s->umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32,
-                            .vocab = 256384, .dtype = DT_BF16 };
-    s->vae_width = 96;
-    s->dtype = DT_BF16;
-    s->width = 704;
-    s->height = 384;
-}
-
 void test_model_default(TestModel *m)
 {
     memset(m, 0, sizeof(*m));

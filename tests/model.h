@@ -27,8 +27,6 @@ typedef struct TestModel {
 void test_model_default(TestModel *m);
 /** The sizes of the embedded model. */
 void test_model_nano(TestModel *m);
-/** The sizes of the published model of 14B, in bf16, at 704 x 384. */
-void test_sizes_published(PlanSizes *s);
 /** Write the folder (made when absent). @return 0 or a negative error, said on stderr */
 int  test_model_write(const TestModel *m, const char *dir);
 /** One network's file: "dit", "vae", "wav2vec2", "umt5". @return 0 or a negative error */

@@ -67,6 +67,24 @@ void doctor_remedy(Findings *f, const char *remedy, ...)
     va_end(ap);
 }
 
+void doctor_text(Findings *f, const char *text, ...)
+{
+    Finding *n = &f->list[f->nb - 1];
+    va_list ap;
+
+    va_start(ap, text);
+    vsnprintf(n->text, sizeof(n->text), text, ap);
+    va_end(ap);
+}
+
+void doctor_each(Findings *f, const double *each, int nb)
+{
+    Finding *n = &f->list[f->nb - 1];
+
+    n->nb_each = nb < DOCTOR_MAX_EACH ? nb : DOCTOR_MAX_EACH;
+    memcpy(n->each, each, (size_t)n->nb_each * sizeof(*each));
+}
+
 Verdict doctor_judge(double value, double doubtful, double bad)
 {
     const double sign = bad < doubtful ? -1 : 1;
@@ -95,13 +113,12 @@ static Verdict worst_of(const Findings *f)
 static void show_line(const Finding *n, int colour)
 {
     static const char *const paint[] = { "\033[32m", "\033[33m", "\033[31m" };
-    char seen[sizeof(n->text) + 40], remedy[sizeof(n->remedy)];
+    char seen[sizeof(n->text) + 40] = "", remedy[sizeof(n->remedy)];
 
     avt_printable(remedy, sizeof(remedy), n->remedy);
-    if (isnan(n->value))
-        avt_printable(seen, sizeof(seen), n->text);
-    else
-        snprintf(seen, sizeof(seen), fabs(n->value) < 1000 ? "%.3g%s%s" : "%.0f%s%s", n->value, n->unit[0] ? " " : "", n->unit);
+    if (!isnan(n->value))
+        snprintf(seen, sizeof(seen), fabs(n->value) < 1000 ? "%.3g%s%s%s" : "%.0f%s%s%s", n->value, n->unit[0] ? " " : "", n->unit, n->text[0] ? ": " : "");
+    avt_printable(seen + strlen(seen), sizeof(seen) - strlen(seen), n->text);
     printf("%-10s%-30s%s%-9s%s%s\n", n->topic, n->what, colour ? paint[n->verdict] : "", verdicts[n->verdict], colour ? "\033[0m" : "", seen);
     if (n->verdict != GOOD && n->remedy[0])
         printf("%-40s-> %s\n", "", remedy);
@@ -131,6 +148,8 @@ static void show_json(const Findings *f)
         json_text(n->text);
         printf(", \"verdict\": \"%s\", \"remedy\": ", verdicts[n->verdict]);
         json_text(n->remedy);
+        for (int k = 0; k < n->nb_each; k++)
+            printf("%s%.6g%s", k ? ", " : ", \"each\": [", n->each[k], k + 1 < n->nb_each ? "" : "]");
         printf("}");
     }
     printf("\n]}\n");

@@ -8,9 +8,12 @@
 
 #include <stdint.h>
 
+#include "files/modeldir.h"
 #include "options.h"
 
 typedef enum Verdict { GOOD, DOUBTFUL, BAD } Verdict;
+
+#define DOCTOR_MAX_EACH 64
 
 typedef struct Finding {
     const char *topic;                  // "picture", "sound", ...: static
@@ -18,8 +21,10 @@ typedef struct Finding {
     double value;                       // NAN: there is no number
     const char *unit;                   // static; "" for a ratio
     Verdict verdict;
-    char text[200];                     // what was seen, where a number does not say it; or ""
+    char text[200];                     // what was seen, where a number does not say it all; or ""
     char remedy[240];                   // "" when good
+    double each[DOCTOR_MAX_EACH];       // value is of several alike, as layers: theirs
+    int nb_each;
 } Finding;
 
 #define DOCTOR_MAX_FINDINGS 96
@@ -37,6 +42,11 @@ void doctor_words(Findings *f, const char *topic, const char *what, Verdict verd
     __attribute__((format(printf, 5, 6)));
 /** The remedy of the last finding. */
 void doctor_remedy(Findings *f, const char *remedy, ...) __attribute__((format(printf, 2, 3)));
+
+/** More words of the last finding, behind its number. */
+void doctor_text(Findings *f, const char *text, ...) __attribute__((format(printf, 2, 3)));
+/** What the last finding's number is the mean of, for --json. */
+void doctor_each(Findings *f, const double *each, int nb);
 
 /** GOOD up to `doubtful`, DOUBTFUL up to `bad`, else BAD; bad < doubtful: the same downwards, for what should be large. */
 Verdict doctor_judge(double value, double doubtful, double bad);
@@ -58,6 +68,8 @@ void doctor_film(Findings *f, const char *path, const char *picture, const char 
 int  doctor_sound(Findings *f, const char *path, const char *format);
 /** doctor_model.c: the folder's files, the LoRA, the prompt. */
 void doctor_model(Findings *f, const ToolOptions *o);
+/** doctor_lora.c: the LoRA of a folder. */
+void doctor_lora(Findings *f, const ToolOptions *o, const ModelDir *m);
 /** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face. */
 void doctor_block(Findings *f, const ToolOptions *o);
 /** A number behind `key` in a line of a file of /proc, or -1. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The model's folder, its LoRA and the prompt. Numbers are read through (NaN, infinity, all zeros) as far as DOCTOR_READ bytes go, or all
+ * The model's folder and the prompt. Numbers are read through (NaN, infinity, all zeros) as far as DOCTOR_READ bytes go, or all
  * of them with --full; SHA256SUMS in the folder, which `avatar inspect --manifest` writes, is compared likewise.
  */
 #include <limits.h>
@@ -10,10 +10,8 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/text.h"
 #include "doctor.h"
 #include "engine/engine.h"
-#include "files/lora.h"
 #include "manifest.h"
 #include "nets/tokenizer.h"
 
@@ -126,136 +124,6 @@ static void look_at_published(Findings *f, const ModelDir *m, int full)
         doctor_words(f, "files", "published files", GOOD, "%d are as published, %d were too large to read without --full", c.same, c.left);
 }
 
-/* ---- the LoRA ----------------------------------------------------------------------------------------------------------- */
-
-/* How large the update of a module is against its weight: |scale B A| / |W|, by Frobenius; NAN: not to be had. */
-static double effect_on(Lora *l, const Ckpt *dit, const char *module, Backend *be)
-{
-    char name[160];
-    const CkptTensor *t;
-    double w2 = 0, d2 = 0;
-    float *w = NULL;
-    void *raw = NULL;
-    int64_t nb;
-
-    snprintf(name, sizeof(name), "%s.weight", module);
-    t = avt_ckpt_find(dit, name);
-    if (!t || t->nd != 2 || !avt_lora_has(l, module))
-        return NAN;
-    nb = t->dim[0] * t->dim[1];
-    w = calloc((size_t)nb, sizeof(*w));
-    raw = malloc(t->size);
-    if (w && raw && avt_ckpt_read(t, raw, 0, t->size, NULL) >= 0 && avt_lora_merge(l, module, be, w, t->dim[0], t->dim[1], NULL) > 0) {
-        for (int64_t i = 0; i < nb; i++)
-            d2 += (double)w[i] * w[i];
-        avt_ckpt_widen(w, t, raw, nb);
-        for (int64_t i = 0; i < nb; i++)
-            w2 += (double)w[i] * w[i];
-    }
-    free(w);
-    free(raw);
-    return w2 > 0 ? sqrt(d2 / w2) : NAN;
-}
-
-static int nb_layers(const Ckpt *dit)
-{
-    char name[64];
-    int n = 0;
-
-    do
-        snprintf(name, sizeof(name), "blocks.%d.self_attn.q.weight", n);
-    while (avt_ckpt_find(dit, name) && ++n < 1000);
-    return n;
-}
-
-/* Pairs that the transformer must have, and has. */
-static int count_pairs(const Lora *l, const Ckpt *dit, int *wanted)
-{
-    int found = 0;
-
-    *wanted = 0;
-    for (int64_t i = 0; i < avt_ckpt_nb(dit); i++) {
-        char module[200];
-        const char *name = avt_ckpt_get(dit, i)->name;
-
-        if (!avt_ends_with(name, ".weight"))
-            continue;
-        snprintf(module, sizeof(module), "%.*s", (int)(strlen(name) - strlen(".weight")), name);
-        if (!avt_lora_is_target(module))
-            continue;
-        ++*wanted;
-        found += avt_lora_has(l, module);
-    }
-    return found;
-}
-
-static void judge_effect(Findings *f, Lora *l, const Ckpt *dit)
-{
-    const int layers = nb_layers(dit), at[] = { 0, layers / 2, layers - 1 };
-    const BackendOptions opt = { .level = CPU_AUTO };
-    Backend *be = NULL;
-    double sum = 0;
-    int nb = 0;
-
-    if (layers < 1 || avt_backend_open(&be, "cpu", &opt) < 0)
-        return;
-    for (int i = 0; i < 3; i++) {
-        char module[64];
-        double e;
-
-        snprintf(module, sizeof(module), "blocks.%d.self_attn.q", at[i]);
-        e = effect_on(l, dit, module, be);
-        if (!isnan(e)) {
-            sum += e;
-            nb++;
-        }
-    }
-    avt_backend_close(&be);
-    if (nb && sum / nb < 1e-5)
-        doctor_words(f, "files", "effect of the LoRA", DOUBTFUL, "it changes nothing"), doctor_remedy(f, "was it trained? is lora_alpha 0?");
-    else if (nb)
-        doctor_number(f, "files", "effect of the LoRA", 100 * sum / nb, "% of the weights", doctor_judge(sum / nb, 1, 5),
-                      "the update is as large as the weights: is its alpha right, is it of this model?");
-}
-
-static void judge_pairs(Findings *f, Lora *l, const Ckpt *dit)
-{
-    int wanted, found = count_pairs(l, dit, &wanted);
-
-    if (found == wanted && found == avt_lora_nb(l))
-        doctor_words(f, "files", "LoRA", GOOD, "%d pairs, rank %d, scale %g", found, avt_lora_rank(l), avt_lora_scale(l));
-    else {
-        doctor_words(f, "files", "LoRA", BAD, "%d of its %lld pairs fit, the transformer wants %d", found, (long long)avt_lora_nb(l), wanted);
-        doctor_remedy(f, "it is of another model: take the liveavatar.safetensors that belongs to this one");
-    }
-    if (found)
-        judge_effect(f, l, dit);
-}
-
-static void look_at_lora(Findings *f, const ToolOptions *o, const ModelDir *m)
-{
-    const int said = o->engine.lora && strcmp(o->engine.lora, "auto");
-    const char *path = said ? o->engine.lora : m->lora;
-    Reason why = { "" };
-    const Log log = { avt_keep_reason, &why, LOG_ERROR };
-    Ckpt *dit = NULL;
-    Lora *l = NULL;
-
-    if (!path || !strcmp(path, "none")) {
-        const int fine = m->lora_rule == LORA_NONE || m->lora_rule == LORA_MERGED || said;
-
-        doctor_words(f, "files", "LoRA", fine ? GOOD : DOUBTFUL, "none");
-        doctor_remedy(f, "the base model alone is soft and slow to converge at 4 steps: put liveavatar.safetensors into the folder");
-        return;
-    }
-    if (avt_lora_open(&l, path, m->lora_alpha, &log) < 0)
-        doctor_words(f, "files", "LoRA", BAD, "%s", why.text), doctor_remedy(f, "get the file again");
-    else if (m->dit && avt_ckpt_open(&dit, m->dit, NULL) >= 0)
-        judge_pairs(f, l, dit);
-    avt_ckpt_close(&dit);
-    avt_lora_close(&l);
-}
-
 /* ---- the prompt --------------------------------------------------------------------------------------------------------- */
 
 static void judge_tokens(Findings *f, const Tokenizer *t, const char *cleaned)
@@ -312,7 +180,7 @@ void doctor_model(Findings *f, const ToolOptions *o)
     look_at_manifest(f, &m, o->full);
     look_at_published(f, &m, o->full);
     if (f->nb > nb)
-        look_at_lora(f, o, &m);
+        doctor_lora(f, o, &m);
     look_at_prompt(f, o, &m);
     avt_modeldir_close(&m);
 }

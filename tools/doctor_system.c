@@ -206,32 +206,47 @@ static void look_at_gpus(Findings *f)
 
 /* ---- ffmpeg -------------------------------------------------------------------------------------------------------- */
 
-/* Does the output of a command hold a text? Its first line goes to `first`. */
-static int says(const char *command, const char *text, char first[120])
+/* The line of a command's output that holds a text. @return 0: none does, or the command failed */
+static int says(const char *command, const char *text, char found[200])
 {
     FILE *p = popen(command, "r");
     char line[512];
-    int found = 0;
 
-    first[0] = 0;
-    while (p && fgets(line, sizeof(line), p)) {
-        if (!first[0])
-            snprintf(first, 120, "%.*s", (int)strcspn(line, "\n"), line);
-        found |= strstr(line, text) != NULL;
+    found[0] = 0;
+    while (p && fgets(line, sizeof(line), p))
+        if (!found[0] && strstr(line, text))
+            snprintf(found, 200, "%.*s", (int)strcspn(line, "\n"), line);
+    return p && pclose(p) == 0 && found[0];
+}
+
+/* The filter says in its description which library it was built for. */
+static void judge_version(Findings *f, const char *filter)
+{
+    const unsigned v = avatar_version();
+    const char *at = strstr(filter, "libavatar ");
+    char own[32];
+
+    snprintf(own, sizeof(own), "libavatar %u.%u.%u", v >> 16, v >> 8 & 255, v & 255);
+    if (at && !strncmp(at, own, strlen(own)))
+        doctor_words(f, "ffmpeg", "the filter's version", GOOD, "%s, as this tool's", own);
+    else {
+        doctor_words(f, "ffmpeg", "the filter's version", DOUBTFUL, "%.*s, this tool's is %s", at ? (int)strcspn(at, ")") : 30,
+                     at ? at : "older than it can say", own);
+        doctor_remedy(f, "they may not know each other's options: make ffmpeg builds the filter for this library");
     }
-    return p && pclose(p) == 0 && found;
 }
 
 static void look_at_ffmpeg(Findings *f)
 {
-    char first[120], version[120];
+    char filter[200], version[200];
 
     if (!says("ffmpeg -version 2>/dev/null </dev/null", "ffmpeg version", version)) {
         doctor_words(f, "ffmpeg", "on the path", DOUBTFUL, "there is none");
         doctor_remedy(f, "make ffmpeg builds one with the filter; put build/ffmpeg/bin into PATH");
-    } else if (says("ffmpeg -hide_banner -filters 2>/dev/null </dev/null", " avatar ", first))
+    } else if (says("ffmpeg -hide_banner -filters 2>/dev/null </dev/null", " avatar ", filter)) {
         doctor_words(f, "ffmpeg", "filter avatar", GOOD, "in %.80s", version);
-    else {
+        judge_version(f, filter);
+    } else {
         doctor_words(f, "ffmpeg", "filter avatar", DOUBTFUL, "not in %.80s", version);
         doctor_remedy(f, "that ffmpeg has not got it: make ffmpeg builds one, in build/ffmpeg/bin");
     }

@@ -6,19 +6,6 @@
 #include "engine/sound.h"
 #include "plan.h"
 
-static void published(PlanSizes *s)
-{
-    memset(s, 0, sizeof(*s));
-    avt_dit_config_published(&s->dit);
-    s->wav2vec2 = (Wav2Vec2Config){ 1024, 24, 16, 4096, { 512, 512, 512, 512, 512, 512, 512 }, 16, 128 };
-    s->umt5 = (Umt5Config){ .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32,
-                            .vocab = 256384, .dtype = DT_BF16 };
-    s->vae_width = 96;
-    s->width = 704;
-    s->height = 384;
-    s->dtype = DT_BF16;
-}
-
 static int from_folder(PlanSizes *s, const AvatarOptions *opt, const Log *log)
 {
     ModelDir m;
@@ -55,7 +42,7 @@ int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log)
 {
     if (!opt->model || strcmp(opt->model, "published"))
         return from_folder(s, opt, log);
-    published(s);
+    avt_plan_sizes_published(s);
     return 0;
 }
 

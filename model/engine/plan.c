@@ -454,3 +454,13 @@ const char *avt_plan_text(const Plan *p, char *buf, size_t size)
         snprintf(buf + n, size - n, ", front on %s", p->front_device);
     return buf;
 }
+
+void avt_plan_sizes_published(PlanSizes *s)
+{
+    *s = (PlanSizes){
+        .wav2vec2 = { 1024, 24, 16, 4096, { 512, 512, 512, 512, 512, 512, 512 }, 16, 128 },
+        .umt5 = { .dim = 4096, .attn_dim = 4096, .ffn_dim = 10240, .nb_heads = 64, .nb_layers = 24, .nb_buckets = 32, .vocab = 256384, .dtype = DT_BF16 },
+        .vae_width = 96, .dtype = DT_BF16, .width = 704, .height = 384,
+    };
+    avt_dit_config_published(&s->dit);
+}

@@ -156,4 +156,7 @@ typedef struct PlanSizes {
     int steps;                          // likewise; 0: the model does not say either
 } PlanSizes;
 
+/** Sizes of the model as published, of 14B: frames of 704x384, weights in bf16. */
+void avt_plan_sizes_published(PlanSizes *s);
+
 #endif

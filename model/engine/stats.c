@@ -170,9 +170,9 @@ static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
     t->frames += nb;
     n = snprintf(t->line, (size_t)size, "\n" STATS_HEAD " %lld, \"frame\": %lld, \"frames\": %d, \"time\": %.3f, \"block_ms\": %.2f, \"fps\": %.2f, "
                  "\"fps_mean\": %.2f, \"ahead_ms\": %.0f, \"queue\": %d, \"size\": \"%dx%d\", \"steps\": %d, \"precision\": \"%s\", \"kv\": \"%s\", \"plan\": \"%s\", "
-                 "\"warnings\": %lld, \"front\": {\"device\": \"%s\", \"ms\": %.2f}, \"ranks\": [", (long long)b->block, (long long)b->index, nb, so_far, b->ms,
+                 "\"warnings\": %lld, \"stats_ms\": %.4f, \"front\": {\"device\": \"%s\", \"ms\": %.2f}, \"ranks\": [", (long long)b->block, (long long)b->index, nb, so_far, b->ms,
                  nb / seconds, (double)t->frames / so_far, 1e3 * ((double)o.heard / AVATAR_SAMPLE_RATE - (double)(b->index + nb) / AVATAR_FPS), o.queue,
-                 s->info.width, s->info.height, s->info.steps, s->info.precision, s->info.kv, s->info.plan, (long long)o.warnings,
+                 s->info.width, s->info.height, s->info.steps, s->info.precision, s->info.kv, s->info.plan, (long long)o.warnings, 1e-6 * (double)t->took,
                  s->e->core->plan.front_device, 1e-6 * (double)(o.listened - t->listened));
     t->listened = o.listened;
     for (int r = 0; r < s->e->core->plan.nb_ranks; r++)
@@ -203,4 +203,5 @@ void avt_stats_block(AvatarSession *s, const struct FrameBlock *b)
         return;
     write_line(&s->stats, whole_line(s, b, now));
     s->stats.last = now;
+    s->stats.took = avt_now_ns() - now;
 }

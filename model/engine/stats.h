@@ -17,6 +17,7 @@ typedef struct Stats {
     int fd;                             // -1: nobody wants any
     char *line;                         // begins with the end of the one before, which is left out unless that was torn
     int64_t opened, last;               // avt_now_ns(): of the session, of the block before
+    int64_t took;                       // ns that the line before took
     int64_t frames, lost;               // given so far; lines that found no room
     int error, torn;                    // of the last of those; the file ends within a line
     int64_t spent[PLAN_MAX_RANKS][STAGE_NB], used[PLAN_MAX_RANKS][USE_NB], listened;        // as the block before found them

@@ -12,8 +12,9 @@ the kind before. Healthy are: the shipped portraits, tests/gold/lips.wav, the em
   memory     too little (doctor_memory), held by others (doctor_holders, doctor_devices), paging while it runs (doctor_paging)
   precision, latents   LoRA at another strength, none, absurd (doctor_blocks)
   devices    driver, capability, heat, ECC (doctor_devices); slow copies, NCCL, MPI (doctor_copies, doctor_starts)
-  files      missing, NaN, cut, no folder (doctor_files); changed (doctor_manifest, doctor_published); LoRA of another model, without effect, damaged, none (doctor_lora)
-  ffmpeg     none, one without the filter (doctor_ffmpeg)
+  files      missing, NaN, cut, no folder (doctor_files); changed (doctor_manifest, doctor_published); LoRA of another model, without effect, damaged, none (doctor_lora),
+             without effect on a layer, absurd in one (doctor_lora_by_layer)
+  ffmpeg     none, one without the filter, a filter of another version (doctor_ffmpeg)
   film       soft, drifting, frozen, seams (doctor_film); lips behind the sound (doctor_lips)
 """
 import array
@@ -273,21 +274,59 @@ def doctor_published(tmp):
     found(doctor('--model', m), 'files', 'published files', 'doubtful')
 
 
+def scaled_layer(path, layer, factor):
+    """A LoRA of bf16 whose pairs of a layer are so much stronger."""
+    data = bytearray(path.read_bytes())
+    n = struct.unpack('<Q', data[:8])[0]
+    for name, t in json.loads(data[8:8 + n]).items():
+        if '.blocks.%d.' % layer in name and '.lora_B.' in name:
+            lo, hi = (8 + n + x for x in t['data_offsets'])
+            for at in range(lo, hi, 2):
+                v = struct.unpack('<f', b'\0\0' + data[at:at + 2])[0] * factor
+                data[at:at + 2] = struct.pack('<f', v)[2:]
+    path.write_bytes(data)
+
+
 @case
 def doctor_lora(tmp):
-    name = 'liveavatar.safetensors'
+    name, effect = 'liveavatar.safetensors', 'effect of the LoRA'
     m = linked_model(tmp, name)
     with_header(m / name, lambda h: {k.replace('self_attn', 'other_attn'): v for k, v in h.items()})
     found(doctor('--model', m), 'files', 'LoRA', 'bad')
     data = (NANO / name).read_bytes()
     head = 8 + struct.unpack('<Q', data[:8])[0]
     (m / name).write_bytes(data[:head] + bytes(len(data) - head))
-    found(doctor('--model', m), 'files', 'effect of the LoRA', 'doubtful')
+    found(doctor('--model', m), 'files', effect, 'doubtful')
     (m / name).write_bytes(b'no LoRA')
     found(doctor('--model', m), 'files', 'LoRA', 'bad')
     (m / name).unlink()
     found(doctor('--model', m), 'files', 'LoRA')
     healthy(doctor('--model', m, '--lora', NANO / name), 'files')
+
+
+@case
+def doctor_lora_by_layer(tmp):
+    """Each layer's change is told; one that the file leaves alone, and one that it changes beyond measure, are found by name."""
+    name, what = 'liveavatar.safetensors', 'effect of the LoRA'
+    m = linked_model(tmp, name)
+
+    def effect(*args):
+        return [f for f in doctor('--model', m, *args) if f['what'] == what][0]
+
+    whole, full = effect(), effect('--full')
+    require(len(whole['each']) == 4 and abs(sum(whole['each']) / 4 - whole['value']) < 1e-3 * whole['value'], whole)
+    require(len(full['each']) == 4 and full['each'] != whole['each'], 'all products, not queries alone', full)
+    order = sorted(range(4), key=whole['each'].__getitem__)
+    require('in blocks.%d, most' % order[0] in whole['text'] and whole['text'].endswith('in blocks.%d' % order[3]), whole['text'])
+    r = Run('doctor', '--model', m)
+    require([x for x in r.out.decode().splitlines() if what in x and 'least' in x and 'most' in x], r.out)
+    scaled_layer(m / name, 2, 0)
+    f = effect()
+    require(f['verdict'] == 'doubtful' and 'blocks.2 ' in f['remedy'] and f['each'][2] == 0, f)
+    shutil.copyfile(NANO / name, m / name)
+    scaled_layer(m / name, 1, 64)
+    f = effect()
+    require(f['verdict'] == 'bad' and 'blocks.1 ' in f['remedy'] and abs(f['each'][1] / whole['each'][1] - 64) < 0.1, f)
 
 
 @case
@@ -317,10 +356,13 @@ def path_with(folder, script):
 
 @case
 def doctor_ffmpeg(tmp):
-    version = 'case "$*" in *-version*) echo "ffmpeg version 7.1";; *) echo " %s  |->V  words";; esac\n'
+    version = 'case "$*" in *-version*) echo "ffmpeg version 7.1";; *) echo " %s  |->V  words%s.";; esac\n'
+    own = Run('--version').out.decode().split()[1]
     found(doctor(env=path_with(tmp / 'none', None)), 'ffmpeg', 'on the path', 'doubtful')
-    found(doctor(env=path_with(tmp / 'stock', version % '.. scale')), 'ffmpeg', 'filter avatar', 'doubtful')
-    healthy(doctor(env=path_with(tmp / 'ours', version % '.. avatar')), 'ffmpeg')
+    found(doctor(env=path_with(tmp / 'stock', version % ('.. scale', ''))), 'ffmpeg', 'filter avatar', 'doubtful')
+    healthy(doctor(env=path_with(tmp / 'ours', version % ('.. avatar', ' (libavatar %s)' % own))), 'ffmpeg')
+    for words in ('', ' (libavatar 0.0.9)', ' (libavatar 10.0.0)'):
+        found(doctor(env=path_with(tmp / 'old', version % ('.. avatar', words))), 'ffmpeg', "the filter's version", 'doubtful')
 
 
 def largest_processes():

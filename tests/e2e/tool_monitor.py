@@ -60,6 +60,20 @@ def ranks_are_busy_or_wait(tmp):
 
 
 @case
+def stats_cost_nothing(tmp):
+    """Of a block of the embedded model, less than 0.5 % goes into its line, of four ranks as of one; in the middle, as the machine has other work."""
+    wav, stats = media.wav(tmp / 'a.wav', 5 * 7680), tmp / 's.jsonl'
+    for devices, plan in (('cpu', 'sequential'), ('cpu|cpu|cpu|cpu', 'timestep')):
+        stats.unlink(missing_ok=True)
+        r = Run('speak', wav, face(tmp), '-o', tmp / 'o.nut', '--seed', '3', '--stats', stats, '--devices', devices, '--plan', plan)
+        require(r.ret == 0, r.what)
+        got = lines(stats)
+        line, block = (sorted(x[k] for x in got[1:])[len(got) // 2] for k in ('stats_ms', 'block_ms'))
+        print('     a line of %s takes %.4f ms of a block of %.0f' % (plan, line, block))
+        require(0 < line < 0.005 * block, plan, line, block)
+
+
+@case
 def stats_are_appended(tmp):
     """A second session goes on behind the first; a file that is something else stays as it is."""
     wav, stats = media.wav(tmp / 'a.wav', 8000), tmp / 's.jsonl'

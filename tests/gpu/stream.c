@@ -179,11 +179,7 @@ static void choose_sizes(Stream *s)
         s->sizes.width = s->sizes.height = 32;
         return;
     }
-    avt_dit_config_published(&s->sizes.dit);
-    s->sizes.vae_width = 96;
-    s->sizes.dtype = DT_BF16;
-    s->sizes.width = 704;
-    s->sizes.height = 384;
+    avt_plan_sizes_published(&s->sizes);
 }
 
 static int stream_open(Stream *s)

@@ -385,7 +385,7 @@ static void four_small_cards_are_enough(void **state)
     int rank;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     REQUIRE_OK(avt_schedule(&set.schedule, 4, 3));
     for (int i = 0; i < PLAN_MAX_RANKS; i++)
         room[i] = 22.15e9;

@@ -34,7 +34,7 @@ static void small_cards(void **state)
     Pool pool;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     for (int nb = 3; nb <= 5; nb++) {
         PlanOptions o = options(4);
 
@@ -63,7 +63,7 @@ static void offload_by_itself(void **state)
     Pool pool;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         PlanOptions o = options(4);
 
@@ -101,7 +101,7 @@ static void instead(void **state)
     int nb;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     cards(&pool, 1, "a100-80", 75.6e9);
     o.offload = "none";
     REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
@@ -122,7 +122,7 @@ static void host_memory(void **state)
     Pool pool;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     o.offload = "weights";
     cards(&pool, 1, "a100-80", 84e9);
     for (int i = 0; i < 3; i++) {
@@ -142,7 +142,7 @@ static void vae_where_it_is_asked_for(void **state)
     Pool pool;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     cards(&pool, 5, "a100-80", 84e9);
     o.vae_device = "cuda0";
     REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
@@ -189,7 +189,7 @@ static void offload_is_said(void **state)
     Plan p;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     o.devices = "cuda0";
     o.room = room;
     for (int i = 0; i < 3; i++) {
@@ -221,7 +221,7 @@ static void auto_is_the_search(void **state)
     Plan p;
 
     (void)state;
-    test_sizes_published(&sizes);
+    avt_plan_sizes_published(&sizes);
     for (int i = 0; i < PLAN_MAX_RANKS; i++)
         room[i] = 84e9;
     cards(&pool, 5, "a100-80", 84e9);

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -23,6 +24,21 @@ def help_lists_options(d):
     for word in ('Make a picture talk', 'model', 'image', 'lora', 'prompt', 'size', 'compat', 'upstream', 'seed', 'steps', 'devices',
                  'plan', 'vae_device', 'cpu_threads', 'format', 'hw_format', 'max_gap', 'max_drift', 'tail', 'floor', 'metadata', 'opts', 'dynamic'):
         assert word in text, word + ' is missing in\n' + text
+
+
+@case
+def another_library(d):
+    """A library of another version than the filter was built for has other options: refused, with both versions."""
+    if not shutil.which('cc'):
+        raise Skip('no compiler here to make another library with')
+    description = run('ffmpeg', '-h', 'filter=avatar').out.decode()
+    own = re.search(r'\(libavatar (\d+\.\d+\.\d+)\)', description).group(1)
+    with open(d / 'other.c', 'w') as f:
+        f.write('unsigned avatar_version(void) { return 99 << 16 | 2 << 8 | 1; }')
+    subprocess.run(['cc', '-shared', '-fPIC', '-o', d / 'other.so', d / 'other.c'], check=True)
+    r = ffmpeg('-i', d.wav(5000), '-filter_complex', '[0:a]' + filt(image=d.png()), '-f', 'null', '-', ok=False,
+               env={'LD_PRELOAD': str(d / 'other.so')})
+    fails(r, 'built for libavatar ' + own, '99.2.1 is loaded')
 
 
 @case
