@@ -5,55 +5,21 @@
  *   transformer   the same files and names; X.weight of the layers' products as I8 or F8_E4M3, X.weight_scale [out] f32 beside it, of I8
  *                 X.weight_rotation, too; everything else as it is. The LoRA is merged, before that
  *   avatar.json   as it was, but "lora": "merged"
- *   the rest      copies; of what is large, links to the same files where links can be
+ *   the rest      copies; of what is large, links to the same files where links can be (convert_files.c)
  *
  * Codes are made by the functions that load a model, so such a folder gives the same bits as the one that it is made of.
  */
-#include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <libavutil/error.h>
 
 #include "base/half.h"
 #include "base/mem.h"
 #include "base/text.h"
-#include "engine/engine.h"
-#include "options.h"
+#include "convert.h"
 #include "quantize.h"
 #include "speak.h"
 #include "stop.h"
-
-#define LARGE (1 << 20)                 // bytes of a file that is rather linked than copied
-
-typedef struct Item {                   // of a file that is written
-    char name[256];
-    const char *type;                   // as safetensors spells it
-    int nd;
-    int64_t dim[CKPT_MAX_DIM];
-    size_t size;
-    const CkptTensor *from;             // NULL: scale or rotation of the item before
-} Item;
-
-typedef struct Convert {
-    const char *out;
-    DType type;
-    const Log *log;
-    ModelDir dir;
-    Ckpt *ckpt;
-    Lora *lora;
-    Backend *be;
-    Arena *arena;                       // the binder's, which puts nothing there
-    Binder binder;
-    FileOut *file;
-    Item *item;
-    int64_t nb;
-    size_t before, after;               // bytes of the transformer
-} Convert;
 
 /* ---- what is written ----------------------------------------------------------------------------------------------- */
 
@@ -156,20 +122,6 @@ static char *header(const Convert *c, size_t *size)
 
 /* ---- values -------------------------------------------------------------------------------------------------------- */
 
-static int write_all(Convert *c, const void *p, size_t size)
-{
-    if (stop_asked())
-        return AVT_ERR(ECANCELED);
-    for (size_t at = 0, nb; at < size; at += nb) {
-        nb = size - at < 1 << 24 ? size - at : 1 << 24;
-        const int ret = file_write(c->file, (const char *)p + at, (int)nb);
-
-        if (ret < 0)
-            return avt_fail(c->log, ret, "%s cannot be written: %s", c->out, strerror(AVUNERROR(ret)));
-    }
-    return 0;
-}
-
 /* Numbers of t as the layers would get them, the LoRA merged */
 static float *values_of(Convert *c, const CkptTensor *t)
 {
@@ -189,11 +141,11 @@ static int write_codes(Convert *c, const CkptTensor *t)
     if (ret >= 0)
         ret = avt_quantize_rows(codes, scale, c->type, DT_F32, v, rows, k);
     if (ret >= 0)
-        ret = write_all(c, codes, (size_t)(rows * k));
+        ret = convert_write(c, codes, (size_t)(rows * k));
     if (ret >= 0)
-        ret = write_all(c, scale, (size_t)rows * sizeof(*scale));
+        ret = convert_write(c, scale, (size_t)rows * sizeof(*scale));
     if (ret >= 0 && c->type == DT_I8)
-        ret = write_all(c, &group, sizeof(group));
+        ret = convert_write(c, &group, sizeof(group));
     avt_free(v);
     free(scale);
     free(codes);
@@ -211,9 +163,9 @@ static int write_values(Convert *c, const CkptTensor *t)
     if (v && t->dtype != DT_F32) {
         for (int64_t i = 0; i < nb; i++)
             half[i] = t->dtype == DT_F16 ? avt_f32_f16(v[i]) : avt_f32_bf16(v[i]);          // in place: 2 i never overtakes 4 i
-        ret = write_all(c, half, (size_t)nb * sizeof(*half));
+        ret = convert_write(c, half, (size_t)nb * sizeof(*half));
     } else if (v)
-        ret = write_all(c, v, (size_t)nb * sizeof(*v));
+        ret = convert_write(c, v, (size_t)nb * sizeof(*v));
     avt_free(v);
     return ret;
 }
@@ -229,7 +181,7 @@ static int write_raw(Convert *c, const CkptTensor *t)
 
         ret = avt_ckpt_read(t, piece, at, nb, c->log);
         if (ret >= 0)
-            ret = write_all(c, piece, nb);
+            ret = convert_write(c, piece, nb);
     }
     free(piece);
     return ret;
@@ -248,58 +200,27 @@ static int write_item(Convert *c, const Item *it)
 
 /* ---- files --------------------------------------------------------------------------------------------------------- */
 
-static int make_folders(const char *path)
-{
-    char part[PATH_MAX];
-
-    for (const char *p = path; (p = strchr(p + 1, '/'));) {
-        snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
-        if (mkdir(part, 0777) < 0 && errno != EEXIST)
-            return AVT_ERR(errno);
-    }
-    return 0;
-}
-
-static int open_out(Convert *c, const char *name)
-{
-    char path[PATH_MAX];
-    int ret;
-
-    snprintf(path, sizeof(path), "%s/%s", c->out, name);
-    ret = make_folders(path);
-    if (ret < 0)
-        return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno));
-    ret = file_create(&c->file, path, stop_asked);
-    return ret < 0 ? avt_fail(c->log, ret, "%s cannot be made: %s", path, strerror(AVUNERROR(ret))) : 0;
-}
-
-static int close_out(Convert *c, int ret)
-{
-    const int closed = file_close(&c->file, ret >= 0);
-
-    return ret < 0 || closed >= 0 ? ret : avt_fail(c->log, closed, "%s: a file could not be finished: %s", c->out, strerror(AVUNERROR(closed)));
-}
-
 static int write_shard(Convert *c, const char *name)
 {
     size_t size = 0;
     char *text = header(c, &size);
     uint64_t len = size;
-    int ret = text ? open_out(c, name) : AVT_ERR(ENOMEM);
+    int ret = text ? convert_open(c, name) : AVT_ERR(ENOMEM);
 
     if (ret < 0) {
         free(text);
         return ret;
     }
-    ret = write_all(c, &len, sizeof(len));
+    ret = convert_write(c, &len, sizeof(len));
     if (ret >= 0)
-        ret = write_all(c, text, size);
+        ret = convert_write(c, text, size);
     for (int64_t i = 0; i < c->nb && ret >= 0; i++) {
         ret = write_item(c, &c->item[i]);
         c->after += c->item[i].size;
+        progress_add(&c->progress, c->item[i].from ? (double)c->item[i].from->size : 0);
     }
     free(text);
-    return close_out(c, ret);
+    return convert_close(c, ret);
 }
 
 /* A line of the index for each item of a shard */
@@ -315,13 +236,6 @@ static int index_shard(Convert *c, const char *name, char **text, int *first)
         *first = 0;
     }
     return 0;
-}
-
-static int write_text(Convert *c, const char *name, const char *text)
-{
-    int ret = open_out(c, name);
-
-    return ret < 0 ? ret : close_out(c, write_all(c, text, strlen(text)));
 }
 
 /* A file of the transformer's after the other; with several an index of them */
@@ -349,93 +263,11 @@ static int write_transformer(Convert *c)
     }
     if (ret >= 0 && !whole) {
         index = avt_sprintf(MEM_MISC, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {%s\n  }\n}\n", c->after, map);
-        ret = index ? write_text(c, "diffusion_pytorch_model.safetensors.index.json", index) : AVT_ERR(ENOMEM);
+        ret = index ? convert_text(c, "diffusion_pytorch_model.safetensors.index.json", index) : AVT_ERR(ENOMEM);
     }
     avt_free(index);
     avt_free(map);
     return ret;
-}
-
-static int copy_file(Convert *c, const char *from, const char *name)
-{
-    char piece[65536];
-    FILE *f = fopen(from, "rb");
-    size_t nb;
-    int ret = f ? open_out(c, name) : avt_fail(c->log, AVT_ERR(errno), "%s: %s", from, strerror(errno));
-
-    if (ret < 0) {
-        if (f)
-            fclose(f);
-        return ret;
-    }
-    while (ret >= 0 && (nb = fread(piece, 1, sizeof(piece), f)) > 0)
-        ret = write_all(c, piece, nb);
-    if (ret >= 0 && ferror(f))
-        ret = avt_fail(c->log, AVT_ERR(EIO), "%s cannot be read", from);
-    fclose(f);
-    return close_out(c, ret);
-}
-
-/* What is large and has not changed is the same file, if the file system can, else a copy. */
-static int pass_on(Convert *c, const char *from, const char *name)
-{
-    char to[PATH_MAX], real[PATH_MAX];
-    struct stat st;
-
-    snprintf(to, sizeof(to), "%s/%s", c->out, name);
-    if (make_folders(to) < 0)
-        return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", to, strerror(errno));
-    if (!stat(from, &st) && st.st_size > LARGE && realpath(from, real) && !link(real, to))
-        return 0;
-    return copy_file(c, from, name);
-}
-
-static int pass_on_rest(Convert *c)
-{
-    const char *name, *path;
-    int ret = 0;
-
-    for (int i = 0; avt_modeldir_part(&c->dir, i, &name, &path) && ret >= 0; i++)
-        if (path != c->dir.dit)
-            ret = pass_on(c, path, name);
-    return ret;
-}
-
-/* Text of JSON, escaped */
-static void put_text(char *to, size_t room, const char *key, const char *text)
-{
-    size_t n = strlen(to);
-
-    if (!text)
-        return;
-    n += (size_t)snprintf(to + n, room - n, "  \"%s\": \"", key);
-    for (; *text && n + 16 < room; text++)
-        n += (size_t)snprintf(to + n, room - n, (unsigned char)*text < 32 ? "\\u%04x" : *text == '"' || *text == '\\' ? "\\%c" : "%c",
-                              (unsigned char)*text);
-    snprintf(to + n, room - n, "\",\n");
-}
-
-static int write_avatar_json(Convert *c)
-{
-    static const char *const rule[] = { [LORA_REQUIRED] = "required", [LORA_NONE] = "none", [LORA_MERGED] = "merged" };
-    const ModelDir *d = &c->dir;
-    const int lora = c->lora ? LORA_MERGED : d->lora_rule;
-    char text[16384] = "{\n";
-    size_t n;
-
-    put_text(text, sizeof(text), "name", d->name);
-    put_text(text, sizeof(text), "prompt", d->prompt);
-    put_text(text, sizeof(text), "lora", lora ? rule[lora] : NULL);
-    n = strlen(text);
-    if (d->steps)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"steps\": %d,\n", d->steps);
-    if (d->width)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"size\": \"%dx%d\",\n", d->width, d->height);
-    if (d->area)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"area\": %lld,\n", (long long)d->area);
-    if (n > 2)
-        text[n - 2] = 0;                                            // the last comma
-    return write_text(c, "avatar.json", strcat(text, "\n}\n"));
 }
 
 /* ---- the command --------------------------------------------------------------------------------------------------- */
@@ -464,6 +296,17 @@ static int open_model(Convert *c, const ToolOptions *o)
     return ret < 0 ? ret : c->item ? 0 : AVT_ERR(ENOMEM);
 }
 
+/* That are read, of the transformer and of what is copied or linked. */
+static double all_bytes(const Convert *c)
+{
+    double bytes = convert_rest_bytes(c);
+
+    for (int64_t i = 0; i < avt_ckpt_nb(c->ckpt); i++)
+        if (!lies_beside(c, avt_ckpt_get(c->ckpt, i)))
+            bytes += (double)avt_ckpt_get(c->ckpt, i)->size;
+    return bytes;
+}
+
 static void close_model(Convert *c)
 {
     avt_binder_close(&c->binder);
@@ -476,24 +319,14 @@ static void close_model(Convert *c)
     free(c->item);
 }
 
-static int make_room(const Convert *c)
-{
-    char path[PATH_MAX];
-
-    snprintf(path, sizeof(path), "%s/config.json", c->out);
-    if (!access(path, F_OK))
-        return avt_fail(c->log, AVT_ERR(EEXIST), "%s: a model is there already; name another folder with -o", c->out);
-    if (make_folders(path) < 0)
-        return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", c->out, strerror(errno));
-    return 0;
-}
-
 static int convert(Convert *c, const ToolOptions *o)
 {
     int ret = open_model(c, o);
 
     if (ret >= 0)
-        ret = make_room(c);
+        ret = convert_room(c);
+    if (ret >= 0)
+        progress_open(&c->progress, all_bytes(c), "convert", o->quiet);
     if (ret >= 0)
         ret = write_transformer(c);
     if (ret >= 0 && c->lora)
@@ -501,9 +334,10 @@ static int convert(Convert *c, const ToolOptions *o)
     if (ret >= 0)
         ret = avt_ckpt_unchanged(c->ckpt, c->log);
     if (ret >= 0)
-        ret = write_avatar_json(c);
+        ret = convert_json(c);
     if (ret >= 0)
-        ret = pass_on_rest(c);
+        ret = convert_rest(c);
+    progress_close(&c->progress);
     if (ret >= 0 && !o->quiet)
         fprintf(stderr, "avatar: %s: transformer %.1f MB of %.1f%s; avatar speak --model %s --precision %s\n", c->out, (double)c->after / 1e6,
                 (double)c->before / 1e6, c->lora ? ", with the LoRA" : "", c->out, o->engine.precision);

@@ -2,7 +2,11 @@
 """Cases of tool.py: avatar convert, and the folders that it writes."""
 import json
 import os
+import pty
+import re
 import struct
+import subprocess
+import time
 
 import tool_harness
 from tool_harness import Run, case, face, fails, media, require
@@ -35,6 +39,30 @@ def tensors(folder):
             found[k] = v['dtype'], v['shape'], body[v['data_offsets'][0]:end]
         require(end == len(body), name)
     return found
+
+
+@case
+def convert_shows_how_long(tmp):
+    """On a terminal a line that grows and goes away, with the time that is left; nothing of it with --quiet or in a log of a short run."""
+    for args, shown in (((), True), (('--quiet',), False)):
+        main, side = pty.openpty()
+        out = os.path.join(tmp, 'quiet' if args else 'loud')
+        p = subprocess.Popen([tool_harness.A.tool, 'convert', '--precision', 'int8', '-o', out, *args], stdin=subprocess.DEVNULL, stderr=side)
+        os.close(side)
+        text = b''
+        try:
+            while piece := os.read(main, 4096):
+                text += piece
+        except OSError:                                             # the other side is closed
+            pass
+        os.close(main)
+        require(p.wait() == 0, text)
+        parts = [int(x) for x in re.findall(rb'convert (\d+) %, \d+:\d\d left\r', text)]
+        require(bool(parts) == shown and parts == sorted(parts) and all(x <= 100 for x in parts), text)
+        require(not shown or text.rsplit(b'left', 1)[1].startswith(b'\r\x1b[Kavatar: '), 'the line is taken away', text)
+    start = time.monotonic()
+    r = Run('convert', '--precision', 'fp8', '-o', os.path.join(tmp, 'log'))
+    require(r.ret == 0 and '\x1b' not in r.err and len(r.err.splitlines()) <= 1 + (time.monotonic() - start) / 5, r.err)
 
 
 @case

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Files of a converted model. See convert.h. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <libavutil/error.h>
+
+#include "convert.h"
+#include "stop.h"
+
+#define LARGE (1 << 20)                 // bytes of a file that is rather linked than copied
+
+int convert_write(Convert *c, const void *p, size_t size)
+{
+    if (stop_asked())
+        return AVT_ERR(ECANCELED);
+    for (size_t at = 0, nb; at < size; at += nb) {
+        nb = size - at < 1 << 24 ? size - at : 1 << 24;
+        const int ret = file_write(c->file, (const char *)p + at, (int)nb);
+
+        if (ret < 0)
+            return avt_fail(c->log, ret, "%s cannot be written: %s", c->out, strerror(AVUNERROR(ret)));
+    }
+    return 0;
+}
+
+static int make_folders(const char *path)
+{
+    char part[PATH_MAX];
+
+    for (const char *p = path; (p = strchr(p + 1, '/'));) {
+        snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
+        if (mkdir(part, 0777) < 0 && errno != EEXIST)
+            return AVT_ERR(errno);
+    }
+    return 0;
+}
+
+int convert_open(Convert *c, const char *name)
+{
+    char path[PATH_MAX];
+    int ret;
+
+    snprintf(path, sizeof(path), "%s/%s", c->out, name);
+    ret = make_folders(path);
+    if (ret < 0)
+        return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno));
+    ret = file_create(&c->file, path, stop_asked);
+    return ret < 0 ? avt_fail(c->log, ret, "%s cannot be made: %s", path, strerror(AVUNERROR(ret))) : 0;
+}
+
+int convert_close(Convert *c, int ret)
+{
+    const int closed = file_close(&c->file, ret >= 0);
+
+    return ret < 0 || closed >= 0 ? ret : avt_fail(c->log, closed, "%s: a file could not be finished: %s", c->out, strerror(AVUNERROR(closed)));
+}
+
+int convert_text(Convert *c, const char *name, const char *text)
+{
+    int ret = convert_open(c, name);
+
+    return ret < 0 ? ret : convert_close(c, convert_write(c, text, strlen(text)));
+}
+
+static int copy_file(Convert *c, const char *from, const char *name)
+{
+    char piece[65536];
+    FILE *f = fopen(from, "rb");
+    size_t nb;
+    int ret = f ? convert_open(c, name) : avt_fail(c->log, AVT_ERR(errno), "%s: %s", from, strerror(errno));
+
+    if (ret < 0) {
+        if (f)
+            fclose(f);
+        return ret;
+    }
+    while (ret >= 0 && (nb = fread(piece, 1, sizeof(piece), f)) > 0) {
+        ret = convert_write(c, piece, nb);
+        progress_add(&c->progress, (double)nb);
+    }
+    if (ret >= 0 && ferror(f))
+        ret = avt_fail(c->log, AVT_ERR(EIO), "%s cannot be read", from);
+    fclose(f);
+    return convert_close(c, ret);
+}
+
+/* What is large and has not changed is the same file, if the file system can, else a copy. */
+static int pass_on(Convert *c, const char *from, const char *name)
+{
+    char to[PATH_MAX], real[PATH_MAX];
+    struct stat st;
+
+    snprintf(to, sizeof(to), "%s/%s", c->out, name);
+    if (make_folders(to) < 0)
+        return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", to, strerror(errno));
+    if (!stat(from, &st) && st.st_size > LARGE && realpath(from, real) && !link(real, to)) {
+        progress_add(&c->progress, (double)st.st_size);
+        return 0;
+    }
+    return copy_file(c, from, name);
+}
+
+int convert_rest(Convert *c)
+{
+    const char *name, *path;
+    int ret = 0;
+
+    for (int i = 0; avt_modeldir_part(&c->dir, i, &name, &path) && ret >= 0; i++)
+        if (path != c->dir.dit)
+            ret = pass_on(c, path, name);
+    return ret;
+}
+
+double convert_rest_bytes(const Convert *c)
+{
+    const char *name, *path;
+    double bytes = 0;
+    struct stat st;
+
+    for (int i = 0; avt_modeldir_part(&c->dir, i, &name, &path); i++)
+        bytes += path && path != c->dir.dit && !stat(path, &st) ? (double)st.st_size : 0;
+    return bytes;
+}
+
+/* Text of JSON, escaped */
+static void put_text(char *to, size_t room, const char *key, const char *text)
+{
+    size_t n = strlen(to);
+
+    if (!text)
+        return;
+    n += (size_t)snprintf(to + n, room - n, "  \"%s\": \"", key);
+    for (; *text && n + 16 < room; text++)
+        n += (size_t)snprintf(to + n, room - n, (unsigned char)*text < 32 ? "\\u%04x" : *text == '"' || *text == '\\' ? "\\%c" : "%c",
+                              (unsigned char)*text);
+    snprintf(to + n, room - n, "\",\n");
+}
+
+int convert_json(Convert *c)
+{
+    static const char *const rule[] = { [LORA_REQUIRED] = "required", [LORA_NONE] = "none", [LORA_MERGED] = "merged" };
+    const ModelDir *d = &c->dir;
+    const int lora = c->lora ? LORA_MERGED : d->lora_rule;
+    char text[16384] = "{\n";
+    size_t n;
+
+    put_text(text, sizeof(text), "name", d->name);
+    put_text(text, sizeof(text), "prompt", d->prompt);
+    put_text(text, sizeof(text), "lora", lora ? rule[lora] : NULL);
+    n = strlen(text);
+    if (d->steps)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"steps\": %d,\n", d->steps);
+    if (d->width)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"size\": \"%dx%d\",\n", d->width, d->height);
+    if (d->area)
+        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"area\": %lld,\n", (long long)d->area);
+    if (n > 2)
+        text[n - 2] = 0;                                            // the last comma
+    return convert_text(c, "avatar.json", strcat(text, "\n}\n"));
+}
+
+int convert_room(const Convert *c)
+{
+    char path[PATH_MAX];
+
+    snprintf(path, sizeof(path), "%s/config.json", c->out);
+    if (!access(path, F_OK))
+        return avt_fail(c->log, AVT_ERR(EEXIST), "%s: a model is there already; name another folder with -o", c->out);
+    if (make_folders(path) < 0)
+        return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", c->out, strerror(errno));
+    return 0;
+}
