@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "engine/session.h"
 #include "json_out.h"
+#include "lips.h"
 #include "options.h"
 #include "plan.h"
 #include "probe.h"
@@ -35,7 +36,8 @@ typedef struct Film {
 typedef struct Damage {                 // against f32
     double latents;                     // relative L2 of the worst block
     double worst, all;                  // dB of the brightness, of the worst block and of all frames
-    double sharp;                       // sharpness of the frames over theirs
+    double sharp, mouth, eyes;          // sharpness of the frames over theirs, and of two parts of them
+    double lips, lips_want;             // how the mouth follows the sound: correlation, and theirs at the same lag
 } Damage;
 
 static void take_latents(void *opaque, int64_t block, const float *v, int64_t nb)
@@ -135,11 +137,61 @@ static double squares(const Film *a, const Film *b, int frame)
     return sum;
 }
 
-static Damage compare(const Film *f, const Film *want)
+/* ---- parts of a face -------------------------------------------------------------------------------------------------- */
+
+/* Mean gradient, as tools/nano measures it, where a portrait has the eyes, and the mouth: the middle half across; from a quarter down, from
+ * the middle down. */
+static double part_gradient(const Film *f, int frame, int from, int to)
+{
+    const int w = f->info.width, h = f->info.height;
+    const uint8_t *p = f->yuv + frame * f->size;
+    int64_t sum = 0;
+
+    for (int y = h * from / 4; y < h * to / 4 - 1; y++)
+        for (int x = w / 4; x < w * 3 / 4 - 1; x++)
+            sum += abs(p[y * w + x + 1] - p[y * w + x]) + abs(p[(y + 1) * w + x] - p[y * w + x]);
+    return (double)sum;
+}
+
+/* Of all frames, over another film's. */
+static double part_ratio(const Film *f, const Film *want, int from, int to)
+{
+    double a = 0, b = 0;
+
+    for (int i = 0; i < FRAMES; i++) {
+        a += part_gradient(f, i, from, to);
+        b += part_gradient(want, i, from, to);
+    }
+    return a / fmax(b, 1e-30);
+}
+
+/* How the mouth follows the voice: at *lag, or where it does best when that is said so. */
+static double lips_of(const Film *f, const float *pcm, int *lag, int find)
+{
+    const int one = AVATAR_SAMPLE_RATE / AVATAR_FPS;
+    static LipsFrame k[FRAMES];
+    double r, other;
+
+    for (int i = 0; i < FRAMES; i++) {
+        double sum = 0;
+
+        for (int j = 0; j < one; j++)
+            sum += (double)pcm[i * one + j] * pcm[i * one + j];
+        lips_look(&k[i], f->yuv + i * f->size, f->info.width, f->info.height);
+        k[i].loud = lips_loudness(sum, one);
+    }
+    lips_find(k, sizeof(k[0]), FRAMES);
+    if (find)
+        *lag = lips_best(k, sizeof(k[0]), FRAMES, &r, &other);
+    return lips_follow(k, sizeof(k[0]), FRAMES, *lag);
+}
+
+static Damage compare(const Film *f, const Film *want, const float *pcm)
 {
     const double pixels = (double)f->info.width * f->info.height;
     double all = 0, sharp = 0, sharp_want = 0;
     Damage d = { .worst = INFINITY };
+    int lag;
 
     for (int b = 0; b < BLOCKS; b++) {
         double sum = 0, far = 0, size = 0;
@@ -159,13 +211,18 @@ static Damage compare(const Film *f, const Film *want)
     }
     d.all = to_dB(all, pixels * FRAMES);
     d.sharp = sharp / fmax(sharp_want, 1e-30);
+    d.mouth = part_ratio(f, want, 2, 4);
+    d.eyes = part_ratio(f, want, 1, 2);
+    d.lips_want = lips_of(want, pcm, &lag, 1);
+    d.lips = lips_of(f, pcm, &lag, 0);
     return d;
 }
 
 static void show_head(const Film *want)
 {
-    printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %9s %12s\n", want->info.width, want->info.height, BLOCKS,
-           want->seconds, (double)want->info.weight_bytes / 1e6, "", "latents", "worst block dB", "all dB", "sharpness %", "seconds", "weights MB");
+    printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %6s %6s %6s %6s %9s %12s\n", want->info.width, want->info.height,
+           BLOCKS, want->seconds, (double)want->info.weight_bytes / 1e6, "", "latents", "worst block dB", "all dB", "sharpness %", "mouth", "eyes", "lips r",
+           "f32's", "seconds", "weights MB");
 }
 
 static void show(const Film *f, const Damage *d)
@@ -175,7 +232,7 @@ static void show(const Film *f, const Damage *d)
         printf("%11s", "-");                                        // there is nothing to see
     else
         printf("%11.1f", 100 * d->sharp);
-    printf(" %9.2f %12.1f\n", f->seconds, (double)f->info.weight_bytes / 1e6);
+    printf(" %6.1f %6.1f %6.3f %6.3f %9.2f %12.1f\n", 100 * d->mouth, 100 * d->eyes, d->lips, d->lips_want, f->seconds, (double)f->info.weight_bytes / 1e6);
     fflush(stdout);
 }
 
@@ -195,6 +252,7 @@ static void show_json(const Row *row, int nb)
         json_number(d->latents, 3);
         printf(", \"worst_block\": %.2f, \"all\": %.2f, \"sharpness\": ", d->worst, d->all);
         json_number(d->sharp, 4);
+        printf(", \"mouth\": %.4f, \"eyes\": %.4f, \"lips\": %.4f, \"lips_f32\": %.4f", d->mouth, d->eyes, d->lips, d->lips_want);
         printf(", \"seconds\": %.3f, \"weights\": %lld}", row[i].seconds, (long long)row[i].info.weight_bytes);
     }
     printf("]}\n");
@@ -216,7 +274,7 @@ static int damage(const ToolOptions *o, const uint8_t *face, const float *pcm)
             continue;
         ret = make_film(&f, o, precision[i], face, pcm);
         if (ret >= 0) {
-            row[nb++] = (Row){ f.info, compare(&f, &want), f.seconds };
+            row[nb++] = (Row){ f.info, compare(&f, &want, pcm), f.seconds };
             if (!o->json)
                 show(&f, &row[nb - 1].damage);
         }

@@ -5,8 +5,7 @@
  *
  *   sharpness   as of a picture, over that of the reference at the film's size
  *   motion      mean difference of a frame and the one before: 0 is a repeated frame, blocks of 12 that begin with a jump have seams
- *   offset      the lag within half a second at which the mouth follows the loudness best. The mouth is the first principal component of
- *               the lower middle of the frame, in 8x8 means: opening and closing is what changes most there
+ *   offset      the lag within half a second at which the mouth follows the loudness best: lips.h
  */
 #include <math.h>
 #include <stdlib.h>
@@ -17,19 +16,17 @@
 
 #include "curves.h"
 #include "doctor.h"
+#include "lips.h"
 #include "nets/picture.h"
 #include "reader.h"
 #include "speak.h"
 
-#define LAG   12                                    // frames, each way
 #define OFFSET_FRAMES 100                           // of a film whose lips and sound can be compared
-#define GRID  8                                     // means of the mouth's place, each way
-#define CELLS (GRID * GRID)
 #define STILL 0.02                                  // levels of mean difference: nothing has moved
 
 typedef struct Frame {                  // what is kept of one
-    float sharpness, luma, u, v, motion, mouth, loud;
-    float cell[CELLS];                  // mean luma of the lower middle, by squares
+    float sharpness, luma, u, v, motion;
+    LipsFrame lips;
 } Frame;
 
 typedef struct Film {
@@ -74,18 +71,6 @@ static float moved(const Film *f)
     return (float)((double)sum / (double)nb);
 }
 
-/* From a quarter to three quarters across, and from the middle down. */
-static float cell_of(const Film *f, int i)
-{
-    const int cw = f->w / 2 / GRID, ch = f->h / 2 / GRID, x0 = f->w / 4 + i % GRID * cw, y0 = f->h / 2 + i / GRID * ch;
-    int64_t sum = 0;
-
-    for (int y = y0; y < y0 + ch; y++)
-        for (int x = x0; x < x0 + cw; x++)
-            sum += f->yuv[(int64_t)y * f->w + x];
-    return cw && ch ? (float)sum / (float)(cw * ch) : 0;
-}
-
 static int look(Film *f)
 {
     const int64_t n = (int64_t)f->w * f->h;
@@ -99,8 +84,7 @@ static int look(Film *f)
     k->v = mean_of(f->yuv + 2 * n, n);
     k->sharpness = (float)doctor_sharpness(f->yuv, f->w, f->h);
     k->motion = f->nb > 1 ? moved(f) : 0;
-    for (int i = 0; i < CELLS; i++)
-        k->cell[i] = cell_of(f, i);
+    lips_look(&k->lips, f->yuv, f->w, f->h);
     f->yuv = f->before;
     f->before = swap;
     return 0;
@@ -160,7 +144,7 @@ static void read_loudness(Film *f, const char *path)
             if (++at % one)
                 continue;
             if (at / one <= f->nb)
-                f->frame[at / one - 1].loud = (float)fmax(0, 10 * log10(sum / one + 1e-9) + 60);
+                f->frame[at / one - 1].lips.loud = lips_loudness(sum, one);
             sum = 0;
         }
     media_close_sound(&in);
@@ -229,69 +213,6 @@ static void judge_motion(Findings *d, const Film *f)
     }
 }
 
-/* The cells' first principal component into `mouth`: power iteration on the covariance, without forming it. */
-static void find_mouth(Film *f)
-{
-    double mean[CELLS] = { 0 }, axis[CELLS], next[CELLS], length;
-
-    for (int64_t i = 0; i < f->nb; i++)
-        for (int c = 0; c < CELLS; c++)
-            mean[c] += f->frame[i].cell[c] / (double)f->nb;
-    for (int c = 0; c < CELLS; c++)
-        axis[c] = 1 + c % 3;                                        // anything that is not orthogonal to what is sought
-    for (int round = 0; round < 50; round++) {
-        memset(next, 0, sizeof(next));
-        for (int64_t i = 0; i < f->nb; i++) {
-            double along = 0;
-
-            for (int c = 0; c < CELLS; c++)
-                along += axis[c] * (f->frame[i].cell[c] - mean[c]);
-            f->frame[i].mouth = (float)along;
-            for (int c = 0; c < CELLS; c++)
-                next[c] += along * (f->frame[i].cell[c] - mean[c]);
-        }
-        length = 0;
-        for (int c = 0; c < CELLS; c++)
-            length += next[c] * next[c];
-        for (int c = 0; c < CELLS && length > 0; c++)
-            axis[c] = next[c] / sqrt(length);
-    }
-}
-
-/* Correlation of the mouth with the loudness `lag` frames before it, of either sign: which end of the axis is open is not known. */
-static double follows(const Film *f, int lag)
-{
-    double sx = 0, sy = 0, sxx = 0, syy = 0, sxy = 0;
-    int64_t nb = 0;
-
-    for (int64_t i = LAG; i < f->nb - LAG; i++) {
-        const double x = f->frame[i].mouth, y = f->frame[i - lag].loud;
-
-        nb++;
-        sx += x, sy += y, sxx += x * x, syy += y * y, sxy += x * y;
-    }
-    sxx -= sx * sx / (double)nb;
-    syy -= sy * sy / (double)nb;
-    return sxx > 0 && syy > 0 ? fabs(sxy - sx * sy / (double)nb) / sqrt(sxx * syy) : 0;
-}
-
-/* The best lag; *other is the best correlation at one that is far from it. */
-static int best_lag(const Film *f, double *r, double *other)
-{
-    int best = 0;
-
-    *r = *other = 0;
-    for (int lag = -LAG; lag <= LAG; lag++)
-        if (follows(f, lag) > *r) {
-            *r = follows(f, lag);
-            best = lag;
-        }
-    for (int lag = -LAG; lag <= LAG; lag++)
-        if (abs(lag - best) > 4)
-            *other = fmax(*other, follows(f, lag));
-    return best;
-}
-
 static void judge_offset(Findings *d, Film *f)
 {
     double r, other;
@@ -299,8 +220,8 @@ static void judge_offset(Findings *d, Film *f)
 
     if (f->nb < OFFSET_FRAMES)
         return;
-    find_mouth(f);
-    lag = best_lag(f, &r, &other);
+    lips_find(&f->frame[0].lips, sizeof(f->frame[0]), f->nb);
+    lag = lips_best(&f->frame[0].lips, sizeof(f->frame[0]), f->nb, &r, &other);
     if (r < 0.3) {
         doctor_words(d, "film", "lips and sound", DOUBTFUL, "the mouth does not follow the sound (r %.2f)", r);
         doctor_remedy(d, "it was made of another sound, or the mouth does not move");
@@ -331,7 +252,7 @@ static int draw(const Film *f, const char *path)
         size_t at;
         const char *name;
     } curves[] = { { offsetof(Frame, sharpness), "sharpness" }, { offsetof(Frame, luma), "brightness" }, { offsetof(Frame, motion), "motion" },
-                   { offsetof(Frame, mouth), "motion of the mouth" }, { offsetof(Frame, loud), "loudness, dB" } };
+                   { offsetof(Frame, lips.mouth), "motion of the mouth" }, { offsetof(Frame, lips.loud), "loudness, dB" } };
     FILE *out = curves_open(path, 5);
 
     for (int i = 0; i < 5 && out; i++)
