@@ -1,27 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A tiny model folder in the published layout, with seeded random weights: made from what the networks ask of a Binder, so it
- * cannot disagree with them. For tests and for trying plans at any size.
+ * Tiny model folders with seeded random weights, for tests: tools/seeded.h.
  */
 #ifndef AVT_TEST_MODEL_H
 #define AVT_TEST_MODEL_H
 
-#include "engine/plan.h"
+#include "tools/seeded.h"
 
-typedef struct TestGain {
-    const char *part;                   // of a tensor's name
-    float gain;
-} TestGain;
-
-typedef struct TestModel {
-    PlanSizes sizes;                    // sizes.dtype: storage of the transformer's matrices
-    DType t5_dtype;                     // storage of the text encoder's matrices
-    uint64_t seed;
-    const TestGain *gain;               // what is larger than drawn, ended by a NULL part; or NULL
-    int lora_rank;                      // 0: no LoRA
-    const char *avatar_json;            // text of avatar.json, or NULL
-    const char *spiece;                 // tokenizer to copy
-} TestModel;
+typedef SeededModel TestModel;
+typedef SeededGain TestGain;
 
 /** D 48, 3 heads, 4 layers, audio after 0 and 2, VAE width 4, wav2vec2 of 3 layers. */
 void test_model_default(TestModel *m);

@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "base/half.h"
-#include "base/philox.h"
 #include "config.h"
 #include "test.h"
+#include "tools/seeded.h"
 
 static char log_text[16384];
 
@@ -72,13 +72,7 @@ void test_close(const char *what, const float *a, const float *b, int64_t nb, do
 
 void test_random(float *v, int64_t nb, uint64_t seed)
 {
-    for (int64_t q = 0; 4 * q < nb; q++) {
-        uint32_t x[4];
-
-        avt_philox(x, seed, (uint32_t)q, 0, 0, 77);
-        for (int i = 0; i < 4 && 4 * q + i < nb; i++)
-            v[4 * q + i] = (float)((int32_t)x[i] * 0x1p-31);
-    }
+    seeded_random(v, nb, seed);
 }
 
 void test_read_speech(float *pcm, int nb)

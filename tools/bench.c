@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * avatar bench --calibrate: how long this CPU takes for operations (calibrate.h). avatar bench --damage: what the precisions cost a film of this model. The same ten blocks in f32 and in each of the others: the probe's
- * voice, seed 7, the picture or a drawn face; so that they differ by rounding alone.
+ * avatar bench --calibrate: how long this CPU takes for operations (calibrate.h). avatar bench --damage: what the precisions cost a film of this
+ * model, or of random weights of the published width. The same ten blocks in f32 and in each of the others: the probe's voice, seed 7, the
+ * picture or a drawn face; so that they differ by rounding alone.
  */
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +20,9 @@
 #include "options.h"
 #include "plan.h"
 #include "probe.h"
+#include "seeded.h"
 #include "speak.h"
+#include "stop.h"
 
 #define CALIBRATION_SECONDS 3
 
@@ -308,6 +312,23 @@ static int calibrate(ToolOptions *o)
     return ret;
 }
 
+/* What is given, or --seeded: for as long as it takes. */
+static int damage_of(ToolOptions *o, const uint8_t *face, const float *pcm)
+{
+    char folder[PATH_MAX] = "";
+    int ret = 0;
+
+    if (o->seeded) {
+        ret = stop_watch() < 0 ? -1 : seeded_open(folder, sizeof(folder), o->seeded, o->engine.models, stop_asked);
+        o->engine.model = folder;
+    }
+    if (ret >= 0)
+        ret = damage(o, face, pcm);
+    if (folder[0])
+        seeded_remove(folder);
+    return ret;
+}
+
 int cmd_bench(int argc, char **argv)
 {
     const Log log = { .write = tool_log_line, .level = LOG_ERROR };
@@ -317,7 +338,7 @@ int cmd_bench(int argc, char **argv)
     int ret = tool_options(&o, argc, argv);
 
     if (!ret && (o.help || o.nb_positional > 1 || o.damage + o.calibrate != 1)) {
-        fprintf(o.help ? stdout : stderr, "usage: avatar bench --damage [PICTURE] [--model DIR] [--precision P] [--json]\n"
+        fprintf(o.help ? stdout : stderr, "usage: avatar bench --damage [PICTURE] [--model DIR | --seeded 40] [--precision P] [--json]\n"
                                           "what bf16, int8 and fp8 cost a film of this model, against f32: doc/precision.md\n"
                                           "       avatar bench --calibrate [--model DIR] [--size WxH] [--devices LIST] [--plan PLAN] [--precision P]\n"
                                           "how long this CPU takes for the operations of such a plan, in 3 s: avatar plan then knows times\n");
@@ -334,7 +355,7 @@ int cmd_bench(int argc, char **argv)
         probe_face(face);
         probe_voice(pcm, SAMPLES);
         o.look.rgb = rgb;
-        ret = damage(&o, face, pcm) < 0;
+        ret = damage_of(&o, face, pcm) < 0;
     }
     free(face);
     free(pcm);

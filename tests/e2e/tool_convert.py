@@ -120,13 +120,18 @@ def a_lora_is_given_once(tmp):
 @case
 def damage_is_measured(tmp):
     """Each precision against f32, on the embedded model: within what doc/precision.md says."""
-    least = {'bf16': 45, 'int8': 36, 'fp8': 38}
+    least, lips = {'bf16': 45, 'int8': 36, 'fp8': 38}, {'bf16': 0.005, 'int8': 0.005, 'fp8': 0.02}
     d = json.loads(Run('bench', '--damage', '--json').out)
     got = {p['precision']: p for p in d['precisions']}
     require(set(got) == set(least) and d['width'] == 128 and d['blocks'] == 10, d)
     for name, p in got.items():
         require(p['all'] >= p['worst_block'] >= least[name] and 0.98 <= p['sharpness'] <= 1.02 and p['latents'] > 0, p)
+        require(0.98 <= p['mouth'] <= 1.02 and 0.98 <= p['eyes'] <= 1.02, p)
+        require(p['lips_f32'] > 0.7 and abs(p['lips'] - p['lips_f32']) <= lips[name], 'lips', p)
     require(got['int8']['weights'] < got['bf16']['weights'], got)
+    r = Run('bench', '--damage', '--json', '--seeded', 2, '--precision', 'int8', env=dict(os.environ, TMPDIR=str(tmp)))
+    require(r.ret == 0 and [p['sharpness'] for p in json.loads(r.out)['precisions']] == [None], 'too small for its spectrum', r.what, r.out)
+    require(not [x for x in os.listdir(tmp) if x.startswith('avatar-seeded')], 'the folder is left')
     one = Run('bench', '--damage', face(tmp), '--precision', 'int8')
     require(one.ret == 0 and b'int8' in one.out and b'fp8' not in one.out, one.what)
     require(Run('bench').ret == 2 and Run('bench', '--damage', 'none.png').ret == 1, 'usage')

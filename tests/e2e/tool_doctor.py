@@ -619,6 +619,28 @@ def verify(tmp):
 
 
 @case
+def verify_seeded(tmp):
+    """Random weights of the published shapes, of 2 heads for a test: an answer that other plans and precisions give, other weights do not; nothing is left."""
+    answer, env = tmp / 'seeded.safetensors', dict(os.environ, TMPDIR=str(tmp))
+
+    def run(*args, heads=2):
+        r = Run('verify', answer, '--seeded', heads, *args, env=env)
+        require(not list(tmp.glob('avatar-seeded-*')), 'the folder is left')
+        return r
+
+    r = run('--record', '--precision', 'f32')
+    require(r.ret == 0 and b'64x64' in r.out, r.what)
+    for args in ((), ('--devices', 'cpu|cpu', '--plan', 'layer'), ('--precision', 'int8'), ('--precision', 'fp8'), ('--offload', 'weights')):
+        require(run(*args).ret == 0, args)
+    require(run(heads=3).ret == 2, 'other weights pass')
+    for args in (('--seeded', 41), ('--seeded', -1), ('--seeded', 2, '--model', 'nano')):
+        require(Run('verify', answer, *args).ret in (1, 2), args)
+    shipped = (NANO / 'seeded.safetensors').read_bytes()
+    head = json.loads(shipped[8:8 + struct.unpack('<Q', shipped[:8])[0]])
+    require(head['latents']['shape'] == [2, 3 * 16 * 8 * 8] and head['__metadata__'] == {'size': '64x64', 'steps': '4'}, head)
+
+
+@case
 def verify_nano(tmp):
     """The shipped answer is that of the shipped model; another LoRA is not."""
     require(Run('verify').ret == 0, 'model/nano/verify.safetensors: record it anew: build/avatar verify --record --precision f32 --cpu-level 0')
