@@ -160,6 +160,10 @@ $(OTHER_MODEL): $(BUILD)/tests/mkmodel
 MPI_TESTS = $(if $(MPICC),$(if $(filter yes,$(TOOL)),"$(SRC)/tests/e2e/mpi.py --tool $(BUILD)/avatar --media $(BUILD)/tests/media --model $(TINY_MODEL) --other $(OTHER_MODEL) --bin $(BUILD)/ffmpeg/bin $(T)"))
 check-mpi: all $(BUILD)/tests/media $(TINY_MODEL) $(OTHER_MODEL)
 	@$(RUN) $(or $(MPI_TESTS),"echo SKIPPED: avatar was built without MPI; echo 0 passed, 0 failed, 1 skipped")
+# the same by Slurm's srun, on a cluster of this host alone; root, and slurmctld, slurmd, slurm-client
+SLURM_TESTS = $(if $(MPI_TESTS),"$(SRC)/tests/e2e/slurm.py --tool $(abspath $(BUILD)/avatar) --media $(BUILD)/tests/media --model $(abspath $(TINY_MODEL)) --other $(OTHER_MODEL)")
+check-slurm: all $(BUILD)/tests/media $(TINY_MODEL)
+	@$(RUN) $(or $(SLURM_TESTS),"echo SKIPPED: avatar was built without MPI; echo 0 passed, 0 failed, 1 skipped")
 # the same over two network namespaces with a cable between them; root
 check-hosts: all $(BUILD)/tests/media $(TINY_MODEL)
 	@$(RUN) "$(SRC)/tests/e2e/hosts.py --tool $(abspath $(BUILD)/avatar) --media $(BUILD)/tests/media --model $(abspath $(TINY_MODEL))"
@@ -187,7 +191,7 @@ run-check: to-check
 		$(if $(SIMT_SHORT),"$(MAKE) -s --no-print-directory check-gpu SIMT=1") \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
-		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
+		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(SLURM_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
 
 # the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))
@@ -303,7 +307,7 @@ help:
 	@echo "make bench           the works of doc/speed.md against PyTorch; T=dit: one of them; T=attention: an op at every CPU level"
 	@echo "make bench-plan      plans on CPU ranks, reckoned from a calibration and measured; MODEL=dir"
 	@echo "make bench-live      delays of live streams, error of live features: doc/live.md; MODEL=dir"
-	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool, check-mpi, check-hosts (root), check-examples"
+	@echo "make check-unit | check-kernels | check-e2e  T=name     one folder of tests, or one test; check-tool, check-mpi, check-slurm, check-hosts (root), check-examples"
 	@echo "make check-parity GOLDEN=dir     networks against the reference's numbers"
 	@echo "make check-filter FFMPEG=7.1 | check-filter-all | check-patches"
 	@echo "make check-asan | check-ubsan | check-tsan  T=name   the same under a sanitizer, in build-asan, build-ubsan, build-tsan"
@@ -320,6 +324,6 @@ help:
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
-.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-mpi check-hosts check-examples check-parity check-tree run-check soak bench bench-live bench-plan bench-peers demo setup install uninstall \
+.PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-mpi check-slurm check-hosts check-examples check-parity check-tree run-check soak bench bench-live bench-plan bench-peers demo setup install uninstall \
 	deb check-deb format clean distclean help $(NANO)
 -include $(CUDA_O:.o=.d) $(BENCH_O:.o=.d) $(LIB_O:.o=.d) $(TOOL_O:.o=.d) $(TESTS:$(BUILD)/%=$(BUILD)/obj/%.d) $(PARITY_O:.o=.d) $(wildcard $(BUILD)/obj/tests/*.d)
