@@ -82,7 +82,7 @@ $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 # The plugin: what needs CUDA, and the few of our files that it calls; warnings, spills and local memory are errors.
 CUDA_HOME = $(patsubst %/bin/,%,$(dir $(NVCC)))
 CUDA_CU := $(sort $(wildcard $(SRC)/kernels/cuda/*.cu))
-CUDA_O := $(call object,$(CUDA_CU)) $(patsubst %,$(BUILD)/obj/plugin/%.o,kernels/cuda/plugin/host kernels/cuda/facts kernels/cuda/space kernels/op kernels/tensor kernels/base/log kernels/base/text)
+CUDA_O := $(call object,$(CUDA_CU)) $(patsubst %,$(BUILD)/obj/plugin/%.o,kernels/cuda/plugin/host kernels/cuda/facts kernels/cuda/space kernels/op kernels/tensor kernels/tuned kernels/base/log kernels/base/text)
 CUDA_FLAGS = -std=c++17 -O3 -Werror all-warnings -Xptxas -Werror,-warn-spills,-warn-lmem-usage -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(INC) \
 	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 ifneq ($(NVCC),)

@@ -53,6 +53,7 @@ int avt_backend_open(Backend **out, const char *device, const BackendOptions *op
     be->level = opt ? opt->level : CPU_AUTO;
     be->act = opt ? opt->act : DT_F32;
     be->product = opt && avt_is_code(opt->product) ? opt->product : be->act;
+    be->tuned = opt ? opt->tuned : NULL;
     snprintf(be->plan_for, sizeof(be->plan_for), "%s", opt && opt->plan_for ? opt->plan_for : "cuda0");
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
         if (!strcmp(device, kinds[i].name))

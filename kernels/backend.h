@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "tensor.h"
+#include "tuned.h"
 
 typedef enum OpId {
     OP_COPY, OP_FILL, OP_LINEAR, OP_LINEAR_GROUP, OP_SQUARES, OP_NORM_ROPE, OP_CHANNEL_NORM, OP_LAYER_NORM, OP_ROPE_TABLE, OP_ROPE,
@@ -166,6 +167,7 @@ struct Backend {
     char plan_for[32];                  // dry: the device that it stands for
     int profile;                        // measure seconds per op
     const int *cancel;                  // when it becomes non-zero (another thread's doing), ops fail with ECANCELED; or NULL
+    Tuned *tuned;                       // where a device has several ways for a call they are timed once; NULL: the one that its libraries take for best
     size_t workspace_peak;              // most that a call so far has wanted; dry: would want on the device that it stands for
     OpStat stat[OP_NB];
     QueueStat queue;
@@ -179,6 +181,7 @@ typedef struct BackendOptions {
     DType product;                      // Backend.product; what is no code is `act`
     const char *plan_for;               // dry: the device whose weights, workspace and level are followed, so that the planned bytes
                                         // are the real ones; NULL: cuda0
+    Tuned *tuned;                       // Backend.tuned; lives as long as the backend
     int planning;                       // open a device for its facts alone, whether this machine has it or not; it runs nothing
     const Log *log;
 } BackendOptions;

@@ -90,12 +90,13 @@ typedef struct AvatarContext {
     int w, h;                       ///< size asked for, 0: the library chooses
     int64_t seed;
     int64_t max_gap, max_drift, hold, latency, max_late;    ///< in microseconds
-    int steps, cpu_threads, vae_split;
+    int steps, cpu_threads, vae_split, tune;
     double resident;
     int compat, format, hw_format, tail, mode, late;
     int metadata;
     enum AVPixelFormat planes;      ///< format, or of format=cuda what lies on the GPU
     enum AvatarFormat lib_format;   ///< the same
+    char cache[4096];               ///< folder for what can be found out again
 
     char *key;                      ///< name and options, as a rebuilt graph has them again
     AvatarStream *stream;           ///< from config_props on
@@ -142,6 +143,7 @@ static const AVOption avatar_options[] = {
     STRING("front_device", "set where speech and text are encoded (default: auto)", front_device, FLAGS),
     { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,
         { .i64 = 0 }, 0, 1024, FLAGS },
+    { "tune", "time the ways in which a GPU's libraries multiply once, keep the fastest", OFFSET(tune), AV_OPT_TYPE_BOOL, { .i64 = 1 }, 0, 1, FLAGS },
     { "format", "set the output pixel format; cuda: frames stay on the GPU that decodes them", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT,
         { .i64 = AV_PIX_FMT_YUV420P }, 0, INT_MAX, FLAGS },
     { "hw_format", "set what lies on the GPU with format=cuda: nv12, yuv420p, yuv444p", OFFSET(hw_format), AV_OPT_TYPE_PIXEL_FMT,
@@ -183,7 +185,7 @@ static int64_t to_samples(int64_t us)
     return av_rescale(us, AVATAR_SAMPLE_RATE, 1000000);
 }
 
-static int get_options(const AvatarContext *s, AvatarOptions *opt)
+static int get_options(AvatarContext *s, AvatarOptions *opt)
 {
     avatar_options_default(opt);
     opt->model       = s->model;
@@ -202,6 +204,8 @@ static int get_options(const AvatarContext *s, AvatarOptions *opt)
     opt->steps       = s->steps;
     opt->cpu_threads = s->cpu_threads;
     opt->compat      = s->compat;
+    opt->tune        = s->tune;
+    opt->cache       = avatar_cache_folder(s->cache, sizeof(s->cache), getenv);
     opt->opts        = s->opts;
     opt->log         = ff_avatar_stream_line;
     opt->log_opaque  = s->stream;

@@ -96,6 +96,9 @@ typedef struct AvatarOptions {
     const char *models;                 /* folders joined by ':' in which a named model is looked for, before the installed ones; or NULL */
     int launched;                       /* avatar_is_launched(): the devices of workers are at hand as well */
     const int *cancel;                  /* when it becomes non-zero, another thread's or a signal's doing, opening ends with ECANCELED; or NULL */
+    int tune;                           /* 1: the ways in which a GPU's libraries multiply are timed at a shape's first use and the fastest is
+                                           taken; 0: the one that they name first */
+    const char *cache;                  /* avatar_cache_folder(): where the fastest is kept for later runs, in tuned.json; NULL: nowhere */
 } AvatarOptions;
 
 /** How one stream looks. Everything is copied by avatar_session_open(). */
@@ -176,6 +179,13 @@ AVATAR_API int avatar_options_check(const AvatarOptions *opt);
  * @return 0: no; else how many were started on this host, 1 where that is not told
  */
 AVATAR_API int avatar_is_launched(char *(*env)(const char *name));
+/**
+ * The folder for what can be found out again: avatar in XDG_CACHE_HOME, else in .cache in HOME. For AvatarOptions.cache.
+ * @param path  gets it; size bytes, as PATH_MAX
+ * @param env   getenv()
+ * @return path, or NULL: there is no such folder, or its name is too long
+ */
+AVATAR_API const char *avatar_cache_folder(char *path, int size, char *(*env)(const char *name));
 /**
  * Be a worker: lend `devices` to the process with the film, load the layers that it asks for from `model`, and serve until it ends.
  * For the main thread of a process of its own, with `launched` set.

@@ -6,11 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "calibrate.h"
 #include "file.h"
+#include "files/file.h"
 #include "kernels.h"
 
 #define LINK 4e9                        // bytes a second that one thread copies for another, read and written by each
@@ -59,23 +59,20 @@ static void name_device(char *name, size_t size)
         fclose(f);
 }
 
-/* $XDG_CACHE_HOME/avatar/DEVICE.rates, made with its folders if `make`. @return 0, or -1: nobody says where that is */
+/* DEVICE.rates in the user's cache, whose folders are made if `make`. @return 0, or -1: nobody says where that is */
 static int find_path(Calibration *c, int make)
 {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    const int said = (cache && *cache) || (home && *home), room = (int)sizeof(c->path) - (int)sizeof(c->device) - 16;
-    int n = !said ? -1 : cache && *cache ? snprintf(c->path, sizeof(c->path), "%s", cache) : snprintf(c->path, sizeof(c->path), "%s/.cache", home);
+    const int most = (int)(sizeof(c->path) - sizeof(c->device) - sizeof("/.rates"));
+    size_t n;
 
-    if (n < 0 || n >= room) {
+    if (!avatar_cache_folder(c->path, most, getenv)) {
         snprintf(c->path, sizeof(c->path), "XDG_CACHE_HOME and HOME");
         return -1;
     }
     if (make)
-        mkdir(c->path, 0700);
-    n += snprintf(c->path + n, sizeof(c->path) - (size_t)n, "/avatar");
-    if (make)
-        mkdir(c->path, 0700);
-    snprintf(c->path + n, sizeof(c->path) - (size_t)n, "/%s.rates", c->device);
+        avt_folder_make(c->path);
+    n = strlen(c->path);
+    snprintf(c->path + n, sizeof(c->path) - n, "/%s.rates", c->device);
     for (char *p = c->path + n + 1; *p; p++)
         *p = strchr("/ \t()@", *p) ? '-' : *p;
     return 0;

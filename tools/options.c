@@ -11,7 +11,7 @@
 #include "file.h"
 #include "options.h"
 
-typedef enum Kind { TEXT, INT, INT64, REAL, TIME, SIZE, CONST, FLAG } Kind;      // TIME: seconds, or with ms; kept in ms
+typedef enum Kind { TEXT, INT, INT64, REAL, TIME, SIZE, CONST, FLAG, SWITCH } Kind;      // TIME: seconds, or with ms; kept in ms; SWITCH: --no-NAME is 0
 
 typedef struct Option {
     const char *name;
@@ -49,6 +49,7 @@ static const Option options[] = {
     { "latency",     TIME,  AT(look.latency_ms),    "live: sound after a block that is waited for, seconds or ms (default: 160ms)", NULL },
     { "late",        CONST, AT(look.late),          "live, sound ahead of the frames: wait, repeat, drop", "wait|repeat|drop" },
     { "max_late",    TIME,  AT(look.max_late_ms),   "live: how far ahead before late acts, seconds or ms (default: 2)", NULL },
+    { "tune",        SWITCH, AT(engine.tune),       "time the ways in which a GPU's libraries multiply once, keep the fastest (the default; --no-tune: the first)", NULL },
     { "opts",        TEXT,  AT(engine.opts),        "expert settings key=value:key=value", NULL },
     { "stats",       TEXT,  AT(look.stats),         "file or pipe for a line of JSON a block: times, memory, delay", NULL },
     { "output",      TEXT,  AT(output),             "file to write, or - for stdout (also -o; default: avatar.mp4)", NULL },
@@ -111,7 +112,7 @@ static int set(ToolOptions *o, const Option *opt, const char *value)
     case TEXT:
         *(const char **)at = value;
         return 0;
-    case FLAG:
+    case FLAG: case SWITCH:
         *(int *)at = 1;
         return 0;
     case TIME:
@@ -173,6 +174,14 @@ static const Option *find(const char *name, size_t len)
     return NULL;
 }
 
+/* The switch that "no-NAME" turns off. */
+static const Option *find_switch(const char *name, size_t len)
+{
+    const Option *opt = len > 3 && !strncmp(name, "no", 2) && (name[2] == '-' || name[2] == '_') ? find(name + 3, len - 3) : NULL;
+
+    return opt && opt->kind == SWITCH ? opt : NULL;
+}
+
 /* The name that an argument gives to an option: behind "--", or that of a short form; NULL for anything else. */
 static const char *option_name(const char *arg)
 {
@@ -202,6 +211,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
     memset(o, 0, sizeof(*o));
     avatar_options_default(&o->engine);
     avatar_look_default(&o->look);
+    o->engine.cache = avatar_cache_folder(o->cache, sizeof(o->cache), getenv);
     o->engine.models = getenv("AVATAR_MODELS");
     o->engine.launched = avatar_is_launched(getenv);
     for (int i = 1; i < argc; i++) {
@@ -221,11 +231,15 @@ int tool_options(ToolOptions *o, int argc, char **argv)
             continue;
         }
         opt = name ? find(name, len) : NULL;
+        if (!opt && name && (opt = find_switch(name, len))) {
+            *(int *)((char *)o + opt->at) = 0;
+            continue;
+        }
         if (!opt)
             return fprintf(stderr, "avatar: option '%s' is not known; see --help\n", arg), 2;
-        if (opt->kind == FLAG && name[len] == '=')
+        if ((opt->kind == FLAG || opt->kind == SWITCH) && name[len] == '=')
             return fprintf(stderr, "avatar: --%s takes no value; leave '%s' away\n", opt->name, name + len), 2;
-        value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG ? "" : i + 1 < argc ? argv[++i] : NULL;
+        value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG || opt->kind == SWITCH ? "" : i + 1 < argc ? argv[++i] : NULL;
         if (!value)
             return fprintf(stderr, "avatar: --%s wants a value\n", opt->name), 2;
         ret = set(o, opt, value);

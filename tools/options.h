@@ -3,11 +3,14 @@
 #ifndef AVT_TOOL_OPTIONS_H
 #define AVT_TOOL_OPTIONS_H
 
+#include <limits.h>
+
 #include "avatar.h"
 
 typedef struct ToolOptions {
     AvatarOptions engine;
     AvatarLook look;
+    char cache[PATH_MAX];               // engine.cache
     const char *preset, *output, *container, *video_codec, *audio_codec, *input_format, *picture, *gpus, *link, *memory, *host_memory;
     const char *positional[4];
     int nb_positional;

@@ -89,7 +89,7 @@ static void say_refused(Backend *be, const void *key)
 /* One segment: out, and with a->stats the logs [heads, n]. @return 0, ENOSYS when there is no plan, or an error */
 static int attend(Backend *be, const DnnAttention *a, const SegmentOperands *o)
 {
-    const DnnWish wish = { a, sizeof(*a), graph_of, false, a->library, say_refused };
+    const DnnWish wish = { a, sizeof(*a), graph_of, false, a->library, say_refused, -1 };
     const int64_t uid[6] = { Q, K, V, OUT, SCALE, STATS };
     void *address[6] = { (void *)o->q, (void *)o->k, (void *)o->v, o->out, (void *)&o->scale, o->stats };
     DnnPlan *plan;

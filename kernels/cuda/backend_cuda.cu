@@ -373,18 +373,12 @@ static int copy_between(Backend *be, const OpCall *c)
                           "copying between devices");
 }
 
-/* cuDNN's handle takes device memory: a queue that has no use for one has none. */
-static int dnn_open(Backend *be)
+int avt_cuda_dnn_open(Backend *be)
 {
     Cuda *cuda = avt_cuda(be);
-    int ret = avt_cuda_check_dnn(be, cudnnCreate(&cuda->dnn), "starting cuDNN");
+    int ret = cuda->dnn ? 0 : avt_cuda_check_dnn(be, cudnnCreate(&cuda->dnn), "starting cuDNN");
 
     return ret < 0 ? ret : avt_cuda_check_dnn(be, cudnnSetStream(cuda->dnn, cuda->stream), "giving cuDNN the stream");
-}
-
-static int wants_dnn(const OpCall *c, int arch)
-{
-    return c->op == OP_CONV3D || (c->op == OP_ATTENTION && avt_cuda_attention_suits(c, arch)) || ((c->op == OP_LINEAR || c->op == OP_LINEAR_GROUP) && avt_is_code(c->x.dtype));
 }
 
 /* Everything that the call wants is there, or is made. */
@@ -398,8 +392,6 @@ static int make_ready(Backend *be, const OpCall *c)
         be->workspace_peak = want;
     if (ret >= 0 && want > cuda->workspace_size)
         ret = cuda->planned ? AVT_ERR(ENOMEM) : workspace_resize(be, want);
-    if (ret >= 0 && wants_dnn(c, cuda->arch) && !cuda->dnn)
-        ret = dnn_open(be);
     return ret;
 }
 

@@ -37,7 +37,7 @@ typedef struct Cuda {
     int multiprocessors;
     cudaStream_t stream;
     cublasLtHandle_t lt;
-    cudnnHandle_t dnn;                  // made before the first call that is its
+    cudnnHandle_t dnn;                  // avt_cuda_dnn_open()
     CudaPlans *plans;
     void *workspace;                    // 256-byte aligned
     size_t workspace_size;
@@ -54,6 +54,9 @@ static inline Cuda *avt_cuda(Backend *be) { return (Cuda *)be->priv; }
 int avt_cuda_check(Backend *be, cudaError_t e, const char *what);
 int avt_cuda_check_lt(Backend *be, cublasStatus_t e, const char *what);
 int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what);
+
+/** cuDNN's handle is there, made now if it was not: it takes device memory, and a queue that has no use for one has none. @return 0 or an error */
+int avt_cuda_dnn_open(Backend *be);
 
 /* ---- plans.cu ---------------------------------------------------------------------------------------------------------------- */
 

@@ -193,6 +193,26 @@ static bool choose_listed(DnnPlan *plan, Cuda *cuda, DnnPart graph, cudnnBackend
     return found;
 }
 
+static bool choose_number(DnnPlan *plan, Cuda *cuda, DnnPart graph, int64_t number, bool exact, int64_t most)
+{
+    const int before = plan->nb;
+    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS };
+    const DnnPart engine = avt_dnn_make(&b, CUDNN_BACKEND_ENGINE_DESCRIPTOR), config = avt_dnn_make(&b, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+    bool found;
+
+    avt_dnn_set_part(&b, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph);
+    avt_dnn_set_numbers(&b, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, 1, &number);
+    avt_dnn_finish(&b, engine);
+    if (!b.e && !is_fit(engine, exact))
+        b.e = CUDNN_STATUS_NOT_SUPPORTED;
+    avt_dnn_set_part(&b, config, CUDNN_ATTR_ENGINECFG_ENGINE, engine);
+    avt_dnn_finish(&b, config);
+    found = !b.e && plan_from(plan, cuda, config, most);
+    while (!found && plan->nb > before)
+        cudnnBackendDestroyDescriptor(plan->made[--plan->nb]);
+    return found;
+}
+
 static bool choose_by_number(DnnPlan *plan, Cuda *cuda, DnnPart graph, bool exact, int64_t most)
 {
     int64_t nb = 0, got;
@@ -200,23 +220,17 @@ static bool choose_by_number(DnnPlan *plan, Cuda *cuda, DnnPart graph, bool exac
 
     if (cudnnBackendGetAttribute(graph, CUDNN_ATTR_OPERATIONGRAPH_ENGINE_GLOBAL_COUNT, CUDNN_TYPE_INT64, 1, &got, &nb))
         return false;
-    for (int64_t i = nb - 1; i >= 0 && !found; i--) {               // the direct one, slowest of all, is number 0
-        const int before = plan->nb;
-        DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS };
-        const DnnPart engine = avt_dnn_make(&b, CUDNN_BACKEND_ENGINE_DESCRIPTOR), config = avt_dnn_make(&b, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-
-        avt_dnn_set_part(&b, engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, graph);
-        avt_dnn_set_numbers(&b, engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, 1, &i);
-        avt_dnn_finish(&b, engine);
-        if (!b.e && !is_fit(engine, exact))
-            b.e = CUDNN_STATUS_NOT_SUPPORTED;
-        avt_dnn_set_part(&b, config, CUDNN_ATTR_ENGINECFG_ENGINE, engine);
-        avt_dnn_finish(&b, config);
-        found = !b.e && plan_from(plan, cuda, config, most);
-        while (!found && plan->nb > before)
-            cudnnBackendDestroyDescriptor(plan->made[--plan->nb]);
-    }
+    for (int64_t i = nb - 1; i >= 0 && !found; i--)                 // the direct one, slowest of all, is number 0
+        found = choose_number(plan, cuda, graph, i, exact, most);
     return found;
+}
+
+static bool choose(DnnPlan *plan, Cuda *cuda, DnnPart graph, const DnnWish *w)
+{
+    if (w->engine >= 0)
+        return choose_number(plan, cuda, graph, w->engine, w->exact, w->library);
+    return choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_A, w->exact, w->library) ||
+           choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_FALLBACK, w->exact, w->library) || choose_by_number(plan, cuda, graph, w->exact, w->library);
 }
 
 /* ---- plans ------------------------------------------------------------------------------------------------------------------------------- */
@@ -232,10 +246,8 @@ static int make_plan(Backend *be, DnnPlan **out, const DnnWish *wish)
     if (!plan)
         return AVT_ERR(ENOMEM);
     graph = wish->graph(&b, cuda, wish->key);
-    plan->refused = b.e || !(choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_A, wish->exact, wish->library) ||
-                             choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_FALLBACK, wish->exact, wish->library) ||
-                             choose_by_number(plan, cuda, graph, wish->exact, wish->library));
-    if (plan->refused)
+    plan->refused = b.e || !choose(plan, cuda, graph, wish);
+    if (plan->refused && wish->say_refused)
         wish->say_refused(be, wish->key);
     ret = avt_cuda_plan_put(cuda->plans, wish->key, wish->size, plan, close_plan);
     if (ret < 0)
@@ -247,10 +259,10 @@ static int make_plan(Backend *be, DnnPlan **out, const DnnWish *wish)
 
 int avt_dnn_plan(Backend *be, DnnPlan **plan, const DnnWish *wish)
 {
-    int ret = 0;
+    int ret = avt_cuda(be)->dnn ? 0 : avt_cuda_dnn_open(be);
 
     *plan = (DnnPlan *)avt_cuda_plan_get(avt_cuda(be)->plans, wish->key, wish->size);
-    if (!*plan)
+    if (ret >= 0 && !*plan)
         ret = make_plan(be, plan, wish);
     return ret < 0 ? ret : (*plan)->refused ? AVT_ERR(ENOSYS) : 0;
 }

@@ -46,7 +46,8 @@ typedef struct DnnWish {
     DnnPart (*graph)(DnnBuilder *b, Cuda *cuda, const void *key);
     bool exact;                         // f32: no engine that rounds its operands down
     int64_t library;                    // the most workspace
-    void (*say_refused)(Backend *be, const void *key);
+    void (*say_refused)(Backend *be, const void *key);      // or NULL
+    int engine;                         // the one of this number alone; -1: the heuristics' first that fits, else any
 } DnnWish;
 
 /** The plan of a wish, made when there is none yet. @return 0, ENOSYS when the library has none (told once), or another error */

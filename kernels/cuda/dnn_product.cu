@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Products of codes by cuDNN, a plan a shape: one kernel, no pass over the sums.
+ * Products by cuDNN, a plan a shape: one kernel, no pass over the sums.
  *
- *      x, w --product--> sums * own * scale (+ bias) (GELU) (* gate) (+ residual) --> out
+ *      x, w --product--> sums (* own * scale) (+ bias) (GELU) (* gate) (+ residual) --> out
  *
  * x is [1, M, K], w [1, K, N] by its dimensions and row-major [N, K] by its strides. Sums of i8 are i32, of e4m3 f32. The vectors are
- * [1, M, 1] and [1, 1, N]. Plans for e4m3: from sm_89 on; for i8: everywhere.
+ * [1, M, 1] and [1, 1, N]. Codes have scales, bf16 has none. Plans for e4m3: from sm_89 on; for i8 and bf16: everywhere.
  */
 #include "cuda/dnn.cuh"
 #include "cuda/product.cuh"
@@ -54,11 +54,15 @@ static DnnPart multiply(DnnBuilder *b, const DnnProduct *p, DnnPart sums)
 static DnnPart graph_of(DnnBuilder *b, Cuda *cuda, const void *key)
 {
     const DnnProduct *p = (const DnnProduct *)key;
-    Chain c = { p, matrix(b, VIRTUAL, p->x == DT_I8 ? DT_I32 : DT_F32, true, p->m, p->n), {}, 0, 2 + p->bias + p->gelu + p->gate + p->res };
+    const bool codes = p->x != DT_BF16;
+    Chain c = { p, NULL, {}, 0, 2 * codes + p->bias + p->gelu + p->gate + p->res };
 
+    c.at = c.left ? matrix(b, VIRTUAL, p->x == DT_I8 ? DT_I32 : DT_F32, true, p->m, p->n) : matrix(b, OUT, p->out, false, p->m, p->n);
     c.op[c.nb++] = multiply(b, p, c.at);
-    then(b, &c, CUDNN_POINTWISE_MUL, matrix(b, OWN, DT_F32, false, p->m, 1));
-    then(b, &c, CUDNN_POINTWISE_MUL, matrix(b, SCALE, DT_F32, false, 1, p->n));
+    if (codes) {
+        then(b, &c, CUDNN_POINTWISE_MUL, matrix(b, OWN, DT_F32, false, p->m, 1));
+        then(b, &c, CUDNN_POINTWISE_MUL, matrix(b, SCALE, DT_F32, false, 1, p->n));
+    }
     if (p->bias)
         then(b, &c, CUDNN_POINTWISE_ADD, matrix(b, BIAS, DT_F32, false, 1, p->n));
     if (p->gelu)
@@ -80,7 +84,8 @@ static void say_refused(Backend *be, const void *key)
 
 int avt_cuda_dnn_product(Backend *be, const DnnProduct *p, const Finish *f, const void *x, const void *w, void *workspace)
 {
-    const DnnWish wish = { p, sizeof(*p), graph_of, false, p->library, say_refused };
+    const bool asked = p->x != DT_BF16 && p->engine < 0;            // nobody counts on the others
+    const DnnWish wish = { p, sizeof(*p), graph_of, false, p->library, asked ? say_refused : NULL, p->engine };
     const struct { int64_t uid; const void *p; } operand[] = { { X, x }, { W, w }, { OWN, f->own }, { SCALE, f->scale }, { BIAS, f->bias },
                                                                { GATE, f->gate }, { RES, f->res }, { OUT, f->out } };
     int64_t uid[8], nb = 0;
@@ -93,5 +98,5 @@ int avt_cuda_dnn_product(Backend *be, const DnnProduct *p, const Finish *f, cons
     for (const auto &o : operand)
         if (o.p)
             uid[nb] = o.uid, address[nb++] = (void *)o.p;
-    return avt_dnn_execute(be, plan, nb, uid, address, workspace, "a product of codes");
+    return avt_dnn_execute(be, plan, nb, uid, address, workspace, "a product");
 }

@@ -17,6 +17,8 @@
  *
  * Rows that are no multiple of 16 bytes, and addresses that are none: our own product (product.cuh).
  */
+#include <stdio.h>
+
 #include "cuda/plans.h"
 #include "cuda/product.cuh"
 
@@ -103,6 +105,7 @@ typedef struct Way {
     size_t library_size;
     int64_t weight_rows, rows;          // at a time
     int gelu, own_finish;               // the library's GELU; ours
+    int choice;                         // in the library's list
     Finish finish;
 } Way;
 
@@ -126,7 +129,7 @@ static int64_t rows_at_a_time(const Way *w, const LinearSpace *s)
     return of_result < of_x ? of_result : of_x;
 }
 
-static Way way_of(Backend *be, const OpCall *c)
+static Way way_of(Backend *be, const OpCall *c, int choice)
 {
     Cuda *cuda = avt_cuda(be);
     const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
@@ -135,6 +138,7 @@ static Way way_of(Backend *be, const OpCall *c)
     Way w = {};
 
     w.c = c;
+    w.choice = choice;
     w.m = avt_rows_of(c->out);
     w.n = c->linear.w.dim[0];
     w.k = c->linear.w.dim[1];
@@ -183,7 +187,7 @@ static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int6
     const void *x = element(w->c->linear.x.data, from, m0 * w->k);
     const Finish f = finish_at(w, m0, n0);
     const bool fused = !w->own_finish, aside = w->own_finish && w->result;
-    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : w->sums, fused && w->gelu, fused && f.res, m, n, w->k,
+    const LtProduct p = { PLAN_LINEAR, fused && f.bias ? 1 + DT_F32 : 0, w->x, fused ? w->out : w->sums, fused && w->gelu, fused && f.res, w->choice, 0, m, n, w->k,
                           aside ? n : w->n, (int64_t)w->library_size };
     const LtOperands o = { aside ? w->result : f.out, f.res, w->wide_x ? w->wide_x : x, weight, f.bias, w->library };
     int ret = w->wide_x ? avt_cuda_convert(be, w->wide_x, w->x, x, from, m * w->k) : 0;
@@ -234,22 +238,22 @@ static int aligned(const OpCall *c)
     return all % 16 == 0;
 }
 
-/* cuBLASLt multiplies. */
-static int by_sums(Backend *be, const OpCall *c)
+/* cuBLASLt multiplies, in the way that is number `choice` of its list. */
+static int by_sums(Backend *be, const OpCall *c, int choice)
 {
-    const Way w = way_of(be, c);
+    const Way w = way_of(be, c, choice);
 
     return by_library(be, &w);
 }
 
-/* cuDNN multiplies codes, and finishes: its GELU is as near ours as a result in bf16 can tell. */
-static int by_graph(Backend *be, const OpCall *c)
+/* cuDNN multiplies, and finishes: its GELU is as near ours as a result in bf16 can tell. */
+static int by_graph(Backend *be, const OpCall *c, int engine)
 {
     Cuda *cuda = avt_cuda(be);
     const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
     const bool gelu = c->u.act == ACT_GELU_TANH && c->out.dtype == DT_BF16;
     const DnnProduct p = { PLAN_GRAPH_PRODUCT, c->linear.x.dtype, c->out.dtype, c->linear.b.be != NULL, gelu, c->linear.gate.be != NULL,
-                           c->linear.res.be != NULL, 0, avt_rows_of(c->out), c->linear.w.dim[0], c->linear.w.dim[1], (int64_t)s.library };
+                           c->linear.res.be != NULL, engine, avt_rows_of(c->out), c->linear.w.dim[0], c->linear.w.dim[1], (int64_t)s.library };
     const Finish f = finish_of(c);
 
     if ((c->u.act != ACT_NONE && !gelu) || !aligned16(f.own, f.scale))
@@ -265,9 +269,118 @@ static int by_codes(Backend *be, const OpCall *c)
     int ret;
 
     if (c->linear.x.dtype == DT_F8_E4M3 && arch < 89)
-        return by_sums(be, c);
-    ret = arch == 90 ? by_sums(be, c) : by_graph(be, c);
-    return ret != AVT_ERR(ENOSYS) ? ret : arch == 90 ? by_graph(be, c) : by_sums(be, c);
+        return by_sums(be, c, 0);
+    ret = arch == 90 ? by_sums(be, c, 0) : by_graph(be, c, -1);
+    return ret != AVT_ERR(ENOSYS) ? ret : arch == 90 ? by_graph(be, c, -1) : by_sums(be, c, 0);
+}
+
+/* ---- contests ---------------------------------------------------------------------------------------------------------------------- */
+
+#define CONTEST_LEAST (1 << 28)         // operations of a product that is worth one: a plan of cuDNN's takes a second to compile
+
+typedef struct ProductShape {                  // all that its time depends on, and the key of the choice
+    int32_t kind, x, out, act;          // PLAN_CHOICE; types
+    int32_t bias, gate, res, unused;    // 0 or 1; 0
+    int64_t m, n, k;
+} ProductShape;
+
+static ProductShape shape_of(const OpCall *c)
+{
+    return { PLAN_CHOICE, c->linear.x.dtype, c->out.dtype, c->u.act, c->linear.b.be != NULL, c->linear.gate.be != NULL, c->linear.res.be != NULL, 0,
+             avt_rows_of(c->out), c->linear.w.dim[0], c->linear.w.dim[1] };
+}
+
+static void write_shape(char *text, size_t size, const ProductShape *s)
+{
+    static const char *const act[] = { "", " silu", " gelu_tanh", " gelu_erf", " clamp" };
+
+    snprintf(text, size, "linear %lldx%lldx%lld %s %s%s%s%s%s", (long long)s->m, (long long)s->n, (long long)s->k, avt_dtype_name((DType)s->x),
+             avt_dtype_name((DType)s->out), s->bias ? " bias" : "", act[s->act], s->gate ? " gate" : "", s->res ? " residual" : "");
+}
+
+/* Who may compute it, the one that is taken without a contest first. On Hopper cuDNN's own kernel for bf16 is had by its number alone. */
+static int entrants(CudaChoice *e, const OpCall *c, int arch)
+{
+    const bool codes = avt_is_code(c->linear.x.dtype), graph_first = codes && arch != 90;
+    int nb = 0;
+
+    if (graph_first)
+        e[nb++] = { BY_DNN, -1 };
+    for (int i = 0; i < LT_CHOICES; i++)
+        e[nb++] = { BY_LT, i };
+    if (!graph_first && c->linear.x.dtype != DT_F32)
+        e[nb++] = { BY_DNN, -1 };
+    if (arch == 90 && c->linear.x.dtype == DT_BF16)
+        e[nb++] = { BY_DNN, 2 };
+    return nb;
+}
+
+static int by_choice(Backend *be, const void *call, const CudaChoice *by)
+{
+    const OpCall *c = (const OpCall *)call;
+
+    return by->library == BY_DNN ? by_graph(be, c, by->number) : by_sums(be, c, by->number);
+}
+
+/* The call, so that it may be run again and again: a result that is an operand, too, goes where the workspace has sums. What is widened for
+ * cuBLASLt, cuDNN does not take. */
+static bool can_repeat(Backend *be, OpCall *again, const OpCall *c)
+{
+    const LinearSpace s = avt_cuda_linear_space(c, avt_cuda(be)->arch);
+    const bool in_place = c->linear.res.data == c->out.data;
+
+    *again = *c;
+    if (in_place)
+        again->out.data = (char *)avt_cuda(be)->workspace + s.library;
+    return !s.weight && !s.x && (!in_place || (c->out.dtype == DT_F32 && s.result >= avt_nbytes(c->out)));
+}
+
+static int keep_choice(Backend *be, const ProductShape *shape, const CudaChoice *won)
+{
+    CudaChoice *kept = (CudaChoice *)avt_calloc(MEM_BACKEND, 1, sizeof(*kept));
+    int ret = AVT_ERR(ENOMEM);
+
+    if (kept) {
+        *kept = *won;
+        ret = avt_cuda_plan_put(avt_cuda(be)->plans, shape, sizeof(*shape), kept, avt_free);
+    }
+    if (ret < 0)
+        avt_free(kept);
+    return ret;
+}
+
+/* The first time that this queue meets the shape. */
+static int by_new_choice(Backend *be, const OpCall *c, const OpCall *again, const ProductShape *shape)
+{
+    CudaChoice entrant[LT_CHOICES + 2], won;
+    char text[128];
+    const Contest contest = { text, entrant, entrants(entrant, c, avt_cuda(be)->arch), by_choice, again };
+    int ret;
+
+    write_shape(text, sizeof(text), shape);
+    ret = avt_cuda_contest_known(be, &won, &contest);
+    if (ret >= 0)
+        ret = ret ? by_choice(be, c, &won) : AVT_ERR(ENOSYS);
+    if (ret == AVT_ERR(ENOSYS)) {
+        ret = avt_cuda_contest(be, &won, &contest);
+        if (ret >= 0)
+            ret = by_choice(be, c, &won);
+    }
+    return ret < 0 ? ret : keep_choice(be, shape, &won);
+}
+
+/* By who has won for its shape. @return ENOSYS: no contest is held for it */
+static int by_contest(Backend *be, const OpCall *c)
+{
+    const ProductShape shape = shape_of(c);
+    const CudaChoice *won = (const CudaChoice *)avt_cuda_plan_get(avt_cuda(be)->plans, &shape, sizeof(shape));
+    OpCall again;
+
+    if (won)
+        return by_choice(be, c, won);
+    if (2. * (double)shape.m * (double)shape.n * (double)shape.k < CONTEST_LEAST || !can_repeat(be, &again, c))
+        return AVT_ERR(ENOSYS);
+    return by_new_choice(be, c, &again, &shape);
 }
 
 static int product(Backend *be, const OpCall *c)
@@ -276,8 +389,12 @@ static int product(Backend *be, const OpCall *c)
 
     if (!avt_numel(c->out))
         return 0;
-    if (avt_cuda_linear_suits(c) && aligned(c))
-        ret = avt_is_code(c->linear.x.dtype) ? by_codes(be, c) : by_sums(be, c);
+    if (avt_cuda_linear_suits(c) && aligned(c)) {
+        if (be->tuned)
+            ret = by_contest(be, c);
+        if (ret == AVT_ERR(ENOSYS))
+            ret = avt_is_code(c->linear.x.dtype) ? by_codes(be, c) : by_sums(be, c, 0);
+    }
     return ret == AVT_ERR(ENOSYS) ? by_hand(be, c) : ret;
 }
 

@@ -76,7 +76,7 @@ static cublasStatus_t describe(LtPlan *plan, const LtProduct *p)
     return cublasLtMatrixLayoutCreate(&plan->out, library_type(p->out), n, m, p->row);
 }
 
-/* The library's first choice for a plan that is described. */
+/* The library's choice for a plan that is described: the first, or another of its list. */
 static cublasStatus_t choose(Cuda *cuda, LtPlan *plan, const LtProduct *p)
 {
     static const cublasLtMatmulPreferenceAttributes_t aligned[] = {
@@ -86,21 +86,21 @@ static cublasStatus_t choose(Cuda *cuda, LtPlan *plan, const LtProduct *p)
     const size_t library = (size_t)p->library;
     const uint32_t alignment = ALIGNMENT;
     cublasLtMatmulPreference_t pref = NULL;
-    cublasLtMatmulHeuristicResult_t found;
+    cublasLtMatmulHeuristicResult_t found[LT_CHOICES];
     int nb = 0;
     cublasStatus_t e = cublasLtMatmulPreferenceCreate(&pref);
 
-    memset(&found, 0, sizeof(found));
+    memset(found, 0, sizeof(found));
     if (!e)
         e = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &library, sizeof(library));
     for (size_t i = 0; !e && i < sizeof(aligned) / sizeof(aligned[0]); i++)
         e = cublasLtMatmulPreferenceSetAttribute(pref, aligned[i], &alignment, sizeof(alignment));
     if (!e)
-        e = cublasLtMatmulAlgoGetHeuristic(cuda->lt, plan->desc, plan->w, plan->x, plan->out, plan->out, pref, 1, &found, &nb);
+        e = cublasLtMatmulAlgoGetHeuristic(cuda->lt, plan->desc, plan->w, plan->x, plan->out, plan->out, pref, p->choice + 1, found, &nb);
     if (pref)
         cublasLtMatmulPreferenceDestroy(pref);
-    plan->algo = found.algo;
-    return e ? e : nb < 1 ? CUBLAS_STATUS_NOT_SUPPORTED : found.state;
+    plan->algo = found[p->choice].algo;
+    return e ? e : nb <= p->choice ? CUBLAS_STATUS_NOT_SUPPORTED : found[p->choice].state;
 }
 
 static int make(Backend *be, LtPlan **out, const LtProduct *p)
@@ -115,7 +115,7 @@ static int make(Backend *be, LtPlan **out, const LtProduct *p)
     if (!e)
         e = choose(avt_cuda(be), plan, p);
     plan->refused = e == CUBLAS_STATUS_NOT_SUPPORTED || e == CUBLAS_STATUS_INVALID_VALUE || e == CUBLAS_STATUS_ARCH_MISMATCH;
-    if (plan->refused && avt_cuda_lt_facts(avt_cuda(be)->plans)->asked)
+    if (plan->refused && !p->choice && avt_cuda_lt_facts(avt_cuda(be)->plans)->asked)
         avt_log(be->log, LOG_WARNING, "%s: cuBLASLt has no product of %lld x %lld x %lld, %s to %s: %s", be->device,
                 (long long)p->m, (long long)p->n, (long long)p->k, avt_dtype_name((DType)p->x), avt_dtype_name((DType)p->out),
                 avt_is_code((DType)p->x) ? "cuDNN's or our own is used" : "our own is used, which is slow");

@@ -10,7 +10,7 @@
 
 #include "cuda/cuda.h"
 
-typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT, PLAN_ATTENTION } PlanKind;
+typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT, PLAN_ATTENTION, PLAN_CHOICE } PlanKind;
 
 enum { PLANS_MOST = 1024 };
 
@@ -35,6 +35,29 @@ void *avt_cuda_plan_get(CudaPlans *plans, const void *key, size_t size);
 /** Keep a plan; close() ends it when it is dropped or the backend closes. @return 0 or ENOMEM: the plan is the caller's still */
 int avt_cuda_plan_put(CudaPlans *plans, const void *key, size_t size, void *plan, void (*close)(void *plan));
 
+/* ---- several ways for a call: tune.cu ---------------------------------------------------------------------------------------------- */
+
+typedef enum CudaLibrary { BY_LT, BY_DNN } CudaLibrary;
+
+typedef struct CudaChoice {
+    CudaLibrary library;
+    int number;                         // BY_LT: as LtProduct.choice; BY_DNN: as DnnProduct.engine
+} CudaChoice;
+
+typedef struct Contest {
+    const char *shape;                  // as in tuned.h
+    const CudaChoice *entrant;          // nb of them; the first is it where none is faster
+    int nb;
+    int (*run)(Backend *be, const void *call, const CudaChoice *by);    // may be repeated; ENOSYS: not by this one
+    const void *call;
+} Contest;
+
+/** Who was the fastest, as be->tuned has it; can he still be had, who runs him sees. @return 1, 0: not known, or an error */
+int avt_cuda_contest_known(Backend *be, CudaChoice *won, const Contest *c);
+/** Who is the fastest, by running each of them some times, which waits for the device; told to be->tuned. Another one than the first must be
+ *  3 % faster. @return 0 or an error of the device */
+int avt_cuda_contest(Backend *be, CudaChoice *won, const Contest *c);
+
 /* ---- cuBLASLt: lt.cu -------------------------------------------------------------------------------------------------------- */
 
 /* out[m, n] = epilogue(x[m, k] w[n, k]^T + bias) or res + x w^T + bias; also the key of its plan */
@@ -42,6 +65,7 @@ typedef struct LtProduct {
     int32_t kind, bias;                 // PLAN_LINEAR; bias: 0: none, else 1 + its type
     int32_t x, out;                     // types: x and w are of one, out and res
     int32_t gelu, res;                  // 0 or 1
+    int32_t choice, unused;             // place in the heuristics' list, below LT_CHOICES; 0: the key has no holes
     int64_t m, n, k;
     int64_t row;                        // elements from one row of out and res to the next
     int64_t library;                    // bytes of workspace
@@ -52,6 +76,8 @@ typedef struct LtOperands {
     const void *res, *x, *w, *bias;
     void *workspace;
 } LtOperands;
+
+enum { LT_CHOICES = 4 };
 
 /** Addresses are multiples of 16 bytes. @return 0, ENOSYS (quietly) when the library has no such product, or another error */
 int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o);
@@ -80,12 +106,12 @@ typedef struct DnnOperands {
 /** Addresses are multiples of 16 bytes. @return 0, ENOSYS when the library has no such plan (told once a shape), or another error */
 int avt_cuda_dnn_conv(Backend *be, const DnnConv *c, const DnnOperands *o);
 
-/* A product of codes with its finish (product.cuh): x[m, k] w[n, k]^T; also the key of its plan */
+/* A product of bf16 or codes with its finish (product.cuh): x[m, k] w[n, k]^T; also the key of its plan */
 typedef struct DnnProduct {
     int32_t kind;                       // PLAN_GRAPH_PRODUCT
     int32_t x, out;                     // types: x and w, out and res
     int32_t bias, gelu, gate, res;      // 0 or 1
-    int32_t unused;                     // 0: the key has no holes
+    int32_t engine;                     // by its number; -1: the heuristics' first that fits
     int64_t m, n, k;
     int64_t library;                    // bytes of workspace
 } DnnProduct;

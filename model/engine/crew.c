@@ -4,6 +4,7 @@
 
 #include "base/thread.h"
 #include "engine/crew.h"
+#include "engine/tuning.h"
 
 int avt_crew_measure(Crew *c)
 {
@@ -53,8 +54,9 @@ int avt_crew_open(Crew *c)
 
     for (int r = 0; r < c->set.plan->nb_ranks && ret >= 0; r++) {
         const PlanRank *place = &c->set.plan->rank[r];
-        const BackendOptions opt = avt_core_backend(c->core, place->threads, c->set.log);
+        BackendOptions opt = avt_core_backend(c->core, place->threads, c->set.log);
 
+        opt.tuned = c->core->tuned;
         if (avt_crew_has(c, r))
             ret = avt_rank_open(&c->rank[r], &c->set, r, &c->core->rank[r], c->comm[r], &opt, place->device, &c->planned[r]);
     }
@@ -154,4 +156,6 @@ void avt_crew_close(Crew *c)
             avt_rank_close(&c->rank[r]);
     avt_comm_close(c->comm, PLAN_MAX_RANKS + 1);
     avt_freep(&c->routes.route);
+    if (c->core && c->core->tuned && c->core->cache)              // a session that was refused has none
+        avt_tuning_write(c->core->tuned, c->core->cache, c->set.log);
 }

@@ -89,11 +89,12 @@ static int64_t now_ms(void)
 
 static char *make_key(const ModelDir *d, const AvatarOptions *o)
 {
-    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%s\n%s\n%s %g\n%d %d %d %d %d %d\n%s", d->dir,
+    return avt_sprintf(MEM_ENGINE, "%s\n%llx\n%s\n%s\n%s\n%s\n%s\n%s\n%s\n%s %g\n%d %d %d %d %d %d %d\n%s\n%s", d->dir,
                        (unsigned long long)avt_modeldir_stamp(d, o->lora), o->lora ? o->lora : "auto", o->devices ? o->devices : "auto",
                        o->plan ? o->plan : "auto", o->vae_device ? o->vae_device : "auto", o->front_device ? o->front_device : "auto",
                        o->precision ? o->precision : "auto", o->kv ? o->kv : "auto", o->offload ? o->offload : "auto", o->resident,
-                       o->vae_split, o->steps, o->cpu_threads, o->cpu_level, o->compat, o->launched, o->opts ? o->opts : "");
+                       o->vae_split, o->steps, o->cpu_threads, o->cpu_level, o->compat, o->launched, o->tune, o->cache ? o->cache : "",
+                       o->opts ? o->opts : "");
 }
 
 /* Take engines without a user out of the list: all of them, or those whose time is over. Lock held. */

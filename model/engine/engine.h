@@ -37,6 +37,8 @@ typedef struct Core {
     Ckpt *dit;                          // stay open with offload: layers may be read each time, merged again
     Lora *lora;
     size_t keep;                        // bytes of them that may stay
+    Tuned *tuned;                       // what the sessions have found to be fastest; NULL: none is to look for it
+    char *cache;                        // folder that it is kept in, or NULL
     Tokenizer *tokenizer;
 } Core;
 

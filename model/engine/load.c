@@ -13,6 +13,7 @@
 #include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/threads.h"
+#include "engine/tuning.h"
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
 {
@@ -37,6 +38,8 @@ void avt_core_free(Core *c)
     avt_ckpt_close(&c->dit);
     avt_tokenizer_close(&c->tokenizer);
     avt_modeldir_close(&c->dir);
+    avt_tuned_close(&c->tuned);
+    avt_free(c->cache);
     avt_free(c->key);
     avt_free(c);
 }
@@ -385,6 +388,27 @@ static int load_all(Core *c, const AvatarOptions *opt, const Files *f, const Log
     return ret < 0 ? ret : avt_ckpt_unchanged(f->vae, log);
 }
 
+/* Where a rank of ours is on a device that has several ways to multiply. */
+static int open_tuning(Core *c, const AvatarOptions *opt, const Log *log)
+{
+    int wanted = 0;
+
+    for (int r = 0; r < c->plan.nb_ranks; r++) {
+        const PlanRank *p = &c->plan.rank[r];
+
+        wanted |= p->process == c->process && avt_device_kind(p->device, strlen(p->device)) == DEVICE_CUDA;
+    }
+    if (!wanted || !opt->tune)
+        return 0;
+    c->tuned = avt_tuned_open();
+    c->cache = avt_strdup(MEM_ENGINE, opt->cache);
+    if (!c->tuned || (opt->cache && !c->cache))
+        return AVT_ERR(ENOMEM);
+    if (c->cache)
+        avt_tuning_read(c->tuned, c->cache, log);
+    return 0;
+}
+
 int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log)
 {
     const int steps = opt->steps > 0 ? opt->steps : c->dir.steps > 0 ? c->dir.steps : 4;
@@ -406,6 +430,8 @@ int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Give
         ret = choose_plan(c, opt, given, steps, log);
     if (ret >= 0)
         ret = agree(c, opt, x, given, &f, steps, log);
+    if (ret >= 0)
+        ret = open_tuning(c, opt, log);
     if (ret >= 0)
         ret = load_all(c, opt, &f, log);
     if (!given)

@@ -39,7 +39,7 @@ const char *avatar_error_text(int code)
 
 void avatar_options_default(AvatarOptions *opt)
 {
-    *opt = (AvatarOptions){ .steps = -1, .cpu_level = -1, .log_level = AVATAR_LOG_INFO };
+    *opt = (AvatarOptions){ .steps = -1, .cpu_level = -1, .log_level = AVATAR_LOG_INFO, .tune = 1 };
 }
 
 /* Of this host, as Open MPI and MPICH tell it. */
@@ -64,6 +64,15 @@ int avatar_is_launched(char *(*env)(const char *name))
             return strcmp(value, "1") || i == 2 ? nb_launched(env) : 0;         // one process alone has nobody to meet; PMIX_RANK does not tell
     }
     return 0;
+}
+
+const char *avatar_cache_folder(char *path, int size, char *(*env)(const char *name))
+{
+    const char *cache = env("XDG_CACHE_HOME"), *home = env("HOME");
+    const int named = cache && *cache == '/';                       // one that is not absolute is none, says the XDG specification
+    const int n = named ? snprintf(path, (size_t)size, "%s/avatar", cache) : home && *home ? snprintf(path, (size_t)size, "%s/.cache/avatar", home) : size;
+
+    return n < size ? path : NULL;
 }
 
 void avatar_look_default(AvatarLook *look)

@@ -87,3 +87,15 @@ int avt_file_read_all(void **data, size_t *size, const char *path, size_t max, c
         avt_freep(data);
     return ret;
 }
+
+void avt_folder_make(const char *path)
+{
+    char *parent = avt_strdup(MEM_CKPT, path), *slash = parent ? strrchr(parent, '/') : NULL;
+
+    if (slash && slash != parent) {
+        *slash = 0;
+        mkdir(parent, 0700);
+    }
+    mkdir(path, 0700);
+    avt_free(parent);
+}

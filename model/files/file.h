@@ -25,4 +25,7 @@ int avt_file_read(int fd, void *dst, uint64_t offset, size_t size, const char *p
  *  @return 0, AVT_INVALID for more than `max` bytes, ENOMEM, or as the two above */
 int avt_file_read_all(void **data, size_t *size, const char *path, size_t max, const Log *log);
 
+/** Make a folder for the user alone, and the one that it is in; what is there stays. Whether it worked, who writes into it sees. */
+void avt_folder_make(const char *path);
+
 #endif

@@ -220,7 +220,7 @@ def wrong_arguments(tmp):
                        (('speak', wav, png, '--seed', 'x'), 'x'), (('speak', wav, png, '--size', '64'), '64'),
                        (('speak', wav, png, '--steps=4x'), '4x'), (('speak', wav, png, '--format', 'bmp'), 'bmp'),
                        (('speak', wav, png, '--tail', 'half'), 'half'), (('inspect',), 'usage'), (('plan', 'a', 'b'), 'usage'),
-                       (('plan', '--size', '65x64'), '16')):
+                       (('plan', '--size', '65x64'), '16'), (('plan', '--no-steps'), '--no-steps')):
         r = Run(*args)
         fails(r, 2, word)
         require(not r.out, 'talk on stdout', r.what)
@@ -315,7 +315,7 @@ def inspect_and_plan(tmp):
     require(r.ret == 0 and b'complete' in r.out and b'spiece.model' in r.out, r.what, r.out)
     require(r.out.count(b'\n') <= 24, 'more than one screen')
     fails(Run('inspect', '/nonexistent'), 1, '/nonexistent')
-    for args in (('--model', A.model, '--size', '64x64'), ('--model', A.model, '--devices', 'cpu|cpu', '--plan', 'layer'),
+    for args in (('--model', A.model, '--size', '64x64', '--no-tune'), ('--model', A.model, '--devices', 'cpu|cpu', '--plan', 'layer'),
                  ('--devices', 'cuda0|cuda1|cuda2|cuda3', '--plan', 'layer'), ()):
         r = Run('plan', *args)
         require(r.ret == 0 and b'weights' in r.out and not r.err, r.what)

@@ -48,6 +48,7 @@ struct Settings {
     int nccl = 1;                               // is there; 2: what is sent stays on its way
     int host = 0;                               // of the cards' places on the bus: processes with equal ones have the same cards
     int patience = 10;                          // seconds until a wait is called one for ever
+    std::map<std::string, double> pace;         // microseconds of what is named so
     int64_t fail_memory = -1;                   // the allocation that fails, counted from 0
     int64_t fail_device = -1;                   // the operation at which the device is lost
     cudaError_t fail_with = cudaErrorECCUncorrectable;
@@ -57,6 +58,8 @@ extern SimtStats stats;
 extern std::recursive_mutex lock;
 typedef std::unique_lock<std::recursive_mutex> Guard;
 
+/** Microseconds that an operation takes: a library's way by its number. */
+double pace_of(const char *library, int number);
 /** A number below n. */
 uint32_t random_below(uint32_t n);
 /** Count a fault under its kind and say it (the first few of a kind), with the kernel's place when a thread of one is running. */
@@ -127,7 +130,10 @@ struct Record {                                 // of an event: one call of cuda
     Stream *on = nullptr;
     bool done = false;
     Clock clock;
+    double time = 0;                            // of its stream, in microseconds
 };
+
+constexpr double PACE = 10;                     // microseconds of an operation that has none of its own
 
 struct Operation {
     const char *name = "";
@@ -136,6 +142,7 @@ struct Operation {
     std::shared_ptr<Record> record, wait;
     Clock host;                                 // what the host had waited for when it submitted this
     std::shared_ptr<const Operands> operands;
+    double pace = PACE;
 };
 
 struct Stream {
@@ -143,6 +150,7 @@ struct Stream {
     std::deque<Operation> queue;
     Clock clock;
     uint64_t submitted = 0, done = 0;
+    double time = 0;                            // in microseconds, of the operations that have run
 };
 
 /* The operation that runs now. */

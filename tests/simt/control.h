@@ -12,6 +12,8 @@
  *   SIMT_NCCL      off | on | stuck         stuck: what is sent stays on its way, as over a cable that was cut
  *   SIMT_HOST      number                   of the place of the cards on the bus: processes with the same one share them
  *   SIMT_PATIENCE  seconds                  until a wait is called one for ever
+ *   SIMT_PACE      cuDNN 7=3,cuBLASLt 1=20   microseconds of an operation, of a library's way by its number; 10 of all others. The clock
+ *                                           that events read stands between operations
  *   SIMT_DRIVER    version, as 12080        of CUDA that the driver knows; 0: no driver
  *   SIMT_FLAGS     number                   of the primary contexts, as somebody has opened them
  *   SIMT_FAIL      memory:N | lost:N | ecc:N     the N-th allocation fails; the device is lost at its N-th operation
@@ -32,6 +34,7 @@ enum { SIMT_FOUND = 86 };
 
 typedef struct SimtStats {
     uint64_t launches, operations, switches, barriers, collectives, accesses, mma;
+    uint64_t products;                                  // of cuBLASLt and cuDNN
     uint64_t peer_copies;                               // that have run, from one device to another
     uint64_t ldmatrix_phases, ldmatrix_conflicts;       // 8 rows each; rows that waited for another's bank
 } SimtStats;

@@ -13,13 +13,14 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <algorithm>
 
 #include "bed.h"
 #include "products.h"
 
 using namespace bed;
 
-enum { WORKSPACE_WANTED = 4096, DEFAULT_ALIGNMENT = 256 };
+enum { WORKSPACE_WANTED = 4096, DEFAULT_ALIGNMENT = 256, WAYS = 3 };
 
 struct Attributes {
     std::map<int, std::vector<char>> value;
@@ -57,6 +58,7 @@ struct Layout : Attributes {
 struct Plan {
     uint64_t problem;                           // a sum over all that describes it
     uint32_t alignment, workspace;
+    int32_t number;                             // in the heuristics' list: n adds the sums of n + 1 parts of k, but of i8
 };
 static_assert(sizeof(Plan) <= sizeof(cublasLtMatmulAlgo_t), "a plan does not fit");
 
@@ -184,6 +186,7 @@ struct Call {
     const void *A, *B, *C, *bias;
     void *D, *workspace;
     size_t workspace_size;
+    int number;                                 // as a plan's
 };
 
 static bool matrix_range(const void *p, const Layout &l, bool write)
@@ -243,9 +246,8 @@ static std::vector<float> gather(const void *p, const Layout &l, bool k_first, i
     return v;
 }
 
-static float finish(const Call &c, float sum, int64_t i, size_t at)
+static float finish(const Call &c, int32_t e, float sum, int64_t i, size_t at)
 {
-    const int32_t e = c.p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT);
     const Number t = number(c.d.type);
     float v = c.alpha * sum;
 
@@ -268,6 +270,30 @@ static void run_whole(const Call &c, const std::vector<float> &a, const std::vec
         memcpy((int32_t *)c.D + j * c.d.leading, &sums[(size_t)(j * c.s.m)], (size_t)c.s.m * sizeof(int32_t));
 }
 
+/* Columns from .. to of dense rows */
+static std::vector<float> columns_of(const std::vector<float> &v, int64_t rows, int64_t k, int64_t from, int64_t to)
+{
+    std::vector<float> part((size_t)(rows * (to - from)));
+
+    for (int64_t i = 0; i < rows; i++)
+        std::copy(v.begin() + i * k + from, v.begin() + i * k + to, part.begin() + i * (to - from));
+    return part;
+}
+
+/* Column-major: rows of D^T are columns of D. */
+static void multiply_in_parts(std::vector<float> *sums, const std::vector<float> &b, const std::vector<float> &a, const Shape &s, int64_t parts)
+{
+    std::vector<float> part(sums->size());
+
+    for (int64_t i = 0; i < parts; i++) {
+        const int64_t from = s.k * i / parts, to = s.k * (i + 1) / parts;
+
+        multiply(part.data(), columns_of(b, s.n, s.k, from, to).data(), columns_of(a, s.m, s.k, from, to).data(), s.n, s.m, to - from);
+        for (size_t j = 0; j < part.size(); j++)
+            (*sums)[j] += part[j];
+    }
+}
+
 static void run(const Call &c)
 {
     const Shape s = c.s;
@@ -281,12 +307,13 @@ static void run(const Call &c)
         run_whole(c, a, b);
         return;
     }
-    multiply(sums.data(), b.data(), a.data(), s.n, s.m, s.k);       // column-major: rows of D^T are columns of D
+    const int32_t epilogue = c.p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT);
+    multiply_in_parts(&sums, b, a, s, c.number + 1);
     for (int64_t j = 0; j < s.n; j++)
         for (int64_t i = 0; i < s.m; i++) {
             const size_t at = (size_t)(i + j * c.d.leading);
 
-            put_number(c.D, at, number(c.d.type), finish(c, sums[(size_t)(j * s.m + i)], i, at));
+            put_number(c.D, at, number(c.d.type), finish(c, epilogue, sums[(size_t)(j * s.m + i)], i, at));
         }
 }
 
@@ -413,17 +440,18 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     const Attributes &asked = *(Attributes *)pref;
     const cublasStatus_t e = verify(p, *layout[0], *layout[1], *layout[2], *layout[3]);
     const uint64_t most = asked.get<uint64_t>(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, 0);
-    Plan plan = { problem_of(p, layout), DEFAULT_ALIGNMENT, (uint32_t)(most < WORKSPACE_WANTED ? most : (uint64_t)WORKSPACE_WANTED) };
+    Plan plan = { problem_of(p, layout), DEFAULT_ALIGNMENT, (uint32_t)(most < WORKSPACE_WANTED ? most : (uint64_t)WORKSPACE_WANTED), 0 };
 
     *got = 0;
     if (e != CUBLAS_STATUS_SUCCESS || wanted < 1)
         return e;
     for (int i = CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES; i <= CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES; i++)
         plan.alignment = std::min(plan.alignment, asked.get<uint32_t>(i, DEFAULT_ALIGNMENT));
-    memset((void *)result, 0, sizeof(*result));
-    memcpy((void *)&result->algo, &plan, sizeof(plan));
-    result->workspaceSize = plan.workspace;
-    *got = 1;
+    for (; plan.number < wanted && plan.number < WAYS; plan.number++, result++, ++*got) {
+        memset((void *)result, 0, sizeof(*result));
+        memcpy((void *)&result->algo, &plan, sizeof(plan));
+        result->workspaceSize = plan.workspace;
+    }
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -435,9 +463,9 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     const Layout *const layout[4] = { (Layout *)a, (Layout *)b, (Layout *)c, (Layout *)d };
     const bool whole = ((Product *)desc)->scale == CUDA_R_32I;
     Call call = { *(Product *)desc, *layout[0], *layout[1], *layout[3], {}, whole ? (float)*(const int32_t *)alpha : *(const float *)alpha,
-                  whole ? (float)*(const int32_t *)beta : *(const float *)beta, A, B, C, NULL, D, workspace, workspace_size };
+                  whole ? (float)*(const int32_t *)beta : *(const float *)beta, A, B, C, NULL, D, workspace, workspace_size, 0 };
     const cublasStatus_t e = verify(call.p, call.a, call.b, *layout[2], call.d);
-    Plan plan = { problem_of(call.p, layout), DEFAULT_ALIGNMENT, 0 };
+    Plan plan = { problem_of(call.p, layout), DEFAULT_ALIGNMENT, 0, 0 };
     Operation o;
 
     if (sticky)
@@ -453,7 +481,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
         return CUBLAS_STATUS_INVALID_VALUE;
     }
     call.s = shape_of(call.p, call.a, call.b);
+    call.number = plan.number;
+    stats.products++;
     o.name = "cublasLtMatmul";
+    o.pace = pace_of("cuBLASLt", plan.number);
     o.run = [call] { run(call); };
     submit(stream_of(s), std::move(o));
     return CUBLAS_STATUS_SUCCESS;

@@ -408,6 +408,8 @@ static cudnnStatus_t execute(cudnnContext *h, const Descriptor *plan, const Desc
         if (n.has_scale)                                            // by value: read now
             b.scale = *(const float *)b.pointer[n.scale.uid];
     o.name = "cudnnBackendExecute";
+    o.pace = pace_of("cuDNN", plan->engine.number);
+    stats.products++;
     o.run = [g, b] {
         if (graph_ranges(*g, b))
             graph_run(*g, b);

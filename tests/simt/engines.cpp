@@ -51,7 +51,8 @@ static std::vector<Engine> f32_convolution(const Graph &g)
     return { { 38, 1 << 30, tensor_core, false }, { 22, 512 << 20, rounded, false }, { 28, 16 << 20, exact, false }, { 0, 0, exact_nan, false } };
 }
 
-/* Codes with what follows them. cuDNN takes rows of 16 bytes; its kernels' own instructions are those of Ampere up to sm_90. */
+/* bf16 or codes, with what follows. cuDNN takes rows of 16 bytes; its kernels' own instructions are those of Ampere up to sm_90, but of one
+ * for bf16 that is had by its number. */
 static std::vector<Engine> product(const Graph &g, int arch)
 {
     const Node &n = g.node[0];
@@ -61,6 +62,8 @@ static std::vector<Engine> product(const Graph &g, int arch)
         return {};
     if (arch >= 100)
         return { { arch < 120 ? 9 : 10, 0, tensor_core, false } };
+    if (arch == 90 && n.x.type == Number::BF16)
+        return { { 7, 0, tensor_core, false }, { 2, 0, tensor_core, true } };
     return { { 7, 0, tensor_core, false } };
 }
 
@@ -71,7 +74,7 @@ std::vector<Engine> engines_for(const Graph &g, int arch)
     if (n.kind == NodeKind::ATTENTION)
         return g.node.size() == 1 ? attention(n, arch) : std::vector<Engine>();
     if (n.kind == NodeKind::PRODUCT)
-        return n.x.type == Number::I8 || n.x.type == Number::E4M3 ? product(g, arch) : std::vector<Engine>();
+        return n.x.type == Number::I8 || n.x.type == Number::E4M3 || n.x.type == Number::BF16 ? product(g, arch) : std::vector<Engine>();
     if (n.kind != NodeKind::CONVOLUTION)
         return {};
     if (n.x.type == Number::F32)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Is what the double of cuDNN says of engines true? The real library is asked for a plan of each engine that engines.cpp offers, for the
- * forms of convolution, of products of codes and of attention that the backend makes at the published model's sizes, on each kind of GPU, without
+ * forms of convolution, of products and of attention that the backend makes at the published model's sizes, on each kind of GPU, without
  * any: see no_driver.c.
  *
  * A case passes when the engine has a plan there, its numerical notes are the double's, and it wants no more workspace.
@@ -45,13 +45,16 @@ static const struct Form {
     { "96 channels, f32", Number::F32, 96, 96, 6, 384, 704, { 3, 3, 3 }, false, false },
 };
 
-/* Products of codes at 704x384: 3168 tokens */
+/* Products at 704x384: 3168 tokens */
 static const struct Product {
     const char *name;
     Number x, out;
     int64_t n, k;
     bool gelu, gate_and_res;
 } products[] = {
+    { "bf16, q k v", Number::BF16, Number::BF16, 5120, 5120, false, false },
+    { "bf16, first of the two", Number::BF16, Number::BF16, 13824, 5120, true, false },
+    { "bf16, second, gate, res", Number::BF16, Number::F32, 5120, 13824, false, true },
     { "i8, q k v", Number::I8, Number::BF16, 5120, 5120, false, false },
     { "i8, first of the two", Number::I8, Number::BF16, 13824, 5120, true, false },
     { "i8, second, gate, residual", Number::I8, Number::F32, 5120, 13824, false, true },
@@ -191,8 +194,10 @@ static Graph graph_of(const Product &p)
     n.y = at;
     n.has_w = true;
     g.node.push_back(n);
-    then(CUDNN_POINTWISE_MUL, &own, false);
-    then(CUDNN_POINTWISE_MUL, &scale, false);
+    if (p.x != Number::BF16) {
+        then(CUDNN_POINTWISE_MUL, &own, false);
+        then(CUDNN_POINTWISE_MUL, &scale, false);
+    }
     then(CUDNN_POINTWISE_ADD, &bias, !p.gelu && !p.gate_and_res);
     if (p.gelu)
         then(CUDNN_POINTWISE_GELU_APPROX_TANH_FWD, NULL, true);

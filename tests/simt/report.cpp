@@ -101,6 +101,30 @@ static int set_failure(const char *value)
     return 0;
 }
 
+/* "cuDNN 7=3,cuBLASLt 1=20" */
+static int set_pace(const char *value)
+{
+    settings.pace.clear();
+    while (*value) {
+        const size_t name = strcspn(value, "=");
+        char *end = NULL;
+        const double us = value[name] ? strtod(value + name + 1, &end) : 0;
+
+        if (!(us > 0) || (*end && *end != ','))
+            return -1;
+        settings.pace[std::string(value, name)] = us;
+        value = end + (*end == ',');
+    }
+    return 0;
+}
+
+double pace_of(const char *library, int number)
+{
+    const auto i = settings.pace.find(std::string(library) + " " + std::to_string(number));
+
+    return i == settings.pace.end() ? PACE : i->second;
+}
+
 static int set_number(const char *name, int64_t v)
 {
     if (!strcmp(name, "SEED"))
@@ -142,6 +166,8 @@ static int set(const char *name, const char *value)
         settings.nccl = i;
     else if (!strcmp(name, "FAIL"))
         return set_failure(value);
+    else if (!strcmp(name, "PACE"))
+        return set_pace(value);
     else
         return set_number(name, atoll(value));
     return 0;
@@ -159,7 +185,7 @@ static void say_at_exit()
 
 __attribute__((constructor)) static void read_settings()
 {
-    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "MEMORY", "DRIVER", "FLAGS", "FAIL" };
+    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "MEMORY", "DRIVER", "FLAGS", "FAIL", "PACE" };
 
     for (const char *name : names) {
         const char *value = getenv((std::string("SIMT_") + name).c_str());

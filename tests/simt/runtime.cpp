@@ -13,6 +13,7 @@ using namespace bed;
 
 struct Event {
     int device;
+    bool timed;
     std::shared_ptr<Record> last;               // NULL: never recorded
 };
 
@@ -128,10 +129,10 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
     return sticky ? sticky : stream->done >= stream->submitted ? cudaSuccess : cudaErrorNotReady;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned)
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
 {
     BEGIN;
-    *e = (cudaEvent_t) new Event{ device_now, NULL };
+    *e = (cudaEvent_t) new Event{ device_now, !(flags & cudaEventDisableTiming), NULL };
     return cudaSuccess;
 }
 
@@ -207,9 +208,17 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     return cudaErrorNotReady;
 }
 
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t, cudaEvent_t)
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
 {
-    *ms = 1;                                                        // there are no clocks here
+    BEGIN;
+    const Event *const e[2] = { (Event *)from, (Event *)to };
+
+    for (const Event *x : e)
+        if (!x->timed || !x->last || x->device != e[0]->device)
+            return failed(cudaErrorInvalidResourceHandle);
+        else if (!x->last->done)
+            return cudaErrorNotReady;
+    *ms = (float)(1e-3 * (e[1]->last->time - e[0]->last->time));
     return cudaSuccess;
 }
 

@@ -143,15 +143,18 @@ static void run_head(Stream *s)
 
     s->queue.pop_front();
     s->clock.join(o.host);
-    if (o.wait)
+    if (o.wait) {
         s->clock.join(o.wait->clock);
-    else if (o.record) {
+        s->time = std::max(s->time, o.wait->time);
+    } else if (o.record) {
         s->clock.tick(s->number);
+        o.record->time = s->time;
         o.record->clock = s->clock;
         o.record->done = true;
     } else {
         begin(o.name, s->number, s->device, &s->clock, o.operands.get());
         run_body(o.run);
+        s->time += o.pace;
     }
     s->done++;
     progress.notify_all();

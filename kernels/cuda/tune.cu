@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A contest between several ways of computing a call: each is run some times between two events, the fastest is told to be->tuned, where the
+ * engine's other queues and, by its file, later runs find it.
+ *
+ *     table --has it--> the choice, if it still can be had
+ *           --has not-> one run of each entrant, which makes its plan; ROUNDS x REPEATS timed ones; the least round counts
+ *
+ * Entrants add in other orders, so the table's answer is a matter of bits: whoever comes second to a shape takes what he finds there.
+ * Trap: what other queues do on the card meanwhile is in the times, so nobody wins by less than 3 %.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cuda/plans.h"
+
+enum { ROUNDS = 3, REPEATS = 3 };
+
+#define BETTER 0.97f                    // of the first one's time
+
+/* All that a time depends on beside the shape; the driver's number is that of the CUDA it was made for. */
+static int name_device(Backend *be, char *name, size_t size)
+{
+    const Cuda *cuda = avt_cuda(be);
+    cudaDeviceProp card;
+    int driver = 0, ret = avt_cuda_check(be, cudaGetDeviceProperties(&card, cuda->index), "asking for the card's name");
+
+    if (ret >= 0)
+        ret = avt_cuda_check(be, cudaDriverGetVersion(&driver), "asking for the driver's version");
+    if (ret >= 0)
+        snprintf(name, size, "%.100s, sm_%d, driver for CUDA %d.%d, cuBLASLt %zu, cuDNN %zu", card.name, cuda->arch, driver / 1000,
+                 driver % 1000 / 10, cublasLtGetVersion(), cudnnGetVersion());
+    return ret;
+}
+
+static void write_choice(char text[TUNED_CHOICE], const CudaChoice *c)
+{
+    memset(text, 0, TUNED_CHOICE);
+    if (c->number < 0)
+        snprintf(text, TUNED_CHOICE, "cuDNN");
+    else
+        snprintf(text, TUNED_CHOICE, "%s %d", c->library == BY_DNN ? "cuDNN" : "cuBLASLt", c->number);
+}
+
+/* The entrant that a text names, or NULL. */
+static const CudaChoice *read_choice(const char *text, const Contest *c)
+{
+    char name[TUNED_CHOICE];
+
+    for (int i = 0; i < c->nb; i++) {
+        write_choice(name, &c->entrant[i]);
+        if (!strcmp(name, text))
+            return &c->entrant[i];
+    }
+    return NULL;
+}
+
+/* Milliseconds of a run; INFINITY: it cannot. */
+static int time_of(Backend *be, float *ms, const Contest *c, const CudaChoice *by, cudaEvent_t from, cudaEvent_t to)
+{
+    const cudaStream_t stream = avt_cuda(be)->stream;
+    int ret = c->run(be, c->call, by);
+
+    *ms = INFINITY;
+    for (int round = 0; ret >= 0 && round < ROUNDS; round++) {
+        float t = 0;
+
+        ret = avt_cuda_check(be, cudaEventRecord(from, stream), "timing");
+        for (int i = 0; ret >= 0 && i < REPEATS; i++)
+            ret = c->run(be, c->call, by);
+        if (ret >= 0)
+            ret = avt_cuda_check(be, cudaEventRecord(to, stream), "timing");
+        be->queue.stops++;
+        if (ret >= 0)
+            ret = avt_cuda_check(be, cudaEventSynchronize(to), "timing");
+        if (ret >= 0)
+            ret = avt_cuda_check(be, cudaEventElapsedTime(&t, from, to), "timing");
+        *ms = fminf(*ms, t / REPEATS);
+    }
+    return ret == AVT_ERR(ENOSYS) ? 0 : ret;
+}
+
+static int time_all(Backend *be, CudaChoice *won, const Contest *c)
+{
+    cudaEvent_t from = NULL, to = NULL;
+    char name[TUNED_CHOICE];
+    float best = INFINITY, ms;
+    int ret = avt_cuda_check(be, cudaEventCreate(&from), "making an event");
+
+    if (ret >= 0)
+        ret = avt_cuda_check(be, cudaEventCreate(&to), "making an event");
+    *won = c->entrant[0];
+    for (int i = 0; ret >= 0 && i < c->nb; i++) {
+        ret = time_of(be, &ms, c, &c->entrant[i], from, to);
+        write_choice(name, &c->entrant[i]);
+        avt_log(be->log, LOG_DEBUG, "%s: %s: %s %s%.4f ms", be->device, c->shape, name, isinf(ms) ? "cannot, " : "", ms);
+        if (ret >= 0 && ms < best * (isinf(best) ? 1 : BETTER)) {
+            best = ms;
+            *won = c->entrant[i];
+        }
+    }
+    if (from)
+        cudaEventDestroy(from);
+    if (to)
+        cudaEventDestroy(to);
+    return ret;
+}
+
+int avt_cuda_contest_known(Backend *be, CudaChoice *won, const Contest *c)
+{
+    char device[256], text[TUNED_CHOICE];
+    const CudaChoice *known = NULL;
+    const int ret = name_device(be, device, sizeof(device));
+
+    if (ret >= 0 && avt_tuned_get(be->tuned, device, c->shape, text))
+        known = read_choice(text, c);
+    if (known)
+        *won = *known;
+    return ret < 0 ? ret : known != NULL;
+}
+
+int avt_cuda_contest(Backend *be, CudaChoice *won, const Contest *c)
+{
+    char device[256], seen[TUNED_CHOICE], found[TUNED_CHOICE];
+    const CudaChoice *kept;
+    int ret = name_device(be, device, sizeof(device));
+
+    if (ret < 0)
+        return ret;
+    avt_tuned_get(be->tuned, device, c->shape, seen);
+    ret = time_all(be, won, c);
+    if (ret < 0)
+        return ret;
+    write_choice(found, won);
+    ret = avt_tuned_put(be->tuned, device, c->shape, seen, found);
+    kept = read_choice(found, c);
+    if (ret >= 0 && kept)                                           // another queue's, which came first
+        *won = *kept;
+    return ret;
+}
