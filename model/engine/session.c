@@ -3,16 +3,15 @@
  * Session: one stream. The caller's side: sound in, frames out, changes, abort. The work is the conductor's (conductor.c), in
  * a thread of its own, and the ranks', in theirs.
  */
-#include <stdlib.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/choose.h"
+#include "engine/look.h"
 #include "engine/orders.h"
 #include "engine/room.h"
 #include "engine/threads.h"
-#include "nets/picture.h"
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------ */
 
@@ -34,105 +33,6 @@ int avatar_engine_device(const AvatarEngine *e)
         return atoi(vae->device + strlen("cuda"));
     return avt_fail(&e->log, AVT_ERR(ENOSYS), "frames cannot stay on a GPU: pictures are decoded on %s; give a GPU of this process with vae_device or devices "
                     "(cuda0), or take frames in host memory", avt_plan_device(&e->core->plan, e->core->plan.vae_rank, name));
-}
-
-static int check_picture(const AvatarLook *look, const Log *log)
-{
-    if (look->width < 1 || look->height < 1 || look->width > 32768 || look->height > 32768)
-        return avt_fail(log, AVT_ERR(EINVAL), "reference picture of %dx%d: 1 to 32768 a side; scale it first", look->width, look->height);
-    if (look->stride && look->stride < 3 * (int64_t)look->width)
-        return avt_fail(log, AVT_ERR(EINVAL), "reference picture: a stride of %lld bytes is less than a row of %d pixels in RGB",
-                        (long long)look->stride, look->width);
-    return 0;
-}
-
-static int check_seed(int64_t seed, int64_t least, const Log *log)
-{
-    if (seed < least || seed > UINT32_MAX)
-        return avt_fail(log, AVT_ERR(EINVAL), "seed=%lld: -1 (drawn) or 0 to 4294967295", (long long)seed);
-    return 0;
-}
-
-static int check_late(int late, int max_late_ms, const Log *log)
-{
-    if (late < 0 || late > AVATAR_LATE_DROP)
-        return avt_fail(log, AVT_ERR(EINVAL), "late=%d: 0 (wait), 1 (repeat) or 2 (drop)", late);
-    if (max_late_ms < -1 || max_late_ms == 0 || max_late_ms > 60000)
-        return avt_fail(log, AVT_ERR(EINVAL), "max_late=%d ms: 1 to 60000, or -1 for 2000", max_late_ms);
-    return 0;
-}
-
-static int check_live(const AvatarLook *look, int compat, const Log *log)
-{
-    if (look->mode < 0 || look->mode > AVATAR_LIVE)
-        return avt_fail(log, AVT_ERR(EINVAL), "mode=%d: 0 (offline) or 1 (live)", look->mode);
-    if (look->latency_ms < -1 || look->latency_ms > 10000)
-        return avt_fail(log, AVT_ERR(EINVAL), "latency=%d ms: 0 to 10000, or -1 for %d", look->latency_ms, LIVE_LATENCY_MS);
-    if (check_late(look->late, look->max_late_ms, log) < 0)
-        return AVT_ERR(EINVAL);
-    if (look->mode == AVATAR_LIVE && compat)
-        return avt_fail(log, AVT_ERR(EINVAL), "mode=live does not go with compat=upstream, which needs the whole sound; drop one of them");
-    return 0;
-}
-
-/* A prompt that cannot be read is refused at once, not when its block comes. NULL is fine. */
-static int check_prompt(const char *prompt, const Log *log)
-{
-    char *clean = NULL;
-    const int ret = prompt ? avt_text_clean(&clean, prompt, log) : 0;
-
-    avt_free(clean);
-    return ret;
-}
-
-static int check_look(const AvatarLook *look, int compat, const Log *log)
-{
-    if (check_live(look, compat, log) < 0)
-        return AVT_ERR(EINVAL);
-    if (!look->rgb)
-        return avt_fail(log, AVT_ERR(EINVAL), "no reference picture: give one with image=FILE or a second input");
-    if (look->format < 0 || look->format > AVATAR_GBRP)
-        return avt_fail(log, AVT_ERR(EINVAL), "format=%d: 0 to %d, the formats of avatar.h", look->format, AVATAR_GBRP);
-    if (look->on_device < 0 || look->on_device > 1)
-        return avt_fail(log, AVT_ERR(EINVAL), "on_device=%d: 0 (frames in host memory) or 1 (on the GPU that decodes)", look->on_device);
-    if (look->tail < 0 || look->tail > AVATAR_TAIL_BLOCK)
-        return avt_fail(log, AVT_ERR(EINVAL), "tail=%d: 0 (ceil), 1 (floor) or 2 (block)", look->tail);
-    if (check_picture(look, log) < 0 || check_seed(look->seed, -1, log) < 0)
-        return AVT_ERR(EINVAL);
-    return check_prompt(look->prompt, log);
-}
-
-static PixelFormat pixel_format(int format)
-{
-    static const PixelFormat of[] = { [AVATAR_YUV420P] = PIX_YUV420P, [AVATAR_YUV444P] = PIX_YUV444P, [AVATAR_NV12] = PIX_NV12,
-                                      [AVATAR_RGB24] = PIX_RGB24, [AVATAR_GBRP] = PIX_GBRP };
-
-    return of[format];
-}
-
-/* The picture at the frames' size, [H, W, 3] in 8 bits. NULL: no memory. */
-static uint8_t *fit_picture(const Core *c, const AvatarLook *look, int w, int h)
-{
-    const int64_t stride = look->stride ? look->stride : 3 * (int64_t)look->width;
-    uint8_t *rgb = avt_malloc(MEM_SESSION, (size_t)w * (size_t)h * 3);
-    int ret = AVT_ERR(ENOMEM);
-
-    if (rgb)
-        ret = c->compat ? avt_picture_upstream(rgb, w, h, look->rgb, stride, look->width, look->height)
-                        : avt_picture_cover(rgb, w, h, look->rgb, stride, look->width, look->height);
-    if (ret < 0)
-        avt_freep(&rgb);
-    return rgb;
-}
-
-static int64_t draw_seed(void)
-{
-    struct timespec t;
-    uint64_t x;
-
-    clock_gettime(CLOCK_REALTIME, &t);
-    x = (uint64_t)t.tv_nsec * 0x9E3779B97F4A7C15u ^ (uint64_t)t.tv_sec * 0xC2B2AE3D27D4EB4Fu;
-    return (int64_t)(x >> 32);
 }
 
 /* Find the memory of each rank and of the front on `dry`; refuse what the devices have not left. */
@@ -210,7 +110,7 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
 {
     const Core *c = s->e->core;
     const char *prompt = look->prompt ? look->prompt : c->dir.prompt ? c->dir.prompt : DEFAULT_PROMPT;
-    int ret = check_look(look, c->compat, &s->e->log);
+    int ret = avt_look_check(look, c->compat, &s->e->log);
 
     if (ret >= 0 && look->on_device)
         ret = avatar_engine_device(s->e);
@@ -227,18 +127,18 @@ static int fill_session(AvatarSession *s, const AvatarLook *look, const SessionH
     s->format = look->format;
     set_sound(s, look);
     set_late(s, look->late, look->max_late_ms);
-    s->info.seed = s->next.seed = look->seed < 0 ? draw_seed() : look->seed;
+    s->info.seed = s->next.seed = look->seed < 0 ? avt_draw_seed() : look->seed;
     s->info.steps = c->plan.steps;
     s->info.weight_bytes = c->weight_bytes;
     snprintf(s->info.precision, sizeof(s->info.precision), "%s", avt_precision_name(c->act, c->product));
     snprintf(s->info.kv, sizeof(s->info.kv), "%s", avt_kv_name(&c->plan, c->act));
     avt_plan_text(&c->plan, s->info.plan, sizeof(s->info.plan));
-    s->next.picture = fit_picture(c, look, s->info.width, s->info.height);
+    s->next.picture = avt_look_picture(c, look, s->info.width, s->info.height);
     s->next.prompt = avt_strdup(MEM_SESSION, prompt);
     if (!s->next.picture || !s->next.prompt)
         return avt_fail(&s->e->log, AVT_ERR(ENOMEM), "no memory for a picture of %dx%d", s->info.width, s->info.height);
     s->crew.set = (RankSetup){ .plan = &c->plan, .schedule = c->schedule, .shape = avt_dit_shape(s->info.height / 8, s->info.width / 8),
-                          .format = pixel_format(look->format), .receiver = look->on_device ? c->plan.rank[c->plan.vae_rank].device : NULL,
+                          .format = avt_look_format(look->format), .receiver = look->on_device ? c->plan.rank[c->plan.vae_rank].device : NULL,
                           .text_len = c->sizes.dit.text_len, .comm = s->hooks.comm, .hooks = s->hooks.rank,
                           .direct = avt_workers_direct(c, &s->e->log), .cancel = &s->cancel, .log = &s->e->log };
     if (!look->prompt && !c->dir.prompt)
@@ -469,25 +369,11 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
 
 /* ---- changes ------------------------------------------------------------------------------------------------------------------- */
 
-static int check_change(const AvatarLook *look, const Log *log)
-{
-    if (check_seed(look->seed, KEEP_SEED, log) < 0 || (look->rgb && check_picture(look, log) < 0))
-        return AVT_ERR(EINVAL);
-    return check_prompt(look->prompt, log);
-}
-
-int avatar_look_check(const AvatarEngine *e, const AvatarLook *look)
-{
-    if (avt_in_callback())
-        return AVT_ERR(EDEADLK);
-    return check_change(look, &e->log);
-}
-
 /* Copies of what is to change. What was made is in *ch after an error as well. */
 static int copy_change(const AvatarSession *s, Changes *ch, const AvatarLook *look)
 {
-    *ch = (Changes){ .seed = look->seed == -1 ? draw_seed() : look->seed, .prompt_id = !!look->prompt };
-    if (look->rgb && !(ch->picture = fit_picture(s->e->core, look, s->info.width, s->info.height)))
+    *ch = (Changes){ .seed = look->seed == -1 ? avt_draw_seed() : look->seed, .prompt_id = !!look->prompt };
+    if (look->rgb && !(ch->picture = avt_look_picture(s->e->core, look, s->info.width, s->info.height)))
         return AVT_ERR(ENOMEM);
     if (look->prompt && !(ch->prompt = avt_strdup(MEM_SESSION, look->prompt)))
         return AVT_ERR(ENOMEM);
@@ -509,7 +395,7 @@ int avatar_session_set_at(AvatarSession *s, const AvatarLook *look, int64_t from
     int64_t block;
 
     if (ret >= 0)
-        ret = check_change(look, &s->e->log);
+        ret = avt_change_check(look, &s->e->log);
     if (ret < 0)
         return ret;
     ret = copy_change(s, &ch, look);
@@ -543,7 +429,7 @@ int avatar_session_late(AvatarSession *s, int late, int max_late_ms)
 
     if (ret < 0)
         return ret;
-    if (check_late(late, max_late_ms, &s->e->log) < 0)
+    if (avt_late_check(late, max_late_ms, &s->e->log) < 0)
         return AVT_ERR(EINVAL);
     pthread_mutex_lock(&s->lock);
     set_late(s, late, max_late_ms);
