@@ -111,7 +111,7 @@ int avt_comm_open(Comm **comm, const CommOptions *opt)
     ret = open[opt->kind](comm, opt);
     for (int i = 0; i < opt->nb && ret >= 0; i++)
         if (comm[i])
-            comm[i]->timed = opt->timed;
+            comm[i]->timed = opt->timed && opt->device[i];          // a host's end may be of several threads
     return ret;
 }
 

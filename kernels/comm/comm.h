@@ -61,7 +61,7 @@ typedef struct CommOptions {
     struct World *world;                // of these processes; NULL: they are one
     uint32_t id;                        // the same in all processes, of no other group of the world
     int direct;                         // tensors go from card to card between processes (comm_nccl.h); the same in all of them
-    int timed;                          // ends count what their calls take
+    int timed;                          // ends of ranks with a device count what their calls take
 } CommOptions;
 
 #define COMM_TIMEOUT_MS 20000

@@ -6,7 +6,8 @@
  *   mpirun --- film                the launcher is the first forebear without the mark: scripts between it and a process have it
  *          \-- script --- worker
  *
- * A process that is being started has the launcher's environment until its exec(): who counts too few counts again a little later.
+ * A process that is being started has the launcher's environment until its exec(): who counts too few counts again a little later. What cannot
+ * be seen (another user's, another container's) is never taken for gone.
  */
 #include <ctype.h>
 #include <dirent.h>
@@ -22,7 +23,7 @@ typedef struct Mark {
     char value[128];
 } Mark;
 
-/* A variable of a process's environment, as it was at its start. @return 1, or 0: there is none, or it cannot be seen */
+/* A variable of a process's environment, as it was at its start. @return 1; 0: it has none; -1: it cannot be seen */
 static int read_variable(char *value, size_t size, int pid, const char *name)
 {
     const size_t len = strlen(name);
@@ -34,7 +35,7 @@ static int read_variable(char *value, size_t size, int pid, const char *name)
     snprintf(path, sizeof(path), "/proc/%d/environ", pid);
     f = fopen(path, "re");
     if (!f)
-        return 0;
+        return -1;
     while (!found && (c = getc(f)) != EOF) {
         word[n] = (char)c;
         n += n < sizeof(word) - 1;
@@ -50,11 +51,13 @@ static int read_variable(char *value, size_t size, int pid, const char *name)
     return found;
 }
 
+/* @return as read_variable() */
 static int has_mark(int pid, const Mark *m)
 {
     char value[sizeof(m->value)];
+    const int has = read_variable(value, sizeof(value), pid, m->name);
 
-    return read_variable(value, sizeof(value), pid, m->name) && !strcmp(value, m->value);
+    return has > 0 ? !strcmp(value, m->value) : has;
 }
 
 /* This process's: PMIx names the job, MPICH says only that there is one. */
@@ -64,7 +67,7 @@ static int find_mark(Mark *m)
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         m->name = names[i];
-        if (read_variable(m->value, sizeof(m->value), getpid(), m->name))
+        if (read_variable(m->value, sizeof(m->value), getpid(), m->name) > 0)
             return 1;
     }
     return 0;
@@ -99,14 +102,16 @@ int avt_launcher_count(void)
 
     if (!find_mark(&m))
         return -1;
-    while (launcher > 1 && has_mark(launcher, &m))
+    while (launcher > 1 && has_mark(launcher, &m) > 0)
         launcher = parent_of(launcher);
+    if (launcher <= 1 || has_mark(launcher, &m) < 0)
+        return -1;
     all = opendir("/proc");
     if (!all)
         return -1;
     while ((e = readdir(all)))
         if (isdigit((unsigned char)*e->d_name) && parent_of(atoi(e->d_name)) == launcher)
-            nb += has_mark(atoi(e->d_name), &m);
+            nb += has_mark(atoi(e->d_name), &m) != 0;
     closedir(all);
     return nb ? nb : -1;                                            // not even this one: they are hidden
 }
