@@ -10,6 +10,9 @@
  *      weight  [16, 64] = exp2(score - maximum), to bf16: pieces of the score are those that the next product wants
  *      result  [16, hd] += weight [16, 64] v [64, hd]      v by ldmatrix, turned
  *
+ * Keys and values in codes of e4m3 (kv=fp8) are copied as they are, and turned into bf16 tiles, code times scale, rounded once, when they
+ * have come: half the bytes of the device's memory, and 64 KB of shared memory in place of 80.
+ *
  * Rows of shared tiles are cut into 16 bytes, which are permuted by the row: eight rows meet all banks. A head is 32, 64 or 128 wide there,
  * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu;
  * what cuDNN does better from sm_90 on: attention_dnn.cu.
@@ -38,6 +41,45 @@ template <int HD> static __device__ __forceinline__ void fetch(unsigned char *ti
         const bool there = first + r < nb && c * 8 < hd;
 
         cp_async16(piece_at<HD>(tile, r, c), there ? src + (size_t)(first + r) * row + c * 8 : src, there);
+    }
+}
+
+/* The same of codes, rows side by side. */
+template <int HD> static __device__ __forceinline__ void fetch_codes(unsigned char *codes, const unsigned char *src, size_t row, int hd, int first, int nb)
+{
+    enum { PIECES = HD / 16 };
+
+#pragma unroll
+    for (int i = 0; i < KEYS * PIECES / THREADS; i++) {
+        const int e = i * THREADS + threadIdx.x, r = e / PIECES, c = e % PIECES;
+        const bool there = first + r < nb && c * 16 < hd;
+
+        cp_async16(codes + e * 16, there ? src + (size_t)(first + r) * row + c * 16 : src, there);
+    }
+}
+
+/* Eight codes in two words, times their row's scale */
+static __device__ __forceinline__ uint4 numbers_of(uint32_t first, uint32_t second, float scale)
+{
+    const float2 a = values_of_codes(first & 0xffff), b = values_of_codes(first >> 16);
+    const float2 c = values_of_codes(second & 0xffff), d = values_of_codes(second >> 16);
+
+    return make_uint4(pack_bf16(a.x * scale, a.y * scale), pack_bf16(b.x * scale, b.y * scale), pack_bf16(c.x * scale, c.y * scale),
+                      pack_bf16(d.x * scale, d.y * scale));
+}
+
+/* A tile out of codes that have come; scale[64] */
+template <int HD> static __device__ __forceinline__ void decode(unsigned char *tile, const unsigned char *codes, const float *scale)
+{
+    enum { PIECES = HD / 16 };
+
+#pragma unroll
+    for (int i = 0; i < KEYS * PIECES / THREADS; i++) {
+        const int e = i * THREADS + threadIdx.x, r = e / PIECES, c = e % PIECES;
+        const uint4 u = ld16(codes + e * 16);
+
+        st16(piece_at<HD>(tile, r, 2 * c), numbers_of(u.x, u.y, scale[r]));
+        st16(piece_at<HD>(tile, r, 2 * c + 1), numbers_of(u.z, u.w, scale[r]));
     }
 }
 
@@ -208,19 +250,83 @@ template <int HD, bool REL> __global__ void __launch_bounds__(THREADS) mma_kerne
     put_result<HD>(a, result, sum, (size_t)item * a.n * row + (size_t)head * a.hd, query, lane);
 }
 
-template <int HD> static cudaError_t launch(Backend *be, const Attention *a, int batch)
+/* The same for codes: the next tile's come, and a scale for each thread, while this one's numbers are at work. */
+template <int HD> __global__ void __launch_bounds__(THREADS) mma_codes_kernel(Attention a, Scales of_codes)
 {
-    const int smem = 5 * KEYS * HD * 2;
-    const dim3 grid((unsigned)((a->n + QUERIES - 1) / QUERIES), (unsigned)a->heads, (unsigned)batch);
-    void (*const kernel)(Attention) = a->rel ? mma_kernel<HD < REL_MOST ? HD : REL_MOST, true> : mma_kernel<HD, false>;
-    const cudaError_t e = cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+    enum { BYTES = KEYS * HD * 2 };
+    SMEM_DYNAMIC(smem);
+    SMEM_STATIC(float, scales, 2 * KEYS);                           // of the tile's keys, values
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.y, q0 = blockIdx.x * QUERIES, item = blockIdx.z;
+    const size_t row = (size_t)a.heads * a.hd;
+    const int first_tiles = (a.part[0].nb + KEYS - 1) / KEYS, nb_tiles = first_tiles + (a.part[1].nb + KEYS - 1) / KEYS;
+    const int query = q0 + warp * 16 + (lane >> 2);
+    const float unit = a.scale * 1.4426950408889634f;
+    unsigned char *keys = smem + BYTES, *values = smem + 2 * BYTES, *codes = smem + 3 * BYTES;
+    const float *scale_first = threadIdx.x < KEYS ? of_codes.of[0][0] : of_codes.of[0][1];
+    const float *scale_second = threadIdx.x < KEYS ? of_codes.of[1][0] : of_codes.of[1][1];
+    float next = 0;                                                 // this thread's of the scales to come
+    uint32_t q[HD / 16][4];
+    float result[HD / 8][4] = {}, top[2] = { -INFINITY, -INFINITY }, sum[2] = {};
+    const auto fetch_tile = [&](int tile) {
+        const bool second = tile >= first_tiles;
+        const unsigned char *k = (const unsigned char *)(second ? a.part[1].k : a.part[0].k), *v = (const unsigned char *)(second ? a.part[1].v : a.part[0].v);
+        const int nb = second ? a.part[1].nb : a.part[0].nb, first = (second ? tile - first_tiles : tile) * KEYS;
+        const int of_scale = first + (int)(threadIdx.x % KEYS);
+        const size_t base = (size_t)item * nb * row + (size_t)head * a.hd;
 
-    return e ? e : LAUNCH(kernel, grid, THREADS, smem, avt_cuda(be)->stream, *a);
+        fetch_codes<HD>(codes, k + base, row, a.hd, first, nb);
+        fetch_codes<HD>(codes + BYTES / 2, v + base, row, a.hd, first, nb);
+        next = of_scale < nb ? (second ? scale_second : scale_first)[((size_t)item * nb + of_scale) * a.heads + head] : 0;
+    };
+
+    fetch<HD>(smem, (const bf16 *)a.q + (size_t)item * a.n * row + (size_t)head * a.hd, row, a.hd, q0, a.n);
+    fetch_tile(0);
+    cp_async_commit();
+    for (int t = 0; t < nb_tiles; t++) {
+        const int k0 = (t < first_tiles ? t : t - first_tiles) * KEYS, nb = t < first_tiles ? a.part[0].nb : a.part[1].nb;
+        float score[8][4] = {};
+
+        scales[threadIdx.x] = next;
+        cp_async_wait<0>();
+        __syncthreads();                                            // the codes are there, the last tile was read
+        decode<HD>(keys, codes, scales);
+        decode<HD>(values, codes + BYTES / 2, scales + KEYS);
+        __syncthreads();
+        if (t + 1 < nb_tiles)
+            fetch_tile(t + 1);
+        cp_async_commit();
+        if (!t)
+#pragma unroll
+            for (int k = 0; k < HD / 16; k++)
+                ldsm4(q[k], piece_at<HD>(smem, warp * 16 + (lane & 15), k * 2 + (lane >> 4)));
+        multiply_keys<HD>(score, q, keys, lane);
+        if (nb - k0 < KEYS)
+            mask_behind(score, nb - k0, lane);
+        weigh<HD>(score, top, sum, result, unit);
+        multiply_values<HD>(result, score, values, lane);
+    }
+    cp_async_wait<0>();
+    put_result<HD>(a, result, sum, (size_t)item * a.n * row + (size_t)head * a.hd, query, lane);
 }
 
-int avt_cuda_attention_mma(Backend *be, const Attention *a, int batch)
+template <int HD> static cudaError_t launch(Backend *be, const Attention *a, const Scales *s, int batch)
 {
-    return avt_cuda_check(be, a->hd <= 32 ? launch<32>(be, a, batch) : a->hd <= 64 ? launch<64>(be, a, batch) : launch<128>(be, a, batch),
+    const bool codes = s->of[0][0];
+    const int smem = (codes ? 4 : 5) * KEYS * HD * 2;
+    const dim3 grid((unsigned)((a->n + QUERIES - 1) / QUERIES), (unsigned)a->heads, (unsigned)batch);
+    void (*const kernel)(Attention) = a->rel ? mma_kernel<HD < REL_MOST ? HD : REL_MOST, true> : mma_kernel<HD, false>;
+    const void *const any = codes ? (const void *)mma_codes_kernel<HD> : (const void *)kernel;
+    const cudaError_t e = cudaFuncSetAttribute(any, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+
+    if (e)
+        return e;
+    return codes ? LAUNCH(mma_codes_kernel<HD>, grid, THREADS, smem, avt_cuda(be)->stream, *a, *s) :
+                   LAUNCH(kernel, grid, THREADS, smem, avt_cuda(be)->stream, *a);
+}
+
+int avt_cuda_attention_mma(Backend *be, const Attention *a, const Scales *s, int batch)
+{
+    return avt_cuda_check(be, a->hd <= 32 ? launch<32>(be, a, s, batch) : a->hd <= 64 ? launch<64>(be, a, s, batch) : launch<128>(be, a, s, batch),
                           "attention");
 }
 
@@ -231,6 +337,11 @@ static Segment segment_of(Tensor k, Tensor v, int batched)
     return { k.data, v.data, k.dtype, (int)k.dim[batched] };
 }
 
+static const float *scales_of(Tensor t)
+{
+    return t.be ? (const float *)t.scale : NULL;
+}
+
 static int read_by4(const OpCall *c, int hd)
 {
     for (int i = 0; i < 5; i++)
@@ -239,14 +350,20 @@ static int read_by4(const OpCall *c, int hd)
     return can_load4(c->out.data, c->out.dtype, hd);
 }
 
-/* bf16, pieces of 16 bytes, and a scale that keeps the order of scores */
-static int suits_mma(const Attention *a)
+static int all_are(const Attention *a, DType type)
+{
+    return a->part[0].dtype == type && (!a->part[1].nb || a->part[1].dtype == type);
+}
+
+/* Pieces of 16 bytes, and a scale that keeps the order of scores */
+static int suits_mma(const Attention *a, const Scales *s)
 {
     const uintptr_t all = (uintptr_t)a->q | (uintptr_t)a->out | (uintptr_t)a->part[0].k | (uintptr_t)a->part[0].v | (uintptr_t)a->part[1].k |
                           (uintptr_t)a->part[1].v;
+    const int numbers = all_are(a, DT_BF16) && !s->of[0][1] && !s->of[1][1] && a->hd % 8 == 0;
+    const int codes = all_are(a, DT_F8_E4M3) && a->hd % 16 == 0 && !a->rel;
 
-    return a->q_dtype == DT_BF16 && a->part[0].dtype == DT_BF16 && (!a->part[1].nb || a->part[1].dtype == DT_BF16) && a->hd % 8 == 0 &&
-           a->hd <= (a->rel ? REL_MOST : HEAD_MOST) && a->scale > 0 && all % 16 == 0;
+    return a->q_dtype == DT_BF16 && (numbers || codes) && a->hd <= (a->rel ? REL_MOST : HEAD_MOST) && a->scale > 0 && all % 16 == 0;
 }
 
 int avt_cuda_attention(Backend *be, const OpCall *c)
@@ -257,18 +374,15 @@ int avt_cuda_attention(Backend *be, const OpCall *c)
                           { segment_of(c->attention.k1, c->attention.v1, batched), segment_of(c->attention.k2, c->attention.v2, batched) },
                           (const float *)c->attention.rel.data, (int)q.dim[batched], (int)q.dim[batched + 1], (int)q.dim[batched + 2],
                           read_by4(c, (int)q.dim[batched + 2]), c->u.attention.scale };
+    const Scales s = { { { scales_of(c->attention.k1), scales_of(c->attention.v1) }, { scales_of(c->attention.k2), scales_of(c->attention.v2) } } };
 
     int ret = AVT_ERR(ENOSYS);
 
     if (!avt_numel(c->out))
         return 0;
-    if (avt_is_code(c->attention.k1.dtype) || (c->attention.k2.be && avt_is_code(c->attention.k2.dtype))) {
-        avt_backend_fail(be, ret, "%s: attention over codes is not written for it; use kv=bf16", be->device);
-        return ret;
-    }
     if (avt_cuda_attention_suits(c, avt_cuda(be)->arch))
         ret = avt_cuda_attention_dnn(be, c);
     if (ret != AVT_ERR(ENOSYS))
         return ret;
-    return suits_mma(&a) ? avt_cuda_attention_mma(be, &a, batch) : avt_cuda_attention_exact(be, &a, batch);
+    return suits_mma(&a, &s) ? avt_cuda_attention_mma(be, &a, &s, batch) : avt_cuda_attention_exact(be, &a, &s, batch);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What both kernels of attention take: the call, as numbers. */
+/* What the kernels of attention take: the call, as numbers. */
 #ifndef AVT_CUDA_ATTENTION_CUH
 #define AVT_CUDA_ATTENTION_CUH
 
@@ -8,7 +8,7 @@
 
 typedef struct Segment {                // keys and values, [nb, NH, hd]
     const void *k, *v;
-    DType dtype;
+    DType dtype;                        // of the keys; the values are of it or codes
     int nb;
 } Segment;
 
@@ -23,8 +23,13 @@ typedef struct Attention {
     float scale;
 } Attention;
 
-int avt_cuda_attention_exact(Backend *be, const Attention *a, int batch);           // attention_exact.cu
-int avt_cuda_attention_mma(Backend *be, const Attention *a, int batch);             // attention.cu
+/* Of codes: a parameter of its own, for the kernels without would need more registers. */
+typedef struct Scales {
+    const float *of[2][2];              // a segment's keys, values: [nb, NH]; NULL: they are no codes
+} Scales;
+
+int avt_cuda_attention_exact(Backend *be, const Attention *a, const Scales *s, int batch);           // attention_exact.cu
+int avt_cuda_attention_mma(Backend *be, const Attention *a, const Scales *s, int batch);             // attention.cu: keys and values of bf16, or all of them codes
 int avt_cuda_attention_dnn(Backend *be, const OpCall *c);                           // attention_dnn.cu; ENOSYS: not by cuDNN
 
 #endif

@@ -16,30 +16,42 @@
 enum { QUERIES = 64, KEYS = 64, CHUNK = 32, CHUNK_ROW = CHUNK + 4, WEIGHT_ROW = KEYS + 4, VALUES = 16, THREADS = 256 };
 enum { ROOM = QUERIES * CHUNK_ROW + KEYS * CHUNK_ROW };             // floats; the values lie there when the scores are done
 
+typedef struct Kept {                   // keys, values or queries
+    const void *p;
+    const float *scale;                 // of codes, [rows, NH]; or NULL
+    DType dtype;
+} Kept;
+
 static __device__ __forceinline__ void put4(float *tile, float4 v)
 {
     store4(tile, DT_F32, 0, v);
 }
 
 /* Elements d .. d + 3 of a head's row, zeros behind its end */
-static __device__ __forceinline__ float4 head_part(const Attention &a, const void *p, DType dtype, size_t row, int head, int d)
+static __device__ __forceinline__ float4 head_part(const Attention &a, const Kept &p, size_t row, int head, int d)
 {
-    const size_t at = (row * a.heads + head) * a.hd + d;
+    const size_t of_head = row * a.heads + head, at = of_head * a.hd + d;
+    float4 v;
 
     if (d >= a.hd)
         return make_float4(0, 0, 0, 0);
-    return a.by4 ? load4(p, dtype, at) : load_some(p, dtype, at, a.hd - d);
+    v = a.by4 ? load4(p.p, p.dtype, at) : load_some(p.p, p.dtype, at, a.hd - d);
+    if (p.scale) {
+        const float scale = p.scale[of_head];
+
+        v.x *= scale, v.y *= scale, v.z *= scale, v.w *= scale;
+    }
+    return v;
 }
 
 /* 64 rows of p from `first` on, elements d0 .. d0 + 31, into a tile; rows behind `nb` are zero. */
-static __device__ __forceinline__ void fetch_chunk(const Attention &a, float *tile, const void *p, DType dtype, size_t base, int first, int nb,
-                                                   int head, int d0)
+static __device__ __forceinline__ void fetch_chunk(const Attention &a, float *tile, const Kept &p, size_t base, int first, int nb, int head, int d0)
 {
     const int row = threadIdx.x / 4, part = threadIdx.x % 4 * 8;
 
 #pragma unroll 1
     for (int i = part; i < part + 8; i += 4)
-        put4(tile + row * CHUNK_ROW + i, first + row < nb ? head_part(a, p, dtype, base + first + row, head, d0 + i) : make_float4(0, 0, 0, 0));
+        put4(tile + row * CHUNK_ROW + i, first + row < nb ? head_part(a, p, base + first + row, head, d0 + i) : make_float4(0, 0, 0, 0));
 }
 
 static __device__ __forceinline__ void add_dot(float &sum, float4 a, float4 b)
@@ -148,7 +160,7 @@ template <int GROUPS> static __device__ __forceinline__ void weigh(const Attenti
 }
 
 /* 16 values from `first` on, 64 * GROUPS columns from d0 on */
-template <int GROUPS> static __device__ __forceinline__ void fetch_values(const Attention &a, float *value, const Segment &part, size_t base, int first,
+template <int GROUPS> static __device__ __forceinline__ void fetch_values(const Attention &a, float *value, const Kept &v, size_t base, int first, int nb,
                                                                           int head, int d0)
 {
     const int row = threadIdx.x / 16;
@@ -156,11 +168,11 @@ template <int GROUPS> static __device__ __forceinline__ void fetch_values(const 
 #pragma unroll 1
     for (int i = threadIdx.x % 16 * 4; i < 64 * GROUPS; i += 64)
         put4(value + row * 64 * GROUPS + i,
-             first + row < part.nb ? head_part(a, part.v, part.dtype, base + first + row, head, d0 + i) : make_float4(0, 0, 0, 0));
+             first + row < nb ? head_part(a, v, base + first + row, head, d0 + i) : make_float4(0, 0, 0, 0));
 }
 
 /* Block (x, y, z): queries 64 x .., head y, columns 64 GROUPS (z mod parts) .. of item z / parts of the batch */
-template <int GROUPS> __global__ void __launch_bounds__(THREADS, 1) exact_kernel(Attention a, int parts)
+template <int GROUPS> __global__ void __launch_bounds__(THREADS, 1) exact_kernel(Attention a, Scales scales, int parts)
 {
     SMEM_STATIC(float4, room, ROOM / 4);
     SMEM_STATIC(float4, weights, QUERIES * WEIGHT_ROW / 4);
@@ -168,26 +180,30 @@ template <int GROUPS> __global__ void __launch_bounds__(THREADS, 1) exact_kernel
     const int x = threadIdx.x % 16, y = threadIdx.x / 16, head = blockIdx.y, q0 = blockIdx.x * QUERIES;
     const int d0 = (int)(blockIdx.z % parts) * 64 * GROUPS;
     const size_t item = blockIdx.z / parts;
+    const Kept queries = { a.q, NULL, a.q_dtype };
     float top[4] = { -INFINITY, -INFINITY, -INFINITY, -INFINITY }, sum[4] = {};
     float4 o[4][GROUPS] = {};
 
     for (int i = 0; i < 2; i++) {
         const Segment part = i ? a.part[1] : a.part[0];             // no index: it would need local memory
+        const Kept keys = { part.k, i ? scales.of[1][0] : scales.of[0][0], part.dtype };
+        const float *of_values = i ? scales.of[1][1] : scales.of[0][1];
+        const Kept values = { part.v, of_values, of_values ? DT_F8_E4M3 : part.dtype };
 
         for (int k0 = 0; k0 < part.nb; k0 += KEYS) {
             float s[4][4] = {};
 
             for (int d = 0; d < a.hd; d += CHUNK) {
                 __syncthreads();
-                fetch_chunk(a, q, a.q, a.q_dtype, item * a.n, q0, a.n, head, d);
-                fetch_chunk(a, k, part.k, part.dtype, item * part.nb, k0, part.nb, head, d);
+                fetch_chunk(a, q, queries, item * a.n, q0, a.n, head, d);
+                fetch_chunk(a, k, keys, item * part.nb, k0, part.nb, head, d);
                 __syncthreads();
                 add_scores(s, q, k, y, x);
             }
             weigh<GROUPS>(a, s, top, sum, o, weight, q0, k0, part.nb, head, y, x);
             for (int v0 = 0; v0 < KEYS && k0 + v0 < part.nb; v0 += VALUES) {
                 __syncthreads();
-                fetch_values<GROUPS>(a, q, part, item * part.nb, k0 + v0, head, d0);
+                fetch_values<GROUPS>(a, q, values, item * part.nb, k0 + v0, part.nb, head, d0);
                 __syncthreads();
                 add_values<GROUPS>(o, weight + v0, q, y, x);
             }
@@ -221,11 +237,11 @@ template <int GROUPS> __global__ void __launch_bounds__(THREADS, 1) exact_kernel
     }
 }
 
-int avt_cuda_attention_exact(Backend *be, const Attention *a, int batch)
+int avt_cuda_attention_exact(Backend *be, const Attention *a, const Scales *s, int batch)
 {
     const int groups = a->hd > 64 ? 2 : 1, parts = (a->hd + 64 * groups - 1) / (64 * groups);
     const dim3 grid((unsigned)((a->n + QUERIES - 1) / QUERIES), (unsigned)a->heads, (unsigned)(batch * parts));
 
-    return avt_cuda_check(be, LAUNCH(groups > 1 ? exact_kernel<2> : exact_kernel<1>, grid, THREADS, 0, avt_cuda(be)->stream, *a, parts),
+    return avt_cuda_check(be, LAUNCH(groups > 1 ? exact_kernel<2> : exact_kernel<1>, grid, THREADS, 0, avt_cuda(be)->stream, *a, *s, parts),
                           "attention");
 }

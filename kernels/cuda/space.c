@@ -58,7 +58,7 @@ int avt_cuda_attention_suits(const OpCall *c, int arch)
     const Tensor q = c->attention.q, k1 = c->attention.k1, k2 = c->attention.k2;
 
     return arch >= 90 && q.nd == 3 && q.dim[2] == ATTENTION_HEAD && q.dtype == DT_BF16 && c->out.dtype == DT_BF16 && k1.dtype == DT_BF16 &&
-           (!k2.be || k2.dtype == DT_BF16) && !c->attention.rel.be && c->u.attention.scale > 0 && q.dim[0] * k1.dim[0] >= ATTENTION_LEAST;
+           (!k2.be || k2.dtype == DT_BF16) && !c->attention.v1.scale && !c->attention.v2.scale && !c->attention.rel.be && c->u.attention.scale > 0 && q.dim[0] * k1.dim[0] >= ATTENTION_LEAST;
 }
 
 AttentionSpace avt_cuda_attention_space(const OpCall *c)

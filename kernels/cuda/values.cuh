@@ -29,6 +29,12 @@ static __device__ __forceinline__ float value_of_code(uint32_t code, DType type)
     return type == DT_I8 ? (float)(signed char)code : __half2float(__half(__nv_cvt_fp8_to_halfraw((__nv_fp8_storage_t)code, __NV_E4M3)));
 }
 
+/* Two codes of e4m3 in the low bytes */
+static __device__ __forceinline__ float2 values_of_codes(uint32_t two)
+{
+    return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3)));
+}
+
 static __device__ __forceinline__ float value_of_bits(uint32_t bits, DType dtype)
 {
     if (is_code(dtype))

@@ -151,15 +151,6 @@ static int parse_kv(Plan *p, const char *text, const Log *log)
     return 0;
 }
 
-/* Devices that hold layers must have attention over what they keep. */
-static int check_kv(const Plan *p, const Log *log)
-{
-    for (int r = 0; r < p->nb_ranks && avt_is_code(p->kv); r++)
-        if (p->rank[r].pipe >= 0 && avt_device_kind(p->rank[r].device, strlen(p->rank[r].device)) == DEVICE_CUDA)
-            return avt_fail(log, AVT_ERR(ENOSYS), "kv=fp8: %s has no attention over it yet, a CPU has; use kv=bf16", p->rank[r].device);
-    return 0;
-}
-
 /* The first `nb` ranks hold layers, in teams: one pipe of all, or a pipe for each. */
 static int place_layers(Plan *p, const PlanOptions *opt, int nb, int parts)
 {
@@ -354,8 +345,6 @@ int avt_plan_make(Plan *p, const PlanOptions *opt, const Log *log)
         ret = place_front(p, opt, log);
     if (ret >= 0)
         ret = place_layers(p, opt, layer_ranks, parts);
-    if (ret >= 0)
-        ret = check_kv(p, log);
     if (ret < 0)
         return ret;
     p->in_flight = p->kind == PLAN_SEQUENTIAL ? 1 : p->steps;

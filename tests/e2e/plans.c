@@ -120,6 +120,14 @@ static void plans_agree_with_keys_in_codes(void **state)
         free(r[i]);
 }
 
+static void a_device_agrees_with_keys_in_codes(void **state)
+{
+    (void)state;
+    kv = "fp8";
+    all_plans_agree(device, 3, COMM_THREADS);
+    kv = NULL;
+}
+
 /* Queues of two classes of device meet in the host. */
 static void classes_meet_in_the_host(void **state)
 {
@@ -181,6 +189,7 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest of_a_device[] = {
         { "plans_agree_3_steps", plans_agree, NULL, NULL, &s3 }, { "plans_agree_strictly_3_steps", plans_agree_strictly, NULL, NULL, &s3 },
+        cmocka_unit_test(a_device_agrees_with_keys_in_codes),
     };
 
     const struct CMUnitTest sample[] = { cmocka_unit_test(some_plans_agree) };

@@ -289,10 +289,11 @@ static void other_words_are_refused(void **state)
 static void a_device_stays_close(void **state)
 {
     static const struct {
-        const char *name;
+        const char *name, *kv;
         const Limits *limit;
         int in_sample;
-    } way[] = { { "bf16", &of_bf16, 1 }, { "f32", &of_f32, 0 }, { "int8", &of_int8, 0 }, { "fp8", &of_fp8, 0 } };
+    } way[] = { { "bf16", NULL, &of_bf16, 1 }, { "bf16", "fp8", &of_kv, 0 }, { "f32", NULL, &of_f32, 0 }, { "f32", "fp8", &of_kv, 0 },
+                { "int8", NULL, &of_int8, 0 }, { "fp8", NULL, &of_fp8, 0 } };
     Film *a = malloc(sizeof(*a)), *b = malloc(sizeof(*b));
 
     (void)state;
@@ -301,9 +302,12 @@ static void a_device_stays_close(void **state)
     for (size_t i = 0; i < sizeof(way) / sizeof(way[0]); i++) {
         if (sample && !way[i].in_sample)
             continue;
+        kv = way[i].kv;
         make_film(b, device, way[i].name, -1);
+        kv = NULL;
         assert_string_equal(b->info.precision, way[i].name);
-        compare(a, b, way[i].limit, way[i].name);
+        assert_string_equal(b->info.kv, way[i].kv ? way[i].kv : !strcmp(way[i].name, "f32") ? "f32" : "bf16");
+        compare(a, b, way[i].limit, way[i].kv ? "kv fp8" : way[i].name);
     }
     free(a);
     free(b);

@@ -202,13 +202,11 @@ static void types(void **state)
 static void codes(void **state)
 {
     (void)state;
-    if (op_device) {
-        print_message("SKIPPED: %s has no attention over codes\n", op_device);
-        return;
-    }
     check((Arg){ .n = 5, .m1 = 7, .m2 = 3, .heads = 3, .hd = 16, .coded = 1 }, 1, RANDOM, 0);
     check((Arg){ .n = 66, .m1 = 130, .m2 = 65, .heads = 2, .hd = 40, .coded = 1 }, 2, RANDOM, 0);
     check((Arg){ .n = 40, .m1 = 300, .heads = 4, .hd = 64, .coded = 1 }, 5, RANDOM, 0);
+    check((Arg){ .n = 70, .m1 = 130, .m2 = 70, .heads = 2, .hd = 128, .coded = 1 }, 2, RANDOM, 0);
+    check((Arg){ .n = 66, .m1 = 65, .m2 = 64, .heads = 3, .hd = 48, .coded = 1 }, 1, RANDOM, 0);
     check((Arg){ .batch = 3, .n = 5, .m1 = 7, .heads = 2, .hd = 24, .coded = 1 }, 1, RANDOM, 0);
     check((Arg){ .n = 5, .m1 = 7, .m2 = 9, .heads = 2, .hd = 32, .coded = 1, .f32_second = 1 }, 1, RANDOM, 0);
     for (Values kind = ZERO; kind < NB_VALUES; kind++)

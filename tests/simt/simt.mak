@@ -87,8 +87,9 @@ $(SIMT)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(SIMT)/libavatar.a
 
 SIMT_GOLD := $(wildcard $(SRC)/../shared/golden/ckpt)
 simt_parity = $(foreach p,f32 bf16,"$(SIMT)/tests/parity $(1) --device cuda0 --precision $(p)")
-# codes: the layers' products, and on a card where cuDNN multiplies them first
+# codes: the layers' products, keys and values, and on a card where cuDNN multiplies them first
 SIMT_CODES = $(foreach p,int8 fp8,"$(SIMT)/tests/parity $(SRC)/tests/gold/parity --device cuda0 --precision $p --case dit_forward") \
+	"$(SIMT)/tests/parity $(SRC)/tests/gold/parity --device cuda0 --precision bf16 --kv fp8 --case dit_forward" \
 	"SIMT_ARCH=80 $(SIMT)/tests/kernels/quantize --device cuda0 --sample" "SIMT_ARCH=120 $(SIMT)/tests/kernels/quantize --device cuda0 --sample"
 simt_on = $(foreach t,$(SIMT_TESTS),"$(t) --device cuda0$(1)")
 SIMT_BOTH = $(SIMT)/tests/backend $(SIMT)/tests/tune $(SIMT)/tests/peers $(SIMT)/tests/frames $(SIMT_NCCL) $(call simt_parity,$(SRC)/tests/gold/parity)

@@ -16,8 +16,8 @@ import sys
 # registers, KiB of shared memory, threads, blocks of a multiprocessor
 LIMITS = {'80': (65536, 164, 2048, 32), '86': (65536, 100, 1536, 16), '89': (65536, 100, 1536, 24), '90a': (65536, 228, 2048, 32),
           '100': (65536, 228, 2048, 32), '120': (65536, 100, 1536, 24)}
-# dynamic shared memory of the launchers, bytes: attention.cu, 5 tiles of 64 x 128 bf16
-DYNAMIC = {'mma_kernel': 81920}
+# dynamic shared memory of the launchers, bytes: attention.cu, 5 tiles of 64 x 128 bf16, 4
+DYNAMIC = {'mma_kernel': 81920, 'mma_codes_kernel': 65536}
 
 
 def options():
