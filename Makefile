@@ -120,6 +120,9 @@ $(BUILD)/tests/media: $(call object,$(SRC)/tests/media.c $(addprefix $(SRC)/tool
 	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(CFLAGS) $(OPENMP) -o $@ $^ $(LIBAV_LIBS) $(LIBS)
 $(BUILD)/obj/tests/media.o: FLAGS += -I$(SRC)/tools $(LIBAV_CFLAGS)
 $(BUILD)/tests/live_error: $(DRAW_O)
+# one program for a card and the emulated GPU
+$(BUILD)/tests/gpu/frames: $(SRC)/tests/gpu/frames.c $(SRC)/model/avatar.h $(BUILD)/libavatar.so
+	@mkdir -p $(@D); echo "LD      $@"; $(CC) $(FLAGS) -isystem $(CUDA_INC) -o $@ $< $(BUILD)/libavatar.so -Wl,-rpath,'$$ORIGIN/../..' -ldl -lm
 $(BUILD)/tests/soak $(BUILD)/tests/live_error $(BUILD)/tests/gpu/stream: $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
 	$(link_test)
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(TEST_O) $(BUILD)/libavatar.a
@@ -227,13 +230,14 @@ ifeq ($(SIMT),1)
 check-gpu:
 	@$(MAKE) -s --no-print-directory SIMT=$(BUILD)/simt check-gpu-simt
 else
-check-gpu: all cuda build-tests $(BUILD)/tests/gpu/stream
+check-gpu: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames
 	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD)
 endif
 # the same to be carried to a machine that has no compiler
-gpu-kit: all cuda build-tests $(BUILD)/tests/gpu/stream
+gpu-kit: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames
 	@$(SRC)/tests/gpu/kit.sh $(SRC) $(BUILD)
-check-gpu-simt: $(addprefix $(BUILD)/simt/,avatar tests/parity tests/gpu/stream tests/kernels/rope tests/kernels/copy)
+check-gpu-simt: $(addprefix $(BUILD)/simt/,avatar lib/libavatar.so.0 tests/parity tests/gpu/stream tests/kernels/rope tests/kernels/copy) \
+		$(BUILD)/tests/gpu/frames $(TINY_MODEL)
 	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) simt
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' | grep -vE '^tests/'); do
     done
 done
 grep -nE '^#include "(base|tensor|kernels|files|nets|engine)' libavfilter/*.c && fail "libavfilter sees only avatar.h"
-grep -lE '^#include <(cuda|cublas|cudnn|nccl)' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cuda/|kernels/comm/comm_nccl|tests/simt/)') && fail "CUDA headers outside kernels/cuda, comm_nccl.c and the emulated GPU"
+grep -lE '^#include <(cuda|cublas|cudnn|nccl)' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cuda/|kernels/comm/comm_nccl|tests/simt/|tests/gpu/)') && fail "CUDA headers outside kernels/cuda, comm_nccl.c and what tests them"
 grep -lE '^#include <mpi' $(git ls-files '*.c' '*.h' | grep -v '^kernels/comm/comm_mpi.c') && fail "mpi.h outside comm_mpi.c"
 grep -lE '^#include <dnnl' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cpu/onednn|tests/bench/onednn)') && fail "dnnl.h outside kernels/cpu/onednn.c and the bench"
 done_with "direction of includes"

@@ -141,7 +141,7 @@ static void bad_looks_are_named(void **state)
     avatar_engine_close(&e);
 }
 
-/* Frames stay on a GPU where one decodes; of what happens then: tests/simt/frames_test.c */
+/* Frames stay on a GPU where one decodes; of what happens then: tests/gpu/frames.c */
 static void frames_of_a_cpu_are_the_hosts(void **state)
 {
     Lines lines = { "" };

@@ -3,6 +3,7 @@
 # check.sh SRC BUILD [simt]: everything that only a GPU can tell, in one run; writes doc/gpu/CARD.md and .json, results in BUILD/gpu.
 #
 #   kernels      every op against plain C                        parity    networks and the chain against the reference, f32 and bf16
+#   frames       that stay on the GPU, read in another context, are those of the host
 #   sanitizer    four tools of compute-sanitizer, one nano block  verify    two blocks of nano against its known answer
 #   stream       the published sizes on random weights: times by op, memory, equal bits; beside PyTorch where that is installed
 #
@@ -75,6 +76,12 @@ if [ -z "$simt" ]; then
 else
     step film 400 "$bin/avatar" speak "$out/short.wav" "$face" --devices $device --size 64x64 --steps 1 --quiet -o "$out/film.mkv"
     for tool in memcheck racecheck initcheck synccheck; do skip "sanitizer-$tool" "the emulated GPU has checks of its own"; done
+fi
+
+if [ -z "$simt" ]; then
+    step frames 60 "$bin/tests/gpu/frames" --devices $device
+else
+    step frames 300 env LD_LIBRARY_PATH="$bin/lib" "$build/tests/gpu/frames" --tiny
 fi
 
 # ---- how fast, how large ------------------------------------------------------------------------------------------------------

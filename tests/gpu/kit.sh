@@ -13,9 +13,10 @@ cp -r "$src/tests/gpu" "$top/tree/tests"
 cp -r "$src/tests/gold/parity" "$src/tests/gold/lips.wav" "$top/tree/tests/gold"
 cp -r "$src/model/nano" "$top/tree/model"
 [ ! -d "$src/../shared/golden" ] || cp -r "$src/../shared/golden" "$top/shared"
-cp "$build/avatar" "$build/libavatar_cuda.so" "$top/tree/build"
+cp "$build/avatar" "$build/libavatar.so" "$build/libavatar_cuda.so" "$top/tree/build"
+ln -s libavatar.so "$top/tree/build/libavatar.so.0"
 cp "$build/tests/parity" "$top/tree/build/tests"
-cp "$build/tests/gpu/stream" "$top/tree/build/tests/gpu"
+cp "$build/tests/gpu/stream" "$build/tests/gpu/frames" "$top/tree/build/tests/gpu"
 find "$build/tests/kernels" -type f -perm -u+x -exec cp {} "$top/tree/build/tests/kernels" \;
 find "$top/tree/build" -type f -exec strip --strip-debug {} +
 ldd "$build/avatar" "$build/tests/parity" "$top"/tree/build/tests/kernels/* | awk '$3 ~ /^\// { print $3 }' | sort -u |
