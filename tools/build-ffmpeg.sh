@@ -93,7 +93,7 @@ unpack()
     else
         stamp="tarball $(cksum <"$from")"
     fi
-    stamp="$stamp, registered by $(cksum <"$top/patches/gen.sh")"
+    stamp="$stamp, registered by $(cksum <"$top/patches/gen.sh"), files $(cd "$top/libavfilter" && echo *.[ch] | cksum)"
     [ "$(cat "$src.from" 2>/dev/null)" != "$stamp" ] || return 0
     note "unpacking ${from##*/}"
     rm -rf "$src" "$src.from"
