@@ -13,7 +13,7 @@
 
 namespace bed {
 
-Settings settings;
+Settings settings __attribute__((init_priority(101)));              // made before read_settings() fills it
 SimtStats stats;
 std::recursive_mutex lock;
 
