@@ -54,9 +54,10 @@ static void add(List *l, int nd, const int64_t *dim, const char *fmt, ...)
     record(l, name, nd, dim);
 }
 
+/* Few are made by the caller's thread: a process that was forked from one with OpenMP's threads has none of them, and would wait. */
 void seeded_random(float *v, int64_t nb, uint64_t seed)
 {
-#pragma omp parallel for if (nb > 65536)
+#pragma omp parallel for if (nb > 1 << 20)
     for (int64_t q = 0; q < (nb + 3) / 4; q++) {
         uint32_t x[4];
 
