@@ -253,10 +253,17 @@ static void show_json(const Row *row, int nb)
         const Damage *d = &row[i].damage;
 
         printf("%s{\"precision\": \"%s\", \"latents\": ", i ? ", " : "", row[i].info.precision);
-        json_number(d->latents, 3);
+        json_number(stdout, d->latents, 3);
         printf(", \"worst_block\": %.2f, \"all\": %.2f, \"sharpness\": ", d->worst, d->all);
-        json_number(d->sharp, 4);
-        printf(", \"mouth\": %.4f, \"eyes\": %.4f, \"lips\": %.4f, \"lips_f32\": %.4f", d->mouth, d->eyes, d->lips, d->lips_want);
+        json_number(stdout, d->sharp, 4);
+        printf(", \"mouth\": ");
+        json_number(stdout, d->mouth, 4);
+        printf(", \"eyes\": ");
+        json_number(stdout, d->eyes, 4);
+        printf(", \"lips\": ");
+        json_number(stdout, d->lips, 4);
+        printf(", \"lips_f32\": ");
+        json_number(stdout, d->lips_want, 4);
         printf(", \"seconds\": %.3f, \"weights\": %lld}", row[i].seconds, (long long)row[i].info.weight_bytes);
     }
     printf("]}\n");

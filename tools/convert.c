@@ -17,6 +17,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "convert.h"
+#include "json_out.h"
 #include "quantize.h"
 #include "speak.h"
 #include "stop.h"
@@ -27,7 +28,7 @@
 static int lies_beside(const Convert *c, const CkptTensor *t)
 {
     static const char *const tail[] = { ".weight_scale", ".weight_rotation", ".scale_weight", ".scale_input", ".input_scale", ".comfy_quant" };
-    char name[512];
+    char name[CONVERT_NAME];
 
     for (size_t i = 0; i < sizeof(tail) / sizeof(tail[0]); i++)
         if (avt_ends_with(t->name, tail[i])) {
@@ -45,7 +46,7 @@ static int is_product(const CkptTensor *t)
 
 static int is_merged(const Convert *c, const CkptTensor *t)
 {
-    char module[512];
+    char module[CONVERT_NAME];
 
     snprintf(module, sizeof(module), "%.*s", (int)(strlen(t->name) - strlen(".weight")), t->name);
     return c->lora && t->nd == 2 && avt_ends_with(t->name, ".weight") && avt_lora_has(c->lora, module);
@@ -55,8 +56,7 @@ static Item *add(Convert *c, const char *name, const char *tail, const char *typ
 {
     Item *it = &c->item[c->nb++];
 
-    *it = (Item){ .type = type, .nd = nd, .size = element };
-    snprintf(it->name, sizeof(it->name), "%.220s%s", name, tail);
+    *it = (Item){ .name = name, .tail = tail, .type = type, .nd = nd, .size = element };
     for (int i = 0; i < nd; i++) {
         it->dim[i] = dim[i];
         it->size *= (size_t)dim[i];
@@ -95,29 +95,38 @@ static void list_items(Convert *c, const CkptFile *f)
     }
 }
 
-static char *header(const Convert *c, size_t *size)
+static void put_name(FILE *out, const Item *it)
 {
-    const size_t room = (size_t)(c->nb + 1) * 512;
-    char *text = malloc(room + 16);
-    size_t n = 0, at = 0;
+    char name[CONVERT_NAME];
 
-    if (!text)
-        return NULL;
-    n += (size_t)snprintf(text, room, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (int64_t i = 0; i < c->nb; i++) {
+    snprintf(name, sizeof(name), "%s%s", it->name, it->tail);
+    json_text(out, name);
+}
+
+static char *header(const Convert *c)
+{
+    char *text = NULL;
+    size_t size = 0, at = 0;
+    FILE *f = open_memstream(&text, &size);
+
+    if (f)
+        fprintf(f, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int64_t i = 0; i < c->nb && f; i++) {
         const Item *it = &c->item[i];
 
-        n += (size_t)snprintf(text + n, room - n, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[", it->name, it->type);
+        fputc(',', f);
+        put_name(f, it);
+        fprintf(f, ":{\"dtype\":\"%s\",\"shape\":[", it->type);
         for (int d = 0; d < it->nd; d++)
-            n += (size_t)snprintf(text + n, room - n, d ? ",%lld" : "%lld", (long long)it->dim[d]);
-        n += (size_t)snprintf(text + n, room - n, "],\"data_offsets\":[%zu,%zu]}", at, at + it->size);
+            fprintf(f, d ? ",%lld" : "%lld", (long long)it->dim[d]);
+        fprintf(f, "],\"data_offsets\":[%zu,%zu]}", at, at + it->size);
         at += it->size;
     }
-    text[n++] = '}';
-    while (n % 8)
-        text[n++] = ' ';
-    *size = n;
-    return text;
+    if (f)
+        fputc('}', f);
+    while (f && ftell(f) % 8)
+        fputc(' ', f);
+    return json_take(f, &text);
 }
 
 /* ---- values -------------------------------------------------------------------------------------------------------- */
@@ -202,9 +211,8 @@ static int write_item(Convert *c, const Item *it)
 
 static int write_shard(Convert *c, const char *name)
 {
-    size_t size = 0;
-    char *text = header(c, &size);
-    uint64_t len = size;
+    char *text = header(c);
+    uint64_t len = text ? strlen(text) : 0;
     int ret = text ? convert_open(c, name) : AVT_ERR(ENOMEM);
 
     if (ret < 0) {
@@ -213,7 +221,7 @@ static int write_shard(Convert *c, const char *name)
     }
     ret = convert_write(c, &len, sizeof(len));
     if (ret >= 0)
-        ret = convert_write(c, text, size);
+        ret = convert_write(c, text, len);
     for (int64_t i = 0; i < c->nb && ret >= 0; i++) {
         ret = write_item(c, &c->item[i]);
         c->after += c->item[i].size;
@@ -224,49 +232,56 @@ static int write_shard(Convert *c, const char *name)
 }
 
 /* A line of the index for each item of a shard */
-static int index_shard(Convert *c, const char *name, char **text, int *first)
+static void index_shard(const Convert *c, const char *shard, FILE *index)
 {
     for (int64_t i = 0; i < c->nb; i++) {
-        char *more = avt_sprintf(MEM_MISC, "%s%s\n    \"%s\": \"%s\"", *text, *first ? "" : ",", c->item[i].name, name);
-
-        if (!more)
-            return AVT_ERR(ENOMEM);
-        avt_free(*text);
-        *text = more;
-        *first = 0;
+        fprintf(index, ftell(index) ? ",\n    " : "\n    ");
+        put_name(index, &c->item[i]);
+        fprintf(index, ": ");
+        json_text(index, shard);
     }
-    return 0;
+}
+
+static int write_index(Convert *c, const char *map)
+{
+    char *text = avt_sprintf(MEM_MISC, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {%s\n  }\n}\n", c->after, map);
+    const int ret = text ? convert_text(c, "diffusion_pytorch_model.safetensors.index.json", text) : AVT_ERR(ENOMEM);
+
+    avt_free(text);
+    return ret;
 }
 
 /* A file of the transformer's after the other; with several an index of them */
 static int write_transformer(Convert *c)
 {
     const int whole = !avt_ends_with(c->dir.dit, ".json");
-    char *map = avt_strdup(MEM_MISC, ""), *index = NULL;
-    const CkptFile *seen[512];
-    int nb_seen = 0, first = 1, ret = map ? 0 : AVT_ERR(ENOMEM);
+    const CkptFile **seen = calloc((size_t)avt_ckpt_nb(c->ckpt) + 1, sizeof(*seen));
+    char *map = NULL;
+    size_t size;
+    FILE *index = open_memstream(&map, &size);
+    int64_t nb_seen = 0;
+    int ret = seen && index ? 0 : AVT_ERR(ENOMEM);
 
     for (int64_t i = 0; i < avt_ckpt_nb(c->ckpt) && ret >= 0; i++) {
         const CkptFile *f = avt_ckpt_get(c->ckpt, i)->file;
         const char *name = whole ? "diffusion_pytorch_model.safetensors" : f->name;
-        int j = 0;
+        int64_t j = 0;
 
         while (j < nb_seen && seen[j] != f)
             j++;
-        if (j < nb_seen || nb_seen == 512)
+        if (j < nb_seen)
             continue;
         seen[nb_seen++] = f;
         list_items(c, f);
         ret = write_shard(c, name);
         if (ret >= 0 && !whole)
-            ret = index_shard(c, name, &map, &first);
+            index_shard(c, name, index);
     }
-    if (ret >= 0 && !whole) {
-        index = avt_sprintf(MEM_MISC, "{\n  \"metadata\": {\"total_size\": %zu},\n  \"weight_map\": {%s\n  }\n}\n", c->after, map);
-        ret = index ? convert_text(c, "diffusion_pytorch_model.safetensors.index.json", index) : AVT_ERR(ENOMEM);
-    }
-    avt_free(index);
-    avt_free(map);
+    free(seen);
+    map = json_take(index, &map);
+    if (ret >= 0 && !whole)
+        ret = map ? write_index(c, map) : AVT_ERR(ENOMEM);
+    free(map);
     return ret;
 }
 

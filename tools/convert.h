@@ -8,8 +8,10 @@
 #include "progress.h"
 #include "speak.h"
 
+#define CONVERT_NAME 1088               // bytes of the longest name that a file may have, with what is put behind it
+
 typedef struct Item {                   // of a file that is written
-    char name[256];
+    const char *name, *tail;
     const char *type;                   // as safetensors spells it
     int nd;
     int64_t dim[CKPT_MAX_DIM];

@@ -11,6 +11,7 @@
 #include <libavutil/error.h>
 
 #include "convert.h"
+#include "json_out.h"
 #include "stop.h"
 
 #define LARGE (1 << 20)                 // bytes of a file that is rather linked than copied
@@ -128,41 +129,45 @@ double convert_rest_bytes(const Convert *c)
     return bytes;
 }
 
-/* Text of JSON, escaped */
-static void put_text(char *to, size_t room, const char *key, const char *text)
+/* A line of avatar.json, if there is something to say. */
+static void put_text(FILE *f, const char *key, const char *text)
 {
-    size_t n = strlen(to);
-
     if (!text)
         return;
-    n += (size_t)snprintf(to + n, room - n, "  \"%s\": \"", key);
-    for (; *text && n + 16 < room; text++)
-        n += (size_t)snprintf(to + n, room - n, (unsigned char)*text < 32 ? "\\u%04x" : *text == '"' || *text == '\\' ? "\\%c" : "%c",
-                              (unsigned char)*text);
-    snprintf(to + n, room - n, "\",\n");
+    fprintf(f, ftell(f) > 2 ? ",\n  \"%s\": " : "  \"%s\": ", key);
+    json_text(f, text);
+}
+
+static void put_number(FILE *f, const char *key, int64_t v)
+{
+    if (v)
+        fprintf(f, ftell(f) > 2 ? ",\n  \"%s\": %lld" : "  \"%s\": %lld", key, (long long)v);
 }
 
 int convert_json(Convert *c)
 {
     static const char *const rule[] = { [LORA_REQUIRED] = "required", [LORA_NONE] = "none", [LORA_MERGED] = "merged" };
     const ModelDir *d = &c->dir;
-    const int lora = c->lora ? LORA_MERGED : d->lora_rule;
-    char text[16384] = "{\n";
+    char *text = NULL, frame[32];
     size_t n;
+    FILE *f = open_memstream(&text, &n);
+    int ret;
 
-    put_text(text, sizeof(text), "name", d->name);
-    put_text(text, sizeof(text), "prompt", d->prompt);
-    put_text(text, sizeof(text), "lora", lora ? rule[lora] : NULL);
-    n = strlen(text);
-    if (d->steps)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"steps\": %d,\n", d->steps);
-    if (d->width)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"size\": \"%dx%d\",\n", d->width, d->height);
-    if (d->area)
-        n += (size_t)snprintf(text + n, sizeof(text) - n, "  \"area\": %lld,\n", (long long)d->area);
-    if (n > 2)
-        text[n - 2] = 0;                                            // the last comma
-    return convert_text(c, "avatar.json", strcat(text, "\n}\n"));
+    snprintf(frame, sizeof(frame), "%dx%d", d->width, d->height);
+    if (f) {
+        fprintf(f, "{\n");
+        put_text(f, "name", d->name);
+        put_text(f, "prompt", d->prompt);
+        put_text(f, "lora", rule[c->lora ? LORA_MERGED : d->lora_rule]);
+        put_number(f, "steps", d->steps);
+        put_text(f, "size", d->width ? frame : NULL);
+        put_number(f, "area", d->area);
+        fprintf(f, "\n}\n");
+    }
+    text = json_take(f, &text);
+    ret = text ? convert_text(c, "avatar.json", text) : AVT_ERR(ENOMEM);
+    free(text);
+    return ret;
 }
 
 int convert_room(const Convert *c)

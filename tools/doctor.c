@@ -143,13 +143,16 @@ static void show_json(const Findings *f)
         const Finding *n = &f->list[i];
 
         printf("%s\n  {\"topic\": \"%s\", \"what\": \"%s\", \"value\": ", i ? "," : "", n->topic, n->what);
-        json_number(n->value, 6);
+        json_number(stdout, n->value, 6);
         printf(", \"unit\": \"%s\", \"text\": ", n->unit);
-        json_text(n->text);
+        json_text(stdout, n->text);
         printf(", \"verdict\": \"%s\", \"remedy\": ", verdicts[n->verdict]);
-        json_text(n->remedy);
-        for (int k = 0; k < n->nb_each; k++)
-            printf("%s%.6g%s", k ? ", " : ", \"each\": [", n->each[k], k + 1 < n->nb_each ? "" : "]");
+        json_text(stdout, n->remedy);
+        for (int k = 0; k < n->nb_each; k++) {
+            printf(k ? ", " : ", \"each\": [");
+            json_number(stdout, n->each[k], 6);
+            printf(k + 1 < n->nb_each ? "" : "]");
+        }
         printf("}");
     }
     printf("\n]}\n");

@@ -1,34 +1,42 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* See json_out.h. */
 #include <math.h>
-#include <stdio.h>
+#include <stdlib.h>
 
 #include "base/text.h"
 #include "json_out.h"
 
-void json_number(double v, int digits)
+void json_number(FILE *out, double v, int digits)
 {
     if (isfinite(v))
-        printf("%.*g", digits, v);
+        fprintf(out, "%.*g", digits, v);
     else
-        printf("null");
+        fprintf(out, "null");
 }
 
-void json_text(const char *text)
+void json_text(FILE *out, const char *text)
 {
-    putchar('"');
+    putc('"', out);
     for (size_t n; *text; text += n) {
         const unsigned char c = (unsigned char)*text;
 
         n = avt_character(text);
         if (c == '"' || c == '\\')
-            printf("\\%c", c);
+            fprintf(out, "\\%c", c);
         else if (c < 32 || c == 127)
-            printf("\\u%04x", c);
+            fprintf(out, "\\u%04x", c);
         else if (n == 1 && c > 127)
-            printf("\\ufffd");
+            fprintf(out, "\\ufffd");
         else
-            fwrite(text, 1, n, stdout);
+            fwrite(text, 1, n, out);
     }
-    putchar('"');
+    putc('"', out);
+}
+
+char *json_take(FILE *f, char **text)
+{
+    if (f && !fclose(f))
+        return *text;
+    free(*text);
+    return NULL;
 }

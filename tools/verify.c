@@ -159,9 +159,9 @@ void verify_path(char *path, size_t size, const ToolOptions *o)
 static void print_json(const Likeness *l)
 {
     printf("{\"verdict\": \"%s\", \"distance\": ", l->same ? "good" : "bad");
-    json_number(l->distance, 3);
+    json_number(stdout, l->distance, 3);
     printf(", \"worst_block\": ");
-    json_number(l->worst, 3);
+    json_number(stdout, l->worst, 3);
     printf(", \"limit\": %.3g, \"precision\": \"%s\", \"plan\": \"%s\"}\n", l->limit, l->info.precision, l->info.plan);
 }
 

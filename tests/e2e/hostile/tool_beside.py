@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Cases of tool.py: what stands beside speak (convert, top, plot, doctor, verify) in a hostile world. README.md beside has the list."""
+import json
 import os
 import pathlib
 import random
@@ -7,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import time
 
@@ -170,3 +172,66 @@ def codes_with_bits_turned(tmp):
         file.write_bytes(data[:chance.randrange(len(data))] if i % 5 == 0 else data)
         r = Run('speak', '--model', tmp / 'new', wav, png, '--cpu-threads', '1', '-o', tmp / 'o.nut')
         require(r.ret == 0 or r.ret == 1 and 'stopped after 0 frames' in r.err, i, r.what)
+
+
+def read_header(path):
+    data = path.read_bytes()
+    n = struct.unpack('<Q', data[:8])[0]
+    return json.loads(data[8:8 + n]), data[8 + n:]
+
+
+def write_weights(path, tensors):
+    """tensors: name -> (dtype, shape, bytes)"""
+    head, body = {}, b''
+    for name, (dtype, shape, data) in tensors.items():
+        head[name] = {'dtype': dtype, 'shape': shape, 'data_offsets': [len(body), len(body) + len(data)]}
+        body += data
+    text = json.dumps(head).encode()
+    path.write_bytes(struct.pack('<Q', len(text)) + text + body)
+
+
+def transformer(model):
+    """Its tensors, and the file that holds them."""
+    file = model / 'diffusion_pytorch_model.safetensors'
+    head, body = read_header(file)
+    head.pop('__metadata__', None)
+    return {k: (v['dtype'], v['shape'], body[slice(*v['data_offsets'])]) for k, v in head.items()}, file
+
+
+@case
+def convert_keeps_all_words(tmp):
+    """A prompt of 100 kB with quotes and controls, a name, steps: avatar.json of the new model says the same."""
+    model = tmp / 'model'
+    shutil.copytree(tool_harness.A.model, model)
+    said = {'name': 'n"\\\u0007é', 'prompt': 'A "person"\\ \u0001 語 ' * 5000, 'lora': 'none', 'steps': 3, 'size': '64x64'}
+    (model / 'avatar.json').write_text(json.dumps(said))
+    require(Run('convert', '--model', model, '--precision', 'fp8', '-o', tmp / 'new').ret == 0)
+    require(json.loads((tmp / 'new' / 'avatar.json').read_text()) == said, (tmp / 'new' / 'avatar.json').read_text()[:300])
+
+
+@case
+def convert_keeps_all_tensors(tmp):
+    """Names with quotes, backslashes, 1000 letters; 600 shards: each tensor is in the new model, under its name."""
+    for shards in (1, 600):
+        model, new = tmp / ('model%d' % shards), tmp / ('new%d' % shards)
+        shutil.copytree(tool_harness.A.model, model)
+        tensors, file = transformer(model)
+        tensors.update({'odd "%d\\" ' % i + 'é' * (i % 2 * 400): ('F32', [1], struct.pack('<f', i)) for i in range(600)})
+        file.unlink()
+        names = sorted(tensors)
+        parts = [names[i::shards] for i in range(shards)]
+        for i, part in enumerate(parts):
+            write_weights(model / ('s%d.safetensors' % i) if shards > 1 else file, {n: tensors[n] for n in part})
+        if shards > 1:
+            where = {n: 's%d.safetensors' % i for i, part in enumerate(parts) for n in part}
+            (model / (file.name + '.index.json')).write_text(json.dumps({'weight_map': where}))
+        require(Run('convert', '--model', model, '--precision', 'int8', '-o', new, '--quiet').ret == 0)
+        got = {}
+        for path in new.glob('*.safetensors'):
+            if not path.name.startswith(('Wan', 'models', 'verify')):
+                got.update(read_header(path)[0])
+        require(set(names) <= set(got), shards, sorted(set(names) - set(got))[:3], len(got))
+        if shards > 1:
+            map_ = json.loads((new / (file.name + '.index.json')).read_text())['weight_map']
+            require(set(got) - {'__metadata__'} == set(map_))
+        require(Run('inspect', new).ret == 0)
