@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <libavformat/avformat.h>
@@ -89,6 +90,8 @@ Verdict doctor_judge(double value, double doubtful, double bad)
 {
     const double sign = bad < doubtful ? -1 : 1;
 
+    if (!isfinite(value))
+        return BAD;
     return sign * value > sign * bad ? BAD : sign * value > sign * doubtful ? DOUBTFUL : GOOD;
 }
 
@@ -160,16 +163,26 @@ static void show_json(const Findings *f)
 
 /* ---- the command --------------------------------------------------------------------------------------------------- */
 
-typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_UNREADABLE } Input;
+typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_ONCE, INPUT_UNREADABLE } Input;
 
-/* By what libavformat finds: a picture has video and no sound. */
-static Input kind_of(const char *path)
+/* It is looked at twice. */
+static int is_pipe(const char *path)
+{
+    struct stat st;
+
+    return !strcmp(path, "-") || (!stat(path, &st) && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)));
+}
+
+/* By what libavformat finds: a picture has video and no sound. Of what says itself what it is, nothing need be found. */
+static Input kind_of(const char *path, const char *format)
 {
     AVFormatContext *fmt = NULL;
     Input kind = INPUT_UNREADABLE;
 
+    if (is_pipe(path))
+        return INPUT_ONCE;
     if (avformat_open_input(&fmt, path, NULL, NULL) < 0)
-        return kind;
+        return format ? INPUT_SOUND : kind;
     avformat_find_stream_info(fmt, NULL);
     for (unsigned i = 0; i < fmt->nb_streams; i++) {
         const enum AVMediaType type = fmt->streams[i]->codecpar->codec_type;
@@ -207,14 +220,18 @@ static void look_at_picture(Findings *f, const char *path, ToolOptions *o)
 static void look_at_inputs(Findings *f, ToolOptions *o)
 {
     for (int i = 0; i < o->nb_positional; i++) {
-        const Input kind = kind_of(o->positional[i]);
+        const char *name = file_name(o->positional[i]);
+        const Input kind = kind_of(name, o->input_format);
 
         if (kind == INPUT_SOUND)
-            doctor_sound(f, o->positional[i], o->input_format);
+            doctor_sound(f, name, o->input_format);
         else if (kind == INPUT_PICTURE)
-            look_at_picture(f, o->positional[i], o);
-        else {
-            doctor_words(f, "input", "read", BAD, "%.150s is neither sound nor picture", o->positional[i]);
+            look_at_picture(f, name, o);
+        else if (kind == INPUT_ONCE) {
+            doctor_words(f, "input", "read", BAD, "%.150s is a pipe, which can be read only once", name);
+            doctor_remedy(f, "write it into a file, and name that");
+        } else {
+            doctor_words(f, "input", "read", BAD, "%.150s is neither sound nor picture", name);
             doctor_remedy(f, "give files that ffmpeg plays");
         }
     }
@@ -223,7 +240,7 @@ static void look_at_inputs(Findings *f, ToolOptions *o)
 /* The embedded model's two blocks take less than a second; a large one is loaded only when asked. */
 static int model_is_small(const ToolOptions *o)
 {
-    const int64_t bytes = plan_host_bytes(&o->engine, &o->look);
+    const int64_t bytes = plan_host_bytes(&o->engine, &o->look, NULL);
 
     return bytes >= 0 && bytes < SMALL_MODEL;
 }
@@ -245,7 +262,7 @@ int cmd_doctor(int argc, char **argv)
     av_log_set_level(AV_LOG_QUIET);
     tool_protect(&o);
     if (o.picture)
-        doctor_film(&f, o.positional[0], o.picture, o.output);
+        doctor_film(&f, file_name(o.positional[0]), file_name(o.picture), o.output);
     else {
         look_at_inputs(&f, &o);
         doctor_model(&f, &o);

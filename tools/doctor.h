@@ -48,7 +48,7 @@ void doctor_text(Findings *f, const char *text, ...) __attribute__((format(print
 /** What the last finding's number is the mean of, for --json. */
 void doctor_each(Findings *f, const double *each, int nb);
 
-/** GOOD up to `doubtful`, DOUBTFUL up to `bad`, else BAD; bad < doubtful: the same downwards, for what should be large. */
+/** GOOD up to `doubtful`, DOUBTFUL up to `bad`, else BAD; bad < doubtful: the same downwards, for what should be large. NaN, infinity: BAD */
 Verdict doctor_judge(double value, double doubtful, double bad);
 
 /** Of two floats, for qsort(). */

@@ -33,6 +33,7 @@ typedef struct Hearing {
     double cepstrum[CEPSTRUM / 2];
     int64_t nb_spectra, nb_cepstra;
     double energy;                      // of the frame under way
+    int64_t broken;                     // samples that are no numbers
     Spectrum fine, coarse;
     /* at the file's own rate */
     int rate, channels, run;
@@ -92,6 +93,8 @@ static int hear(Hearing *h, const float *pcm, int nb)
         n = nb - done < left ? nb - done : left;
         memmove(h->tail, h->tail + n, sizeof(float) * (size_t)(CEPSTRUM - n));
         memcpy(h->tail + CEPSTRUM - n, pcm + done, sizeof(float) * (size_t)n);
+        for (int i = 0; i < n; i++)
+            h->broken += !isfinite(pcm[done + i]);
         for (int i = 0; i < n; i++)
             h->energy += (double)pcm[done + i] * pcm[done + i];
         h->nb_samples += n;
@@ -291,6 +294,8 @@ static void judge(Findings *f, const Hearing *h, const Levels *l)
     doctor_number(f, "sound", "length", seconds, "s", doctor_judge(seconds, 0.5, 0.04), "too short to speak a word");
     doctor_number(f, "sound", "sample rate", h->rate, "Hz", doctor_judge(h->rate, 16000, 7999),
                   "the model hears up to 8 kHz; a telephone's sound has half of that");
+    if (h->broken)
+        doctor_number(f, "sound", "samples that are no numbers", (double)h->broken, "", BAD, "NaN or infinity, which is refused: what wrote the file is at fault");
     judge_channels(f, h);
     judge_levels(f, l);
     doctor_number(f, "sound", "clipped samples", flat, "%", doctor_judge(flat, 0.02, 1), "it was recorded too loud, and its tops are cut off");

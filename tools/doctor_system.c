@@ -115,14 +115,29 @@ static void name_holders(Findings *f, int is_short)
     doctor_remedy(f, "the plan has too little: close what is not needed of these");
 }
 
+/* Bytes of the host that the plan takes; a negative error when options and model give none, which is said. */
+static int64_t needed_bytes(Findings *f, const ToolOptions *o)
+{
+    Reason why = { "" };
+    const Log log = { avt_keep_reason, &why, LOG_ERROR };
+    Expert x;
+    int64_t ret = avt_options_check(&o->engine, &x, &log);
+
+    if (ret >= 0)
+        ret = plan_host_bytes(&o->engine, &o->look, &log);
+    if (ret < 0)
+        doctor_words(f, "options", "with this model", BAD, "nothing can be made"), doctor_remedy(f, "%.230s", why.text);
+    return ret;
+}
+
 static void look_at_memory(Findings *f, const ToolOptions *o)
 {
     const int64_t total = doctor_proc("/proc/meminfo", "SwapTotal:"), free_swap = doctor_proc("/proc/meminfo", "SwapFree:");
     const int64_t left = avt_host_memory_left();
-    const int64_t need = plan_host_bytes(&o->engine, &o->look);
+    const int64_t need = needed_bytes(f, o);
 
     if (need < 0)
-        doctor_words(f, "memory", "plan", DOUBTFUL, "what the model needs cannot be found"), doctor_remedy(f, "see the findings on its files");
+        doctor_words(f, "memory", "plan", GOOD, "none that could be counted");
     else if (left < 0)
         doctor_number(f, "memory", "needed on the host", (double)need / GB, "GB", GOOD, "%s", "");
     else {
@@ -185,14 +200,25 @@ static void look_at_gpu(Findings *f, const Nvml *n, unsigned i)
             doctor_remedy(f, "reset or replace the card");
 }
 
-static void look_at_gpus(Findings *f)
+static int wants_gpu(const ToolOptions *o)
+{
+    const char *const named[] = { o->engine.devices, o->engine.vae_device, o->engine.front_device };
+
+    for (size_t i = 0; i < sizeof(named) / sizeof(named[0]); i++)
+        if (named[i] && strstr(named[i], "cuda"))
+            return 1;
+    return 0;
+}
+
+static void look_at_gpus(Findings *f, const ToolOptions *o)
 {
     char driver[96] = "?";
     unsigned nb = 0;
     Nvml n;
 
     if (!nvml_open(&n)) {
-        doctor_words(f, "devices", "GPU", GOOD, "no NVIDIA driver on this machine: the CPU computes");
+        doctor_words(f, "devices", "GPU", wants_gpu(o) ? BAD : GOOD, "no NVIDIA driver on this machine%s", wants_gpu(o) ? "" : ": the CPU computes");
+        doctor_remedy(f, "devices, vae_device or front_device names one: install the driver, or leave them at auto");
         return;
     }
     n.driver(driver, sizeof(driver));
@@ -255,7 +281,7 @@ static void look_at_ffmpeg(Findings *f)
 void doctor_system(Findings *f, const ToolOptions *o)
 {
     look_at_cpu(f, o);
-    look_at_gpus(f);
+    look_at_gpus(f, o);
     look_at_memory(f, o);
     doctor_words(f, "memory", "fragmentation", GOOD, "cannot be: everything is taken once, in arenas");
     look_at_ffmpeg(f);

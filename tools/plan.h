@@ -16,8 +16,8 @@ int plan_sizes(PlanSizes *s, const AvatarOptions *opt, const Log *log);
 int plan_steps(const AvatarOptions *opt, const PlanSizes *s);
 /** Settle the frames' size in `look`. @return 0 or EINVAL (logged) */
 int plan_size(AvatarLook *look, const PlanSizes *s, const Log *log);
-/** Bytes of this machine's memory that the plan of these options takes, weights included, or an error. */
-int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look);
+/** Bytes of this machine's memory that the plan of these options takes, weights included, or an error (logged). */
+int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look, const Log *log);
 /** --host-memory, bytes; 0: not said. @return 0, or -1 after a sentence on stderr */
 int plan_read_host(double *bytes, const ToolOptions *o);
 typedef struct Planned {                // from the tool's options

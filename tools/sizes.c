@@ -80,7 +80,7 @@ static int64_t sum_host(const Plan *plan, const PlanSizes *s, const AvatarLook *
     return ret < 0 ? ret : sum;
 }
 
-int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
+int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look, const Log *log)
 {
     BackendOptions be = { .level = opt->cpu_level < 0 ? CPU_AUTO : (CpuLevel)opt->cpu_level, .threads = opt->cpu_threads };
     AvatarLook sized = *look;
@@ -89,22 +89,22 @@ int64_t plan_host_bytes(const AvatarOptions *opt, const AvatarLook *look)
     PlanOptions p = { .plan = opt->plan, .devices = opt->devices, .vae_device = opt->vae_device,
                       .vae_split = opt->vae_split, .front_device = opt->front_device, .offload = opt->offload, .kv = opt->kv, .resident = opt->resident,
                       .cpu_threads = opt->cpu_threads };
-    int ret = avt_options_numbers(opt, NULL);
+    int ret = avt_options_numbers(opt, log);
 
     if (ret >= 0)
-        ret = plan_sizes(&sizes, opt, NULL);
+        ret = plan_sizes(&sizes, opt, log);
     if (ret >= 0)
-        ret = plan_size(&sized, &sizes, NULL);
+        ret = plan_size(&sized, &sizes, log);
     if (ret < 0)
         return ret;
     p.steps = plan_steps(opt, &sizes);
     p.nb_layers = sizes.dit.nb_layers;
     p.nb_heads = sizes.dit.nb_heads;
-    ret = avt_plan_make(&plan, &p, NULL);
+    ret = avt_plan_make(&plan, &p, log);
     if (ret >= 0)
         be.act = avt_plan_act(&plan, be.level, NULL);
     if (ret >= 0)
-        ret = avt_options_precision(&be, opt->precision, NULL);
+        ret = avt_options_precision(&be, opt->precision, log);
     if (ret >= 0)
         ret = avt_rank_plan(&plan, &p, &sizes, &be);
     return ret < 0 ? ret : sum_host(&plan, &sizes, &sized, &be);

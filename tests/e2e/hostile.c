@@ -139,6 +139,7 @@ static int exit_at_work(int i)
     AvatarEngine *e = NULL;
     AvatarSession *s = NULL;
 
+    take_leaves = 1;
     opt.cpu_threads = 2;
     look.mode = i % 2;
     if (avatar_engine_open(&e, &opt) < 0 || avatar_session_open(&s, e, &look) < 0)
@@ -319,6 +320,7 @@ static int with_few_threads(int room)
     int ret;
 
     atexit(say_who_left);
+    take_leaves = 1;                                // its tracer would want a thread
     opt.cpu_threads = 6;
     opt.log_level = AVATAR_LOG_ERROR;
     if (setuid(61234))
@@ -435,6 +437,7 @@ static int open_beside_a_load(int arg)
     Slow s = { .held = 0 };
     pthread_t thread[2];
     AvatarEngine *e = NULL;
+    int ret;
 
     (void)arg;
     sem_init(&s.loading, 0, 0);
@@ -453,7 +456,11 @@ static int open_beside_a_load(int arg)
     sem_post(&s.go);
     for (int i = 0; i < 2; i++)
         pthread_join(thread[i], NULL);
-    return !s.e[0] || !s.e[1] ? 3 : s.e[0]->core != s.e[1]->core ? 4 : 0;
+    ret = !s.e[0] || !s.e[1] ? 3 : s.e[0]->core != s.e[1]->core ? 4 : 0;
+    for (int i = 0; i < 2; i++)
+        avatar_engine_close(&s.e[i]);
+    avatar_engine_flush();
+    return ret;
 }
 
 static void a_load_holds_up_nobody_else(void **state)

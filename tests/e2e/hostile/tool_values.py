@@ -94,6 +94,36 @@ def names_are_told_as_they_are(tmp):
     require('<script>' not in svg and '&#60;script&#62;&#38;' in svg, svg[:600])
 
 
+def findings(*args, code=2):
+    return whole_json(Run('doctor', '--model', tool_harness.A.model, '--json', *args), code)['findings']
+
+
+@case
+def doctor_names_what_is_wrong(tmp):
+    """An option that nothing can be made with, a GPU that is not there, samples that are no numbers: bad, and it is said which."""
+    for option, value in (('size', '65x64'), ('precision', 'nope'), ('steps', '0'), ('kv', 'fp9'), ('opts', 'a=b')):
+        bad = [f for f in findings('--' + option, value) if f['verdict'] == 'bad']
+        require([f['topic'] for f in bad] == ['options'] and value.split('=')[0] in bad[0]['remedy'], option, bad)
+    require([f['what'] for f in findings('--devices', 'cuda77') if f['verdict'] == 'bad'] == ['GPU'] or shutil.which('nvidia-smi'))
+    for name in ('nan', 'inf'):
+        sound = media.wav(tmp / 'x.wav', 0, floats=[0.1] * 9000 + [float(name)] * 10 + [0.1] * 9000)
+        bad = [(f['what'], f['value']) for f in findings(sound) if f['verdict'] == 'bad']
+        require(('samples that are no numbers', 10) in bad, bad)
+
+
+@case
+def doctor_reads_what_speak_reads(tmp):
+    """Raw samples that are said to be such, FFmpeg's file:, a name that begins with '-'; a pipe, which can be read once, is refused."""
+    wav = pathlib.Path(media.wav(tmp / 'a.wav', 16000))
+    (tmp / 'raw').write_bytes(wav.read_bytes()[44:])
+    for args in (('file:%s' % wav,), (tmp / 'raw', '--input-format', 's16le')):
+        seen = {f['what']: f['value'] for f in findings(*args)}
+        require(seen.get('length') == 1 and 'read' not in seen, args, seen)
+    os.mkfifo(tmp / 'pipe')
+    for name in ('-', tmp / 'pipe'):
+        require('only once' in [f for f in findings(name) if f['topic'] == 'input'][0]['text'])
+
+
 # ---- outputs
 
 @case
