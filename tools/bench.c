@@ -75,6 +75,7 @@ static int run_session(Film *f, AvatarEngine *e, const AvatarLook *look, const f
     AvatarFrame frame;
     int ret = avt_session_open(&s, e, look, &hooks);
 
+    stop_session(s);
     if (ret >= 0) {
         avatar_session_info(s, &f->info);
         f->size = (int64_t)f->info.width * f->info.height * 3 / 2;
@@ -86,6 +87,7 @@ static int run_session(Film *f, AvatarEngine *e, const AvatarLook *look, const f
     while (ret >= 0 && (ret = avatar_session_receive(s, &frame, AVATAR_WAIT)) >= 0)
         if (f->frames < FRAMES)
             keep_frame(f, &frame);
+    stop_session(NULL);
     avatar_session_close(&s);
     return ret == AVATAR_EOF ? f->latents ? 0 : AVATAR_ERR(ENOMEM) : ret;
 }
@@ -333,6 +335,8 @@ static int damage_of(ToolOptions *o, const uint8_t *face, const float *pcm)
         ret = damage(o, face, pcm);
     if (folder[0])
         seeded_remove(folder);
+    if (stop_asked())
+        fprintf(stderr, "avatar: interrupted\n");
     return ret;
 }
 

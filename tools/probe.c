@@ -6,6 +6,7 @@
 
 #include "engine/session.h"
 #include "probe.h"
+#include "stop.h"
 
 #define FACE    PROBE_FACE
 #define SAMPLES ((PROBE_BLOCKS * AVATAR_BLOCK_FRAMES + 6) * AVATAR_SAMPLE_RATE / AVATAR_FPS)
@@ -82,6 +83,7 @@ static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look)
     AvatarFrame frame;
     int ret = avt_session_open(&s, e, look, &hooks);
 
+    stop_session(s);
     probe_voice(pcm, SAMPLES);
     if (ret >= 0) {
         avatar_session_info(s, &p->info);
@@ -91,6 +93,7 @@ static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look)
         ret = avatar_session_send(s, NULL, 0);
     while (ret >= 0)
         ret = avatar_session_receive(s, &frame, AVATAR_WAIT);
+    stop_session(NULL);
     avatar_session_close(&s);
     return ret == AVATAR_EOF ? 0 : ret;
 }

@@ -27,6 +27,7 @@ import random
 import shutil
 import struct
 import subprocess
+import time
 import wave
 
 import tool_harness
@@ -635,6 +636,13 @@ def verify_seeded(tmp):
     require(run(heads=3).ret == 2, 'other weights pass')
     for args in (('--seeded', 41), ('--seeded', -1), ('--seeded', 2, '--model', 'nano')):
         require(Run('verify', answer, *args).ret in (1, 2), args)
+    for command in (('verify', str(answer)), ('bench', '--damage')):            # a signal ends it, whatever it does
+        p = subprocess.Popen([tool_harness.A.tool, *command, '--seeded', '2'], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while not list(tmp.glob('avatar-seeded-*/avatar.json')):
+            time.sleep(0.01)
+        p.terminate()
+        err = p.communicate(timeout=tool_harness.LIMIT)[1].decode()
+        require(p.returncode == 1 and 'interrupted' in err and not list(tmp.glob('avatar-seeded-*')), command, p.returncode, err)
     shipped = (NANO / 'seeded.safetensors').read_bytes()
     head = json.loads(shipped[8:8 + struct.unpack('<Q', shipped[:8])[0]])
     require(head['latents']['shape'] == [2, 3 * 16 * 8 * 8] and head['__metadata__'] == {'size': '64x64', 'steps': '4'}, head)
