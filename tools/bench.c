@@ -106,6 +106,7 @@ static int make_film(Film *f, const ToolOptions *o, const char *precision, const
         look.width = look.height = PROBE_FACE;
     }
     look.seed = 7;
+    look.mode = AVATAR_OFFLINE;                                     // a late block would be another film
     look.format = AVATAR_YUV420P;
     ret = avatar_engine_open(&e, &opt);
     if (ret >= 0) {

@@ -113,6 +113,7 @@ int probe_run(Probe *p, const ToolOptions *o)
         look.width = look.height = FACE;
     }
     look.seed = 7;
+    look.mode = AVATAR_OFFLINE;                                     // all of it, however late
     if (ret >= 0)
         ret = run_session(p, e, &look);
     avatar_engine_close(&e);
