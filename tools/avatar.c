@@ -23,7 +23,7 @@ static const struct {
     { "plan",    cmd_plan,    "[--model DIR|published] [--size WxH] ...         memory and work of each rank and network", 1 },
     { "doctor",  cmd_doctor,  "[AUDIO] [PICTURE] [--OPTION VALUE ...]           what is wrong with inputs, model, machine, and what helps", 0 },
     { "verify",  cmd_verify,  "[FILE] [--OPTION VALUE ...]                      does this machine compute what was recorded?", 0 },
-    { "worker",  cmd_worker,  "[--model DIR] [--devices LIST] ...                lend this process's devices to a film, under mpirun", 0 },
+    { "worker",  cmd_worker,  "[--model DIR] [--devices LIST] ... [-- COMMAND]  lend this process's devices to a film, under mpirun", 0 },
     { "top",     cmd_top,     "FILE|PID                                         a running session on one screen, from stats=FILE", 0 },
     { "plot",    cmd_plot,    "FILE -o CURVES.svg                               its statistics as curves", 0 },
 };
