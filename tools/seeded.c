@@ -248,9 +248,9 @@ static void list_lora(List *out, const List *dit, int rank)
         }
 }
 
-static void write_text(const char *dir, const char *name, const char *fmt, ...) AVT_PRINTF(3, 4);
+static int write_text(const char *dir, const char *name, const char *fmt, ...) AVT_PRINTF(3, 4);
 
-static void write_text(const char *dir, const char *name, const char *fmt, ...)
+static int write_text(const char *dir, const char *name, const char *fmt, ...)
 {
     char path[1200];
     va_list ap;
@@ -259,22 +259,23 @@ static void write_text(const char *dir, const char *name, const char *fmt, ...)
     snprintf(path, sizeof(path), "%s/%s", dir, name);
     f = fopen(path, "wb");
     if (!f)
-        abort();
+        return fprintf(stderr, "%s: %s\n", path, strerror(errno)), AVT_ERR(EIO);
     va_start(ap, fmt);
     vfprintf(f, fmt, ap);
     va_end(ap);
-    fclose(f);
+    return close_written(f, path);
 }
 
-static void write_configs(const SeededModel *m, const char *dir)
+static int write_configs(const SeededModel *m, const char *dir)
 {
     const DitConfig *d = &m->sizes.dit;
     const Wav2Vec2Config *w = &m->sizes.wav2vec2;
     char list[256] = "";
+    int ret;
 
     for (int i = 0; i < d->nb_inject; i++)
         snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%d", i ? ", " : "", d->inject[i]);
-    write_text(dir, "config.json",
+    ret = write_text(dir, "config.json",
                "{\"_class_name\": \"WanModel_S2V\", \"model_type\": \"s2v\", \"dim\": %d, \"ffn_dim\": %d, \"num_heads\": %d, \"num_layers\": %d,\n"
                " \"in_dim\": 16, \"out_dim\": 16, \"cond_dim\": 16, \"audio_dim\": %d, \"num_audio_token\": %d, \"freq_dim\": %d,\n"
                " \"text_dim\": %d, \"text_len\": %d, \"eps\": 1e-06, \"enable_adain\": true, \"adain_mode\": \"attn_norm\",\n"
@@ -282,7 +283,7 @@ static void write_configs(const SeededModel *m, const char *dir)
                " \"enable_framepack\": true, \"framepack_drop_mode\": \"padd\", \"enable_motioner\": false, \"enable_tsm\": false,\n"
                " \"trainable_token_pos_emb\": false, \"motion_token_num\": 1024}\n",
                d->dim, d->ffn_dim, d->nb_heads, d->nb_layers, d->audio_dim, d->nb_audio_tokens, d->freq_dim, d->text_dim, d->text_len, list);
-    write_text(dir, "wav2vec2-large-xlsr-53-english/config.json",
+    ret = ret < 0 ? ret : write_text(dir, "wav2vec2-large-xlsr-53-english/config.json",
                "{\"model_type\": \"wav2vec2\", \"hidden_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d,\n"
                " \"intermediate_size\": %d, \"conv_dim\": [%d, %d, %d, %d, %d, %d, %d], \"conv_kernel\": [10, 3, 3, 3, 3, 2, 2],\n"
                " \"conv_stride\": [5, 2, 2, 2, 2, 2, 2], \"num_conv_pos_embeddings\": %d, \"num_conv_pos_embedding_groups\": %d,\n"
@@ -290,10 +291,9 @@ static void write_configs(const SeededModel *m, const char *dir)
                " \"hidden_act\": \"gelu\", \"feat_extract_activation\": \"gelu\"}\n",
                w->dim, w->nb_layers, w->nb_heads, w->ffn_dim, w->conv_dim[0], w->conv_dim[1], w->conv_dim[2], w->conv_dim[3], w->conv_dim[4],
                w->conv_dim[5], w->conv_dim[6], w->pos_kernel, w->pos_groups);
-    write_text(dir, "wav2vec2-large-xlsr-53-english/preprocessor_config.json",
+    ret = ret < 0 ? ret : write_text(dir, "wav2vec2-large-xlsr-53-english/preprocessor_config.json",
                "{\"sampling_rate\": 16000, \"do_normalize\": true, \"feature_size\": 1}\n");
-    if (m->avatar_json)
-        write_text(dir, "avatar.json", "%s", m->avatar_json);
+    return ret < 0 || !m->avatar_json ? ret : write_text(dir, "avatar.json", "%s", m->avatar_json);
 }
 
 static int copy_file(const char *from, const char *dir, const char *name)
@@ -360,7 +360,7 @@ int seeded_write(const SeededModel *m, const char *dir)
     list_umt5(&l, &m->sizes.umt5);
     WRITE(&l, "models_t5_umt5-xxl-enc-bf16.safetensors", m->t5_dtype);
 #undef WRITE
-    write_configs(m, dir);
+    ret = ret < 0 ? ret : write_configs(m, dir);
     free(l.item);
     free(lora.item);
     return ret < 0 ? ret : copy_file(m->spiece, dir, "google/umt5-xxl/spiece.model");

@@ -620,6 +620,16 @@ def verify(tmp):
 
 
 @case
+def verify_seeded_on_a_full_disk(tmp):
+    """No byte and no name is left there: one sentence, no crash."""
+    if os.getuid() or not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
+        raise Skip('nobody here can mount a small disk: that takes root, and a root that is no chroot')
+    script = 'mount -t tmpfs -o size=1m,nr_inodes=7 tmpfs %s && TMPDIR=%s "$0" verify --seeded 2' % (tmp, tmp)
+    p = subprocess.run(['unshare', '-m', 'sh', '-c', script, tool_harness.A.tool], stderr=subprocess.PIPE, timeout=tool_harness.LIMIT)
+    require(p.returncode == 1 and b'No space left on device' in p.stderr, p.returncode, p.stderr)
+
+
+@case
 def verify_seeded(tmp):
     """Random weights of the published shapes, of 2 heads for a test: an answer that other plans and precisions give, other weights do not; nothing is left."""
     answer, env = tmp / 'seeded.safetensors', dict(os.environ, TMPDIR=str(tmp))
