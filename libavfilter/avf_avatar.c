@@ -202,6 +202,8 @@ static int get_options(AvatarContext *s, AvatarOptions *opt)
     opt->resident    = s->resident;
     opt->front_device = s->front_device;
     opt->steps       = s->steps;
+    opt->width       = s->w;
+    opt->height      = s->h;
     opt->cpu_threads = s->cpu_threads;
     opt->compat      = s->compat;
     opt->tune        = s->tune;

@@ -99,6 +99,7 @@ typedef struct AvatarOptions {
     int tune;                           /* 1: the ways in which a GPU's libraries multiply are timed at a shape's first use and the fastest is
                                            taken; 0: the one that they name first */
     const char *cache;                  /* avatar_cache_folder(): where the fastest is kept for later runs, in tuned.json; NULL: nowhere */
+    int width, height;                  /* of the frames that plan and offload=auto are chosen for; 0: the model's own. A session may have others */
 } AvatarOptions;
 
 /** How one stream looks. Everything is copied by avatar_session_open(). */

@@ -200,6 +200,8 @@ static int fill_preset(ToolOptions *o)
 
     o->engine.log = tool_log_line;
     ret = avatar_preset(o->preset, &o->engine, &o->look);
+    o->engine.width = o->look.out_width;
+    o->engine.height = o->look.out_height;
     o->engine.log = NULL;                                           // that is for each command to choose
     return ret < 0 ? 2 : 0;
 }

@@ -44,8 +44,9 @@ void avt_core_free(Core *c)
     avt_free(c);
 }
 
-static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
+static int read_sizes(Core *c, const AvatarOptions *opt, const Ckpt *dit, const Ckpt *vae, const Log *log)
 {
+    const AvatarLook look = { .out_width = opt->width, .out_height = opt->height };
     int ret = avt_dit_config(&c->sizes.dit, c->dir.config, dit, log);
 
     if (ret >= 0)
@@ -58,7 +59,8 @@ static int read_sizes(Core *c, const Ckpt *dit, const Ckpt *vae, const Log *log)
     if (ret < 0)
         return ret;
     c->sizes.dtype = avt_dit_storage(dit);
-    avt_settle_size(&c->sizes.width, &c->sizes.height, &c->dir, 0, &(AvatarLook){ 0 }, NULL);
+    if (avt_settle_size(&c->sizes.width, &c->sizes.height, &c->dir, 0, &look, NULL) < 0)     // a session will say what is wrong with it
+        avt_settle_size(&c->sizes.width, &c->sizes.height, &c->dir, 0, &(AvatarLook){ 0 }, NULL);
     if (c->sizes.wav2vec2.dim != c->sizes.dit.audio_dim || c->sizes.wav2vec2.nb_layers + 1 != c->sizes.dit.nb_audio_layers)
         return avt_fail(log, AVT_INVALID, "%s: wav2vec2 gives %d states of width %d, the transformer wants %d of width %d", c->dir.dir,
                         c->sizes.wav2vec2.nb_layers + 1, c->sizes.wav2vec2.dim, c->sizes.dit.nb_audio_layers, c->sizes.dit.audio_dim);
@@ -227,7 +229,7 @@ static int load_files(Core *c, const AvatarOptions *opt, const Expert *x, Files 
     if (ret >= 0)
         ret = avt_ckpt_open(&c->t5, c->dir.t5, log);
     if (ret >= 0)
-        ret = read_sizes(c, f->dit, f->vae, log);
+        ret = read_sizes(c, opt, f->dit, f->vae, log);
     if (ret >= 0)
         ret = avt_options_lora(&f->lora_path, &c->dir, &c->sizes.dit, opt->lora, log);
     if (ret >= 0 && f->lora_path)

@@ -101,6 +101,10 @@ int avatar_preset(const char *name, AvatarOptions *opt, AvatarLook *look)
         opt->steps = sets[i].steps;
     if (opt && !opt->plan)
         opt->plan = sets[i].plan;
+    if (opt && opt->width <= 0 && opt->height <= 0) {
+        opt->width = sets[i].width;
+        opt->height = sets[i].height;
+    }
     if (look && look->out_width <= 0 && look->out_height <= 0) {
         look->out_width = sets[i].width;
         look->out_height = sets[i].height;

@@ -197,9 +197,9 @@ int avt_rank_wave(DryCall **calls, int64_t *nb, const RankSetup *set, int index,
 /** What a part of a team sends to the others for one item in mid-stream, and in how many exchanges, one after another; 0 of a rank that is no
  *  part of one. */
 int avt_rank_traffic(CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
-/** What layers (a part of each, where plan `like` splits them), ends of a pipe and the VAE ask of a device at the model's own size of
- *  frames and like's steps, by rehearsals: for avt_plan_make(). w->front
- *  is left 0; w->layer is the caller's to free with avt_free(). rank_weigh.c, as what follows. */
+/** What layers (a part of each, where plan `like` splits them), ends of a pipe and the VAE ask of a device at sizes->width, height and
+ *  like's steps, by rehearsals: for avt_plan_make(). w->front is left 0; w->layer is the caller's to free with avt_free().
+ *  rank_weigh.c, as what follows. */
 int avt_rank_loads(PlanLoads *w, const PlanSizes *sizes, const char *device, const Plan *like, const BackendOptions *opt);
 /** avt_plan_make() with the loads that it wants found first; o->loads is not looked at. Logs to opt->log. */
 int avt_rank_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *opt);

@@ -30,7 +30,7 @@ int64_t avt_room_left(const char *device);
 int avt_room_check(const Room *room, const char *who, const char *remedy, const Log *log);
 
 /**
- * The devices that "auto" means, joined by '|': the fewest GPUs that hold the model at its own size, with offload=auto first all of it, then
+ * The devices that "auto" means, joined by '|': the fewest GPUs that hold the model at sizes->width, height, with offload=auto first all of it, then
  * with layers from the host, then with all that can come; else "cpu". A line says which and, where a GPU is not taken, why.
  * @param o    `devices` and `front_device` as asked for; o->devices is not looked at
  * @return 0 or an error of the rehearsal

@@ -93,6 +93,28 @@ static void bad_options_are_named(void **state)
     }
 }
 
+/* The size to plan for; a bad one is for the session to name. */
+static void planned_for_the_size_asked_for(void **state)
+{
+    static const struct {
+        int w, h, planned_w, planned_h;
+    } cases[] = { { 0, 0, 64, 64 }, { 96, 80, 96, 80 }, { 97, 80, 64, 64 }, { 96, 0, 64, 64 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+        AvatarEngine *e = NULL;
+
+        opt.width = cases[i].w;
+        opt.height = cases[i].h;
+        REQUIRE_OK(avatar_engine_open(&e, &opt));
+        assert_int_equal(e->core->sizes.width, cases[i].planned_w);
+        assert_int_equal(e->core->sizes.height, cases[i].planned_h);
+        avatar_engine_close(&e);
+        avatar_engine_flush();
+    }
+}
+
 static void bad_looks_are_named(void **state)
 {
     static const struct {
@@ -515,7 +537,8 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bad_options_are_named), cmocka_unit_test(bad_looks_are_named), cmocka_unit_test(frames_of_a_cpu_are_the_hosts), cmocka_unit_test(bad_folders_are_told),
+        cmocka_unit_test(bad_options_are_named), cmocka_unit_test(planned_for_the_size_asked_for), cmocka_unit_test(bad_looks_are_named),
+        cmocka_unit_test(frames_of_a_cpu_are_the_hosts), cmocka_unit_test(bad_folders_are_told),
         cmocka_unit_test(weights_are_shared), cmocka_unit_test(loading_is_given_up), cmocka_unit_test(lines_go_home), cmocka_unit_test(little_memory_is_told),
         cmocka_unit_test(caller_is_left_alone), cmocka_unit_test(errors_have_words),
         cmocka_unit_test(numbers_do_not_follow_the_locale),
