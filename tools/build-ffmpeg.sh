@@ -111,9 +111,14 @@ unpack()
     echo "$stamp" >"$src.from"
 }
 
-# Are the headers there that this FFmpeg's configure takes? Debian 12's own are too old for 7.1.
+# Are the headers there that this FFmpeg's configure takes, with the presets that it asks for? Debian 12's own are too old for 7.1, Debian 13's
+# too new for 5.1.
 headers_fit()
 {
+    header=$(pkg-config --variable=includedir ffnvcodec 2>/dev/null)/ffnvcodec/nvEncodeAPI.h
+    for preset in $(grep -o 'NV_ENC_PRESET_[A-Z0-9_]*' "$src/configure" | sort -u); do
+        grep -qs "$preset" "$header" || return 1
+    done
     sed -n 's/.*check_pkg_config ffnvcodec "\([^"]*\)".*/\1/p' "$src/configure" >wanted
     while read -r spec; do
         pkg-config --exists "$spec" && return 0
