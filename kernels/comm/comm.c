@@ -154,7 +154,7 @@ typedef int (*Move)(Comm *c, int peer, CommTag tag, const CommData *d);
 /* A class's function, whose copies are the message's and none of the rank's ops: a profile leaves them out. */
 static int move_timed(Comm *c, Move f, int peer, CommTag tag, const CommData *d)
 {
-    const int64_t start = avt_now_ns(), start_cpu = avt_thread_cpu_ns();
+    const int64_t start = avt_now_ns(), start_cpu = avt_thread_cpu_ns(), idle = c->idle;
     const int profile = d->be ? d->be->profile : 0;
     int64_t cpu;
     int ret;
@@ -164,7 +164,7 @@ static int move_timed(Comm *c, Move f, int peer, CommTag tag, const CommData *d)
     ret = f(c, peer, tag, d);
     if (d->be)
         d->be->profile = profile;
-    cpu = avt_thread_cpu_ns() - start_cpu;
+    cpu = avt_thread_cpu_ns() - start_cpu - (c->idle - idle);
     c->moved += cpu;
     c->waited += avt_now_ns() - start - cpu;
     return ret;

@@ -98,6 +98,7 @@ struct Comm {                           // the beginning of what a class keeps f
     int64_t *bytes_to;                  // [nb], sent; read by other threads
     int timed;                          // of this end's calls, for its own thread:
     int64_t waited, moved;              // ns: without the processor, for other ranks, for room, for their lock; at work
+    int64_t idle;                       // ns that the processor had it nevertheless while it waited: to go to sleep, to get up
     const Log *log;
 };
 

@@ -123,7 +123,7 @@ static int move(Carrier *c, const Job *j)
         b->coming--;
         b->nb++;
     }
-    pthread_cond_broadcast(&g->change);
+    pthread_cond_broadcast(&b->change);
     pthread_mutex_unlock(&g->lock);
     return c->queue->status < 0 ? c->queue->status : wait_for_way(c, 1, INT32_MAX);
 }

@@ -80,7 +80,7 @@ static int give_up(Comm *c)
     char own[80], other[80];
 
     g->status = AVT_ERR(ETIMEDOUT);
-    pthread_cond_broadcast(&g->change);
+    avt_group_wake(g);
     return avt_fail(c->log, g->status, "comm strict: %s, since %.1f s; %s",
                     describe(own, sizeof(own), c->rank, w), s->timeout_ms / 1e3,
                     describe(other, sizeof(other), w->peer, &s->waiting[w->peer]));
@@ -93,7 +93,7 @@ static int wait_change(Comm *c, const struct timespec *end)
 
     if (g->status < 0)
         return g->status;
-    if (pthread_cond_timedwait(&g->change, &g->lock, end) == ETIMEDOUT && g->status >= 0)
+    if (avt_threads_wait(c, &g->change, end) == ETIMEDOUT && g->status >= 0)
         return give_up(c);
     return g->status;
 }
@@ -128,7 +128,7 @@ static int meet(Comm *c, int dst, CommTag tag, const CommData *d, Post *p)
 
     if (p->tag != tag || !same_parts(p, d)) {
         g->status = AVT_ERR(EINVAL);
-        pthread_cond_broadcast(&g->change);
+        avt_group_wake(g);
         return avt_fail(c->log, g->status, "comm strict: rank %d sends %s, %zu bytes, to rank %d, "
                         "whose next receive from it is %s, %zu bytes", c->rank, avt_comm_tag_name(tag),
                         d->size, dst, avt_comm_tag_name(p->tag), p->into.size);

@@ -15,6 +15,7 @@
  */
 #include <string.h>
 
+#include "base/thread.h"
 #include "comm/comm_nccl.h"
 #include "comm/link.h"
 
@@ -24,6 +25,7 @@ static int box_open(Box *b, const CommOptions *opt, const CommRoute *r)
 {
     const size_t room = (size_t)r->room;
 
+    pthread_cond_init(&b->change, NULL);
     b->route = *r;
     b->way = avt_comm_box_way(opt, r);
     b->place = avt_comm_box_place(opt, r);
@@ -66,6 +68,7 @@ static void group_free(Group *g)
         avt_link_close(g);
     avt_carriers_close(g);
     for (int i = 0; i < g->nb_boxes; i++) {
+        pthread_cond_destroy(&g->box[i].change);
         avt_free(g->box[i].letter);
         if (g->box[i].place == BOX_HOST)
             avt_free(g->box[i].bytes);
@@ -200,6 +203,13 @@ void avt_threads_detach(Comm *c)
 
 /* ---- failure --------------------------------------------------------------------------------- */
 
+void avt_group_wake(Group *g)
+{
+    pthread_cond_broadcast(&g->change);
+    for (int i = 0; i < g->nb_boxes; i++)
+        pthread_cond_broadcast(&g->box[i].change);
+}
+
 int avt_group_fail(Group *g, int code)
 {
     int first;
@@ -208,7 +218,7 @@ int avt_group_fail(Group *g, int code)
     first = g->status >= 0;
     if (first)
         g->status = code;
-    pthread_cond_broadcast(&g->change);
+    avt_group_wake(g);
     pthread_mutex_unlock(&g->lock);
     return first;
 }
@@ -233,6 +243,16 @@ int avt_threads_status(Comm *c)
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
+
+int avt_threads_wait(Comm *c, pthread_cond_t *change, const struct timespec *end)
+{
+    Group *g = avt_threads_group(c);
+    const int64_t start = c->timed ? avt_thread_cpu_ns() : 0;
+    const int ret = end ? pthread_cond_timedwait(change, &g->lock, end) : pthread_cond_wait(change, &g->lock);
+
+    c->idle += c->timed ? avt_thread_cpu_ns() - start : 0;
+    return ret;
+}
 
 Box *avt_threads_box(Comm *c, int src, int dst, CommTag tag)
 {
@@ -361,7 +381,7 @@ int avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d)
         return ret;
     pthread_mutex_lock(&g->lock);
     while (!has_room(b) && g->status >= 0)
-        pthread_cond_wait(&g->change, &g->lock);
+        avt_threads_wait(c, &b->change, NULL);
     ret = has_room(b) ? 0 : g->status;
     k = (b->first + b->nb) % b->route.room;         // ours until counted: a route has one sender
     pthread_mutex_unlock(&g->lock);
@@ -376,7 +396,7 @@ int avt_threads_send(Comm *c, int dst, CommTag tag, const CommData *d)
         b->letter[k].busy = b->way == WAY_OUT && b->place == BOX_DEVICE;
         b->nb++;
     }
-    pthread_cond_broadcast(&g->change);
+    pthread_cond_broadcast(&b->change);
     pthread_mutex_unlock(&g->lock);
     if (ret < 0)
         return ret;
@@ -395,7 +415,7 @@ int avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d)
         return ret;
     pthread_mutex_lock(&g->lock);
     while (!b->nb && g->status >= 0)
-        pthread_cond_wait(&g->change, &g->lock);
+        avt_threads_wait(c, &b->change, NULL);
     ret = b->nb ? 0 : g->status;
     k = b->first;
     pthread_mutex_unlock(&g->lock);
@@ -411,7 +431,7 @@ int avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d)
     b->first = (k + 1) % b->route.room;
     b->nb--;
     b->taken += b->way == WAY_IN;
-    pthread_cond_broadcast(&g->change);
+    pthread_cond_broadcast(&b->change);
     pthread_mutex_unlock(&g->lock);
     if (b->way == WAY_IN)
         avt_link_tell(g, (int)(b - g->box));

@@ -99,7 +99,7 @@ static int take_letter(Group *g, Box *b, int process, const Frame *f)
     pthread_mutex_lock(&g->lock);
     b->letter[k].size = f->size;
     b->nb++;
-    pthread_cond_broadcast(&g->change);
+    pthread_cond_broadcast(&b->change);
     pthread_mutex_unlock(&g->lock);
     return 0;
 }
@@ -145,7 +145,7 @@ static int take_taken(Group *g, Box *b, const Frame *f)
         b->first = (b->first + f->count) % b->route.room;
         b->nb -= f->count;
         b->sent -= f->count;
-        pthread_cond_broadcast(&g->change);
+        pthread_cond_broadcast(&b->change);
     }
     pthread_mutex_unlock(&g->lock);
     return ret;

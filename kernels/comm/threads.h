@@ -37,6 +37,7 @@ typedef struct Box {                    // the mailbox of a route, a ring
     Backend *pinned;                    // pinned: by this backend, the receiver's
     size_t stride;                      // bytes of a message's place
     Letter *letter;                     // [room]
+    pthread_cond_t change;              // a message more, or a place more; or the group has failed
     int first, nb;                      // the oldest message; messages
     int coming;                         // IN, on a device: messages that are announced, behind those that can be received
     int sent, taken;                    // OUT: those that are written; IN: those that are to be said to be taken
@@ -44,7 +45,7 @@ typedef struct Box {                    // the mailbox of a route, a ring
 
 typedef struct Group {
     pthread_mutex_t lock;               // one for all: messages are few and large
-    pthread_cond_t change;
+    pthread_cond_t change;              // of anything but a mailbox: whoever waits for one would be woken by every message of the others
     int users, status;
     const Log *log;
     Box *box;                           // [nb_boxes]
@@ -77,6 +78,10 @@ int  avt_threads_recv(Comm *c, int src, CommTag tag, const CommData *d);
 void avt_threads_abort(Comm *c, int code);
 /** The ranks that live here fail and wake up. @return 1: this is the group's first failure, whose code stays */
 int  avt_group_fail(Group *g, int code);
+/** Sleep until something changes, or at most until `end` (NULL: however long). Lock held. @return 0 or ETIMEDOUT */
+int  avt_threads_wait(Comm *c, pthread_cond_t *change, const struct timespec *end);
+/** Wake all who wait, for a mailbox or anything else: status has changed. Lock held. */
+void avt_group_wake(Group *g);
 int  avt_threads_status(Comm *c);
 void avt_threads_close(Comm *c);
 
