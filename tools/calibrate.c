@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* See calibrate.h. The file: a line a call, "threads level flops bytes seconds key". */
+/* See calibrate.h. The file: a line a call, "threads level flops bytes seconds together key". */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -13,7 +13,6 @@
 #include "files/file.h"
 #include "kernels.h"
 
-#define LINK 4e9                        // bytes a second that one thread copies for another, read and written by each
 #define MOST (1 << 20)                  // bytes of the file that are read
 #define MOST_CALLS 8192                 // that are kept of it
 
@@ -106,20 +105,21 @@ static int within(double v, double most)
     return v >= 0 && v <= most;         // a NaN is not
 }
 
-/* "threads level flops bytes seconds key": 1 when it is one, and can be true */
+/* "threads level flops bytes seconds together key": 1 when it is one, and can be true */
 static int read_line(Calibrated *c, const char *line)
 {
     int at = 0;
 
-    if (sscanf(line, "%d %d %lf %lf %lf %n", &c->threads, &c->level, &c->flops, &c->bytes, &c->seconds, &at) < 5 || !at)
+    if (sscanf(line, "%d %d %lf %lf %lf %lf %n", &c->threads, &c->level, &c->flops, &c->bytes, &c->seconds, &c->together, &at) < 6 || !at)
         return 0;
-    if (c->threads < 1 || !within(c->flops, 1e18) || !within(c->bytes, 1e18) || !within(c->seconds, 1e6) || !(c->seconds > 0))
+    if (c->threads < 1 || !within(c->flops, 1e18) || !within(c->bytes, 1e18) || !within(c->seconds, 1e6) || !within(c->together, 1e6) ||
+        !(c->seconds > 0 && c->together > 0))
         return 0;
     snprintf(c->key, sizeof(c->key), "%.*s", (int)strcspn(line + at, "\n"), line + at);
     for (c->op = 0; c->op < OP_NB; c->op++)
         if (strlen(avt_op_name(c->op)) == strcspn(c->key, " ") && !strncmp(c->key, avt_op_name(c->op), strcspn(c->key, " ")))
             return c->flops + c->bytes > 0;
-    return !strcmp(c->key, CALIBRATION_HOP);
+    return !strcmp(c->key, CALIBRATION_HOP) || !strcmp(c->key, CALIBRATION_TURN) || !strcmp(c->key, CALIBRATION_FULL);
 }
 
 /* Only a regular file is one of ours; of one that has grown for years the end counts. */
@@ -176,8 +176,8 @@ int calibration_write(Calibration *c, const Log *log)
     read_file(c);
     f = file_stream(c->path);                                       // which says why not
     for (int i = 0; f && i < c->nb; i++)
-        fprintf(f, "%d %d %.6g %.6g %.6g %s\n", c->call[i].threads, c->call[i].level, c->call[i].flops, c->call[i].bytes, c->call[i].seconds,
-                c->call[i].key);
+        fprintf(f, "%d %d %.6g %.6g %.6g %.6g %s\n", c->call[i].threads, c->call[i].level, c->call[i].flops, c->call[i].bytes, c->call[i].seconds,
+                c->call[i].together, c->call[i].key);
     if (f && fclose(f))
         return avt_fail(log, AVT_ERR(errno ? errno : EIO), "%s: %s; what was measured cannot be kept", c->path, strerror(errno));
     return f ? 0 : AVT_ERR(EIO);
@@ -209,30 +209,43 @@ static const Calibrated *nearest(const Calibration *c, OpId op, double work, int
     return best;
 }
 
-static double seconds_of(void *opaque, const OpCall *call, int threads)
+static PaperSeconds times_of(const Calibrated *k, double share)
+{
+    return (PaperSeconds){ k->seconds * share, k->together * share };
+}
+
+static PaperSeconds seconds_of(void *opaque, const OpCall *call, int threads)
 {
     Calibration *c = opaque;
     const Calibrated *k;
     char key[sizeof(k->key)];
-    double flops, bytes, s;
+    double flops, bytes;
+    PaperSeconds s;
 
     calibration_key(key, sizeof(key), call);
     k = find(c, key, threads, c->level);
     if (k) {
         c->known += k->seconds;
-        return k->seconds;
+        return times_of(k, 1);
     }
     avt_op_cost(call, &flops, &bytes);
     k = nearest(c, call->op, work_of(flops, bytes), threads);
-    s = k ? k->seconds * work_of(flops, bytes) / work_of(k->flops, k->bytes) * k->threads / threads : 0;
-    c->guessed += s;
+    s = k ? times_of(k, work_of(flops, bytes) / work_of(k->flops, k->bytes) * k->threads / threads) : (PaperSeconds){ 0, 0 };
+    c->guessed += s.alone;
     return s;
 }
 
 PaperClock calibration_clock(Calibration *c)
 {
-    const Calibrated *hop = find(c, CALIBRATION_HOP, 1, c->level);
+    const Calibrated *hop = find(c, CALIBRATION_HOP, 1, c->level), *turn = find(c, CALIBRATION_TURN, 1, c->level);
+    const Calibrated *full = find(c, CALIBRATION_FULL, 1, c->level);
+    PaperClock clock = { .seconds = seconds_of, .opaque = c, .link = INFINITY };
 
     c->known = c->guessed = 0;
-    return (PaperClock){ seconds_of, c, LINK, hop ? hop->seconds : 0 };
+    if (hop && turn && full) {
+        clock.hop = hop->seconds;
+        clock.turn = turn->seconds;
+        clock.link = (full->bytes - turn->bytes) / fmax(full->seconds - turn->seconds, 1e-9);
+    }
+    return clock;
 }

@@ -13,7 +13,8 @@ typedef struct Calibrated {             // a call that was measured
     char key[400];                      // the op and the forms of its operands
     OpId op;
     int threads, level;
-    double flops, bytes, seconds;
+    double flops, bytes;
+    double seconds, together;           // with the other cores idle; with all of them at the same work
 } Calibrated;
 
 typedef struct Calibration {
@@ -34,9 +35,17 @@ PaperClock calibration_clock(Calibration *c);
 /** calibrate_calls.c: measure the calls of a plan's ranks, all of which are on the CPU, for some seconds, and write the file. @return 0 or an error (logged) */
 int  calibration_measure(Calibration *c, const Plan *plan, const PlanSizes *sizes, const BackendOptions *be, double seconds);
 
-#define CALIBRATION_HOP "hop"           // key of a message between two threads, with which one wakes the other up
+/* Keys of messages between two threads: one that wakes the other up; an exchange of small ones, and of large ones. */
+#define CALIBRATION_HOP   "hop"
+#define CALIBRATION_TURN  "turn"
+#define CALIBRATION_FULL  "full"
+#define CALIBRATION_SMALL 64            // bytes
+#define CALIBRATION_LARGE (1 << 16)
 
-/* For calibrate_calls.c: the key of a call, a call that replaces the one of its key, the file. */
+/** calibrate_turns.c: keep how long messages take. @return 0 or an error */
+int  calibration_measure_turns(Calibration *c, const Log *log);
+
+/* For what measures: the key of a call, a call that replaces the one of its key, the file. */
 void calibration_key(char *key, size_t size, const OpCall *c);
 void calibration_keep(Calibration *c, const Calibrated *call);
 int  calibration_write(Calibration *c, const Log *log);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Measuring for calibrate.h. Calls are taken from a rehearsal of each rank on `dry` and made on the CPU with operands of the same forms, one
- * after another in rounds, so that each finds the caches as the others leave them. As many ranks as share the cores do so at a time. The mean
- * of a call's times counts, as means add up to the mean of the whole, whatever other programs do meanwhile.
+ * after another in rounds, so that each finds the caches as the others leave them: by one rank alone, then by as many as share the cores at a
+ * time. The mean of a call's times counts, as means add up to the mean of the whole, whatever other programs do meanwhile.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +10,6 @@
 #include "base/thread.h"
 #include "calibrate.h"
 #include "kernels.h"
-
-#define HOP_SECONDS 0.1                 // that a hop is measured for
 
 typedef struct Trial {                  // a call with operands
     OpCall call;
@@ -147,6 +145,10 @@ static void *run_bed(void *arg)
 {
     Bed *b = arg;
 
+    for (int i = 0; i < b->nb; i++) {
+        b->trial[i].seconds = 0;
+        b->trial[i].nb = 0;
+    }
     avt_thread_flush_denormals();
     b->ret = avt_thread_team(b->opt->threads, b->opt->log);
     for (int round = 0; b->ret >= 0 && (round < 2 || avt_now_ns() < b->end); round++)
@@ -163,85 +165,73 @@ static void *run_bed(void *arg)
     return NULL;
 }
 
-/* The same calls by as many ranks of so many threads as the cores hold; the mean of what they take. */
+/* By the first `nb` at a time. */
+static int run_beds(Bed *bed, int nb, double seconds)
+{
+    int ret = 0, started = 0;
+
+    for (; started < nb && ret >= 0; started++) {
+        bed[started].end = avt_now_ns() + (int64_t)(1e9 * seconds);
+        ret = avt_thread_start(&bed[started].thread, run_bed, &bed[started]) ? AVT_ERR(ENOMEM) : 0;
+    }
+    for (int i = 0; i < started - (ret < 0); i++) {
+        pthread_join(bed[i].thread, NULL);
+        ret = ret < 0 ? ret : bed[i].ret;
+    }
+    return ret;
+}
+
+static double mean_of(const Bed *bed, int nb, int k)
+{
+    double sum = 0;
+
+    for (int i = 0; i < nb; i++)
+        sum += bed[i].trial[k].seconds / (double)bed[i].trial[k].nb;
+    return sum / nb;
+}
+
+/* As one rank alone, then as many as the cores hold, each with so many threads, make the same calls. */
+static int measure_beds(Calibrated *call, Bed *bed, int beds, int nb, double seconds)
+{
+    int ret = run_beds(bed, 1, beds > 1 ? seconds / 2 : seconds);
+
+    for (int k = 0; k < nb && ret >= 0; k++)
+        call[k].seconds = call[k].together = mean_of(bed, 1, k);
+    if (ret >= 0 && beds > 1)
+        ret = run_beds(bed, beds, seconds / 2);
+    for (int k = 0; k < nb && ret >= 0; k++)
+        call[k].together = mean_of(bed, beds, k);
+    return ret;
+}
+
 static int measure_calls(Calibration *c, const OpCall *const *calls, int nb, int threads, const BackendOptions *be, double seconds)
 {
     BackendOptions opt = *be;
     const int beds = avt_nb_cores() / threads > 1 ? avt_nb_cores() / threads : 1;
     Bed *bed = calloc((size_t)beds, sizeof(*bed));
-    int ret = bed ? 0 : AVT_ERR(ENOMEM), started = 0;
+    Calibrated *call = calloc((size_t)nb, sizeof(*call));
+    int ret = bed && call ? 0 : AVT_ERR(ENOMEM);
 
     opt.threads = threads;
     for (int i = 0; i < beds && ret >= 0; i++) {
         bed[i].opt = &opt;
         ret = open_bed(&bed[i], calls, nb);
     }
-    for (; started < beds && ret >= 0; started++) {
-        bed[started].end = avt_now_ns() + (int64_t)(1e9 * seconds);
-        ret = avt_thread_start(&bed[started].thread, run_bed, &bed[started]) ? AVT_ERR(ENOMEM) : 0;
-    }
-    for (int i = 0; i < started; i++) {
-        pthread_join(bed[i].thread, NULL);
-        ret = ret < 0 ? ret : bed[i].ret;
-    }
+    if (ret >= 0)
+        ret = measure_beds(call, bed, beds, nb, seconds);
     for (int k = 0; k < nb && ret >= 0; k++) {
-        Calibrated call = { .op = calls[k]->op, .threads = threads, .level = c->level };
-
-        calibration_key(call.key, sizeof(call.key), calls[k]);
-        avt_op_cost(calls[k], &call.flops, &call.bytes);
-        for (int i = 0; i < beds; i++)
-            call.seconds += bed[i].trial[k].seconds / (double)bed[i].trial[k].nb / beds;
-        calibration_keep(c, &call);
+        call[k].op = calls[k]->op;
+        call[k].threads = threads;
+        call[k].level = c->level;
+        calibration_key(call[k].key, sizeof(call[k].key), calls[k]);
+        avt_op_cost(calls[k], &call[k].flops, &call[k].bytes);
+        calibration_keep(c, &call[k]);
     }
     for (int i = 0; bed && i < beds; i++)
         close_bed(&bed[i]);
+    free(call);
     free(bed);
     return ret;
-}
-
-typedef struct Ball {                   // thrown to and fro by two threads
-    pthread_mutex_t lock;
-    pthread_cond_t thrown;
-    int64_t turns, end;
-    int over;
-} Ball;
-
-/* The player of even turns, or of odd ones. */
-static void play(Ball *b, int odd)
-{
-    pthread_mutex_lock(&b->lock);
-    while (!b->over) {
-        if ((b->turns & 1) == odd) {
-            b->turns++;
-            b->over = avt_now_ns() > b->end;
-            pthread_cond_signal(&b->thrown);
-        } else
-            pthread_cond_wait(&b->thrown, &b->lock);
-    }
-    pthread_mutex_unlock(&b->lock);
-}
-
-static void *play_odd(void *arg)
-{
-    play(arg, 1);
-    return NULL;
-}
-
-static int measure_hop(Calibration *c)
-{
-    Ball b = { .lock = PTHREAD_MUTEX_INITIALIZER, .thrown = PTHREAD_COND_INITIALIZER };
-    Calibrated call = { .key = CALIBRATION_HOP, .op = OP_NB, .threads = 1, .level = c->level };
-    const int64_t start = avt_now_ns();
-    pthread_t other;
-
-    b.end = start + (int64_t)(1e9 * HOP_SECONDS);
-    if (avt_thread_start(&other, play_odd, &b))
-        return AVT_ERR(ENOMEM);
-    play(&b, 0);
-    pthread_join(other, NULL);
-    call.seconds = 1e-9 * (double)(avt_now_ns() - start) / (double)b.turns;
-    calibration_keep(c, &call);
-    return 0;
 }
 
 typedef struct Wanted {                 // calls of all ranks with so many threads, each form once
@@ -309,6 +299,6 @@ int calibration_measure(Calibration *c, const Plan *plan, const PlanSizes *sizes
         free(w);
     }
     if (ret >= 0)
-        ret = measure_hop(c);
+        ret = calibration_measure_turns(c, be->log);
     return ret < 0 ? ret : calibration_write(c, be->log);
 }

@@ -214,73 +214,117 @@ void avt_paper_time(Found *f, const Work *w, const Pool *pool, const PlanSizes *
 
 typedef int Calls(DryCall **calls, int64_t *nb, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
 
-static int clocked(double *seconds, Calls *calls_of, const PaperClock *clock, const RankSetup *set, int r, const PlanSizes *sizes,
+static int clocked(PaperSeconds *s, Calls *calls_of, const PaperClock *clock, const RankSetup *set, int r, const PlanSizes *sizes,
                    const BackendOptions *be)
 {
     DryCall *calls = NULL;
     int64_t nb = 0;
     const int ret = calls_of(&calls, &nb, set, r, sizes, be);
 
-    *seconds = 0;
-    for (int64_t i = 0; i < nb && ret >= 0; i++)
-        *seconds += (double)calls[i].calls * clock->seconds(clock->opaque, &calls[i].first, set->plan->rank[r].threads);
+    *s = (PaperSeconds){ 0, 0 };
+    for (int64_t i = 0; i < nb && ret >= 0; i++) {
+        const PaperSeconds one = clock->seconds(clock->opaque, &calls[i].first, set->plan->rank[r].threads);
+
+        s->alone += (double)calls[i].calls * one.alone;
+        s->together += (double)calls[i].calls * one.together;
+    }
     avt_free(calls);
     return ret;
 }
 
-typedef struct Clocked {                // seconds of a rank
-    double wave, item, exchange;        // a wave's calls, an item's, and what an item's parts send each other
+typedef struct Clocked {                // of a rank
+    PaperSeconds wave, item;            // a wave's calls, an item's
+    double exchange;                    // what an item's parts send each other
+    int steps;                          // items of a block
 } Clocked;
 
 static int clock_rank(Clocked *c, Found *f, int r, const PaperClock *clock, const RankSetup *set, const PlanSizes *sizes, const BackendOptions *be)
 {
+    const int layers = f->plan.rank[r].pipe >= 0;
     int ret = clocked(&c->wave, avt_rank_wave, clock, set, r, sizes, be);
 
-    c->item = 0;
-    if (ret >= 0 && f->plan.rank[r].pipe >= 0)
+    if (ret >= 0 && layers)
         ret = clocked(&c->item, avt_rank_item, clock, set, r, sizes, be);
     if (ret >= 0)
         ret = avt_rank_traffic(&f->traffic[r], set, r, sizes, be);
-    c->exchange = f->traffic[r].bytes / clock->link + f->traffic[r].turns * clock->hop;
+    c->exchange = f->traffic[r].bytes / clock->link + f->traffic[r].turns * clock->turn;
+    for (int i = 0; i < f->plan.steps; i++)
+        c->steps += layers && avt_plan_holds(&f->plan, r, i);
     return ret;
 }
 
+/* `crowd`: the share of the time that the other cores are at work. */
+static double mixed(PaperSeconds s, double crowd)
+{
+    return s.alone + crowd * (s.together - s.alone);
+}
+
+/* Of the time in which a rank works; when blocks are made one after the other, only parts of a layer work at a time. */
+static double crowd_of(const Found *f, int r)
+{
+    const Plan *p = &f->plan;
+    const int others = avt_nb_cores() / p->rank[r].threads - 1;
+    double busy = 0;
+
+    for (int i = 0; i < p->nb_ranks; i++)
+        busy += i == r ? 0 : f->paper.busy[i];
+    return p->in_flight == 1 || others < 1 || f->paper.period <= 0 ? 0 : fmin(1, busy / f->paper.period / others);
+}
+
 /* @return what the rank adds to a block's way through all steps */
-static double add_clocked(Found *f, int r, const Clocked *c)
+static double add_clocked(Found *f, int r, const Clocked *c, double crowd)
 {
     const PlanRank *rank = &f->plan.rank[r];
-    const double item = c->item + c->exchange;
-    const int alone = f->plan.in_flight == 1;                       // then a wave is one item
+    const int alone = f->plan.in_flight == 1, parts = rank->nb_parts > 1;           // alone, a wave is one item
+    const int nb = alone && c->steps ? 1 : c->steps;                // items of a wave
+    const double item = mixed(c->item, parts ? 1 : crowd), rest = mixed(c->wave, crowd) - nb * mixed(c->item, crowd);     // of a wave
     Paper *p = &f->paper;
-    int steps = 0;
 
-    for (int i = 0; i < f->plan.steps; i++)
-        steps += rank->pipe >= 0 && avt_plan_holds(&f->plan, r, i);
-    p->busy[r] = c->wave + (alone && steps ? steps - 1 : 0) * c->item + steps * c->exchange;
+    p->busy[r] = rest + c->steps * (item + c->exchange);
     if (rank->vae)
-        p->decode = fmax(p->decode, c->wave - (alone && steps ? 1 : steps) * c->item);
+        p->decode = fmax(p->decode, rest);
     if (rank->pipe <= 0 && !rank->part) {
-        p->item += item;
+        p->item += item + c->exchange;
         p->exchange += c->exchange;
     }
-    return rank->part ? 0 : steps * (item + (rank->prev >= 0 ? p->hop : 0));
+    return rank->part ? 0 : c->steps * (item + c->exchange + (rank->prev >= 0 ? p->hop : 0));
 }
+
+/* Ranks share the cores: no block is made sooner than these can do its work. */
+static void share_cores(Found *f, const Clocked *c)
+{
+    double work = 0;
+
+    for (int r = 0; r < f->plan.nb_ranks; r++)
+        work += (f->paper.busy[r] - c[r].steps * c[r].exchange) * f->plan.rank[r].threads / avt_nb_cores();
+    if (work <= f->paper.period)
+        return;
+    f->paper.period = work;
+    f->paper.bound = "cores, which ranks share";
+}
+
+#define ROUNDS 4                        // until times and the share of time that others work agree
 
 int avt_paper_clocked(Found *f, const PaperClock *clock, const PlanSizes *sizes, const BackendOptions *be)
 {
-    double way = 0;
+    Clocked c[PLAN_MAX_RANKS] = { 0 };
     RankSetup set;
-    Clocked c;
     int ret = avt_search_setup(&set, &f->plan, sizes);
 
-    f->paper = (Paper){ .hop = clock->hop };
-    for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++) {
-        ret = clock_rank(&c, f, r, clock, &set, sizes, be);
-        if (ret >= 0)
-            way += add_clocked(f, r, &c);
-    }
-    if (ret >= 0)
+    f->paper = (Paper){ 0 };
+    for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++)
+        ret = clock_rank(&c[r], f, r, clock, &set, sizes, be);
+    for (int i = 0; i < ROUNDS && ret >= 0; i++) {
+        double crowd[PLAN_MAX_RANKS], way = 0;
+
+        for (int r = 0; r < f->plan.nb_ranks; r++)
+            crowd[r] = crowd_of(f, r);
+        f->paper = (Paper){ .hop = clock->hop };
+        for (int r = 0; r < f->plan.nb_ranks; r++)
+            way += add_clocked(f, r, &c[r], crowd[r]);
         finish(f, way);
+        share_cores(f, c);
+    }
     return ret;
 }
 

@@ -69,13 +69,18 @@ void avt_paper_time(Found *f, const Work *w, const Pool *pool, const PlanSizes *
 /** The least that the period can be of a plan with the traffic of its first rank, however its layers are split; f->paper is left empty. */
 double avt_paper_least(Found *f, const Work *w, const Pool *pool, const PlanSizes *sizes);
 
+typedef struct PaperSeconds {
+    double alone, together;             // with the other cores idle; with all of them at work
+} PaperSeconds;
+
 typedef struct PaperClock {             // what knows how long calls take, as tools/calibrate.h does
-    double (*seconds)(void *opaque, const OpCall *call, int threads);
+    PaperSeconds (*seconds)(void *opaque, const OpCall *call, int threads);
     void *opaque;
-    double link, hop;                   // bytes a second between ranks; seconds of a message
+    double hop, turn;                   // seconds of a message that wakes up who waits; of an exchange, however little is sent
+    double link;                        // bytes a second that an exchange sends besides
 } PaperClock;
 
-/** f->paper and traffic of a plan, by a clock for each call of its ranks. The front is left out. @return 0 or an error */
+/** f->paper and traffic of a plan whose ranks share this machine's cores, by a clock for each call. The front is left out. @return 0 or an error */
 int  avt_paper_clocked(Found *f, const PaperClock *clock, const PlanSizes *sizes, const BackendOptions *be);
 
 /* ---- search.c -------------------------------------------------------------------------------------------------------- */

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The search of plans: what fits is found, the fastest of it is taken, what does not fit comes with what does; and plan=auto is it. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/thread.h"
 #include "engine/cards.h"
 #include "engine/choose.h"
 #include "model.h"
@@ -239,13 +241,77 @@ static void auto_is_the_search(void **state)
     REQUIRE(p.kind == PLAN_LAYER && p.nb_ranks == 3);
 }
 
+/* ---- by a clock ---------------------------------------------------------------------------------------------------- */
+
+static PaperSeconds same_time(void *opaque, const OpCall *call, int threads)
+{
+    (void)call;
+    (void)threads;
+    return (PaperSeconds){ 1e-6, *(double *)opaque * 1e-6 };
+}
+
+/* By a clock of a microsecond for each call, `crowded` times as much where the other cores are at work. */
+static void clocked(Found *f, const char *devices, const char *plan, const char *vae, double crowded)
+{
+    const PaperClock clock = { .seconds = same_time, .opaque = &crowded, .link = INFINITY, .turn = 1e-6 };
+    TestModel m;
+    PlanOptions o = { .devices = devices, .plan = plan, .vae_device = vae, .steps = 4, .cpu_threads = 1 };
+
+    test_model_default(&m);
+    m.sizes.width = m.sizes.height = 64;
+    o.nb_layers = m.sizes.dit.nb_layers;
+    o.nb_heads = m.sizes.dit.nb_heads;
+    REQUIRE_OK(avt_plan_make(&f->plan, &o, NULL));
+    REQUIRE_OK(avt_paper_clocked(f, &clock, &m.sizes, &bf16));
+}
+
+static int near(double a, double b)
+{
+    return fabs(a - b) < 1e-3 * b;
+}
+
+/* A call takes its time alone where nobody else works meanwhile: of blocks one after the other only the parts of layers meet. */
+static void who_works_alone_has_the_machine(void **state)
+{
+    static Found one, slow, team, slow_team;
+
+    (void)state;
+    clocked(&one, "cpu", "sequential", NULL, 1);
+    clocked(&slow, "cpu", "sequential", NULL, 3);
+    REQUIRE(near(slow.paper.period, one.paper.period) && near(one.paper.period, 4 * one.paper.item + one.paper.decode));
+    clocked(&team, "cpu|cpu", "tensor2", NULL, 1);
+    clocked(&slow_team, "cpu|cpu", "tensor2", NULL, 3);
+    REQUIRE(near(slow_team.paper.decode, team.paper.decode) && near(slow_team.paper.exchange, team.paper.exchange) && team.paper.exchange > 10e-6);
+    REQUIRE(near(slow_team.paper.item - team.paper.exchange, 3 * (team.paper.item - team.paper.exchange)));
+}
+
+/* In a pipe the others work for a share of the time, which their own times and the period say; and all share the cores. */
+static void who_works_beside_others_shares(void **state)
+{
+    static Found quick, slow, many;
+    const int cores = avt_nb_cores();
+    double crowd, work = 0;
+
+    (void)state;
+    clocked(&quick, "cpu", "wave", "cpu:own", 1);
+    clocked(&slow, "cpu", "wave", "cpu:own", 3);
+    if (cores > 1) {
+        crowd = fmin(1, slow.paper.busy[0] / slow.paper.period / (cores - 1));
+        REQUIRE(crowd > 0.01 / cores && fabs(slow.paper.busy[1] / quick.paper.busy[1] - 1 - 2 * crowd) < 0.05);
+    }
+    clocked(&many, "cpu|cpu|cpu|cpu|cpu", "timestep", "cpu:own", 1);
+    for (int r = 0; r < many.plan.nb_ranks; r++)
+        work += many.paper.busy[r];
+    REQUIRE(many.paper.period >= 0.999 * work / cores && (cores > 1 || strstr(many.paper.bound, "share")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(instead),
         cmocka_unit_test(offload_is_said), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
         cmocka_unit_test(small_ops_wait_for_the_host),
-        cmocka_unit_test(auto_is_the_search),
+        cmocka_unit_test(auto_is_the_search), cmocka_unit_test(who_works_alone_has_the_machine), cmocka_unit_test(who_works_beside_others_shares),
     };
 
     return test_main("unit/search", tests);
