@@ -160,7 +160,9 @@ check-tool: $(BUILD)/avatar $(BUILD)/tests/media $(TINY_MODEL)
 OTHER_MODEL = $(BUILD)/tests/other
 $(OTHER_MODEL): $(BUILD)/tests/mkmodel
 	@rm -rf $@ && $(BUILD)/tests/mkmodel $@ tiny 7
-MPI_TESTS = $(if $(MPICC),$(if $(filter yes,$(TOOL)),"$(SRC)/tests/e2e/mpi.py --tool $(BUILD)/avatar --media $(BUILD)/tests/media --model $(TINY_MODEL) --other $(OTHER_MODEL) --bin $(BUILD)/ffmpeg/bin $(T)"))
+# that of the MPI which avatar is built with
+MPIRUN = $(dir $(MPICC))$(subst mpicc,mpirun,$(notdir $(MPICC)))
+MPI_TESTS = $(if $(MPICC),$(if $(filter yes,$(TOOL)),"$(SRC)/tests/e2e/mpi.py --mpirun $(MPIRUN) --tool $(BUILD)/avatar --media $(BUILD)/tests/media --model $(TINY_MODEL) --other $(OTHER_MODEL) --bin $(BUILD)/ffmpeg/bin $(T)"))
 check-mpi: all $(BUILD)/tests/media $(TINY_MODEL) $(OTHER_MODEL)
 	@$(RUN) $(or $(MPI_TESTS),"echo SKIPPED: avatar was built without MPI; echo 0 passed, 0 failed, 1 skipped")
 # the same by Slurm's srun, on a cluster of this host alone; root, and slurmctld, slurmd, slurm-client
