@@ -25,7 +25,7 @@ typedef struct Item {
 
 typedef struct List {
     Item *item;
-    int nb;
+    int nb, ret;                        // ret: the first error; what comes behind it does nothing
 } List;
 
 static void record(void *opaque, const char *name, int nd, const int64_t *dim)
@@ -33,8 +33,12 @@ static void record(void *opaque, const char *name, int nd, const int64_t *dim)
     List *l = opaque;
     Item *it;
 
-    if (l->nb == MAX_TENSORS)
-        abort();
+    if (l->ret < 0)
+        return;
+    if (l->nb == MAX_TENSORS) {
+        l->ret = AVT_ERR(E2BIG);
+        return;
+    }
     it = &l->item[l->nb++];
     snprintf(it->name, sizeof(it->name), "%s", name);
     it->nd = nd;
@@ -109,14 +113,14 @@ static int close_written(FILE *f, const char *path)
 
 static int write_safetensors(const List *l, const char *path, DType dtype, uint64_t seed, const SeededGain *gain, int (*stop)(void))
 {
-    char *head = malloc((size_t)l->nb * 512 + 16), shape[160];
-    FILE *f = fopen(path, "wb");
+    char *head = l->ret < 0 ? NULL : malloc((size_t)l->nb * 512 + 16), shape[160];
+    FILE *f = head ? fopen(path, "wb") : NULL;
     uint64_t at = 0, n = 0;
 
-    if (!f || !head) {
-        fprintf(stderr, "%s: %s\n", path, strerror(errno));
+    if (!f) {
+        fprintf(stderr, "avatar: %s: %s\n", path, l->ret < 0 ? avatar_error_text(l->ret) : strerror(errno));
         free(head);
-        return f ? fclose(f), AVT_ERR(ENOMEM) : AVT_ERR(EIO);
+        return l->ret < 0 ? l->ret : head ? AVT_ERR(EIO) : AVT_ERR(ENOMEM);
     }
     n += (uint64_t)sprintf(head, "{");
     for (int i = 0; i < l->nb; i++) {
@@ -141,8 +145,8 @@ static int write_safetensors(const List *l, const char *path, DType dtype, uint6
         uint16_t *h = (uint16_t *)v;
 
         if (!v || (stop && stop())) {
-            free(v);
-            return fclose(f), v ? AVT_ERR(ECANCELED) : AVT_ERR(ENOMEM);
+            fclose(f);
+            return v ? free(v), AVT_ERR(ECANCELED) : (fprintf(stderr, "avatar: %s: no memory for a tensor\n", path), AVT_ERR(ENOMEM));
         }
         fill(v, &l->item[i], seed, gain);
         for (int64_t j = 0; dtype == DT_BF16 && j < nb; j++)
@@ -159,61 +163,67 @@ typedef struct Bench {                  // a dry backend whose binder records
     Binder binder;
 } Bench;
 
-static void bench_open(Bench *b, List *l, const char *what)
+static int bench_open(Bench *b, List *l, const char *what)
 {
-    l->nb = 0;
-    if (avt_backend_open(&b->be, "dry", NULL) < 0 || avt_arena_open(&b->arena, b->be, "weights", ARENA_UNLIMITED) < 0
-        || avt_binder_open(&b->binder, NULL, NULL, b->arena, what, DT_F32, NULL) < 0)
-        abort();
+    int ret;
+
+    *b = (Bench){ .be = NULL };
+    l->nb = l->ret = 0;
+    if ((ret = avt_backend_open(&b->be, "dry", NULL)) < 0 || (ret = avt_arena_open(&b->arena, b->be, "weights", ARENA_UNLIMITED)) < 0)
+        return ret;
+    ret = avt_binder_open(&b->binder, NULL, NULL, b->arena, what, DT_F32, NULL);
     b->binder.record = record;
     b->binder.record_opaque = l;
+    return ret;
 }
 
-static void bench_close(Bench *b)
+/* `ret`: of what the network said. */
+static void bench_close(Bench *b, List *l, int ret)
 {
     avt_binder_close(&b->binder);
     avt_arena_close(&b->arena);
     avt_backend_close(&b->be);
+    l->ret = l->ret < 0 ? l->ret : ret;
 }
 
 static void list_dit(List *l, const PlanSizes *s)
 {
+    Dit d = { .l0 = 0 };
     Bench b;
-    Dit d;
+    int ret = bench_open(&b, l, "dit");
 
-    bench_open(&b, l, "dit");
-    if (avt_dit_open(&d, &s->dit, &b.binder, 0, s->dit.nb_layers) < 0)
-        abort();
+    if (ret >= 0)
+        ret = avt_dit_open(&d, &s->dit, &b.binder, 0, s->dit.nb_layers);
     avt_dit_close(&d);
-    bench_close(&b);
+    bench_close(&b, l, ret);
 }
 
 static void list_vae(List *l, const PlanSizes *s)
 {
     Bench b;
     Vae v;
+    int ret = bench_open(&b, l, "vae");
 
-    bench_open(&b, l, "vae");
-    if (avt_vae_open(&v, &b.binder, s->vae_width, VAE_ENCODER | VAE_DECODER) < 0)
-        abort();
-    bench_close(&b);
+    if (ret >= 0)
+        ret = avt_vae_open(&v, &b.binder, s->vae_width, VAE_ENCODER | VAE_DECODER);
+    bench_close(&b, l, ret);
 }
 
 static void list_wav2vec2(List *l, const PlanSizes *s)
 {
+    Wav2Vec2 w = { .cfg.dim = 0 };
     Bench b;
-    Wav2Vec2 w;
+    int ret = bench_open(&b, l, "wav2vec2");
 
-    bench_open(&b, l, "wav2vec2");
-    if (avt_wav2vec2_open(&w, &s->wav2vec2, &b.binder) < 0)
-        abort();
+    if (ret >= 0)
+        ret = avt_wav2vec2_open(&w, &s->wav2vec2, &b.binder);
     avt_wav2vec2_close(&w);
-    bench_close(&b);
+    bench_close(&b, l, ret);
 }
 
 static void list_umt5(List *l, const Umt5Config *c)
 {
-    l->nb = 0;
+    l->nb = l->ret = 0;
     add(l, AVT_DIMS(c->vocab, c->dim), "token_embedding.weight");
     for (int i = 0; i < c->nb_layers; i++) {
         add(l, AVT_DIMS(c->dim), "blocks.%d.norm1.weight", i);
@@ -235,7 +245,7 @@ static void list_lora(List *out, const List *dit, int rank)
 {
     static const char *const ends[] = { ".q.weight", ".k.weight", ".v.weight", ".o.weight", ".ffn.0.weight", ".ffn.2.weight" };
 
-    out->nb = 0;
+    out->nb = out->ret = 0;
     for (int i = 0; i < dit->nb; i++)
         for (size_t e = 0; e < sizeof(ends) / sizeof(ends[0]); e++) {
             const Item *it = &dit->item[i];
@@ -303,23 +313,25 @@ static int copy_file(const char *from, const char *dir, const char *name)
     size_t n;
 
     snprintf(path, sizeof(path), "%s/%s", dir, name);
-    out = fopen(path, "wb");
-    if (!in || !out)
-        return fprintf(stderr, "cannot copy %s to %s\n", from, path), AVT_ERR(EIO);
+    out = in ? fopen(path, "wb") : NULL;
+    if (!out) {
+        fprintf(stderr, "avatar: %s: cannot be copied to %s: %s\n", from, path, strerror(errno));
+        return in ? fclose(in), AVT_ERR(EIO) : AVT_ERR(EIO);
+    }
     while ((n = fread(buf, 1, sizeof(buf), in)) > 0)
         fwrite(buf, 1, n, out);
     fclose(in);
-    return fclose(out) ? AVT_ERR(EIO) : 0;
+    return close_written(out, path);
 }
 
 int seeded_network(const SeededModel *m, const char *network, const char *path)
 {
-    List l = { calloc(MAX_TENSORS, sizeof(Item)), 0 };
+    List l = { .item = calloc(MAX_TENSORS, sizeof(Item)) };
     DType type = DT_F32;
-    int ret = AVT_ERR(ENOMEM);
+    int ret;
 
     if (!l.item)
-        return ret;
+        return AVT_ERR(ENOMEM);
     if (!strcmp(network, "dit"))
         list_dit(&l, &m->sizes), type = m->sizes.dtype;
     else if (!strcmp(network, "vae"))
@@ -337,10 +349,15 @@ static const char *const folders[] = { "", "/google", "/google/umt5-xxl", "/wav2
 
 int seeded_write(const SeededModel *m, const char *dir)
 {
-    List l = { calloc(MAX_TENSORS, sizeof(Item)), 0 }, lora = { calloc(MAX_TENSORS, sizeof(Item)), 0 };
+    List l = { .item = calloc(MAX_TENSORS, sizeof(Item)) }, lora = { .item = calloc(MAX_TENSORS, sizeof(Item)) };
     char path[1200];
-    int ret = l.item && lora.item ? 0 : AVT_ERR(ENOMEM);
+    int ret = 0;
 
+    if (!l.item || !lora.item) {
+        free(l.item);
+        free(lora.item);
+        return fprintf(stderr, "avatar: %s: no memory for the names of its tensors\n", dir), AVT_ERR(ENOMEM);
+    }
     for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof(path), "%s%s", dir, folders[i]);
         mkdir(path, 0777);

@@ -204,6 +204,33 @@ static void close_allocates_nothing(void **state)
     assert_int_equal(avt_mem_calls(), calls);
 }
 
+/* A folder of random weights: an error and a sentence, where it aborted. */
+static void writing_a_model_fails(void **state)
+{
+    const int64_t before = avt_mem_bytes(MEM_NB);
+    int64_t runs = 0, calls = 0;
+    TestModel m;
+
+    (void)state;
+    test_model_default(&m);
+    for (int64_t n = 1; ; n = next_n(n), runs++) {
+        const int64_t start = avt_mem_calls();
+        int ret;
+
+        avt_mem_fail_at(n);
+        ret = test_model_write(&m, model_dir);
+        avt_mem_fail_at(0);
+        calls = avt_mem_calls() - start;
+        no_leak("writing a model", n, before);
+        if (calls < n) {
+            REQUIRE_OK(ret);
+            break;
+        }
+        assert_int_equal(ret, AVATAR_ERR(ENOMEM));
+    }
+    say("a model", runs, calls);
+}
+
 static int setup(void **state)
 {
     TestModel m;
@@ -247,6 +274,7 @@ int main(int argc, char **argv)
         { "stream_fails_three_ranks", stream_fails, NULL, NULL, &three },
         { "close_allocates_nothing", close_allocates_nothing, NULL, NULL, &one },
         { "stream_fails_team", stream_fails, forget_frames, NULL, &team },
+        { "writing_a_model_fails", writing_a_model_fails, NULL, NULL, NULL },
     };
 
     all = argc > 1 && !strcmp(argv[1], "--all");
