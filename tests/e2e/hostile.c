@@ -309,7 +309,7 @@ static void say_who_left(void)
         _exit(99);
 }
 
-/* As a user of its own with `room` threads more, from the start (room < 100) or once the engine is open (room - 100). 0: refused
+/* As a user whom no other run of this test is at the same time, as the limit counts all of a user's processes, with `room` threads more, from the start (room < 100) or once the engine is open (room - 100). 0: refused
  * with a sentence, 1: a whole stream, 99: the library called exit(). */
 static int with_few_threads(int room)
 {
@@ -323,7 +323,7 @@ static int with_few_threads(int room)
     take_leaves = 1;                                // its tracer would want a thread
     opt.cpu_threads = 6;
     opt.log_level = AVATAR_LOG_ERROR;
-    if (setuid(61234))
+    if (setuid((uid_t)(10000 + getpid() % 50000)))
         return 2;
     lim.rlim_cur = lim.rlim_max = (rlim_t)(1 + room);
     if (room < 100)
