@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* avatar: the library for people with a stock ffmpeg. This file only chooses the subcommand. */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "avatar.h"
 #include "engine/orders.h"
 #include "options.h"
 #include "speak.h"
+
+#define STACK ((rlim_t)2 << 20)
 
 static const struct {
     const char *name;
@@ -63,10 +67,31 @@ static int run(int argc, char **argv)
     return usage(stderr);
 }
 
+/* Plans lie on the stack, which grows as far as the limit of the moment lets it; threads of encoders get what the limit was at the start.
+ * @return 0, or 1 behind a sentence */
+static int lacks_stack(void)
+{
+    struct rlimit l;
+    pthread_attr_t attr;
+
+    if (getrlimit(RLIMIT_STACK, &l) || l.rlim_cur >= STACK)
+        return 0;
+    l.rlim_cur = l.rlim_max < STACK ? l.rlim_max : STACK;
+    if (l.rlim_cur < STACK || setrlimit(RLIMIT_STACK, &l))
+        return fprintf(stderr, "avatar: %llu kB of stack are too few; allow 2 MB, ulimit -s 2048\n", (unsigned long long)l.rlim_max >> 10), 1;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK);
+    pthread_setattr_default_np(&attr);
+    pthread_attr_destroy(&attr);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     int ret;
 
+    if (lacks_stack())
+        return 1;
     file_prepare();
     ret = run(argc, argv);
     if (fflush(stdout) || ferror(stdout)) {

@@ -387,6 +387,8 @@ int cmd_convert(int argc, char **argv)
     ret = convert(&c, &o);
     if (ret < 0 && stop_asked())
         fprintf(stderr, "avatar: interrupted; %s is no whole model\n", o.output);
+    else if (ret == AVT_ERR(ENOMEM))                                // of which not every place has words
+        fprintf(stderr, "avatar: convert: not enough memory\n");
     close_model(&c);
     return ret < 0;
 }

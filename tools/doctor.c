@@ -12,12 +12,14 @@
 #include <unistd.h>
 
 #include <libavformat/avformat.h>
+#include <libavutil/time.h>
 
 #include "base/text.h"
 #include "doctor.h"
 #include "engine/engine.h"
 #include "json_out.h"
 #include "plan.h"
+#include "reader.h"
 #include "speak.h"
 
 #define SMALL_MODEL ((int64_t)1 << 30)
@@ -84,6 +86,15 @@ void doctor_each(Findings *f, const double *each, int nb)
 
     n->nb_each = nb < DOCTOR_MAX_EACH ? nb : DOCTOR_MAX_EACH;
     memcpy(n->each, each, (size_t)n->nb_each * sizeof(*each));
+}
+
+void doctor_late(Findings *f, const char *topic, double seconds)
+{
+    if (seconds > 0)
+        doctor_words(f, topic, "read", DOUBTFUL, "only its first %.1f s came in %d s", seconds, READER_PATIENCE);
+    else
+        doctor_words(f, topic, "read", BAD, "nothing of it came in %d s", READER_PATIENCE);
+    doctor_remedy(f, "fetch it into a file, and name that");
 }
 
 Verdict doctor_judge(double value, double doubtful, double bad)
@@ -163,26 +174,30 @@ static void show_json(const Findings *f)
 
 /* ---- the command --------------------------------------------------------------------------------------------------- */
 
-typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_ONCE, INPUT_UNREADABLE } Input;
+typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_ONCE, INPUT_LATE, INPUT_UNREADABLE } Input;
 
-/* It is looked at twice. */
-static int is_pipe(const char *path)
+/* It is looked at twice, and to its end. */
+static int is_no_file(const char *path)
 {
     struct stat st;
 
-    return !strcmp(path, "-") || (!stat(path, &st) && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)));
+    return !strcmp(path, "-") || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode));
 }
 
 /* By what libavformat finds: a picture has video and no sound. Of what says itself what it is, nothing need be found. */
 static Input kind_of(const char *path, const char *format)
 {
-    AVFormatContext *fmt = NULL;
+    AVFormatContext *fmt;
     Input kind = INPUT_UNREADABLE;
+    int64_t since = av_gettime_relative();
 
-    if (is_pipe(path))
+    if (is_no_file(path))
         return INPUT_ONCE;
+    if (!(fmt = avformat_alloc_context()))
+        return kind;
+    fmt->interrupt_callback = (AVIOInterruptCB){ reader_is_late, &since };
     if (avformat_open_input(&fmt, path, NULL, NULL) < 0)
-        return format ? INPUT_SOUND : kind;
+        return reader_is_late(&since) ? INPUT_LATE : format ? INPUT_SOUND : kind;
     avformat_find_stream_info(fmt, NULL);
     for (unsigned i = 0; i < fmt->nb_streams; i++) {
         const enum AVMediaType type = fmt->streams[i]->codecpar->codec_type;
@@ -203,12 +218,14 @@ static void look_at_picture(Findings *f, const char *path, ToolOptions *o)
     ModelDir m = { .dir = NULL };
     uint8_t *rgb = NULL;
     int w, h;
+    const int ret = media_read_picture(path, &rgb, &look->width, &look->height, NULL);
 
-    if (media_read_picture(path, &rgb, &look->width, &look->height, NULL) < 0) {
-        doctor_words(f, "picture", "read", BAD, "%.150s cannot be read", path);
-        doctor_remedy(f, "give a file that an image viewer shows");
-        return;
+    if (ret) {
+        doctor_words(f, "picture", "read", BAD, ret < 0 ? "%.150s cannot be read" : "%.150s is damaged: parts are missing or wrong", path);
+        doctor_remedy(f, ret < 0 ? "give a file that an image viewer shows" : "give another copy of it");
     }
+    if (ret < 0)
+        return;
     avt_options_model(&m, &o->engine, NULL);
     if (avt_settle_size(&w, &h, &m, o->engine.compat, look, NULL) >= 0)
         doctor_picture(f, rgb, look->width, look->height, w, h);
@@ -228,8 +245,10 @@ static void look_at_inputs(Findings *f, ToolOptions *o)
         else if (kind == INPUT_PICTURE)
             look_at_picture(f, name, o);
         else if (kind == INPUT_ONCE) {
-            doctor_words(f, "input", "read", BAD, "%.150s is a pipe, which can be read only once", name);
+            doctor_words(f, "input", "read", BAD, "%.150s is a pipe or a device, which can be read only once", name);
             doctor_remedy(f, "write it into a file, and name that");
+        } else if (kind == INPUT_LATE) {
+            doctor_late(f, "input", 0);
         } else {
             doctor_words(f, "input", "read", BAD, "%.150s is neither sound nor picture", name);
             doctor_remedy(f, "give files that ffmpeg plays");

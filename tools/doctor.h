@@ -48,6 +48,9 @@ void doctor_text(Findings *f, const char *text, ...) __attribute__((format(print
 /** What the last finding's number is the mean of, for --json. */
 void doctor_each(Findings *f, const double *each, int nb);
 
+/** Of a URL that has taken longer than a reader waits, `seconds` of it being there: the rest of a verdict is on those. */
+void doctor_late(Findings *f, const char *topic, double seconds);
+
 /** GOOD up to `doubtful`, DOUBTFUL up to `bad`, else BAD; bad < doubtful: the same downwards, for what should be large. NaN, infinity: BAD */
 Verdict doctor_judge(double value, double doubtful, double bad);
 

@@ -335,9 +335,11 @@ int doctor_sound(Findings *f, const char *path, const char *format)
         media_sound_shape(in, &h->rate, &h->channels);
         ret = listen(h, in);
     }
-    if (ret >= 0 && h->nb_frames && levels_of(&l, h))
+    if (ret == AVERROR(ETIMEDOUT))
+        doctor_late(f, "sound", (double)h->nb_samples / RATE);
+    if ((ret >= 0 || ret == AVERROR(ETIMEDOUT)) && h->nb_frames && levels_of(&l, h))
         judge(f, h, &l);
-    else {
+    else if (ret != AVERROR(ETIMEDOUT)) {
         doctor_words(f, "sound", "read", BAD, ret < 0 ? "it cannot be read" : "there are less than 20 ms of it");
         doctor_remedy(f, "give a file that ffmpeg plays");
     }

@@ -285,10 +285,12 @@ void doctor_film(Findings *d, const char *path, const char *picture, const char 
     Film f = { .nb = 0 };
     const int ret = read_pictures(&f, path);
 
-    if (ret < 0 || f.nb < 2) {
+    if (ret == AVERROR(ETIMEDOUT))
+        doctor_late(d, "film", (double)f.nb / AVATAR_FPS);
+    if ((ret < 0 && ret != AVERROR(ETIMEDOUT)) || (ret >= 0 && f.nb < 2)) {
         doctor_words(d, "film", "read", BAD, "%.150s holds no film that can be decoded", path);
         doctor_remedy(d, "give a file that ffmpeg plays");
-    } else {
+    } else if (f.nb >= 2) {
         read_loudness(&f, path);
         doctor_number(d, "film", "frames", (double)f.nb, "", GOOD, "%s", "");
         judge_sharpness(d, &f, reference(picture, f.w, f.h));

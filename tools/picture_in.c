@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A picture file as `avatar speak` sees it: RGB, upright. See speak.h. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -89,7 +90,7 @@ static uint8_t *turn(uint8_t *rgb, int *w, int *h, Turn t)
 int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h, FileStop stop)
 {
     Reader r;
-    int ret = reader_open(&r, path, AVMEDIA_TYPE_VIDEO, NULL, stop);
+    int ret = reader_open(&r, path, AVMEDIA_TYPE_VIDEO, NULL, stop), damaged = 0;
 
     *rgb = NULL;
     if (ret >= 0)
@@ -104,7 +105,10 @@ int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h, FileStop
         ret = to_rgb(r.frame, *rgb);
         if (ret >= 0 && !(*rgb = turn(*rgb, w, h, turn_of(&r))))
             ret = AVERROR(ENOMEM);
+        damaged = ret >= 0 && !reader_is_whole(&r);
     }
+    if (damaged)
+        fprintf(stderr, "avatar: warning: %s: the picture is damaged, and parts of it are missing or wrong; take another copy\n", reader_name(path));
     reader_close(&r);
-    return ret < 0 ? ret : 0;
+    return ret < 0 ? ret : damaged;
 }

@@ -15,6 +15,8 @@
 
 #include <sys/stat.h>
 
+#include <libavutil/time.h>
+
 #include "reader.h"
 
 #define IO_BYTES 32768
@@ -35,11 +37,22 @@ int reader_complain(const Reader *r, const char *what, int ret)
     return ret;
 }
 
+int reader_is_late(void *since)
+{
+    return av_gettime_relative() - *(const int64_t *)since > READER_PATIENCE * INT64_C(1000000);
+}
+
 static int asked_to_stop(void *opaque)
 {
-    const Reader *r = opaque;
+    Reader *r = opaque;
 
-    return r->stop && r->stop();
+    return r->stop ? r->stop() : !r->io && reader_is_late(&r->since);
+}
+
+/* What an interrupt means that nobody has asked for. */
+static int why(const Reader *r, int ret)
+{
+    return ret == AVERROR_EXIT && !r->stop ? AVERROR(ETIMEDOUT) : ret;
 }
 
 /* ---- bytes ----------------------------------------------------------------------------------------------------------------- */
@@ -182,7 +195,21 @@ static int open_streams(Reader *r, enum AVMediaType type, const AVInputFormat *f
         ret = open_format(r, r->path, NULL);
     if (ret >= 0 && !header_is_enough(r->fmt))
         ret = avformat_find_stream_info(r->fmt, NULL);
-    return r->error ? r->error : ret;
+    return r->error ? r->error : why(r, ret);
+}
+
+/* @param strict  whether what is damaged gives nothing */
+static int start_decoder(AVCodecContext **dec, const AVCodec *codec, const AVCodecParameters *par, int strict)
+{
+    int ret;
+
+    *dec = avcodec_alloc_context3(codec);
+    if (!*dec)
+        return AVERROR(ENOMEM);
+    ret = avcodec_parameters_to_context(*dec, par);
+    if (strict)
+        (*dec)->err_recognition = AV_EF_EXPLODE | AV_EF_CRCCHECK;
+    return ret < 0 ? ret : avcodec_open2(*dec, codec, NULL);
 }
 
 static int open_decoder(Reader *r, enum AVMediaType type)
@@ -192,14 +219,12 @@ static int open_decoder(Reader *r, enum AVMediaType type)
 
     if (ret < 0)
         return reader_complain(r, type == AVMEDIA_TYPE_AUDIO ? "holds no sound" : "holds no picture", ret);
-    r->dec = avcodec_alloc_context3(codec);
     r->pkt = av_packet_alloc();
+    r->last = av_packet_alloc();
     r->frame = av_frame_alloc();
-    if (!r->dec || !r->pkt || !r->frame)
+    if (!r->pkt || !r->last || !r->frame)
         return AVERROR(ENOMEM);
-    ret = avcodec_parameters_to_context(r->dec, r->fmt->streams[r->stream]->codecpar);
-    if (ret >= 0)
-        ret = avcodec_open2(r->dec, codec, NULL);
+    ret = start_decoder(&r->dec, codec, r->fmt->streams[r->stream]->codecpar, 0);
     return ret < 0 ? reader_complain(r, "cannot be decoded", ret) : 0;
 }
 
@@ -211,6 +236,7 @@ int reader_open(Reader *r, const char *path, enum AVMediaType type, const char *
     memset(r, 0, sizeof(*r));
     r->path = path;
     r->stop = stop;
+    r->since = av_gettime_relative();
     r->fd = -1;
     if (format && !demuxer)
         return reader_complain(r, format, AVERROR_DEMUXER_NOT_FOUND);
@@ -232,11 +258,15 @@ static int feed(Reader *r)
     if (r->error)
         return reader_complain(r, "cannot be read", r->error);
     if (asked_to_stop(r))
-        return AVERROR_EXIT;
+        return reader_complain(r, "reading ended early", why(r, AVERROR_EXIT));
     if (ret < 0 && ret != AVERROR_EOF)
         reader_complain(r, "reading ended early", ret);
     if (ret < 0 || r->pkt->stream_index == r->stream)
         avcodec_send_packet(r->dec, ret < 0 ? NULL : r->pkt);
+    if (ret >= 0 && r->pkt->stream_index == r->stream) {
+        av_packet_unref(r->last);
+        av_packet_move_ref(r->last, r->pkt);
+    }
     r->drained = ret < 0;
     av_packet_unref(r->pkt);
     return 0;
@@ -259,11 +289,32 @@ int reader_next(Reader *r)
     }
 }
 
+int reader_is_whole(const Reader *r)
+{
+    const AVCodecDescriptor *what = avcodec_descriptor_get(r->dec->codec_id);
+    const int level = av_log_get_level();
+    AVFrame *frame = what && what->props & AV_CODEC_PROP_INTRA_ONLY && r->last->size ? av_frame_alloc() : NULL;
+    AVCodecContext *dec = NULL;
+    int ret = 0;
+
+    if (!frame)
+        return 1;
+    av_log_set_level(AV_LOG_QUIET);                                 // it was said the first time
+    if (start_decoder(&dec, r->dec->codec, r->fmt->streams[r->stream]->codecpar, 1) >= 0 && (ret = avcodec_send_packet(dec, r->last)) >= 0 &&
+        (ret = avcodec_send_packet(dec, NULL)) >= 0)
+        ret = avcodec_receive_frame(dec, frame);
+    av_log_set_level(level);
+    avcodec_free_context(&dec);
+    av_frame_free(&frame);
+    return ret >= 0;
+}
+
 void reader_close(Reader *r)
 {
     avcodec_free_context(&r->dec);
     avformat_close_input(&r->fmt);
     av_packet_free(&r->pkt);
+    av_packet_free(&r->last);
     av_frame_free(&r->frame);
     close_io(r);
     file_close_in(r->fd);

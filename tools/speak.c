@@ -250,7 +250,5 @@ int cmd_speak(int argc, char **argv)
     ret = check_names(&o);
     if (ret)
         return ret;
-    if (stop_watch() < 0)
-        return fprintf(stderr, "avatar: the system gives no thread\n"), 1;
-    return speak(&o);
+    return stop_watch() < 0 ? 1 : speak(&o);
 }

@@ -24,7 +24,8 @@ int cmd_plot(int argc, char **argv);
 
 /* ---- picture_in.c ---- */
 
-/** A picture file -> [h][w][3] RGB, orientation applied, alpha dropped; *rgb is freed with free(). @return 0 or an error */
+/** A picture file -> [h][w][3] RGB, orientation applied, alpha dropped; *rgb is freed with free(). @return 0; 1: it is damaged, which was
+ *  said; or an error */
 int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h, FileStop stop);
 
 /* ---- sound_in.c ---- */

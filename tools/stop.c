@@ -69,8 +69,10 @@ int stop_watch(void)
     pthread_t thread;
 
     pthread_sigmask(SIG_BLOCK, &set, NULL);
-    if (pthread_create(&thread, NULL, watch, NULL))
+    if (pthread_create(&thread, NULL, watch, NULL)) {
+        fprintf(stderr, "avatar: the system gives no thread: raise the limit of processes (ulimit -u) or of memory (ulimit -v)\n");
         return AVATAR_ERR(ENOMEM);
+    }
     pthread_detach(thread);
     return 0;
 }

@@ -5,7 +5,8 @@
 
 #include "avatar.h"
 
-/** Start to watch, in a thread of its own. Called once, before any other thread is there: the others must not get these signals. */
+/** Start to watch, in a thread of its own. Called once, before any other thread is there: the others must not get these signals.
+ *  @return 0 or an error, which was said */
 int  stop_watch(void);
 /** Has a signal come? */
 int  stop_asked(void);

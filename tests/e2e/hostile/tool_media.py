@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Cases of tool.py: pictures that are damaged, servers that say nothing or never end, stacks and threads that are too few. README.md has the list."""
+import concurrent.futures
+import contextlib
+import json
+import os
+import resource
+import shutil
+import socket
+import threading
+import time
+
+import tool_harness
+from tool_harness import Film, Run, case, face, fails, media, require, speak
+
+
+def photograph():
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'filter', 'portrait.jpg'), 'rb') as f:
+        return f.read()
+
+
+def findings(*args, code=2):
+    r = Run('doctor', '--model', tool_harness.A.model, '--json', *args)
+    require(r.ret == code, 'wanted exit code', code, '--', r.what)
+    return json.loads(r.out)['findings']
+
+
+# ---- pictures
+
+@case
+def damaged_pictures(tmp):
+    """A decoder gives what is there of half a photograph, the rest in grey: told, by speak and by doctor; of a whole one nothing is said."""
+    wav, jpeg = media.wav(tmp / 'a.wav', 640), photograph()
+    turned = bytearray(jpeg)
+    for i in range(len(jpeg) // 2, len(jpeg) - 20, 50):
+        turned[i] ^= 0x10
+    for name, data in (('whole', jpeg), ('with more behind it', jpeg + b'more'), ('half', jpeg[:len(jpeg) // 2]), ('turned', bytes(turned))):
+        (tmp / 'p.jpg').write_bytes(data)
+        r = speak(wav, tmp / 'p.jpg', '-o', tmp / 'o.nut')
+        require(r.ret == 0 and ('is damaged' in r.err) == (name in ('half', 'turned')), name, r.what)
+        read = [f['text'] for f in findings(tmp / 'p.jpg', code=2) if f['topic'] == 'picture' and f['what'] == 'read']
+        require(bool(read) == (name in ('half', 'turned')) and all('damaged' in t for t in read), name, read)
+    require('is damaged' not in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg).err and 'is damaged' in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg[:9000]).err)
+
+
+# ---- servers
+
+@contextlib.contextmanager
+def server(talk):
+    """Where it is; talk(connection) goes on with each that comes."""
+    s = socket.socket()
+    s.bind(('127.0.0.1', 0))
+    s.listen(5)
+
+    def answer(c):
+        with c, contextlib.suppress(OSError):
+            talk(c)
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(s.accept()[0],), daemon=True).start()
+    threading.Thread(target=serve, daemon=True).start()
+    yield '127.0.0.1:%d' % s.getsockname()[1]
+    s.close()
+
+
+def endless_wav(c):
+    """Five seconds of sound a second, as long as somebody hears them."""
+    c.recv(4096)
+    head = media.wav_head(0x7fffff00)
+    c.sendall(b'HTTP/1.0 200 OK\r\nContent-Type: audio/wav\r\n\r\n' + head)
+    while True:
+        c.sendall(bytes(32000))
+        time.sleep(0.2)
+
+
+def drips(c):
+    """A byte a second, and never a whole header."""
+    c.recv(4096)
+    for byte in b'HTTP/1.0 200 OK\r\nX-Slow: ' + b'x' * 1000:
+        c.sendall(bytes([byte]))
+        time.sleep(1)
+
+
+def asked(talk, scheme, *args):
+    """What the doctor finds at such a server, and the seconds that it takes."""
+    start = time.monotonic()
+    with server(talk) as place:
+        return findings('%s://%s/a.wav' % (scheme, place), *args), time.monotonic() - start
+
+
+@case
+def doctor_waits_for_no_server(tmp):
+    """One that says nothing, one that drips, one whose sound never ends: a verdict within a minute, on what has come by then."""
+    silent = lambda c: time.sleep(300)                                                  # noqa: E731
+    servers = ((silent, 'tcp', 'input', 'nothing of it came'), (drips, 'http', 'input', 'nothing of it came'), (endless_wav, 'http', 'sound', 'only its first'),
+               (silent, 'tcp', 'film', 'nothing of it came', '--picture', face(tmp)))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda s: asked(s[0], s[1], *s[4:]), servers))
+    for (talk, _, topic, word, *_), (seen, took) in zip(servers, answers):
+        said = [f['text'] for f in seen if f['topic'] == topic and f['what'] == 'read']
+        require(took < 100 and len(said) == 1 and word in said[0], topic, took, said)
+        require([f['what'] for f in seen if f['topic'] == 'sound'].count('length') == (topic == 'sound'), seen)
+
+
+@case
+def doctor_reads_no_device(tmp):
+    for f in ('/dev/zero', '/dev/urandom', '/dev/null'):
+        said = [x['text'] for x in findings(f, '--input-format', 's16le') if x['topic'] == 'input']
+        require(len(said) == 1 and 'only once' in said[0], said)
+
+
+# ---- limits
+
+def limited(what, kb, hard, *args):
+    """convert would find what it has made before."""
+    if args[0] == 'convert':
+        shutil.rmtree(args[-1], ignore_errors=True)
+    return Run(*args, preexec_fn=lambda: resource.setrlimit(what, (kb << 10, hard)))
+
+
+@case
+def stacks_of_a_few_kilobytes(tmp):
+    """A soft limit is raised; a hard one is told."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    model, no = ('--model', tool_harness.A.model), resource.RLIM_INFINITY
+    for args in (('plan', *model), ('doctor', *model), ('inspect', tool_harness.A.model), ('convert', *model, '--precision', 'int8', '-o', tmp / 'c'),
+                 ('speak', *model, wav, png, '-o', tmp / 'o.mp4')):
+        want = limited(resource.RLIMIT_STACK, 8192, no, *args).ret
+        for kb in (32, 64):
+            r = limited(resource.RLIMIT_STACK, kb, no, *args)
+            require(r.ret == want, kb, 'kB', r.what)
+            fails(limited(resource.RLIMIT_STACK, kb, kb << 10, *args), 1, 'ulimit -s')
+    require(Film(tmp / 'o.mp4').frames == 1)
+
+
+@case
+def memory_for_no_thread(tmp):
+    """Wherever the address space ends, there is a sentence."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    model = ('--model', tool_harness.A.model)
+    for args in (('speak', *model, wav, png, '-o', tmp / 'o.nut'), ('bench', '--damage', *model), ('convert', *model, '--precision', 'int8', '-o', tmp / 'c')):
+        codes = []
+        for mb in range(200, 420, 10):
+            r = limited(resource.RLIMIT_AS, mb << 10, mb << 20, *args)
+            require(r.ret == 0 or r.ret in (1, 127) and r.err.strip(), mb, 'MB', r.what)
+            codes.append(r.ret)
+        require(1 in codes, codes)
