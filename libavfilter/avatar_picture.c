@@ -8,13 +8,16 @@
 #include "libavutil/imgutils.h"
 #include "libavutil/mem.h"
 #include "libavutil/pixdesc.h"
+#include "libavutil/time.h"
 #include "libavcodec/avcodec.h"
+#include "libavcodec/codec_desc.h"
 #include "libavformat/avformat.h"
 #include "libavformat/version.h"
 #include "libswscale/swscale.h"
 
 #include "avatar_picture.h"
 
+#define PATIENCE    20000000                                ///< microseconds for a picture that comes over a network
 #define HAVE_TILES  (LIBAVFORMAT_VERSION_MAJOR >= 61)       ///< AVStreamGroup
 #define HAVE_MATRIX (LIBAVFORMAT_VERSION_MAJOR >= 62)       ///< how a picture in tiles is turned
 
@@ -105,7 +108,8 @@ static const int32_t *frame_matrix(const AVFrame *frame)
     return sd && sd->size >= 9 * sizeof(int32_t) ? (const int32_t *)sd->data : NULL;
 }
 
-static int open_decoder(AVCodecContext **cc, const AVStream *st)
+/* strict: what is damaged gives nothing. */
+static int open_decoder(AVCodecContext **cc, const AVStream *st, int strict)
 {
     const AVCodec *codec = avcodec_find_decoder(st->codecpar->codec_id);
     int ret;
@@ -117,22 +121,48 @@ static int open_decoder(AVCodecContext **cc, const AVStream *st)
     if ((ret = avcodec_parameters_to_context(*cc, st->codecpar)) < 0)
         return ret;
     (*cc)->thread_count = 1;                                // no frame of delay
+    if (strict)
+        (*cc)->err_recognition |= AV_EF_EXPLODE | AV_EF_CRCCHECK;
     return avcodec_open2(*cc, codec, NULL);
 }
 
-/* Decode the first frame of a stream; damaged packets are passed over, as ffmpeg does. */
+static int decode_alone(AVCodecContext *cc, const AVPacket *pkt, AVFrame *frame)
+{
+    int ret;
+
+    if ((ret = avcodec_send_packet(cc, pkt)) < 0 || (ret = avcodec_send_packet(cc, NULL)) < 0)
+        return ret;
+    return avcodec_receive_frame(cc, frame);
+}
+
+/* Of half a photograph a decoder gives what is there, the rest in grey, and so it goes into the film. */
+static int is_whole(const AVStream *st, const AVPacket *pkt)
+{
+    const AVCodecDescriptor *codec = avcodec_descriptor_get(st->codecpar->codec_id);
+    AVFrame *frame = codec && codec->props & AV_CODEC_PROP_INTRA_ONLY && pkt->size ? av_frame_alloc() : NULL;
+    AVCodecContext *cc = NULL;
+    int ret;
+
+    if (!frame)
+        return 1;
+    if ((ret = open_decoder(&cc, st, 1)) >= 0)
+        ret = decode_alone(cc, pkt, frame);
+    avcodec_free_context(&cc);
+    av_frame_free(&frame);
+    return ret >= 0;
+}
+
+/* Decode the first frame of a stream, which is of pkt where each has one; damaged packets are passed over, as ffmpeg does. */
 static int decode_first(AVFormatContext *fc, AVCodecContext *cc, int stream, AVPacket *pkt, AVFrame *frame)
 {
     int ret, eof = 0;
 
     while (!eof) {
-        eof = av_read_frame(fc, pkt) < 0;
-        if (!eof && pkt->stream_index != stream) {
-            av_packet_unref(pkt);
-            continue;
-        }
-        avcodec_send_packet(cc, eof ? NULL : pkt);
         av_packet_unref(pkt);
+        eof = av_read_frame(fc, pkt) < 0;
+        if (!eof && pkt->stream_index != stream)
+            continue;
+        avcodec_send_packet(cc, eof ? NULL : pkt);
         ret = avcodec_receive_frame(cc, frame);
         if (ret >= 0 || (ret != AVERROR(EAGAIN) && ret != AVERROR_INVALIDDATA && ret != AVERROR_EOF))
             return ret;
@@ -140,15 +170,17 @@ static int decode_first(AVFormatContext *fc, AVCodecContext *cc, int stream, AVP
     return AVERROR_INVALIDDATA;
 }
 
+/* Returns 1 when the picture is damaged. */
 static int read_single(AVFormatContext *fc, AVPacket *pkt, AVFrame **picture)
 {
     AVCodecContext *cc = NULL;
     const int stream = av_find_best_stream(fc, AVMEDIA_TYPE_VIDEO, -1, -1, NULL, 0);
     int ret = stream;
 
-    if (ret >= 0 && (ret = open_decoder(&cc, fc->streams[stream])) >= 0 &&
-        (ret = decode_first(fc, cc, stream, pkt, *picture)) >= 0 && (ret = to_rgb(picture)) >= 0)
-        ret = turn_upright(picture, frame_matrix(*picture));
+    if (ret >= 0 && (ret = open_decoder(&cc, fc->streams[stream], 0)) >= 0 &&
+        (ret = decode_first(fc, cc, stream, pkt, *picture)) >= 0 && (ret = to_rgb(picture)) >= 0 &&
+        (ret = turn_upright(picture, frame_matrix(*picture))) >= 0)
+        ret = !is_whole(fc->streams[stream], pkt);
     avcodec_free_context(&cc);
     return ret;
 }
@@ -175,10 +207,9 @@ static const AVStreamGroup *find_tiles(const AVFormatContext *fc)
 static int decode_tile(const AVStream *st, const AVPacket *pkt, AVFrame **tile)
 {
     AVCodecContext *cc = NULL;
-    int ret = open_decoder(&cc, st);
+    int ret = open_decoder(&cc, st, 0);
 
-    if (ret >= 0 && (ret = avcodec_send_packet(cc, pkt)) >= 0 && (ret = avcodec_send_packet(cc, NULL)) >= 0 &&
-        (ret = avcodec_receive_frame(cc, *tile)) >= 0)
+    if (ret >= 0 && (ret = decode_alone(cc, pkt, *tile)) >= 0)
         ret = to_rgb(tile);
     avcodec_free_context(&cc);
     return ret;
@@ -275,18 +306,30 @@ static int read_picture(AVFormatContext *fc, AVPacket *pkt, AVFrame **picture)
     return read_single(fc, pkt, picture);
 }
 
+static int is_over(void *deadline)
+{
+    return av_gettime_relative() > *(const int64_t *)deadline;
+}
+
 int ff_avatar_picture_read(void *log, const char *path, AVFrame **picture)
 {
-    AVFormatContext *fc = NULL;
+    int64_t deadline = av_gettime_relative() + PATIENCE;
+    AVFormatContext *fc = avformat_alloc_context();
     AVDictionary *opts = NULL;
     AVFrame *frame = av_frame_alloc();
     AVPacket *pkt = av_packet_alloc();
     int ret = AVERROR(ENOMEM);
 
     av_dict_set(&opts, "pattern_type", "none", 0);          // a '%' in a file name is a '%'
-    if (frame && pkt && (ret = avformat_open_input(&fc, path, NULL, &opts)) >= 0 && (ret = avformat_find_stream_info(fc, NULL)) >= 0 &&
+    if (fc)
+        fc->interrupt_callback = (AVIOInterruptCB){ is_over, &deadline };
+    if (fc && frame && pkt && (ret = avformat_open_input(&fc, path, NULL, &opts)) >= 0 && (ret = avformat_find_stream_info(fc, NULL)) >= 0 &&
         (ret = read_picture(fc, pkt, &frame)) >= 0)
         FFSWAP(AVFrame *, *picture, frame);
+    if (ret > 0)
+        av_log(log, AV_LOG_WARNING, "image=%s is damaged, and parts of it are missing or wrong; take another copy\n", path);
+    if (ret == AVERROR_EXIT)
+        ret = AVERROR(ETIMEDOUT);
     if (ret < 0)
         av_log(log, AV_LOG_ERROR, "image=%s cannot be used: %s\n", path, av_err2str(ret));
     av_dict_free(&opts);
@@ -294,4 +337,13 @@ int ff_avatar_picture_read(void *log, const char *path, AVFrame **picture)
     av_packet_free(&pkt);
     avformat_close_input(&fc);
     return ret < 0 ? ret : 0;
+}
+
+void ff_avatar_picture_pixels(void *log, const AVFrame *picture)
+{
+    const AVRational sar = picture->sample_aspect_ratio;
+
+    if (sar.num > 0 && sar.den > 0 && sar.num != sar.den)
+        av_log(log, AV_LOG_WARNING, "The picture's pixels are %d:%d and are taken for square, so faces are squeezed; if players stretch it, "
+               "put scale=iw*sar:ih,setsar=1 before\n", sar.num, sar.den);
 }

@@ -14,6 +14,7 @@
 #include "libavutil/mem.h"
 #include "libavutil/time.h"
 
+#include "avatar_picture.h"
 #include "avatar_stream.h"
 
 #define BLOCK_SAMPLES (AVATAR_BLOCK_FRAMES * AVATAR_SAMPLES_PER_FRAME)
@@ -125,6 +126,8 @@ int ff_avatar_stream_open(AvatarStream *st)
                info.width, info.height, st->width, st->height);
         return AVERROR(EINVAL);
     }
+    if (!st->nb_samples)
+        ff_avatar_picture_pixels(st->log, st->picture);
     st->started = st->closed = st->jumped = st->stuck = st->placed = 0;
     st->sent = st->piece = st->index = 0;
     st->block_ms = 0;
@@ -147,6 +150,25 @@ int ff_avatar_stream_push(AvatarStream *st, AVFrame *frame)
         av_frame_free(&frame);
     st->stuck = 0;
     return ret;
+}
+
+int64_t ff_avatar_stream_queued(const AvatarStream *st, int64_t *pending)
+{
+    int64_t end = st->started ? st->clock.next : AVATAR_CLOCK_NONE, nb = FFMAX(st->sent - st->index * AVATAR_SAMPLES_PER_FRAME, 0);
+    Item item;
+    size_t i;
+
+    for (i = 0; i < av_fifo_can_read(st->queue); i++) {
+        if (av_fifo_peek(st->queue, &item, 1, i) < 0 || !item.frame)
+            continue;
+        if (item.frame->pts != AV_NOPTS_VALUE)
+            end = ff_avatar_stream_stamp(item.frame);
+        end  = end == AVATAR_CLOCK_NONE ? end : end + item.frame->nb_samples;
+        nb  += item.frame->nb_samples;
+    }
+    if (pending)
+        *pending = nb;
+    return end;
 }
 
 void ff_avatar_stream_end(AvatarStream *st)
@@ -320,6 +342,7 @@ static int apply_change(AvatarStream *st, AvatarChange *ch, int now)
         look.stride = ch->picture->linesize[0];
         look.width  = ch->picture->width;
         look.height = ch->picture->height;
+        ff_avatar_picture_pixels(st->log, ch->picture);
     }
     if (st->session)
         ret = avatar_session_set_at(st->session, &look, from, &frame);

@@ -46,6 +46,7 @@ typedef struct AvatarStream {
     char *prompt;                       ///< NULL: the model's
     char *stats;                        ///< file of the session's statistics, or NULL
     int width, height;                  ///< of the frames
+    uint32_t links;                     ///< sum of the links of the graph that it was left by
     char precision[8];                  ///< of the engine: f32, bf16, int8, fp8
     char kv[8];                         ///< of its keys and values: f32, bf16, fp8
     int64_t hold;                       ///< samples of silence behind the sound
@@ -89,6 +90,12 @@ void ff_avatar_stream_forget(AvatarStream *st);
 int64_t ff_avatar_stream_stamp(const struct AVFrame *frame);
 /** Queue a frame of mono sound, whose pts is in 1/16000 s or AV_NOPTS_VALUE. Takes it, also after an error. */
 int ff_avatar_stream_push(AvatarStream *st, struct AVFrame *frame);
+/**
+ * Where the sound in the queue ends, in samples; AVATAR_CLOCK_NONE: there is no sound yet.
+ *
+ * @param pending  gets the samples that came and have not become frames, or NULL
+ */
+int64_t ff_avatar_stream_queued(const AvatarStream *st, int64_t *pending);
 /** No more sound will be pushed. */
 void ff_avatar_stream_end(AvatarStream *st);
 /**

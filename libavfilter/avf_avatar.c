@@ -103,6 +103,7 @@ typedef struct AvatarContext {
     AvatarMono mono;
     AVFrame *first;                 ///< first picture of the second input
     int inherited;                  ///< the stream is another instance's, and no sound has told yet that it goes on
+    uint32_t links;                 ///< sum of the graph's links
     int finished;                   ///< the output is closed, by us or by its reader
 } AvatarContext;
 
@@ -467,22 +468,51 @@ static int read_pictures(AVFilterContext *ctx)
     return 0;
 }
 
+/* A sum of what the graph's links carry, never 0. It is another one where ffmpeg builds a graph anew, as an input has changed. */
+static uint32_t sum_links(const AVFilterGraph *graph)
+{
+    uint32_t sum = 1;
+    unsigned i, j;
+
+    for (i = 0; i < graph->nb_filters; i++)
+        for (j = 0; j < graph->filters[i]->nb_outputs; j++) {
+            const AVFilterLink *l = graph->filters[i]->outputs[j];
+            const int native = l->ch_layout.order == AV_CHANNEL_ORDER_NATIVE;
+            const int carries[] = { l->type, l->format, l->w, l->h, l->sample_rate, l->ch_layout.nb_channels,
+                                    native ? (int)l->ch_layout.u.mask : 0 };
+            unsigned k;
+
+            for (k = 0; k < FF_ARRAY_ELEMS(carries); k++)
+                sum = (sum ^ carries[k]) * 16777619u;
+        }
+    return sum | 1;
+}
+
 /*
- * A stream of another instance goes on when the first sound follows its own. Else this is no rebuilt graph but a new one, which has
- * nothing to do with it.
+ * Sound that follows what came before goes on with the stream; in a graph of other links, which is one built anew, also behind a jump
+ * forward: the clock knows what to do with that. Else somebody has gone elsewhere in a film, or begun another one.
  */
+static int goes_on(const AvatarContext *s, int64_t at)
+{
+    const AvatarStream *st = s->stream;
+    const int64_t end = ff_avatar_stream_queued(st, NULL), jump = at == AVATAR_CLOCK_NONE || end == AVATAR_CLOCK_NONE ? 0 : at - end;
+
+    return !st->ended && jump >= -AVATAR_SAMPLE_RATE &&
+           (st->links != s->links || jump <= FFMAX(st->clock.max_gap, AVATAR_SAMPLE_RATE));
+}
+
 static int check_inheritance(AVFilterContext *ctx, int64_t at)
 {
     AvatarContext *s = ctx->priv;
-    const AvatarStream *st = s->stream;
-    const int64_t jump = at == AVATAR_CLOCK_NONE || !st->started ? 0 : at - st->clock.next;
-    const int64_t limit = FFMAX(st->clock.max_gap, AVATAR_SAMPLE_RATE);
+    int64_t left_out;
     int ret;
 
     s->inherited = 0;
-    if (!st->ended && jump >= -AVATAR_SAMPLE_RATE && jump <= limit)
+    if (goes_on(s, at))
         return 0;
-    av_log(ctx, AV_LOG_VERBOSE, "The sound begins elsewhere: a new stream\n");
+    ff_avatar_stream_queued(s->stream, &left_out);
+    av_log(ctx, left_out ? AV_LOG_WARNING : AV_LOG_VERBOSE, "The sound begins elsewhere: a new stream; %.3f s of the one before, which had "
+           "not become frames, are left out\n", left_out / (double)AVATAR_SAMPLE_RATE);
     ff_avatar_stream_forget(s->stream);
     av_frame_free(&s->stream->picture);
     if ((ret = open_stream(ctx)) < 0)
@@ -598,6 +628,8 @@ static int activate(AVFilterContext *ctx)
     int64_t pts;
     int ret;
 
+    if (!s->links)
+        s->links = sum_links(ctx->graph);
     s->finished |= !!ff_outlink_get_status(outlink);
     FF_FILTER_FORWARD_STATUS_BACK_ALL(outlink, ctx);
     if (ctx->nb_inputs > 1 && (ret = read_pictures(ctx)) < 0)
@@ -744,6 +776,7 @@ static av_cold void uninit(AVFilterContext *ctx)
 
     if (s->stream && s->stream->width && !s->finished) {
         ff_avatar_stream_log(s->stream, NULL);
+        s->stream->links = s->links ? s->links : s->stream->links;
         ff_avatar_park(s->key, s->stream, release_stream);
         s->stream = NULL;
     }

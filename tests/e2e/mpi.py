@@ -159,9 +159,9 @@ def two_rates(tmp, second):
 
 @case
 def a_rebuilt_graph(tmp):
-    """In mid-stream: one session goes on in the next graph; and, where the sound begins elsewhere, workers serve a second one after the first."""
+    """In mid-stream: one session goes on in the next graph; and, where the sound jumps, workers serve a second one after the first."""
     png = face(tmp)
-    for second, nb_frames, nb_sessions in ((4, 152, 1), (30, 52, 2)):
+    for second, nb_frames, nb_sessions in ((4, 152, 1), (30, 152, 2)):
         words = same_film(tmp, two_rates(tmp, second), lambda d: '[0:a]' + avatar(3, d, ':image=%s' % png), 'verbose')
         require('econfiguring filter graph' in words, 'the graph was not built anew', words)
         require(words.count('at 25 fps, seed 3, layer on 0:cpu|1:cpu|2:cpu') == nb_sessions, words)

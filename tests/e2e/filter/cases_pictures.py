@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Pictures as they come: several in one file, of other sizes and formats, damaged, in tiles. The first one that decodes counts."""
-from harness import Env, Skip, case, crcs, expect, ffmpeg, filt, frames
+import socket
+
+from harness import Env, Skip, case, crcs, expect, fails, ffmpeg, filt, frames
 import media
 
 PAD = '[0:a][1:v]'
@@ -89,3 +91,44 @@ def picture_in_tiles(d):
     want = pixels(d, d.png())
     got = distance(pixels(d, str(Env.top / 'tests/e2e/filter/tiles.heic')), want)
     assert got < 0.1 * distance(pixels(d, media.gif(d / 'grey.gif', colors=((128, 128, 128),))), want), 'not the whole picture: distance %.0f' % got
+
+
+@case
+def picture_that_never_comes(d):
+    """A server that says nothing is an error after 20 s, in image= and in a command, which goes on with the picture it had."""
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        server.listen(5)
+        url = 'tcp://127.0.0.1:%d' % server.getsockname()[1]
+        with open(d / 'c', 'w') as commands:
+            commands.write('0.0 avatar image %s;' % url)
+        f = frames('-i', d.wav(640), '-filter_complex', '[0:a]asendcmd=f=%s,%s' % (d / 'c', filt(image=d.png())), timeout=60)
+        assert 'cannot be used: Connection timed out' in f.result.text(), f.result.text()[-900:]
+        expect(f, 1)
+        image = url.replace(':', '\\\\:')
+        fails(frames('-i', d.wav(640), '-filter_complex', '[0:a]' + filt(image=image), timeout=60, ok=False), 'cannot be used: Connection timed out')
+
+
+@case
+def picture_that_is_damaged(d):
+    """Half a photograph, as image= and by a command, is told; a whole one is not."""
+    with open(Env.top / 'tests/e2e/filter/portrait.jpg', 'rb') as f:
+        data = f.read()
+    for name, part in (('whole.jpg', data), ('half.jpg', data[:len(data) // 2])):
+        with open(d / name, 'wb') as out:
+            out.write(part)
+        by_command = "[0:a]asendcmd=c='0.0 avatar image %s',%s" % (d / name, filt(image=d.png()))
+        for graph in ('[0:a]' + filt(image=d / name), by_command):
+            f = expect(frames('-i', d.wav(640), '-filter_complex', graph), 1)
+            assert f.result.text().count('is damaged') == (name == 'half.jpg'), f.result.text()[-900:]
+
+
+@case
+def picture_of_oblong_pixels(d):
+    """Pixels that are not square squeeze a face: told, for a file and for the second input; of square ones nothing is said."""
+    for sar in (1, 2):
+        ffmpeg('-i', d.png(), '-c:v', 'png', '-aspect', sar, d / 'p.nut')
+        for f in (frames('-i', d.wav(640), '-filter_complex', '[0:a]' + filt(image=d / 'p.nut')),
+                  frames('-i', d.wav(640), '-i', d / 'p.nut', '-filter_complex', PAD + filt())):
+            assert f.result.text().count('pixels are 2:1') == (sar == 2), f.result.text()[-900:]
+            expect(f, 1)

@@ -72,10 +72,10 @@ def output_cut_short(d):
     assert video(d / 'o.mkv')['nb_read_frames'] in ('25', '26')
 
 
-def changing(d):
-    """One second at 48 kHz, then one at 32 kHz, as AAC in one MPEG-TS: the tool rebuilds the graph between the two."""
+def changing(d, second=1):
+    """One second at 48 kHz, then one at 32 kHz, at `second`, as AAC in one MPEG-TS: the tool rebuilds the graph between the two."""
     with open(d / 'c.ts', 'wb') as out:
-        for rate, offset in ((48000, 0), (32000, 1)):
+        for rate, offset in ((48000, 0), (32000, second)):
             ffmpeg('-i', d.wav(rate, rate), '-c:a', 'aac', '-muxdelay', '0', '-muxpreload', '0', '-output_ts_offset', offset, d / 'p.ts')
             with open(d / 'p.ts', 'rb') as f:
                 out.write(f.read())
@@ -118,6 +118,17 @@ def rebuild_live(d):
     """Live too, and with commands' changes kept."""
     graph = "[0:a]asendcmd=c='0.0 avatar seed 8',%s" % filt(image=d.png(), mode='live')
     rebuilt(frames('-i', changing(d), '-copyts', '-filter_complex', graph))
+
+
+@case
+def rebuild_behind_a_jump(d):
+    """What came before a hole longer than max_gap is all shown, when the graph is built anew at that hole; a seamless one has none."""
+    for second, opts in ((1, dict(max_gap='0.1')), (5, dict(max_gap=2)), (5, dict(max_gap=2, mode='live'))):
+        f = frames('-dts_delta_threshold', '100', '-i', changing(d, second), '-copyts', '-filter_complex', '[0:a]' + filt(image=d.png(), **opts))
+        log = f.result.text()
+        assert 50 <= len(f) <= 55, '%d frames of two seconds, %s\n%s' % (len(f), opts, log[-900:])
+        assert log.count('a new take starts') == (second > 1) and 'not become frames' not in log, log[-900:]
+        assert ('econfiguring filter graph' in log or Env.version < (7,)) and sorted(set(p for p, _ in f)) == [p for p, _ in f], log[-900:]
 
 
 @case
