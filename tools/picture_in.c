@@ -87,6 +87,15 @@ static uint8_t *turn(uint8_t *rgb, int *w, int *h, Turn t)
     return out;
 }
 
+static void tell_pixels(Reader *r, const char *path)
+{
+    const AVRational sar = av_guess_sample_aspect_ratio(r->fmt, r->fmt->streams[r->stream], r->frame);
+
+    if (sar.num > 0 && sar.den > 0 && sar.num != sar.den)
+        fprintf(stderr, "avatar: warning: %s: its pixels are %d:%d and are taken for square, so faces are squeezed; if players stretch it, "
+                "ffmpeg -i IN -vf scale=iw*sar:ih,setsar=1 OUT\n", reader_name(path), sar.num, sar.den);
+}
+
 int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h, FileStop stop)
 {
     Reader r;
@@ -107,6 +116,8 @@ int media_read_picture(const char *path, uint8_t **rgb, int *w, int *h, FileStop
             ret = AVERROR(ENOMEM);
         damaged = ret >= 0 && !reader_is_whole(&r);
     }
+    if (ret >= 0)
+        tell_pixels(&r, path);
     if (damaged)
         fprintf(stderr, "avatar: warning: %s: the picture is damaged, and parts of it are missing or wrong; take another copy\n", reader_name(path));
     reader_close(&r);

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import socket
+import struct
 import threading
 import time
 
@@ -41,6 +42,17 @@ def damaged_pictures(tmp):
         read = [f['text'] for f in findings(tmp / 'p.jpg', code=2) if f['topic'] == 'picture' and f['what'] == 'read']
         require(bool(read) == (name in ('half', 'turned')) and all('damaged' in t for t in read), name, read)
     require('is damaged' not in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg).err and 'is damaged' in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg[:9000]).err)
+
+
+@case
+def oblong_pixels(tmp):
+    """JFIF says how wide a pixel is against its height: 2:1, and a face is squeezed in films of square ones."""
+    wav, jpeg = media.wav(tmp / 'a.wav', 640), photograph()
+    at = jpeg.index(b'JFIF\0') + 7
+    for wide in (1, 2):
+        (tmp / 'p.jpg').write_bytes(jpeg[:at] + struct.pack('>BHH', 0, 1, wide) + jpeg[at + 5:])
+        r = speak(wav, tmp / 'p.jpg', '-o', tmp / 'o.nut')
+        require(r.ret == 0 and ('taken for square' in r.err) == (wide == 2), wide, r.what)
 
 
 # ---- servers
