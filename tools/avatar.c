@@ -63,7 +63,7 @@ static int run(int argc, char **argv)
     for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].meets && meet() < 0 ? 1 : commands[i].run(argc - 1, argv + 1);
-    fprintf(stderr, "avatar: '%s' is not a command\n", argv[1]);
+    fprintf(stderr, "avatar: '%s' is not a command\n", file_shown(argv[1]));
     return usage(stderr);
 }
 

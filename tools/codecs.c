@@ -59,12 +59,12 @@ static const AVOutputFormat *choose_format(const MediaLook *look)
     if (!format && !look->container && is_stream(look->path))
         format = av_guess_format("nut", NULL, NULL);
     if (!format && look->container)
-        fprintf(stderr, "avatar: -f %s: libavformat has no such container here; try mp4, mov, matroska, webm, mpegts or nut\n", look->container);
+        fprintf(stderr, "avatar: -f %s: libavformat has no such container here; try mp4, mov, matroska, webm, mpegts or nut\n", file_shown(look->container));
     else if (!format)
         fprintf(stderr, "avatar: %s: the name does not say what to write; end it in .mp4, .mov, .mkv, .webm, .ts or .nut, or name a container "
-                "by -f\n", look->path);
+                "by -f\n", file_shown(look->path));
     else if (format->flags & AVFMT_NOFILE || format->video_codec == AV_CODEC_ID_NONE || format->audio_codec == AV_CODEC_ID_NONE) {
-        fprintf(stderr, "avatar: %s: %s is no file of picture and sound; try .mp4, .mov, .mkv, .webm, .ts or .nut\n", look->path, format->name);
+        fprintf(stderr, "avatar: %s: %s is no file of picture and sound; try .mp4, .mov, .mkv, .webm, .ts or .nut\n", file_shown(look->path), format->name);
         format = NULL;
     }
     return format;

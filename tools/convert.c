@@ -354,8 +354,8 @@ static int convert(Convert *c, const ToolOptions *o)
         ret = convert_rest(c);
     progress_close(&c->progress);
     if (ret >= 0 && !o->quiet)
-        fprintf(stderr, "avatar: %s: transformer %.1f MB of %.1f%s; avatar speak --model %s --precision %s\n", c->out, (double)c->after / 1e6,
-                (double)c->before / 1e6, c->lora ? ", with the LoRA" : "", c->out, o->engine.precision);
+        fprintf(stderr, "avatar: %s: transformer %.1f MB of %.1f%s; avatar speak --model %s --precision %s\n", file_shown(c->out), (double)c->after / 1e6,
+                (double)c->before / 1e6, c->lora ? ", with the LoRA" : "", file_shown(c->out), o->engine.precision);
     return ret;
 }
 
@@ -386,7 +386,7 @@ int cmd_convert(int argc, char **argv)
     c.type = be.product;
     ret = convert(&c, &o);
     if (ret < 0 && stop_asked())
-        fprintf(stderr, "avatar: interrupted; %s is no whole model\n", o.output);
+        fprintf(stderr, "avatar: interrupted; %s is no whole model\n", file_shown(o.output));
     else if (ret == AVT_ERR(ENOMEM))                                // of which not every place has words
         fprintf(stderr, "avatar: convert: not enough memory\n");
     close_model(&c);

@@ -21,6 +21,7 @@
 #include <libavutil/error.h>
 #include <libavutil/macros.h>
 
+#include "base/text.h"
 #include "file.h"
 
 #define LOOK_MS 50                      // how often a wait asks whether to stop
@@ -92,6 +93,16 @@ const char *file_name(const char *name)
     if (!strcmp(name, "pipe:") || !strcmp(name, "pipe:0") || !strcmp(name, "pipe:1"))
         return "-";
     return strncmp(name, "file:", 5) || !name[5] ? name : name + 5;
+}
+
+const char *file_shown(const char *name)
+{
+    static char text[2][PATH_MAX + 64];
+    static int last;
+
+    last = !last;
+    avt_printable(text[last], sizeof(text[last]), name);
+    return text[last];
 }
 
 /* ---- inputs -------------------------------------------------------------------------------------------------------------- */
@@ -359,9 +370,9 @@ void file_say(const char *path, int error)
 
     av_strerror(error, text, sizeof(text));
     if (error == AVERROR(EEXIST))
-        fprintf(stderr, "avatar: %s: is read as an input and would be lost; name another file\n", path);
+        fprintf(stderr, "avatar: %s: is read as an input and would be lost; name another file\n", file_shown(path));
     else if (error != AVERROR_EXIT)
-        fprintf(stderr, "avatar: %s: cannot be written: %s\n", strcmp(path, "-") ? path : "stdout", text);
+        fprintf(stderr, "avatar: %s: cannot be written: %s\n", strcmp(path, "-") ? file_shown(path) : "stdout", text);
 }
 
 static ssize_t stream_write(void *out, const char *buf, size_t size)

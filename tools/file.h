@@ -23,6 +23,10 @@ int  file_take_stdout(void);
 /** A name without FFmpeg's prefix: "file:x" is x; "pipe:", "pipe:0", "pipe:1" are "-". */
 const char *file_name(const char *name);
 
+/** A name, or another text of the user's, for a sentence: control characters spelled out, as a file may be called what commands a terminal.
+ *  Good until the second call behind this one. */
+const char *file_shown(const char *name);
+
 /** Open for reading, "-" is standard input; a FIFO without a writer does not keep it. Descriptor, or an error. */
 int  file_open_in(const char *path);
 /** Bytes read, 0 at the end of the file, or an error. */

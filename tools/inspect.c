@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "engine/engine.h"
+#include "file.h"
 #include "files/inspect.h"
 #include "manifest.h"
 #include "options.h"
@@ -28,7 +29,7 @@ int cmd_inspect(int argc, char **argv)
     o.engine.model = o.positional[0];
     avt_options_folder(folder, &o.engine);
     if (o.manifest && manifest_write(folder, stdout) < 0)
-        return fprintf(stderr, "avatar: %s: %s\n", folder, strerror(errno)), 1;
+        return fprintf(stderr, "avatar: %s: %s\n", file_shown(folder), strerror(errno)), 1;
     if (o.manifest)
         return 0;
     ret = avt_inspect(&text, folder, &log);

@@ -327,7 +327,7 @@ static int finish(MediaOut *m, int complete)
 
     if (!m->nb_frames) {
         if (complete)
-            fprintf(stderr, "avatar: %s: no frame was made, so nothing is written\n", m->path);
+            fprintf(stderr, "avatar: %s: no frame was made, so nothing is written\n", file_shown(m->path));
         return AVERROR_EXIT;
     }
     ret = encode(m, m->video, NULL);

@@ -152,7 +152,7 @@ static int set(ToolOptions *o, const Option *opt, const char *value)
             *(int64_t *)at = n;
         return 0;
     }
-    fprintf(stderr, "avatar: --%s: '%s' is not allowed; %s\n", opt->name, value, opt->help);
+    fprintf(stderr, "avatar: --%s: '%s' is not allowed; %s\n", opt->name, file_shown(value), opt->help);
     return 2;
 }
 
@@ -228,7 +228,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
         }
         if (names_end || arg[0] != '-' || !arg[1]) {
             if (o->nb_positional == 4)
-                return fprintf(stderr, "avatar: too many arguments at '%s'\n", arg), 2;
+                return fprintf(stderr, "avatar: too many arguments at '%s'\n", file_shown(arg)), 2;
             o->positional[o->nb_positional++] = arg;
             continue;
         }
@@ -238,9 +238,9 @@ int tool_options(ToolOptions *o, int argc, char **argv)
             continue;
         }
         if (!opt)
-            return fprintf(stderr, "avatar: option '%s' is not known; see --help\n", arg), 2;
+            return fprintf(stderr, "avatar: option '%s' is not known; see --help\n", file_shown(arg)), 2;
         if ((opt->kind == FLAG || opt->kind == SWITCH) && name[len] == '=')
-            return fprintf(stderr, "avatar: --%s takes no value; leave '%s' away\n", opt->name, name + len), 2;
+            return fprintf(stderr, "avatar: --%s takes no value; leave '%s' away\n", opt->name, file_shown(name + len)), 2;
         value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG || opt->kind == SWITCH ? "" : i + 1 < argc ? argv[++i] : NULL;
         if (!value)
             return fprintf(stderr, "avatar: --%s wants a value\n", opt->name), 2;

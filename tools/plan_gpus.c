@@ -351,7 +351,7 @@ static int draw(const Answer *a, const char *path)
     svg_memory(out, a);
     svg_time(out, a, top);
     fprintf(out, "</svg>\n");
-    return fclose(out) ? fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1 : 0;
+    return fclose(out) ? fprintf(stderr, "avatar: %s: %s\n", file_shown(path), strerror(errno)), 1 : 0;
 }
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------- */

@@ -23,7 +23,7 @@
 
 const char *reader_name(const char *path)
 {
-    return strcmp(path, "-") ? path : "stdin";
+    return strcmp(path, "-") ? file_shown(path) : "stdin";
 }
 
 int reader_complain(const Reader *r, const char *what, int ret)
@@ -189,7 +189,7 @@ static int header_is_enough(const AVFormatContext *fmt)
 static int open_streams(Reader *r, enum AVMediaType type, const AVInputFormat *format)
 {
     const int by_bytes = type == AVMEDIA_TYPE_VIDEO && r->io && !format;
-    int ret = open_format(r, by_bytes ? "" : reader_name(r->path), format);
+    int ret = open_format(r, by_bytes ? "" : strcmp(r->path, "-") ? r->path : "stdin", format);
 
     if (ret < 0 && by_bytes && r->seekable && !r->error && avio_seek(r->io, 0, SEEK_SET) >= 0)
         ret = open_format(r, r->path, NULL);

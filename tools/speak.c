@@ -177,7 +177,7 @@ static void say_end(const Talk *talk, const char *output, int64_t nb, int ret)
         fprintf(stderr, "avatar: stopped after %lld frames: %s\n", (long long)nb, stop_asked() ? "interrupted" : reason(text, sizeof(text), ret));
     else if (!talk->quiet)
         fprintf(stderr, "avatar: %lld frames in %.1f s%s%s\n", (long long)nb, seconds_since(&talk->start), named ? " -> " : "",
-                named ? output : "");
+                named ? file_shown(output) : "");
 }
 
 static int speak(ToolOptions *o)

@@ -189,15 +189,15 @@ static int open_stats(Follow *f, const char *name)
     memset(f, 0, sizeof(*f));
     if (strspn(name, "0123456789") == strlen(name) && access(name, F_OK)) {
         if (!file_of(name, path, sizeof(path)))
-            return fprintf(stderr, "avatar: process %s has no file of statistics open; run it with stats=FILE\n", name), -1;
+            return fprintf(stderr, "avatar: process %s has no file of statistics open; run it with stats=FILE\n", file_shown(name)), -1;
         name = path;
     }
     f->fd = file_open_in(name);
     if (f->fd < 0)
-        return fprintf(stderr, "avatar: %s: %s\n", name, strerror(AVUNERROR(f->fd))), -1;
+        return fprintf(stderr, "avatar: %s: %s\n", file_shown(name), strerror(AVUNERROR(f->fd))), -1;
     if (fstat(f->fd, &st) < 0 || S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) {
         close(f->fd);
-        return fprintf(stderr, "avatar: %s is a device, which holds no statistics\n", name), -1;
+        return fprintf(stderr, "avatar: %s is a device, which holds no statistics\n", file_shown(name)), -1;
     }
     return 0;
 }
@@ -309,7 +309,7 @@ static int plot(const Lines *all, const char *path)
     }
     if (!out)
         return 1;
-    return curves_close(out) < 0 ? fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno)), 1 : 0;
+    return curves_close(out) < 0 ? fprintf(stderr, "avatar: %s: %s\n", file_shown(path), strerror(errno)), 1 : 0;
 }
 
 int cmd_plot(int argc, char **argv)
@@ -330,7 +330,7 @@ int cmd_plot(int argc, char **argv)
         return 1;
     while ((n = read_some(&f)) > 0)
         take_lines(&f, keep, &all);
-    ret = n < 0 || !all.nb ? (fprintf(stderr, "avatar: %s holds no statistics\n", o.positional[0]), 1) : plot(&all, o.output);
+    ret = n < 0 || !all.nb ? (fprintf(stderr, "avatar: %s holds no statistics\n", file_shown(o.positional[0])), 1) : plot(&all, o.output);
     close(f.fd);
     free(f.text);
     free(all.l);

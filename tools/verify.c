@@ -58,7 +58,7 @@ static int write_answer(const char *path, const Probe *l)
     fine = f && fwrite(&len, 8, 1, f) == 1 && fwrite(head, 1, len, f) == len && fwrite(v, 2, (size_t)nb, f) == (size_t)nb &&
            fwrite((const int64_t[]){ l->info.width, l->info.height, l->info.steps }, 8, 3, f) == 3;
     if (f && fclose(f)) {
-        fprintf(stderr, "avatar: %s: %s\n", path, strerror(errno));
+        fprintf(stderr, "avatar: %s: %s\n", file_shown(path), strerror(errno));
         fine = 0;
     }
     free(v);
@@ -189,7 +189,7 @@ static int record(ToolOptions *o, const char *path)
     if (ret >= 0)
         ret = write_answer(path, &got);
     if (ret >= 0 && !o->quiet)
-        printf("%s: %d blocks of %dx%d in %d steps, %s, %s\n", path, PROBE_BLOCKS, got.info.width, got.info.height, got.info.steps, got.info.plan, got.info.precision);
+        printf("%s: %d blocks of %dx%d in %d steps, %s, %s\n", file_shown(path), PROBE_BLOCKS, got.info.width, got.info.height, got.info.steps, got.info.plan, got.info.precision);
     probe_free(&got);
     return ret < 0;
 }

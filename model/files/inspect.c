@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The summary of a model folder, or of one file of weights. A file's complaint, when it cannot be read, becomes part of its line. */
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,15 @@ static void say_text(Text *t, const char *text, size_t max)
     char safe[256];
 
     avt_printable(safe, max < sizeof(safe) ? max : sizeof(safe), text);
+    say(t, "%s", safe);
+}
+
+/* The same of a file's or folder's name, whole. */
+static void say_name(Text *t, const char *name)
+{
+    char safe[PATH_MAX];
+
+    avt_printable(safe, sizeof(safe), name);
     say(t, "%s", safe);
 }
 
@@ -244,7 +254,8 @@ static int say_file(Text *t, const char *path, const Log *log)
 
     if (ret < 0)
         return ret;
-    say(t, "%s\n", path);
+    say_name(t, path);
+    say(t, "\n");
     say_weights(t, name, c);
     if (*avt_ckpt_note(c)) {
         say(t, "  format: ");
@@ -263,7 +274,8 @@ static void say_all(Text *t, const ModelDir *m)
     const char *name, *path;
     int nb_bad = 0;
 
-    say(t, "%s\n", m->dir);
+    say_name(t, m->dir);
+    say(t, "\n");
     for (int i = 0; avt_modeldir_part(m, i, &name, &path); i++)
         nb_bad += !say_part(t, m, i, name, path);
     nb_bad += !say_lora(t, m);

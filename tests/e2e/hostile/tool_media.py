@@ -55,6 +55,19 @@ def oblong_pixels(tmp):
         require(r.ret == 0 and ('taken for square' in r.err) == (wide == 2), wide, r.what)
 
 
+@case
+def names_command_no_terminal(tmp):
+    """Files may be called what clears a terminal: spelled out wherever a name is told."""
+    esc, nut = tmp / 'a\x1b[2J\nb', tmp / 'a\x1b[2J.nut'
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    shutil.copytree(tool_harness.A.model, esc)
+    films = [('speak', *names, '--model', esc, '--seed', 3) for names in ((wav, png, '-o', nut), (esc, png, '-o', nut), (wav, esc, '-o', nut), (wav, png, '-o', esc))]
+    for args in films + [('inspect', esc), ('inspect', nut), ('plan', '--model', esc), ('top', nut), ('plot', nut, '-o', nut), ('speak', '--%s' % esc), ('speak', '--size', esc),
+                         (esc,), ('convert', '--model', esc, '--precision', 'int8', '-o', esc), ('verify', esc, '--model', esc), ('doctor', nut, '--model', esc)]:
+        r = Run(*args)
+        require(b'\x1b' not in r.out and '\x1b' not in r.err, r.what, r.out)
+
+
 # ---- servers
 
 @contextlib.contextmanager
