@@ -113,19 +113,19 @@ INLINE void sum_block(const Tiles *t, const Block *b)
     store_sums(b->sum);
 }
 
-INLINE V load_act(const Tensor *t, int64_t at, __mmask16 m)
+INLINE V load_act(const void *x, DType type, int64_t at, __mmask16 m)
 {
-    if (t->dtype == DT_F32)
-        return _mm512_maskz_loadu_ps(m, (const float *)t->data + at);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, (const uint16_t *)t->data + at)), 16));
+    if (type == DT_F32)
+        return _mm512_maskz_loadu_ps(m, (const float *)x + at);
+    return v_wide16(_mm256_maskz_loadu_epi16(m, (const uint16_t *)x + at));
 }
 
-INLINE void store_act(const Tensor *t, int64_t at, __mmask16 m, V v)
+INLINE void store_act(void *x, DType type, int64_t at, __mmask16 m, V v)
 {
-    if (t->dtype == DT_F32)
-        _mm512_mask_storeu_ps((float *)t->data + at, m, v);
+    if (type == DT_F32)
+        _mm512_mask_storeu_ps((float *)x + at, m, v);
     else
-        _mm256_mask_storeu_epi16((uint16_t *)t->data + at, m, (__m256i)_mm512_cvtneps_pbh(v));
+        _mm256_mask_storeu_epi16((uint16_t *)x + at, m, v_narrow16(v));
 }
 
 typedef struct Columns {                // what all rows of a tile of columns share
@@ -142,39 +142,76 @@ INLINE Columns columns_of(const Tiles *t, int64_t n)
                       .gate = t->gate ? _mm512_maskz_loadu_ps(m, t->gate + n) : v_set(1), .mask = m };
 }
 
-INLINE void finish(const Tiles *t, const float *sum, int64_t at, const Columns *c)
+/* Results of a tile's rows. The result may be anywhere, for all that the compiler knows: what is read in the loop are locals. */
+INLINE void finish_tile(const Tiles *t, const Rows *a, int64_t n, const float *sum, Act act)
 {
-    const V v = v_act(t->act, v_add(v_load(sum), c->bias), t->out.dtype);
+    const Columns c = columns_of(t, n);
+    const DType to = t->out.dtype, type = t->res.dtype;
+    const int64_t width = t->width, end = a->nb;
+    const void *const res = t->res.data;
+    void *const out = t->out.data;
 
-    store_act(&t->out, at, c->mask, t->res.be ? v_fma(v, c->gate, load_act(&t->res, at, c->mask)) : v_mul(v, c->gate));
+    for (int64_t r = 0, at = a->to * width + n; r < end; r++, at += width, sum += SIDE) {
+        const V v = v_act(act, v_add(v_load(sum), c.bias), to);
+
+        store_act(out, to, at, c.mask, res ? v_fma(v, c.gate, load_act(res, type, at, c.mask)) : v_mul(v, c.gate));
+    }
 }
 
-INLINE void finish_square(const Tiles *t, const Block *b)
+INLINE void finish_tiles(const Tiles *t, const Block *b, Act act)
 {
-    const Columns left = columns_of(t, b->n), right = columns_of(t, b->n + SIDE);
-
-    for (int i = 0; i < 2; i++)
-        for (int64_t r = 0, at = b->a[i].to * t->width + b->n; r < b->a[i].nb; r++, at += t->width) {
-            finish(t, b->sum + (2 * i * SIDE + r) * SIDE, at, &left);
-            finish(t, b->sum + ((2 * i + 1) * SIDE + r) * SIDE, at + SIDE, &right);
-        }
-}
-
-INLINE void finish_column(const Tiles *t, const Block *b)
-{
-    const Columns c = columns_of(t, b->n);
-
     for (int i = 0; i < SUMS; i++)
-        for (int64_t r = 0, at = b->a[i].to * t->width + b->n; r < b->a[i].nb; r++, at += t->width)
-            finish(t, b->sum + (i * SIDE + r) * SIDE, at, &c);
+        finish_tile(t, &b->a[b->two ? i / 2 : i], b->n + (b->two ? i % 2 * SIDE : 0), b->sum + i * TILE32, act);
 }
 
-INLINE void finish_block(const Tiles *t, const Block *b)
+/* Do the rows of two neighbouring tiles of columns, or two neighbouring rows of one that is as wide as the result, lie side by side, to
+ * be bf16 as they are? So do those of most convolutions. */
+INLINE int in_lines(const Tiles *t, const Block *b)
 {
-    if (b->two)
-        finish_square(t, b);
+    const int plain = t->act == ACT_NONE && !t->gate && t->out.dtype == DT_BF16 && (!t->res.be || t->res.dtype == DT_BF16);
+    int even = 1;
+
+    for (int i = 0; i < SUMS && !b->two; i++)
+        even &= b->a[i].nb % 2 == 0;
+    return plain && b->n >= t->first && b->n + (b->two ? 2 : 1) * SIDE <= t->end && (b->two || (t->width == SIDE && even));
+}
+
+/* Results of two times 16 sums, which are one store */
+INLINE void finish_line(const float *left, const float *right, V bias_left, V bias_right, const uint16_t *res, uint16_t *out)
+{
+    V a = v_add(v_load(left), bias_left), b = v_add(v_load(right), bias_right);
+
+    if (res) {
+        a = v_add(a, v_load16(res));
+        b = v_add(b, v_load16(res + SIDE));
+    }
+    _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+INLINE void finish_lines(const Tiles *t, const Block *b, const uint16_t *res)
+{
+    const int64_t width = t->width, next = b->two ? width : 2 * SIDE, far = b->two ? TILE32 : SIDE, step = b->two ? SIDE : 2 * SIDE;
+    const V left = t->bias ? v_load(t->bias + b->n) : v_set(0), right = b->two && t->bias ? v_load(t->bias + b->n + SIDE) : left;
+    uint16_t *const out = t->out.data;
+
+    for (int i = 0; i < (b->two ? SUMS / 2 : SUMS); i++) {
+        const float *sum = b->sum + i * (b->two ? 2 : 1) * TILE32, *end = sum + b->a[i].nb * SIDE;
+
+        for (int64_t at = b->a[i].to * width + b->n; sum < end; at += next, sum += step)
+            finish_line(sum, sum + far, left, right, res ? res + at : NULL, out + at);
+    }
+}
+
+static void finish_block(const Tiles *t, const Block *b)
+{
+    if (in_lines(t, b) && t->res.be)
+        finish_lines(t, b, t->res.data);
+    else if (in_lines(t, b))
+        finish_lines(t, b, NULL);
+    else if (t->act == ACT_NONE)
+        finish_tiles(t, b, ACT_NONE);
     else
-        finish_column(t, b);
+        finish_tiles(t, b, t->act);
 }
 
 /* Sums of the block, then the results of the one before it, which it takes the place of */
