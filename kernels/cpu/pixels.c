@@ -14,6 +14,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "cpu/plain.h"
 
 int avt_plain_picture(Backend *be, const OpCall *c)
@@ -43,12 +44,15 @@ int avt_plain_count_nonfinite(Backend *be, const OpCall *c)
 
 static float unit(float v)                                          // [-1, 1] -> [0, 1]
 {
-    return v > -1 ? v < 1 ? 0.5f * (v + 1) : 1 : 0;
+    const float low = v > -1 ? v : -1, in = low < 1 ? low : 1;
+
+    return 0.5f * (in + 1);
 }
 
-static uint8_t byte(float v)                                        // v in 0 .. 255
+/* v in 0 .. 255. What is added leaves no bits for a fraction: the sum's last ones hold the integer, without lrintf's call. */
+static uint8_t byte(float v)
 {
-    return (uint8_t)lrintf(v);
+    return (uint8_t)avt_f32_bits(v + 0x1.8p23f);
 }
 
 static float luma(const float rgb[3])
