@@ -162,7 +162,8 @@ struct Backend {
     int status;                         // first failure, or 0
     DType act;                          // of activations between ops: DT_F32, DT_BF16
     DType product;                      // of what the large products of a network multiply: `act`, or codes (DT_I8, DT_F8_E4M3)
-    int threads;                        // CPU: threads of an op
+    int threads;                        // CPU: threads of an op that has more
+    int64_t grain;                      // numbers than this: what one passes while another, asleep, wakes up; 0: of any op
     CpuLevel level;                     // CPU: highest level in use
     char plan_for[32];                  // dry: the device that it stands for
     int profile;                        // measure seconds per op

@@ -112,6 +112,7 @@ void test_bench_open_act(TestBench *t, const char *device, CpuLevel level, int t
 
     *t = (TestBench){ .act = act };
     REQUIRE_OK(avt_backend_open(&t->be, device, &opt));
+    t->be->grain = 0;                                               // small cases see all threads
     REQUIRE_OK(avt_arena_open(&t->arena, t->be, "test", (size_t)1 << 30));
 }
 

@@ -410,12 +410,12 @@ static int attention(Backend *be, const OpCall *c)
 {
     const int64_t blocks = (c->out.dim[0] + BLOCK - 1) / BLOCK, heads = c->out.dim[1];
     const int64_t nb = blocks_of_task(blocks, heads, be->threads), tasks = (blocks + nb - 1) / nb;
-    const int64_t size = task_bytes(width_of(c->out.dim[2]), nb);
+    const int64_t size = task_bytes(width_of(c->out.dim[2]), nb), keys = c->attention.k1.dim[0] + c->attention.k2.dim[0];
     uint8_t *work = avt_cpu_work(be, (size_t)(be->threads * size));
 
     if (!work)
         return AVT_ERR(ENOMEM);
-#pragma omp parallel num_threads(be->threads)
+#pragma omp parallel num_threads(be->threads) if (2 * avt_numel(c->out) * keys > TILED * be->grain)
     {
         _tile_loadconfig(&shape);
 #pragma omp for schedule(dynamic)

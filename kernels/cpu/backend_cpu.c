@@ -23,6 +23,8 @@
 #define HAVE_AMX 0
 #endif
 
+enum { GRAIN = 1 << 18 };               // numbers; a thread that sleeps takes 50 to 100 us to wake up in a virtual machine
+
 #if HAVE_AMX
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -425,6 +427,7 @@ int avt_backend_cpu_open(Backend *be)
         .close = avt_cpu_table_close,
     };
 
+    be->grain = GRAIN;
     be->cls = &cls;
     return avt_cpu_table_open(be);
 }

@@ -78,7 +78,7 @@ int avt_amx_conv1d(Backend *be, const OpCall *c)
     work = avt_cpu_work(be, (sums + strip) * (size_t)be->threads);
     if (!work)
         return AVT_ERR(ENOMEM);
-#pragma omp parallel num_threads(be->threads) if (avt_numel(c->out) > 512)
+#pragma omp parallel num_threads(be->threads) if (avt_numel(c->out) * cin * c->conv1d.w.dim[2] > TILED * be->grain)
     {
         char *own = work + (sums + strip) * (size_t)avt_cpu_thread();
 

@@ -31,7 +31,7 @@ int avt_plain_copy(Backend *be, const OpCall *c)
     char *dst = c->out.data;
     const char *src = c->in[0].data;
 
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * piece)
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * be->grain)
     for (int64_t i = 0; i < nb; i += piece) {
         const int64_t n = min_i64(piece, nb - i);
 
@@ -48,7 +48,7 @@ int avt_plain_fill(Backend *be, const OpCall *c)
     float *out = c->out.data;
     const int64_t nb = avt_numel(c->out);
 
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb > 4 * be->grain)
     for (int64_t i = 0; i < nb; i++)
         out[i] = c->u.value;
     return 0;

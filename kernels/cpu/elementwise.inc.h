@@ -16,7 +16,7 @@ static int copy(Backend *be, const OpCall *c)
 
     if (from == to || (from != DT_F32 && from != DT_BF16) || (to != DT_F32 && to != DT_BF16))
         return avt_plain_copy(be, c);
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb > be->grain)
     for (int64_t p = 0; p < nb; p += SLICE)
         for (int64_t i = p; i < min_i64(p + SLICE, nb); i += VN)
             store_typed(c->out.data, to, i, load_typed(c->x.data, from, i, nb - i), nb - i);
@@ -28,7 +28,7 @@ static int act(Backend *be, const OpCall *c)
     const int64_t nb = avt_numel(c->out);
     const DType from = c->x.dtype, to = c->out.dtype;
 
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb > be->grain)
     for (int64_t p = 0; p < nb; p += SLICE)
         for (int64_t i = p; i < min_i64(p + SLICE, nb); i += VN)
             store_typed(c->out.data, to, i, v_act(c->u.act, load_typed(c->x.data, from, i, nb - i), to), nb - i);
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) int pairs(Backend *be, const OpCall
     const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->pair.a), step = avt_numel(c->pair.b) == nb ? width : 0;
     const Tensor a = c->pair.a, b = c->pair.b, out = c->out;
 
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb > be->grain)
     for (int64_t r = 0; r < avt_rows_of(a); r++)
         for (int64_t i = 0; i < width; i += VN) {
             const V x = load_typed(a.data, a.dtype, r * width + i, width - i), y = load_typed(b.data, b.dtype, r * step + i, width - i);
@@ -67,7 +67,7 @@ static int axpy(Backend *be, const OpCall *c)
     const Tensor x = c->pair.a, y = c->pair.b, out = c->out;
     const int64_t nb = avt_numel(out);
 
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb > be->grain)
     for (int64_t p = 0; p < nb; p += SLICE)
         for (int64_t i = p; i < min_i64(p + SLICE, nb); i += VN)
             store_typed(out.data, out.dtype, i, v_fma(alpha, load_typed(x.data, x.dtype, i, nb - i),
@@ -81,7 +81,7 @@ static int gate_add(Backend *be, const OpCall *c)
     const Tensor x = c->gate_add.x, y = c->gate_add.y, out = c->out;
     const float *mask = c->gate_add.mask.data;
 
-#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb * width > be->grain)
     for (int64_t r = 0; r < nb; r++)
         for (int64_t i = r * width, end = i + width; i < end; i += VN)
             store_typed(out.data, out.dtype, i, v_fma(load_typed(y.data, y.dtype, i, end - i), v_set(mask[r]),
@@ -95,7 +95,7 @@ static int rope(Backend *be, const OpCall *c)
     const int64_t heads = c->out.dim[0] * c->out.dim[1], hd = c->out.dim[2];
     const Tensor x = c->rope.x, out = c->out;
 
-#pragma omp parallel for num_threads(be->threads) if (heads * hd > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (heads * hd > be->grain)
     for (int64_t h = 0; h < heads; h++)
         for (int64_t i = 0; i < hd; i += VN) {
             const V a = load_typed(x.data, x.dtype, h * hd + i, hd - i);

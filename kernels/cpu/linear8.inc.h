@@ -82,7 +82,7 @@ static int linear8(const Level8 *l, Backend *be, const OpCall *c)
 
     if (!work)
         return AVT_ERR(ENOMEM);
-#pragma omp parallel num_threads(be->threads) if (m * n * depth > 64 * PARALLEL_MIN)
+#pragma omp parallel num_threads(be->threads) if (m * n * depth > TILED * be->grain)
     {
         if (l->open)
             l->open();

@@ -107,7 +107,7 @@ int avt_amx_linear(Backend *be, const OpCall *c)
     work = avt_cpu_work(be, size * (size_t)be->threads);
     if (!work)
         return AVT_ERR(ENOMEM);
-#pragma omp parallel num_threads(be->threads) if (m * n * k > 64 * PARALLEL_MIN)
+#pragma omp parallel num_threads(be->threads) if (m * n * k > TILED * be->grain)
     {
         char *own = work + size * (size_t)avt_cpu_thread();
 

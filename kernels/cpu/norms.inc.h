@@ -234,7 +234,7 @@ static int by_rows(Backend *be, const OpCall *c, void (*rows)(const OpCall *c, i
 {
     const int64_t nb = avt_rows_of(c->x), width = avt_last_dim(c->x), step = width < BATCH ? BATCH / (width + 1) + 1 : 1;
 
-#pragma omp parallel for num_threads(be->threads) if (nb * width > 4 * PARALLEL_MIN)
+#pragma omp parallel for num_threads(be->threads) if (nb * width > be->grain)
     for (int64_t i = 0; i < nb; i += step)
         rows(c, i, min_i64(step, nb - i));
     return 0;

@@ -15,8 +15,10 @@
 
 enum { PANEL = 8, TILE = 4, CHUNK = 256 };
 
-/* Below this many elements a second thread costs more than it brings. */
+/* Below this many elements a second thread costs more than it brings. Bodies in vectors and tiles ask Backend.grain instead: in numbers that a
+ * vector op passes, or of which tiles multiply TILED times as many. */
 #define PARALLEL_MIN 8192
+enum { TILED = 512 };
 
 static inline int64_t min_i64(int64_t a, int64_t b)
 {
