@@ -162,6 +162,7 @@ int convert_json(Convert *c)
         put_number(f, "steps", d->steps);
         put_text(f, "size", d->width ? frame : NULL);
         put_number(f, "area", d->area);
+        put_number(f, "motion", d->motion);
         fprintf(f, "\n}\n");
     }
     text = json_take(f, &text);

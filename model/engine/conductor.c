@@ -100,6 +100,26 @@ static int repeat_last(AvatarSession *s, const Flight *f)
     return 0;
 }
 
+/* Say once of a picture that its film stands still. Frames that stay on a GPU are not looked at. */
+static void watch(AvatarSession *s, const Flight *f, int place)
+{
+    const char *name = s->e->core->dir.name ? s->e->core->dir.name : "this model";
+    AvatarFrame frame = { .format = s->format };
+    double share;
+
+    if (!f->speaks || s->crew.set.receiver || !avt_motion_watches(&s->motion, f->block))
+        return;
+    for (int i = 0; i < BLOCK_FRAMES; i++) {
+        avt_frames_describe(&s->frames, &frame, place, i);
+        avt_motion_add(&s->motion, &frame, f->block);
+    }
+    share = avt_motion_end(&s->motion);
+    if (share >= 0 && share < MOTION_SHARE)
+        avt_log(&s->e->log, LOG_WARNING, "the film hardly moves although there is speech (in %.1f s of it the liveliest place changes by %d levels in %.0f %% of "
+                "the frames, with pictures that %s knows in %.0f %% or more): take another picture, its face as large in the frame as theirs",
+                MOTION_BLOCKS * BLOCK_FRAMES / (double)AVATAR_FPS, s->motion.least, 100 * share, name, 100 * MOTION_SHARE);
+}
+
 /* Wait for the oldest finished block's frames and put them into the queue, when the queue has room. */
 static int take_frames(AvatarSession *s)
 {
@@ -117,6 +137,7 @@ static int take_frames(AvatarSession *s)
     memmove(s->done, s->done + 1, sizeof(s->done[0]) * (size_t)--s->nb_done);
     s->received++;
     avt_log(&s->e->log, LOG_DEBUG, "block %lld: %.0f ms", (long long)f.block, b->ms);
+    watch(s, &f, place);
     avt_stats_block(s, b);
     hand_out(s);
     return 0;
@@ -208,6 +229,7 @@ static int take_changes(AvatarSession *s)
     }
     if (ch.picture && ret >= 0) {
         ret = send_picture(s, ch.picture, fresh);
+        avt_motion_begin(&s->motion, s->e->core->dir.motion, s->admitted);
         s->refreshed |= !fresh;
     }
     if ((ch.prompt || ch.picture) && ret >= 0) {
@@ -277,7 +299,7 @@ static int try_admit(AvatarSession *s)
 
 static void add_flight(AvatarSession *s, int64_t skipped, int repeat)
 {
-    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .repeat = repeat,
+    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .repeat = repeat, .speaks = avt_sound_speaks(&s->sound),
                                           .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text, .sink = s->sink, .start = avt_now_ns() };
 }
 

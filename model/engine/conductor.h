@@ -7,6 +7,7 @@
 #define AVT_CONDUCTOR_H
 
 #include "engine/frames.h"
+#include "engine/motion.h"
 #include "engine/session.h"
 #include "engine/sound.h"
 #include "engine/stats.h"
@@ -29,6 +30,7 @@ typedef struct Flight {                 // a block in flight
     int64_t heard;                      // as the sound counts: larger when blocks were left out
     int64_t skipped;                    // blocks left out before it
     int repeat;                         // the frame before is given once more for each of their frames
+    int speaks;                         // there is speech in it
     uint64_t seed;
     int step;                           // next one
     int text, sink;                     // slots
@@ -85,6 +87,7 @@ struct AvatarSession {
     Flight done[4];                     // finished, frames not yet taken: oldest first
     int nb_done;
     int text, sink;                     // versions for the next block
+    Motion motion;                      // of the film so far
     int refreshed;                      // the second sink is in place, or will never be wanted (a new picture came)
     int64_t prompt_id;
     uint64_t seed;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Mean and variance of a stream of sound. See loudness.h. */
 #include <math.h>
+#include <stdlib.h>
 
 #include "engine/loudness.h"
 
@@ -53,6 +54,23 @@ void avt_loudness_add(Loudness *l, const float *pcm)
     share = l->voiced < 10 * PIECES_A_SECOND ? 1.0 / (double)l->voiced : 1.0 / (10 * PIECES_A_SECOND);
     l->mean += share * (mean - l->mean);
     l->var += share * (var - l->var);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+int avt_loudness_speaks(const float *pcm, int nb)
+{
+    double power[PIECES_A_SECOND];
+
+    for (int i = 0; i < nb; i++, pcm += LOUDNESS_PIECE)
+        power[i] = square_of(pcm, LOUDNESS_PIECE, mean_of(pcm, LOUDNESS_PIECE)) / LOUDNESS_PIECE;
+    qsort(power, (size_t)nb, sizeof(power[0]), compare);
+    return power[nb - 1] > 1e-4 && power[3 * nb / 4] > 4 * power[nb / 4];
 }
 
 void avt_loudness_normalize(const Loudness *l, float *pcm, int64_t n)

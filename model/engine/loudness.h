@@ -20,6 +20,9 @@ typedef struct Loudness {
 void avt_loudness_init(Loudness *l);
 /** Take the next 320 samples. */
 void avt_loudness_add(Loudness *l, const float *pcm);
+/** Is there speech in these `nb` pieces (50 at most)? It is loud, above -40 dBFS, and goes up and down with the syllables, by 6 dB: unlike silence,
+ *  a tone or a steady noise. */
+int  avt_loudness_speaks(const float *pcm, int nb);
 /** (x - mean) / sqrt(max(var, 1e-4) + 1e-7), in place. */
 void avt_loudness_normalize(const Loudness *l, float *pcm, int64_t n);
 

@@ -341,6 +341,18 @@ int64_t avt_sound_skip(Sound *o, int *repeat)
     return skip;
 }
 
+int avt_sound_speaks(Sound *o)
+{
+    int64_t at;
+    int ret;
+
+    pthread_mutex_lock(o->lock);
+    at = o->next * BLOCK_SAMPLES - o->start;
+    ret = at >= 0 && at + BLOCK_SAMPLES <= o->nb && avt_loudness_speaks(o->pcm + at, BLOCK_SAMPLES / LOUDNESS_PIECE);
+    pthread_mutex_unlock(o->lock);
+    return ret;
+}
+
 int avt_sound_rows(Sound *o, const float **rows)
 {
     int ret;

@@ -102,6 +102,8 @@ int avt_sound_state(Sound *o, int wait);
  * @param repeat  set to 1 when a frame is to be repeated for their time
  */
 int64_t avt_sound_skip(Sound *o, int *repeat);
+/** Has the next block speech? Not known, 0, where its samples were forgotten or never there. */
+int avt_sound_speaks(Sound *o);
 /** Rows of the next block, which may be waited for after a skip; valid until the next call. Moves on to the block after it. */
 int avt_sound_rows(Sound *o, const float **rows);
 

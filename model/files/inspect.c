@@ -201,6 +201,8 @@ static void say_settings(Text *t, const ModelDir *m)
     say(t, ", LoRA %s", rules[m->lora_rule]);
     if (m->lora_alpha > 0)
         say(t, " with alpha %g", m->lora_alpha);
+    if (m->motion)
+        say(t, ", motion %d", m->motion);
     if (m->prompt) {
         say(t, "\nprompt: ");
         say_text(t, m->prompt, 200);

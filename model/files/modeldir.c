@@ -175,7 +175,7 @@ static int read_text(char **to, const Json *j, const char *key)
 
 static int read_values(ModelDir *m, const Json *j, const char *path, const Log *log)
 {
-    int64_t steps = 0;
+    int64_t steps = 0, motion = 0;
     int ret = read_text(&m->name, j, "name");
 
     if (ret >= 0)
@@ -183,6 +183,9 @@ static int read_values(ModelDir *m, const Json *j, const char *path, const Log *
     if (ret >= 0)
         ret = avt_json_int(j, "steps", &steps, 1, MODELDIR_MAX_STEPS, 0);
     m->steps = (int)steps;
+    if (ret >= 0)
+        ret = avt_json_int(j, "motion", &motion, 0, 255, 0);
+    m->motion = (int)motion;
     if (ret >= 0)
         ret = avt_json_int(j, "area", &m->area, 256, 8192 * 8192, 0);
     if (ret >= 0)
@@ -200,7 +203,7 @@ static int read_values(ModelDir *m, const Json *j, const char *path, const Log *
 
 static void warn_unknown(const Json *j, const char *path, const Log *log)
 {
-    static const char *const known[] = { "name", "prompt", "steps", "area", "size", "lora", "lora_alpha" };
+    static const char *const known[] = { "name", "prompt", "steps", "area", "size", "lora", "lora_alpha", "motion" };
 
     int nb = 0;
 

@@ -30,6 +30,7 @@ typedef struct ModelDir {
     int64_t area;                       // 0: not said
     int lora_rule;                      // LORA_*
     double lora_alpha;                  // 0: not said
+    int motion;                         // levels by which its films change where they change most: engine/motion.h; 0: not said
 } ModelDir;
 
 enum { LORA_UNSAID, LORA_REQUIRED, LORA_NONE, LORA_MERGED };       // merged: the weights have it, by avatar convert

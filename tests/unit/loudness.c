@@ -122,11 +122,37 @@ static void recovers_and_is_bounded(void **state)
     assert_true(rms > 0.3 && rms < 0.35);
 }
 
+/* Syllables are told from what is as loud all the time, and from silence. */
+static void speech_is_told(void **state)
+{
+    static float pcm[24 * PIECE], speech[76800];
+    const float *block = pcm;
+    int spoken = 0;
+
+    (void)state;
+    REQUIRE(!avt_loudness_speaks(block, 24));
+    for (int i = 0; i < 24 * PIECE; i++)
+        pcm[i] = 0.3f * (float)sin(0.1 * i);
+    REQUIRE(!avt_loudness_speaks(block, 24));
+    test_random(pcm, 24 * PIECE, 1);
+    REQUIRE(!avt_loudness_speaks(block, 24));
+    for (int i = 0; i < 24 * PIECE; i++)
+        pcm[i] *= i / (6 * PIECE) % 2 ? 0.02f : 0.2f;               // four syllables a second
+    REQUIRE(avt_loudness_speaks(block, 24));
+    for (int i = 0; i < 24 * PIECE; i++)
+        pcm[i] *= 0.01f;
+    REQUIRE(!avt_loudness_speaks(block, 24));                       // far too soft
+    test_read_speech(speech, 76800);
+    for (int b = 0; b < 10; b++)
+        spoken += avt_loudness_speaks(speech + b * 24 * PIECE, 24);
+    REQUIRE(spoken >= 8);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(speech_comes_to_unit_power), cmocka_unit_test(starts_at_an_expected_level), cmocka_unit_test(silence_stays_silent),
-        cmocka_unit_test(offset_is_removed), cmocka_unit_test(recovers_and_is_bounded),
+        cmocka_unit_test(offset_is_removed), cmocka_unit_test(recovers_and_is_bounded), cmocka_unit_test(speech_is_told),
     };
 
     return test_main("loudness", tests);

@@ -149,11 +149,11 @@ static void test_avatar_json(void **state)
     tmp_text(
         "avatar.json",
         "{\"name\": \"nano\", \"prompt\": \"A person speaks.\", \"steps\": 4, \"size\": \"256x384\", \"lora\": \"none\", "
-        "\"lora_alpha\": 32}");
+        "\"lora_alpha\": 32, \"motion\": 8}");
     REQUIRE_OK(open_dir(&m));
     REQUIRE(!strcmp(m.name, "nano") && !strcmp(m.prompt, "A person speaks.") && m.steps == 4 && m.width == 256 &&
             m.height == 384);
-    REQUIRE(m.lora_rule == LORA_NONE && m.lora_alpha == 32 && !m.area);
+    REQUIRE(m.lora_rule == LORA_NONE && m.lora_alpha == 32 && m.motion == 8 && !m.area);
     avt_modeldir_close(&m);
     tmp_text("avatar.json", "{\"area\": 270336, \"lora\": \"required\"}");
     REQUIRE_OK(open_dir(&m));
@@ -182,6 +182,7 @@ static void test_bad_avatar_json(void **state)
         { "{\"lora\": true}", "\"lora\" must be a text" },
         { "{\"steps\": 101}", "\"steps\" must be between 1 and 100" },
         { "\xef\xbb\xbf{}", "byte order mark" },
+        { "{\"motion\": 256}", "\"motion\" must be between 0 and 255" },
         { "{\"lora_alpha\": 1e999}", "finite" },
         { "{\"lora_alpha\": -4}", "\"lora_alpha\" must be" },
         { "{\"lora_alpha\": \"x\"}", "\"lora_alpha\" must be a number" },

@@ -148,7 +148,7 @@ def main():
         write_audio(parallel.load(o.audio)["m"], f"{o.out}/{folder}")
     shutil.copyfile(o.tokenizer, o.out + "/google/umt5-xxl/spiece.model")
     write_json(dit_config(), o.out + "/config.json")
-    write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required"), o.out + "/avatar.json")
+    write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required", motion=8), o.out + "/avatar.json")
     for d, _, fs in os.walk(o.out):
         for f in fs:
             os.chmod(os.path.join(d, f), 0o644)
