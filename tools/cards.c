@@ -16,6 +16,7 @@
  */
 #define USABLE (22.15 / 24)
 #define USABLE_STACKED 1.05
+#define SHOWN_STACKED (84.9 / 80)
 #define CONTEXT 0.6e9                       // of a card that is here, and says what is free: what our own will take beside the plan
 
 double cards_size(const char *p, size_t len)
@@ -48,6 +49,7 @@ static int add_group(Cards *c, const char *p, size_t len)
     c->assumed |= !card;
     for (long i = 0; i < count; i++, c->nb++) {
         c->card[c->nb] = card ? card : avt_card_sized(gb);
+        c->total[c->nb] = gb * (c->card[c->nb]->stacked ? SHOWN_STACKED : 1) * 1e9;
         c->usable[c->nb] = floor(gb * (c->card[c->nb]->stacked ? USABLE_STACKED : USABLE) * 1e9 + 0.5);
     }
     return 0;
@@ -68,6 +70,7 @@ static int ask_driver(Cards *c)
         if (n.handle(i, &d) || n.memory(d, &m))
             continue;
         c->card[c->nb] = avt_card_sized((double)m.total / 1.1e9);          // a card of 24 GB says 25.7e9
+        c->total[c->nb] = (double)m.total;
         c->usable[c->nb++] = (double)m.free > CONTEXT ? (double)m.free - CONTEXT : 0;
     }
     c->assumed = c->here = 1;

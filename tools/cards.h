@@ -7,7 +7,8 @@
 
 typedef struct Cards {
     const Card *card[PLAN_MAX_RANKS];
-    double usable[PLAN_MAX_RANKS];      // bytes: without what the driver, its context and its libraries take
+    double total[PLAN_MAX_RANKS];       // bytes that the driver shows of each
+    double usable[PLAN_MAX_RANKS];      // and of these: without what the driver, its context and its libraries take
     int nb, assumed;                    // assumed: only memory was said; the rates are those of a usual card of that size
     int here;                           // this machine's
 } Cards;

@@ -7,7 +7,7 @@
 #include "cards.h"
 #include "comm/world.h"
 #include "dry/dry.h"
-#include "engine/rank.h"
+#include "engine/search.h"
 #include "options.h"
 
 /** Sizes of the model that the options name; "published": those of Live Avatar's 14B. @return 0 or an error (logged) */
@@ -38,6 +38,15 @@ int plan_make(Planned *q, const ToolOptions *o);
 void plan_json_memory(const char *device, const PlanMemory *m);
 /** avatar plan --gpus: plan_gpus.c. @return exit code */
 int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log);
+typedef struct PlanPicture {
+    const Found *found;
+    const Cards *cards;
+    const Pool *pool;
+    const char *precision;
+} PlanPicture;
+
+/** avatar plan --gpus -o: plan_draw.c. @return exit code, after a sentence */
+int plan_draw(const PlanPicture *p, const char *path);
 /** avatar plan --ops: plan_ops.c. A line an op and their sum, or JSON with each shape; with a card (opt) the least time on it. */
 void plan_print_ops(const DryCall *c, int64_t nb, const Card *g, int json);
 

@@ -23,8 +23,8 @@ typedef struct Answer {
     Cards cards;
     const Link *link;
     Pool pool;                          // of both
-    Found best, instead[INSTEAD];
-    int nb_instead;
+    Found best, instead[INSTEAD], lighter;
+    int nb_instead, has_lighter;        // lighter: what was asked for, its layers in 8 bits
     Found change[CHANGES];              // of one thing each: a step fewer, a smaller size, another precision
     const char *precision[CHANGES];
     int nb_changes;
@@ -59,7 +59,7 @@ static void show_cards(const Answer *a)
     const Found *f = &a->best;
     const int front = avt_pool_find(&a->pool, f->plan.front_device);
 
-    printf("%-7s %-10s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
+    printf("%-7s %-13s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         const PlanRank *p = &f->plan.rank[r];
         char layers[32];
@@ -70,7 +70,7 @@ static void show_cards(const Answer *a)
             snprintf(layers, sizeof(layers), "%d-%d%s", p->l0, p->l1 - 1, p->vae ? " +VAE" : "");
         if (p->nb_parts > 1)
             snprintf(layers + strlen(layers), sizeof(layers) - strlen(layers), " %d/%d", p->part + 1, p->nb_parts);
-        printf("%-7s %-10s", p->device, layers);
+        printf("%-7s %-13s", p->device, layers);
         for (int i = 0; i < 5; i++)
             printf(" %8.2f", parts_of(&f->memory[r], i) / GB);
         printf(" %8.2f   ", front == r ? (double)avt_plan_sum(&f->front) / GB : 0);
@@ -79,13 +79,13 @@ static void show_cards(const Answer *a)
     }
 }
 
-/* What a card has and a plan has not. */
+/* What a card has and a plan has not: once for each size. */
 static void show_context(const Cards *c)
 {
-    const double sold = c->card[0]->gb, kept = sold - c->usable[0] / GB;
-
-    if (!c->here && kept > 0)
-        printf("of %.0f GB %.2f are counted as the driver's, its context's and its libraries'\n", sold, kept);
+    for (int i = 0; i < c->nb; i++)
+        if (!i || c->total[i] != c->total[i - 1])
+            printf("of %.4g GB %.2f are counted as %s, its context's and its libraries'\n", c->total[i] / GB, (c->total[i] - c->usable[i]) / GB,
+                   c->here ? "others', the driver's" : "the driver's");
 }
 
 static void show_host(const Answer *a)
@@ -149,15 +149,6 @@ static const char *offload_option(const Plan *p)
     return p->offload == OFFLOAD_ALL ? " --offload all" : p->offload ? " --offload weights" : "";
 }
 
-static void show_instead(const Answer *a)
-{
-    for (int i = 0; i < a->nb_instead; i++)
-        printf("instead: --size %dx%d --steps %d%s fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps,
-               offload_option(&a->instead[i].plan), fps(&a->instead[i]));
-    if (!a->nb_instead)
-        printf("instead: nothing smaller fits these cards either; take more of them, or larger ones\n");
-}
-
 /* Bytes of the card that has most. */
 static double most_used(const Answer *a, const Found *f)
 {
@@ -166,6 +157,18 @@ static double most_used(const Answer *a, const Found *f)
     for (int i = 0; i < a->cards.nb; i++)
         most = f->used[i] > most ? f->used[i] : most;
     return most;
+}
+
+static void show_instead(const Answer *a)
+{
+    if (a->has_lighter)
+        printf("instead: --precision int8%s fits: %.1f fps at the rates of bf16, at most %.2f GB of a card\n", offload_option(&a->lighter.plan), fps(&a->lighter),
+               most_used(a, &a->lighter) / GB);
+    for (int i = 0; i < a->nb_instead; i++)
+        printf("instead: --size %dx%d --steps %d%s fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps,
+               offload_option(&a->instead[i].plan), fps(&a->instead[i]));
+    if (!a->nb_instead && !a->has_lighter)
+        printf("instead: nothing smaller fits these cards either; take more of them, or larger ones\n");
 }
 
 /* The table has rates of bf16. */
@@ -243,115 +246,16 @@ static void show_json(const Answer *a, const char *precision)
     for (int i = 0; i < a->nb_instead; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"offload\": \"%s\", \"fps\": %.3f}", i ? ", " : "", a->instead[i].width,
                a->instead[i].height, a->instead[i].steps, avt_offload_name(&a->instead[i].plan), fps(&a->instead[i]));
-    printf("], \"changes\": [");
+    printf("], \"lighter\": ");
+    if (a->has_lighter)
+        printf("{\"precision\": \"int8\", \"offload\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", avt_offload_name(&a->lighter.plan), fps(&a->lighter), most_used(a, &a->lighter));
+    else
+        printf("null");
+    printf(", \"changes\": [");
     for (int i = 0; i < a->nb_changes; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"precision\": \"%s\", \"offload\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", i ? ", " : "",
                a->change[i].width, a->change[i].height, a->change[i].steps, a->precision[i], avt_offload_name(&a->change[i].plan), rate_is_known(a, i) ? fps(&a->change[i]) : 0, most_used(a, &a->change[i]));
     printf("]}\n");
-}
-
-/* ---- as a picture: memory bars of the cards, and four blocks on their way over them ------------------------------------------ */
-
-#define SVG_W 1000
-#define BAR_X 120
-#define BAR_W 600
-#define ROW   34
-
-static const char *const colour[] = { "#4878a8", "#e0903c", "#8c8c8c", "#b07aa1", "#59a14f", "#d4c34a" };
-
-static void svg_memory(FILE *out, const Answer *a)
-{
-    static const char *const name[] = { "weights", "rings and sinks", "scratch", "workspace", "messages", "speech and text" };
-    const Found *f = &a->best;
-    double most = 0;
-
-    for (int c = 0; c < a->cards.nb; c++) {
-        most = a->cards.usable[c] > most ? a->cards.usable[c] : most;
-        most = f->used[c] > most ? f->used[c] : most;
-    }
-    for (int i = 0; i < 6; i++)
-        fprintf(out, "<rect x=\"%d\" y=\"14\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"25\">%s</text>\n", BAR_X + 140 * i, colour[i],
-                BAR_X + 16 + 140 * i, name[i]);
-    for (int r = 0; r < f->plan.nb_ranks; r++) {
-        const PlanRank *p = &f->plan.rank[r];
-        const int y = 40 + ROW * r;
-        double x = BAR_X;
-
-        fprintf(out, "<text x=\"8\" y=\"%d\">%s</text><text x=\"58\" y=\"%d\">", y + 15, p->device, y + 15);
-        fprintf(out, p->pipe < 0 ? "VAE" : p->vae ? "%d-%d+V" : "%d-%d", p->l0, p->l1 - 1);
-        fprintf(out, "</text>\n");
-        for (int i = 0; i < 6; i++) {
-            const double part = i < 5 ? parts_of(&f->memory[r], i) : r == avt_pool_find(&a->pool, f->plan.front_device) ? (double)avt_plan_sum(&f->front) : 0;
-
-            fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, part / most * BAR_W, colour[i]);
-            x += part / most * BAR_W;
-        }
-        fprintf(out, "<path d=\"M%.1f %d v28\" stroke=\"#c00\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\">%.2f of %.2f GB</text>\n",
-                BAR_X + a->cards.usable[r] / most * BAR_W, y - 4, BAR_X + BAR_W + 20, y + 15, f->used[r] / GB, a->cards.usable[r] / GB);
-    }
-}
-
-/* When each block's items are on each rank, from the steady state's times: block b, step i enters rank r in order. */
-static void svg_time(FILE *out, const Answer *a, int top)
-{
-    static const char *const shade[] = { "#2b5d8a", "#c9742a", "#3f7f3a", "#8a4f86" };
-    const Found *f = &a->best;
-    double ready[PLAN_MAX_RANKS] = { 0 }, end = 0, x0 = BAR_X, scale;
-    const int blocks = 4, parts = avt_plan_parts(&f->plan);
-
-    for (int pass = 0; pass < 2; pass++) {                          // the first finds the end, the second draws
-        scale = pass ? (SVG_W - BAR_X - 20) / end : 1;
-        memset(ready, 0, sizeof(ready));
-        for (int wave = 0; wave < blocks + f->steps - 1; wave++)
-            for (int i = 0; i < f->steps; i++) {
-                const int b = wave - i;
-                double t = 0;
-
-                if (b < 0 || b >= blocks)
-                    continue;
-                for (int r = f->plan.first[i]; r <= f->plan.last[i]; r += parts) {
-                    const double d = f->paper.item * (f->plan.rank[r].l1 - f->plan.rank[r].l0) / f->plan.rank[f->plan.last[i]].l1;
-
-                    for (int k = 0; k < parts; k++)                 // all parts at once
-                        t = t > ready[r + k] ? t : ready[r + k];
-                    for (int k = 0; k < parts && pass; k++)
-                        fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"18\" fill=\"%s\" stroke=\"white\"/>\n", x0 + t * scale,
-                                top + 24 * (r + k), d * scale, shade[b]);
-                    t += d;
-                    for (int k = 0; k < parts; k++)
-                        ready[r + k] = t;
-                }
-                if (i + 1 == f->steps) {
-                    const int r = f->plan.vae_rank;
-
-                    t = t > ready[r] ? t : ready[r];
-                    if (pass)
-                        fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"18\" fill=\"%s\" opacity=\"0.45\"/>\n", x0 + t * scale, top + 24 * r,
-                                f->paper.decode * scale, shade[b]);
-                    t = ready[r] = t + f->paper.decode;
-                }
-                end = t > end ? t : end;
-            }
-    }
-    for (int r = 0; r < f->plan.nb_ranks; r++)
-        fprintf(out, "<text x=\"8\" y=\"%d\">%s</text>\n", top + 24 * r + 14, f->plan.rank[r].device);
-    fprintf(out, "<text x=\"%d\" y=\"%d\">the first four blocks, %.2f s; pale: their pictures. %.1f fps on paper</text>\n", BAR_X, top + 24 * f->plan.nb_ranks + 18, end,
-            fps(f));
-}
-
-static int draw(const Answer *a, const char *path)
-{
-    const int nb = a->best.plan.nb_ranks, top = 60 + ROW * nb, height = top + 24 * nb + 30;
-    FILE *out = file_stream(path);
-
-    if (!out)
-        return 1;
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"
-            "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", SVG_W, height, SVG_W, height);
-    svg_memory(out, a);
-    svg_time(out, a, top);
-    fprintf(out, "</svg>\n");
-    return fclose(out) ? fprintf(stderr, "avatar: %s: %s\n", file_shown(path), strerror(errno)), 1 : 0;
 }
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------- */
@@ -387,6 +291,17 @@ static void try_changes(Answer *a, const PlanOptions *p, const PlanSizes *sizes,
     try_change(a, p, sizes, &other);
 }
 
+/* The same in 8 bits, of layers asked for in more. */
+static void try_lighter(Answer *a, const PlanOptions *p, const PlanSizes *sizes, const BackendOptions *be)
+{
+    BackendOptions other = *be;
+
+    other.log = NULL;
+    other.act = DT_BF16;
+    other.product = DT_I8;
+    a->has_lighter = !avt_is_code(be->product) && avt_search_plan(&a->lighter, &a->pool, p, sizes, &other) >= 0 && a->lighter.lack <= 0;
+}
+
 static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     const PlanOptions p = { .plan = o->engine.plan, .vae_device = o->engine.vae_device, .vae_split = o->engine.vae_split,
@@ -400,9 +315,10 @@ static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const
     if (ret < 0)
         return ret;
     avt_search_options(a->options, sizeof(a->options), &a->best);
-    if (a->best.lack > 0)
+    if (a->best.lack > 0) {
         a->nb_instead = avt_search_instead(a->instead, INSTEAD, &a->pool, &p, sizes, &be);
-    else
+        try_lighter(a, &p, sizes, &be);
+    } else
         try_changes(a, &p, sizes, &be);
     return 0;
 }
@@ -411,6 +327,7 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     static Answer a;
     const char *link = o->link ? o->link : "pcie4";
+    const char *precision = o->engine.precision && strcmp(o->engine.precision, "auto") ? o->engine.precision : "bf16";
 
     a.link = avt_link_named(link);
     if (!a.link)
@@ -425,11 +342,11 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
     if (search(&a, o, sizes, log) < 0)
         return 1;
     if (o->json)
-        show_json(&a, o->engine.precision && strcmp(o->engine.precision, "auto") ? o->engine.precision : "bf16");
+        show_json(&a, precision);
     else
         show(&a, sizes);
     tool_protect(o);
-    if (o->output && draw(&a, o->output))
+    if (o->output && plan_draw(&(PlanPicture){ &a.best, &a.cards, &a.pool, precision }, o->output))
         return 1;
     return a.best.lack > 0;
 }

@@ -73,7 +73,10 @@ def plan_takes_from_the_host_what_must_be(tmp):
     require(not d['fits'] and [x['offload'] for x in d['instead']] == ['all'] and d['instead'][0]['width'] < 704, d['instead'])
     x = d['instead'][0]
     require(plan('--gpus', '1x12', '--size', '%dx%d' % (x['width'], x['height']), '--steps', x['steps'])['fits'], x)
-    require(plan('--gpus', '1x12', '--size', '704x384', '--precision', 'int8')['fits'], '12 GB in int8')
+    light = plan('--gpus', '1x12', '--size', '704x384', '--precision', 'int8')
+    require(light['fits'] and d['lighter']['precision'] == 'int8' and d['lighter']['offload'] == 'all' and abs(d['lighter']['fps'] - light['fps']) < 1e-3, d['lighter'], light)
+    require(b'instead: --precision int8 --offload all fits' in Run('plan', '--gpus', '1x12').out, 'the other precision is offered')
+    require(plan('--gpus', '1x8')['lighter'] is None and plan('--gpus', '1x10', '--precision', 'int8')['lighter'] is None, 'nothing lighter')
     r = Run('plan', '--devices', 'cuda0', '--memory', '22.15')
     require(r.ret == 0 and b'offload all' in r.out.splitlines()[0] and 'offload=auto: layers, rings and sinks' in r.err, r.out, r.err)
     fails(Run('plan', '--devices', 'cuda0', '--memory', '22.15', '--host-memory', '32'), 1, 'offload=auto: with layers', 'still lacks')
@@ -205,7 +208,35 @@ def plan_is_quick_and_shown(tmp):
     require('22.13 of 22.15 GB' in text and 'fps on paper' in text, text)
     r = Run('plan', '--gpus', '2x48+1x24')
     require(b'of 24 GB 1.85 are counted as the driver' in Run('plan', '--gpus', '4x24').out, 'the context')
+    require(b'of 48 GB 3.70' in r.out and b'of 24 GB 1.85' in r.out and b'of 8 GB 0.62' in Run('plan', '--gpus', '1x8').out, 'the context of each size', r.out)
+    require(b'of 84.9 GB 0.90' in Run('plan', '--gpus', 'h100').out, 'of HBM')
     require(r.ret == 0 and r.out.count(b' of 44.30') == 2 and r.out.count(b' of 22.15') == 1, r.out)
+
+
+def pieces(path):
+    """{block's colour: [(from, to), ...]} of a picture's time line, in the order of time."""
+    out = {}
+    for r in xml.dom.minidom.parse(str(path)).getElementsByTagName('rect'):
+        if r.getAttribute('stroke') == 'white':
+            x = float(r.getAttribute('x'))
+            out.setdefault(r.getAttribute('fill'), []).append((x, x + float(r.getAttribute('width'))))
+    return {k: sorted(v) for k, v in out.items()}
+
+
+@case
+def plan_picture_is_true(tmp):
+    """A block's step begins when the one before is through, and under `sequential` a block when the one before has its pictures."""
+    for gpus, name in (('4x24', 'layer'), ('5x80', 'timestep'), ('1x80', 'sequential'), ('1x16', 'sequential'), ('1x48', 'wave')):
+        require(plan('--gpus', gpus, '-o', tmp / 'p.svg')['plan'].startswith(name), gpus)
+        blocks = pieces(tmp / 'p.svg')
+        require(len(blocks) == 4 and all(len(v) >= 5 for v in blocks.values()), gpus, blocks)
+        for way in blocks.values():
+            require(all(b[0] > a[1] - 0.2 for a, b in zip(way, way[1:])), gpus, 'a block is at two places', way)
+        ways = sorted(blocks.values())
+        require(name != 'sequential' or all(b[0][0] > a[-1][1] - 0.2 for a, b in zip(ways, ways[1:])), gpus, 'blocks overlap', ways)
+    r = Run('plan', '--gpus', '1x12', '-o', tmp / 'p.svg')
+    text = (tmp / 'p.svg').read_text()
+    require(r.ret == 1 and 'does not fit, 2.26 GB are missing' in text and 'GB of its memory' in text and not pieces(tmp / 'p.svg'), text)
 
 
 @case
