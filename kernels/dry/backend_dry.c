@@ -19,6 +19,7 @@ typedef struct Dry {
     Backend *target;                    // plan_for, opened for planning
     DryCall *call;
     int64_t nb, room;
+    int listed;                         // somebody wants the list
     int32_t *slot;                      // hash table over `call`: index + 1, 0 is free; twice `room` entries, a power of two
 } Dry;
 
@@ -134,18 +135,12 @@ static int grow(Dry *d)
     return 0;
 }
 
-static int dry_run(Backend *be, const OpCall *c)
+static int list_call(Dry *d, const OpCall *c)
 {
-    Dry *d = be->priv;
-    const int64_t workspace = d->target->cls->workspace(d->target, c);
     double flops, bytes;
     int32_t *slot;
     DryCall *call;
 
-    if (workspace < 0)
-        return (int)workspace;
-    if ((size_t)workspace > be->workspace_peak)
-        be->workspace_peak = (size_t)workspace;
     if (d->nb == d->room && grow(d) < 0)
         return AVT_ERR(ENOMEM);
     slot = find(d, c);
@@ -161,10 +156,23 @@ static int dry_run(Backend *be, const OpCall *c)
     return 0;
 }
 
-void avt_dry_forget(Backend *be)
+static int dry_run(Backend *be, const OpCall *c)
+{
+    Dry *d = be->priv;
+    const int64_t workspace = d->target->cls->workspace(d->target, c);
+
+    if (workspace < 0)
+        return (int)workspace;
+    if ((size_t)workspace > be->workspace_peak)
+        be->workspace_peak = (size_t)workspace;
+    return d->listed ? list_call(d, c) : 0;
+}
+
+void avt_dry_list(Backend *be)
 {
     Dry *d = be->priv;
 
+    d->listed = 1;
     d->nb = 0;
     if (d->slot)
         memset(d->slot, 0, 2 * (size_t)d->room * sizeof(*d->slot));

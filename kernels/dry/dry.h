@@ -13,8 +13,8 @@ typedef struct DryCall {
     double flops, bytes;                // of all of them
 } DryCall;
 
-/** Begin the list anew. */
-void avt_dry_forget(Backend *be);
+/** Begin the list, or begin it anew: without this there is none, as it takes a sixth of a rehearsal. */
+void avt_dry_list(Backend *be);
 /** @return the list, in the order of first calls, owned by the backend, valid until its next op; `nb` gets its length. */
 const DryCall *avt_dry_calls(const Backend *be, int64_t *nb);
 

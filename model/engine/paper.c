@@ -246,7 +246,7 @@ static int clock_rank(Clocked *c, Found *f, int r, const PaperClock *clock, cons
     if (ret >= 0 && layers)
         ret = clocked(&c->item, avt_rank_item, clock, set, r, sizes, be);
     if (ret >= 0)
-        ret = avt_rank_traffic(&f->traffic[r], set, r, sizes, be);
+        ret = avt_rank_traffic(NULL, &f->traffic[r], set, r, sizes, be);
     c->exchange = f->traffic[r].bytes / clock->link + f->traffic[r].turns * clock->turn;
     for (int i = 0; i < f->plan.steps; i++)
         c->steps += layers && avt_plan_holds(&f->plan, r, i);

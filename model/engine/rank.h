@@ -195,8 +195,8 @@ int avt_rank_item(DryCall **calls, int64_t *nb, const RankSetup *set, int index,
 /** Likewise of one wave: an item of each step that is under way at once (a sequential plan: the last step's), and a block's pictures. */
 int avt_rank_wave(DryCall **calls, int64_t *nb, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
 /** What a part of a team sends to the others for one item in mid-stream, and in how many exchanges, one after another; 0 of a rank that is no
- *  part of one. */
-int avt_rank_traffic(CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
+ *  part of one. @param m  (opt) gets the rank's memory, as avt_rank_measure() finds it, out of the same rehearsal */
+int avt_rank_traffic(PlanMemory *m, CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt);
 /** What layers (a part of each, where plan `like` splits them), ends of a pipe and the VAE ask of a device at sizes->width, height and
  *  like's steps, by rehearsals: for avt_plan_make(). w->front is left 0; w->layer is the caller's to free with avt_free().
  *  rank_weigh.c, as what follows. */

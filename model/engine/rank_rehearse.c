@@ -159,6 +159,14 @@ static int rehearsal_open(Rehearsal *h, const RankSetup *set, int index, const P
     return ret;
 }
 
+static int measure_rank(PlanMemory *m, Rehearsal *h, RankRoutes *routes)
+{
+    *m = (PlanMemory){ .state = avt_arena_peak(h->r.state), .scratch = avt_arena_peak(h->r.scratch), .workspace = h->r.be->workspace_peak };
+    avt_rank_weights_count(m, &h->w);
+    avt_rank_rings_count(m, &h->r);
+    return measure_messages(m, &h->set, h->r.index, h->comm, routes);
+}
+
 int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt, RankRoutes *routes,
                      OpStat *stat)
 {
@@ -173,11 +181,42 @@ int avt_rank_measure(PlanMemory *m, const RankSetup *set, int index, const PlanS
         ret = rehearse_wave(&h.r);
         memcpy(stat, h.r.be->stat, sizeof(h.r.be->stat));
     }
-    *m = (PlanMemory){ .state = avt_arena_peak(h.r.state), .scratch = avt_arena_peak(h.r.scratch), .workspace = h.r.be->workspace_peak };
-    avt_rank_weights_count(m, &h.w);
-    avt_rank_rings_count(m, &h.r);
     if (ret >= 0)
-        ret = measure_messages(m, &h.set, index, h.comm, routes);
+        ret = measure_rank(m, &h, routes);
+    rehearsal_close(&h);
+    return ret;
+}
+
+/* What its parts send each other for one more item. */
+static int measure_traffic(CommTraffic *t, Rehearsal *h)
+{
+    const CommTraffic before = avt_comm_dry_traffic(h->comm, TAG_TEAM);
+    int step = 0, ret;
+
+    while (!avt_plan_holds(h->set.plan, h->r.index, step))
+        step++;
+    ret = avt_rank_obey(&h->r, &(Cmd){ .kind = CMD_WAVE, .new_block = -1, .nb_items = 1, .item[0] = { .block = MID_STREAM, .step = step } });
+    *t = avt_comm_dry_traffic(h->comm, TAG_TEAM);
+    *t = (CommTraffic){ t->bytes - before.bytes, t->turns - before.turns };
+    return ret;
+}
+
+int avt_rank_traffic(PlanMemory *m, CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt)
+{
+    const int alone = set->plan->rank[index].nb_parts == 1;
+    Rehearsal h;
+    int ret;
+
+    *t = (CommTraffic){ 0, 0 };
+    if (alone && !m)
+        return 0;
+    ret = rehearsal_open(&h, set, index, sizes, opt);
+    if (ret < 0)
+        return ret;
+    if (m)
+        ret = measure_rank(m, &h, NULL);
+    if (ret >= 0 && !alone)
+        ret = measure_traffic(t, &h);
     rehearsal_close(&h);
     return ret;
 }
@@ -188,7 +227,7 @@ static int calls_of(DryCall **calls, int64_t *nb, Rehearsal *h, const Cmd *c)
     const DryCall *seen;
     int ret;
 
-    avt_dry_forget(h->r.be);
+    avt_dry_list(h->r.be);
     ret = avt_rank_obey(&h->r, c);
     seen = avt_dry_calls(h->r.be, nb);
     if (ret >= 0 && !(*calls = avt_malloc(MEM_SESSION, sizeof(**calls) * (size_t)(*nb + 1))))
@@ -234,28 +273,6 @@ int avt_rank_wave(DryCall **calls, int64_t *nb, const RankSetup *set, int index,
         return ret;
     c = wave_of(&h.r);
     ret = calls_of(calls, nb, &h, &c);
-    rehearsal_close(&h);
-    return ret;
-}
-
-int avt_rank_traffic(CommTraffic *t, const RankSetup *set, int index, const PlanSizes *sizes, const BackendOptions *opt)
-{
-    CommTraffic before;
-    Rehearsal h;
-    int step = 0, ret = 0;
-
-    *t = (CommTraffic){ 0, 0 };
-    if (set->plan->rank[index].nb_parts == 1)
-        return 0;
-    while (!avt_plan_holds(set->plan, index, step))
-        step++;
-    ret = rehearsal_open(&h, set, index, sizes, opt);
-    if (ret < 0)
-        return ret;
-    before = avt_comm_dry_traffic(h.comm, TAG_TEAM);
-    ret = avt_rank_obey(&h.r, &(Cmd){ .kind = CMD_WAVE, .new_block = -1, .nb_items = 1, .item[0] = { .block = MID_STREAM, .step = step } });
-    *t = avt_comm_dry_traffic(h.comm, TAG_TEAM);
-    *t = (CommTraffic){ t->bytes - before.bytes, t->turns - before.turns };
     rehearsal_close(&h);
     return ret;
 }

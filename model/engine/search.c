@@ -57,16 +57,88 @@ static void add_up(Found *f, const Pool *pool)
     lack_of(f, f->host, pool->host, LACKS_HOST);
 }
 
-static int measure(Found *f, const Pool *pool, const PlanSizes *sizes, const BackendOptions *be)
+/* How many layers of a rank have sound injected behind them. */
+static int injections(const PlanRank *r, const DitConfig *c)
+{
+    int nb = 0;
+
+    for (int i = 0; i < c->nb_inject; i++)
+        nb += c->inject[i] >= r->l0 && c->inject[i] < r->l1;
+    return nb;
+}
+
+/* Has each rank a device for itself? */
+static int are_apart(const Plan *p)
+{
+    for (int r = 0; r < p->nb_ranks; r++)
+        for (int i = 0; i < r; i++)
+            if (avt_plan_same_device(&p->rank[i], &p->rank[r]))
+                return 0;
+    return 1;
+}
+
+/* Have all parts of a team the same of everything that is split? */
+static int parts_are_even(const Plan *p, const RankSetup *set, const DitConfig *c)
+{
+    const int parts = avt_plan_parts(p);
+    const int64_t split[] = { c->nb_heads, c->dim, c->ffn_dim, set->shape.n, set->shape.Lc - set->shape.n };
+
+    for (size_t i = 0; i < sizeof(split) / sizeof(split[0]); i++)
+        if (split[i] % parts)
+            return 0;
+    return 1;
+}
+
+/* Do two ranks, of no VAE, take the same? Those at the ends of a pipe have more than those between, the first part of a team more than the others. */
+static int are_twins(const PlanRank *a, const PlanRank *b, const DitConfig *c, int even)
+{
+    return !a->vae && !b->vae && a->pipe == b->pipe && a->process == b->process && a->threads == b->threads && !a->l0 == !b->l0 && (a->prev < 0) == (b->prev < 0) &&
+           (a->next < 0) == (b->next < 0) && a->l1 - a->l0 == b->l1 - b->l0 && injections(a, c) == injections(b, c) &&
+           (a->part == b->part || (even && a->part && b->part));
+}
+
+/* A rank in front of rank r that takes the same, or -1. On devices of their own: what ranks of one device send each other lies elsewhere. */
+static int twin_of(const Plan *p, int r, const RankSetup *set, const DitConfig *c)
+{
+    const int even = parts_are_even(p, set, c);
+
+    for (int i = 0; i < r && are_apart(p); i++)
+        if (are_twins(&p->rank[i], &p->rank[r], c, even))
+            return i;
+    return -1;
+}
+
+static int measure_rank(Found *f, RankSetup *set, int r, const PlanSizes *sizes, const BackendOptions *be)
+{
+    const int twin = twin_of(&f->plan, r, set, &sizes->dit);
+
+    if (twin >= 0) {
+        f->memory[r] = f->memory[twin];
+        f->traffic[r] = f->traffic[twin];
+        return 0;
+    }
+    return avt_rank_traffic(&f->memory[r], &f->traffic[r], set, r, sizes, be);
+}
+
+/* Does the rank alone lack more than `most`? */
+static int lacks_more(const Found *f, int r, const Pool *pool, double most)
+{
+    const double room = pool->room[avt_pool_find(pool, f->plan.rank[r].device)];
+
+    return room > 0 && (double)avt_plan_sum(&f->memory[r]) - room > most;
+}
+
+/* Memory and traffic. @return 0; EAGAIN: it lacks more than `most`, how much was not looked at; or an error */
+static int measure(Found *f, const Pool *pool, double most, const PlanSizes *sizes, const BackendOptions *be)
 {
     const FrontSetup front = { .sizes = sizes, .samples = avt_sound_piece(0, 0), .tokens = sizes->dit.text_len };
     RankSetup set;
     int ret = avt_search_setup(&set, &f->plan, sizes);
 
     for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++) {
-        ret = avt_rank_measure(&f->memory[r], &set, r, sizes, be, NULL, NULL);
-        if (ret >= 0)
-            ret = avt_rank_traffic(&f->traffic[r], &set, r, sizes, be);
+        ret = measure_rank(f, &set, r, sizes, be);
+        if (ret >= 0 && lacks_more(f, r, pool, most))
+            ret = AVT_ERR(EAGAIN);
     }
     if (ret >= 0)
         ret = avt_front_measure(&f->front, &front, f->plan.front_device, be, NULL);
@@ -105,7 +177,7 @@ static int may_win(Found *f, const Search *s)
 
     if (!s->found || s->best->lack > 0 || avt_plan_parts(&f->plan) == 1)
         return 1;
-    if (avt_search_setup(&set, &f->plan, s->sizes) < 0 || avt_rank_traffic(&f->traffic[0], &set, 0, s->sizes, s->be) < 0)
+    if (avt_search_setup(&set, &f->plan, s->sizes) < 0 || avt_rank_traffic(NULL, &f->traffic[0], &set, 0, s->sizes, s->be) < 0)
         return 0;
     return avt_paper_least(f, &s->work, s->pool, s->sizes) < s->best->paper.period;
 }
@@ -128,7 +200,7 @@ static int try_one(Found *f, const char *kind, int own, const Search *s)
     p.loads = NULL;
     snprintf(vae, sizeof(vae), "%.30s:own", pool->name[pool->nb - 1]);
     return avt_plan_make(&f->plan, &p, NULL) >= 0 && all_known(&f->plan, pool) && may_win(f, s) && avt_rank_plan(&f->plan, &p, s->sizes, s->be) >= 0 &&
-           measure(f, pool, s->sizes, s->be) >= 0;
+           measure(f, pool, s->found ? s->best->lack : INFINITY, s->sizes, s->be) >= 0;
 }
 
 static int better(const Found *a, const Found *b)
@@ -196,7 +268,7 @@ static int try_named(Search *s)
     int ret = avt_rank_plan(&f.plan, &s->o, s->sizes, s->be);
 
     if (ret >= 0)
-        ret = measure(&f, s->pool, s->sizes, s->be);
+        ret = measure(&f, s->pool, INFINITY, s->sizes, s->be);
     if (ret >= 0)
         take_if_better(s, &f);
     return ret;

@@ -116,6 +116,49 @@ static void instead(void **state)
         REQUIRE(list[i].lack <= 0 && list[i].used[0] <= 75.6e9 && list[i].paper.period > 0);
 }
 
+/* Ranks that take the same are rehearsed once: what stands for the others is what each would have found. */
+static void check_ranks(const Found *f, const PlanSizes *sizes)
+{
+    RankSetup set;
+
+    REQUIRE_OK(avt_search_setup(&set, &f->plan, sizes));
+    for (int r = 0; r < f->plan.nb_ranks; r++) {
+        CommTraffic t;
+        PlanMemory m;
+
+        REQUIRE_OK(avt_rank_measure(&m, &set, r, sizes, &bf16, NULL, NULL));
+        REQUIRE_OK(avt_rank_traffic(NULL, &t, &set, r, sizes, &bf16));
+        assert_memory_equal(&m, &f->memory[r], sizeof(m));
+        REQUIRE(t.bytes == f->traffic[r].bytes && t.turns == f->traffic[r].turns);
+    }
+}
+
+static void twins(void **state)
+{
+    static const struct {
+        const char *plan, *offload;
+        int nb, width;
+    } cases[] = { { "layer", "none", 8, 704 }, { "layer", "all", 9, 704 }, { "timestep", "none", 5, 704 }, { "tensor8", "none", 8, 704 }, { "tensor8", "all", 9, 704 },
+                  { "tensor3", "none", 3, 704 }, { "ulysses5", "none", 5, 720 }, { "ulysses4", "weights", 4, 704 }, { "layer+tensor2", "none", 8, 704 },
+                  { "layer+ulysses4", "all", 16, 720 }, { "timestep+ulysses2", "none", 8, 704 }, { "timestep+tensor3", "none", 13, 688 } };
+    static Found f;
+    PlanSizes sizes;
+    Pool pool;
+
+    (void)state;
+    avt_plan_sizes_published(&sizes);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        PlanOptions o = options(4);
+
+        o.plan = cases[i].plan;
+        o.offload = cases[i].offload;
+        sizes.width = cases[i].width;
+        cards(&pool, cases[i].nb, "3090", 22.15e9);
+        REQUIRE_OK(avt_search_plan(&f, &pool, &o, &sizes, &bf16));
+        check_ranks(&f, &sizes);
+    }
+}
+
 static void host_memory(void **state)
 {
     static Found f;
@@ -308,7 +351,7 @@ static void who_works_beside_others_shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(instead),
+        cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(instead), cmocka_unit_test(twins),
         cmocka_unit_test(offload_is_said), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
         cmocka_unit_test(small_ops_wait_for_the_host),
         cmocka_unit_test(auto_is_the_search), cmocka_unit_test(who_works_alone_has_the_machine), cmocka_unit_test(who_works_beside_others_shares),
