@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "calibrate.h"
@@ -166,13 +167,25 @@ void calibration_close(Calibration *c)
     memset(c, 0, sizeof(*c));
 }
 
+/* Others that write are kept out by a lock on the folder, for half a second: one of them that was stopped holds nobody up.
+ * @return a descriptor to close, or -1: without one */
+static int lock_folder(const char *path)
+{
+    const char *end = strrchr(path, '/');
+    char *folder = strndup(path, (size_t)(end - path));
+    const int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+    for (int i = 0; fd >= 0 && i < 50 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK; i++)
+        usleep(10000);
+    free(folder);
+    return fd;
+}
+
 /* What others have written since it was read stays. */
-int calibration_write(Calibration *c, const Log *log)
+static int write_with_others(Calibration *c, const Log *log)
 {
     FILE *f;
 
-    if (find_path(c, 1) < 0)
-        return avt_fail(log, AVT_ERR(ENOENT), "%s are not set or too long; one of them says where what was measured is kept", c->path);
     read_file(c);
     f = file_stream(c->path);                                       // which says why not
     for (int i = 0; f && i < c->nb; i++)
@@ -181,6 +194,19 @@ int calibration_write(Calibration *c, const Log *log)
     if (f && fclose(f))
         return avt_fail(log, AVT_ERR(errno ? errno : EIO), "%s: %s; what was measured cannot be kept", c->path, strerror(errno));
     return f ? 0 : AVT_ERR(EIO);
+}
+
+int calibration_write(Calibration *c, const Log *log)
+{
+    int lock, ret;
+
+    if (find_path(c, 1) < 0)
+        return avt_fail(log, AVT_ERR(ENOENT), "%s are not set or too long; one of them says where what was measured is kept", c->path);
+    lock = lock_folder(c->path);
+    ret = write_with_others(c, log);
+    if (lock >= 0)
+        close(lock);
+    return ret;
 }
 
 /* ---- the clock ------------------------------------------------------------------------------------------------------------- */
