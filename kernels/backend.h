@@ -131,6 +131,7 @@ typedef struct QueueStat {              // what avt_mark(), avt_wait(), avt_fetc
 typedef struct BackendClass {
     const char *name;
     int host_memory;                                                // tensors lie in the host's memory
+    int plain_weights;                                              // linear weights lie row by row, of the tensor's type
     int64_t (*memory_left)(Backend *be);                            // bytes that can be had now; -1: not known
     void *(*alloc)(Backend *be, size_t size);                       // device memory, 64-byte aligned, zeroed; NULL: none left
     void  (*free)(Backend *be, void *p, size_t size);

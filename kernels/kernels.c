@@ -44,7 +44,7 @@ static int is_factor(const Backend *be, Tensor t)
     return is_act(be, t) || is_codes(t);
 }
 
-/* Keys and values that an op writes: a ring may have another type than the activations. */
+/* Keys and values that an op writes: a ring may have another type than the activations; weights that are looked at. */
 static int is_key(Tensor t)
 {
     return t.be && (t.dtype == DT_F32 || t.dtype == DT_BF16) && !t.packed && !t.scale;
@@ -262,6 +262,14 @@ Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, c
         return quantize(a, act, dtype, dim, src);
     memcpy(t.dim, dim, sizeof(dim[0]) * (size_t)nd);
     return place(a, t, use, dtype, src, NULL);
+}
+
+Tensor avt_weight_rows(Tensor w)
+{
+    if (!w.be || w.packed != 1 + WEIGHT_LINEAR || !w.be->cls->plain_weights)
+        return AVT_NONE;
+    w.packed = 0;
+    return w;
 }
 
 void avt_copy(Backend *be, Tensor out, Tensor x)
@@ -575,7 +583,7 @@ void avt_picture(Backend *be, Tensor out, Tensor x)
 
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x)
 {
-    CHECK(be, OP_COUNT_NONFINITE, out.dtype == DT_I32 && avt_numel(out) == 1 && is_act(be, x));
+    CHECK(be, OP_COUNT_NONFINITE, out.dtype == DT_I32 && avt_numel(out) == 1 && is_key(x));
     submit(be, &(OpCall){ .op = OP_COUNT_NONFINITE, .out = out, .x = x }, 0);
 }
 

@@ -59,6 +59,8 @@ void  avt_host_free(Backend *be, void *p, size_t size);
 Tensor avt_weight_put(Arena *a, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim, const void *src);
 /** A weight [N, K] for WEIGHT_LINEAR that comes as codes, with scale[N]; `type` of both. codes == NULL: planning. */
 Tensor avt_weight_put_codes(Arena *a, DType type, int64_t N, int64_t K, const void *codes, const float *scale);
+/** A linear weight as the rows [N, K] that it is, numbers or codes, for ops that fill it; AVT_NONE: its backend keeps it otherwise. */
+Tensor avt_weight_rows(Tensor w);
 size_t avt_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 
 /** out = x; same number of elements; dtypes f32, bf16, f16 convert. Tolerance: exact. Either may be on another device of the
@@ -180,7 +182,7 @@ void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor ad
 /** out[.., 3] = x[.., 3] / 255 * 2 - 1 of a u8 picture: what avt_pixels() gives as PIX_RGB24 again. Exact. */
 void avt_picture(Backend *be, Tensor out, Tensor x);
 
-/** out i32 [1] = how many elements of x are NaN or infinite. */
+/** out i32 [1] = how many elements of x, f32 or bf16, are NaN or infinite. */
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x);
 /** 8-bit planes of x [T, H, W, 3] in [-1, 1] (clamped). out u8 [T, avt_pixels_size()]: the planes of a frame one after another,
  *  no padding. RGB: round(127.5 (v + 1)). YUV: BT.709, limited range, 4:2:0 with left siting ([1 2 1] / 4 across, edge repeated,

@@ -452,6 +452,7 @@ static BackendClass make_class(void)
     BackendClass c = {};
 
     c.name = "cuda";
+    c.plain_weights = 1;
     c.memory_left = cuda_memory_left;
     c.alloc = cuda_alloc;
     c.free = cuda_free;

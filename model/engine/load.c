@@ -83,10 +83,11 @@ static BackendOptions dry_for(const Core *c, const char *device, const Log *log)
     return opt;
 }
 
-static void count_bytes(Core *c, Placed *p, const char *device, size_t bytes)
+/* Weights, and what is there besides while they are read. */
+static void count_bytes(Core *c, Placed *p, const char *device, size_t bytes, size_t besides)
 {
     c->weight_bytes += (int64_t)bytes;
-    avt_room_add(&p->room, device, bytes);
+    avt_room_add(&p->room, device, bytes + besides);
 }
 
 /* The front's, and of umT5 what stays: in the host's memory, whatever the device. */
@@ -101,38 +102,48 @@ static int plan_front(Core *c, Placed *p, const Ckpt *wav2vec2, const Log *log)
     if (ret < 0)
         return ret;
     p->front = avt_arena_peak(front.arena);
-    count_bytes(c, p, c->plan.front_device, p->front);
-    count_bytes(c, p, "cpu", avt_shelf_planned(front.t5.shelf));
+    count_bytes(c, p, c->plan.front_device, p->front, 0);
+    count_bytes(c, p, "cpu", avt_shelf_planned(front.t5.shelf), 0);
     avt_front_weights_close(&front);
     return 0;
+}
+
+/* A rank's, and what merging a LoRA takes of its device meanwhile. */
+static int plan_rank(Core *c, Placed *p, int r, const ModelFiles *files, const Log *log)
+{
+    const char *device = c->plan.rank[r].device;
+    const BackendOptions opt = dry_for(c, device, log);
+    ModelFiles headers = *files;
+    size_t merging = 0;
+    PlanMemory m;
+    RankWeights w;
+    int ret;
+
+    headers.lora = NULL;
+    ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
+    if (ret < 0)
+        return ret;
+    if (files->lora && c->plan.rank[r].pipe >= 0)
+        ret = avt_lora_bytes(files->lora, w.be, &merging);
+    avt_rank_weights_count(&m, &w);
+    count_bytes(c, p, device, m.weights, merging);
+    count_bytes(c, p, "cpu", m.host, 0);
+    p->rank[r] = avt_arena_peak(w.arena);                           // a shelf has an arena of its own
+    avt_rank_weights_close(&w);
+    return ret;
 }
 
 /* Bytes of the weights of every rank and of the front, against what the devices have left. */
 static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt *wav2vec2, const Log *log)
 {
-    ModelFiles headers = *files;
     char who[256];
-    int ret;
+    int ret = 0;
 
-    headers.lora = NULL;
-    for (int r = 0; r < c->plan.nb_ranks; r++) {
-        const char *device = c->plan.rank[r].device;
-        const BackendOptions opt = dry_for(c, device, log);
-        PlanMemory m;
-        RankWeights w;
-
-        if (c->plan.rank[r].process != c->process)
-            continue;
-        ret = avt_rank_weights_open(&w, &c->plan, r, &c->sizes, &headers, &opt, "dry", ARENA_UNLIMITED, log);
-        if (ret < 0)
-            return ret;
-        avt_rank_weights_count(&m, &w);
-        count_bytes(c, p, device, m.weights);
-        count_bytes(c, p, "cpu", m.host);
-        p->rank[r] = avt_arena_peak(w.arena);                       // a shelf has an arena of its own
-        avt_rank_weights_close(&w);
-    }
-    ret = c->process ? 0 : plan_front(c, p, wav2vec2, log);
+    for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++)
+        if (c->plan.rank[r].process == c->process)
+            ret = plan_rank(c, p, r, files, log);
+    if (ret >= 0 && !c->process)
+        ret = plan_front(c, p, wav2vec2, log);
     if (ret < 0)
         return ret;
     snprintf(who, sizeof(who), "%s: the weights take", c->dir.dir);

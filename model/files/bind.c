@@ -2,7 +2,9 @@
 /*
  * Binder: from names in a checkpoint to weights on a backend.
  *
- *   find name -> type -> shape -> copy -> values finite -> (LoRA) -> avt_weight_put
+ *   find name -> type -> shape -> copy -> values finite -> (LoRA) -> avt_weight_put                            in the host's memory
+ *   find name -> type -> shape -> copy -> avt_weight_put -> (LoRA) -> values finite, heard of at the end       linear weights where
+ *                                                                                    they lie row by row (avt_weight_rows())
  *
  * A problem does not stop the network that binds: it is counted, the first five are logged, and avt_binder_finish() refuses.
  */
@@ -82,59 +84,98 @@ static const uint16_t *round_scratch(Binder *b, int64_t nb)
     return h;
 }
 
-static int merge_pair(Binder *b, const char *module, float *w, int64_t out, int64_t in, const WeightPart *part)
-{
-    const Log *log = b->nb_problems < BINDER_SHOWN ? b->log : NULL;
-    const int ret = avt_lora_merge_part(b->lora, module, avt_arena_backend(b->weights), w, out, in, part, log);
-    const int64_t nb = !part ? out * in : part->axis ? out * part->nb : part->nb * in;
-    const int64_t bad = ret < 0 ? -1 : avt_nonfinite(DT_F32, w, nb);
+typedef struct Wanted {                 // a weight that is asked for, and what was read for it
+    const char *name;
+    WeightUse use;
+    int nd;
+    const int64_t *dim;                 // of the whole
+    const WeightPart *part;             // of it that is bound; NULL: all
+    int64_t own[TENSOR_MAX_DIM], nb;    // of the part; numbers
+    const CkptTensor *t;
+    int unseen;                         // it may be NaN
+} Wanted;
 
-    return bad < 0 ? ret : avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite with the LoRA; its alpha is too large",
-                                    avt_lora_path(b->lora), module, (long long)bad);
+/* What was merged is in scratch, f32; or on the backend */
+enum { MERGED = 1, MERGED_THERE };
+
+/* Problems beyond the first few are counted alone. */
+static const Log *log_of(const Binder *b)
+{
+    return b->nb_problems < BINDER_SHOWN ? b->log : NULL;
 }
 
-/* W + s B A, nb numbers of it. @return 1: in scratch, f32; 0: this weight has no pair and needs none; or an error */
-static int merge_lora(Binder *b, const CkptTensor *t, int64_t out, int64_t in, const WeightPart *part, int64_t nb, const char *name)
+/* W + s B A, into scratch. *bad: a number that is not finite then, or -1 */
+static int merge_here(Binder *b, const Wanted *x, const char *module, int64_t *bad)
 {
-    char module[NAME];
-    const size_t n = strlen(name), skip = b->prefix ? strlen(b->prefix) : 0;
-    float *w;
+    float *w = to_scratch(b, x->t, x->part, x->nb);
+    const int ret = w ? avt_lora_merge_part(b->lora, module, avt_arena_backend(b->weights), w, x->dim[0], x->dim[1], x->part, log_of(b)) : AVT_ERR(ENOMEM);
+
+    *bad = ret < 0 ? -1 : avt_nonfinite(DT_F32, w, x->nb);
+    return ret < 0 ? ret : MERGED;
+}
+
+/* The same on the backend, of b->raw, into *w */
+static int merge_there(Binder *b, const Wanted *x, const char *module, Tensor *w, int64_t *bad)
+{
     int ret;
 
-    if (n - skip < 8 || strcmp(name + n - 7, ".weight"))
+    *bad = -1;
+    *w = put(b, WEIGHT_LINEAR, x->t->dtype == DT_BF16 ? DT_BF16 : DT_F32, 2, x->own, NULL);
+    if (avt_binder_stopped(b))
+        return b->status;
+    ret = avt_lora_place(b->lora, module, *w, &(LoraRows){ x->t->dtype, b->raw, x->dim[0], x->dim[1], x->part }, bad, log_of(b));
+    return ret < 0 ? ret : MERGED_THERE;
+}
+
+/* One of the file's own, or with the pair? */
+static int tell_bad(Binder *b, const Wanted *x, const char *module, int64_t bad)
+{
+    if (!avt_binder_finite(b, x->t, x->part))
+        return AVT_INVALID;
+    avt_fail(log_of(b), AVT_INVALID, "%s: %s: value %lld is not finite with the LoRA; its alpha is too large", avt_lora_path(b->lora), module,
+             (long long)bad);
+    avt_binder_fail(b, AVT_INVALID);
+    return AVT_INVALID;
+}
+
+/* b->raw with its pair. placed NULL: to the host. @return as above; 0: it has no pair and needs none; or an error, which is counted */
+static int merge_lora(Binder *b, const Wanted *x, Tensor *placed)
+{
+    const size_t n = strlen(x->name), skip = b->prefix ? strlen(b->prefix) : 0;
+    char module[NAME];
+    int64_t bad;
+    int ret;
+
+    if (!b->lora || x->use != WEIGHT_LINEAR || x->nd != 2 || n - skip < 8 || strcmp(x->name + n - 7, ".weight"))
         return 0;
-    snprintf(module, sizeof(module), "%.*s", (int)(n - skip - 7), name + skip);
+    snprintf(module, sizeof(module), "%.*s", (int)(n - skip - 7), x->name + skip);
     if (!avt_lora_has(b->lora, module)) {
         if (!avt_lora_is_target(module))
             return 0;
-        avt_binder_complain(b, "tensor %s has no pair in the LoRA %s; is it a LoRA for this model?", name,
-                            avt_lora_path(b->lora));
+        avt_binder_complain(b, "tensor %s has no pair in the LoRA %s; is it a LoRA for this model?", x->name, avt_lora_path(b->lora));
         return AVT_INVALID;
     }
-    w = to_scratch(b, t, part, nb);
-    ret = w ? merge_pair(b, module, w, out, in, part) : AVT_ERR(ENOMEM);
-    if (ret < 0 && w)
+    ret = placed && avt_lora_can_place(avt_arena_backend(b->weights), x->t->dtype) ? merge_there(b, x, module, placed, &bad) : merge_here(b, x, module, &bad);
+    if (bad >= 0)
+        return tell_bad(b, x, module, bad);
+    if (ret < 0 && !avt_binder_stopped(b))                          // no memory was counted
         avt_binder_fail(b, ret);
     return ret;
 }
 
 /* What was read, or merged from that: on the backend. */
-static Tensor place_values(Binder *b, WeightUse use, const CkptTensor *t, int nd, const int64_t *dim, const WeightPart *part,
-                           int merged)
+static Tensor place_values(Binder *b, const Wanted *x, int merged)
 {
-    const int64_t row = part ? part->first : 0;
-    int64_t nb = 1;
+    const int64_t row = x->part ? x->part->first : 0;
+    const DType type = x->t->dtype;
 
-    for (int i = 0; i < nd; i++)
-        nb *= dim[i];
     if (merged)                                                     // rounded once, to what W is stored in
-        return t->dtype == DT_BF16 ? put(b, use, DT_BF16, nd, dim, round_scratch(b, nb))
-                                   : put(b, use, DT_F32, nd, dim, b->scratch);
-    if (are_wanted(b, use, t, nd, dim, part))
-        return placed(b, avt_weight_put_codes(b->weights, t->dtype, dim[0], dim[1], (char *)b->raw + row * dim[1], b->scale + row));
-    if (t->dtype == DT_F32 || (t->dtype == DT_BF16 && use != WEIGHT_PLAIN))
-        return put(b, use, t->dtype, nd, dim, b->raw);
-    return to_scratch(b, t, part, nb) ? put(b, use, DT_F32, nd, dim, b->scratch) : harmless(b, nd, dim);
+        return type == DT_BF16 ? put(b, x->use, DT_BF16, x->nd, x->own, round_scratch(b, x->nb)) : put(b, x->use, DT_F32, x->nd, x->own, b->scratch);
+    if (are_wanted(b, x->use, x->t, x->nd, x->own, x->part))
+        return placed(b, avt_weight_put_codes(b->weights, type, x->own[0], x->own[1], (char *)b->raw + row * x->own[1], b->scale + row));
+    if (type == DT_F32 || (type == DT_BF16 && x->use != WEIGHT_PLAIN))
+        return put(b, x->use, type, x->nd, x->own, b->raw);
+    return to_scratch(b, x->t, x->part, x->nb) ? put(b, x->use, DT_F32, x->nd, x->own, b->scratch) : harmless(b, x->nd, x->own);
 }
 
 /* On `dry` the headers are checked and room is made, but no weight is read. */
@@ -143,34 +184,51 @@ static int planning(const Binder *b)
     return b->reserve || avt_backend_is_dry(avt_arena_backend(b->weights));
 }
 
+/* Does the device look at the values, when they are there? Codes that are made of them would not show it. */
+static int looks_there(const Binder *b, const Wanted *x)
+{
+    return x->use == WEIGHT_LINEAR && avt_arena_backend(b->weights)->cls->plain_weights && !avt_is_code(x->t->dtype) && !avt_is_code(b->act);
+}
+
+/* What is in b->raw, with its pair if it has one. */
+static Tensor place_loaded(Binder *b, const Wanted *x)
+{
+    Tensor w = AVT_NONE;
+    const int merged = merge_lora(b, x, &w);
+
+    if (merged < 0)
+        return harmless(b, x->nd, x->own);
+    if (merged == MERGED_THERE)
+        return w;
+    w = place_values(b, x, merged);
+    if (x->unseen && !merged && !avt_binder_stopped(b))
+        avt_binder_scan(b, w, x->t, x->part);
+    return w;
+}
+
 /* dim: of the whole; `part` of it is bound. */
 static Tensor bind_part(Binder *b, WeightUse use, int nd, const int64_t *dim, const WeightPart *part, const char *name)
 {
-    int64_t own[TENSOR_MAX_DIM], nb = 1;
-    const CkptTensor *t;
-    int merged = 0;
+    Wanted x = { name, use, nd, dim, part, { 0 }, 1, NULL, 0 };
 
-    memcpy(own, dim, sizeof(*dim) * (size_t)nd);
+    memcpy(x.own, dim, sizeof(*dim) * (size_t)nd);
     if (part)
-        own[part->axis] = part->nb;
+        x.own[part->axis] = part->nb;
     for (int i = 0; i < nd; i++)
-        nb *= own[i];
+        x.nb *= x.own[i];
     if (avt_binder_stopped(b))
-        return harmless(b, nd, own);
+        return harmless(b, nd, x.own);
     if (!b->ckpt && b->record)
         b->record(b->record_opaque, name, nd, dim);
     if (!b->ckpt)
-        return put(b, use, use == WEIGHT_PLAIN ? DT_F32 : b->dtype, nd, own, NULL);
-    t = avt_binder_take(b, nd, dim, name);
-    if (!t)
-        return harmless(b, nd, own);
+        return put(b, use, use == WEIGHT_PLAIN ? DT_F32 : b->dtype, nd, x.own, NULL);
+    x.t = avt_binder_take(b, nd, dim, name);
+    if (!x.t)
+        return harmless(b, nd, x.own);
     if (planning(b))
-        return put(b, use, t->dtype == DT_BF16 && use != WEIGHT_PLAIN ? DT_BF16 : DT_F32, nd, own, NULL);
-    if (!avt_binder_load(b, t, part))
-        return harmless(b, nd, own);
-    if (b->lora && use == WEIGHT_LINEAR && nd == 2)
-        merged = merge_lora(b, t, dim[0], dim[1], part, nb, name);
-    return merged < 0 ? harmless(b, nd, own) : place_values(b, use, t, nd, own, part, merged);
+        return put(b, use, x.t->dtype == DT_BF16 && use != WEIGHT_PLAIN ? DT_BF16 : DT_F32, nd, x.own, NULL);
+    x.unseen = looks_there(b, &x);
+    return avt_binder_load(b, x.t, part, x.unseen) ? place_loaded(b, &x) : harmless(b, nd, x.own);
 }
 
 static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const char *name)
@@ -194,6 +252,7 @@ int avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, con
 
 void avt_binder_close(Binder *b)
 {
+    avt_binder_scan_close(b);
     avt_freep(&b->used);
     avt_freep(&b->raw);
     avt_freep(&b->scratch);
@@ -295,10 +354,9 @@ float *avt_bind_host(Binder *b, int nd, const int64_t *dim, const char *fmt, ...
     if (!b->ckpt && b->record)
         b->record(b->record_opaque, name, nd, dim);
     t = b->ckpt && !avt_binder_stopped(b) ? avt_binder_take(b, nd, dim, name) : NULL;
-    if (!t || !avt_binder_load(b, t, NULL))
+    if (!t || !avt_binder_load(b, t, NULL, 0))
         return NULL;
-    if (b->lora && nd == 2)
-        merged = merge_lora(b, t, dim[0], dim[1], NULL, avt_ckpt_values(t), name);
+    merged = merge_lora(b, &(Wanted){ .name = name, .use = WEIGHT_LINEAR, .nd = nd, .dim = dim, .nb = avt_ckpt_values(t), .t = t }, NULL);
     if (merged < 0)
         return NULL;
     v = avt_malloc(MEM_CKPT, (size_t)avt_ckpt_values(t) * sizeof(*v) + 1);
@@ -363,8 +421,11 @@ static void report_leftovers(Binder *b)
 
 int avt_binder_finish(Binder *b, int partial)
 {
-    const int shown = b->nb_problems < BINDER_SHOWN ? b->nb_problems : BINDER_SHOWN, found = b->nb_problems;
+    int found, shown;
 
+    avt_binder_scanned(b);
+    found = b->nb_problems;
+    shown = found < BINDER_SHOWN ? found : BINDER_SHOWN;
     if (b->ckpt && !avt_binder_stopped(b)) {
         if (found > shown)
             avt_log(b->log, LOG_ERROR, "%s: %s: %d problems, the first %d are above", b->what, avt_ckpt_path(b->ckpt), found,

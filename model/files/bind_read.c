@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The reading half of the binder: name -> type -> shape -> copy -> values finite. */
+/*
+ * The reading half of the binder: name -> type -> shape -> copy -> values finite.
+ *
+ * The host looks for what is not finite before it places a weight; of large ones on a device of its own memory the device does, when they
+ * are there, at the speed of that memory and while the next one is read.
+ */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +13,18 @@
 #include "files/bind_read.h"
 
 #define PIECE ((size_t)16 << 20)        // bytes that are read at once
+#define SCANS 256                       // weights whose counts are waited for at once
+
+struct BinderScan {
+    Arena *arena;
+    Tensor count;                       // [SCANS] i32
+    int nb;
+    struct {
+        const CkptTensor *t;
+        WeightPart part;
+        int is_part;
+    } of[SCANS];
+};
 
 /* ---- problems ------------------------------------------------------------------------------------------------------ */
 
@@ -215,27 +232,103 @@ static int load_scales(Binder *b, const CkptTensor *t)
     return told(b, avt_codes_scales(b->scale, &b->codes, t, why, sizeof(why), b->log), why) >= 0;
 }
 
-const void *avt_binder_load(Binder *b, const CkptTensor *t, const WeightPart *part)
+int avt_binder_finite(Binder *b, const CkptTensor *t, const WeightPart *part)
 {
     const Extent e = avt_binder_extent(t, avt_is_code(t->dtype) ? NULL : part);
+    const int64_t i = avt_nonfinite(t->dtype, b->raw, e.run * e.nb);
     char have[160], in[128];
-    int64_t i;
-    int ret = t->pack ? read_packed(b, t, &e) : read_extent(b, t, &e);
+
+    if (i >= 0)
+        avt_binder_complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", t->name, place(in, b, t),
+                            (long long)(e.first + i / e.run * e.stride + i % e.run),
+                            avt_shape_text(have, sizeof(have), t->nd, t->dim));
+    return i < 0;
+}
+
+const void *avt_binder_load(Binder *b, const CkptTensor *t, const WeightPart *part, int unseen)
+{
+    const Extent e = avt_binder_extent(t, avt_is_code(t->dtype) ? NULL : part);
+    const int ret = t->pack ? read_packed(b, t, &e) : read_extent(b, t, &e);
 
     if (ret < 0) {
         avt_binder_fail(b, ret);
         return NULL;
     }
-    i = avt_nonfinite(t->dtype, b->raw, e.run * e.nb);
-    if (i >= 0) {
-        avt_binder_complain(b, "tensor %s%s: value %lld of %s is not finite (NaN or infinity)", t->name, place(in, b, t),
-                            (long long)(e.first + i / e.run * e.stride + i % e.run),
-                            avt_shape_text(have, sizeof(have), t->nd, t->dim));
+    if (!unseen && !avt_binder_finite(b, t, part))
         return NULL;
-    }
     if (avt_is_code(t->dtype) && !load_scales(b, t))
         return NULL;
     if (!part)
         warn_zero(b, t);
     return b->raw;
+}
+
+/* ---- looking for what is not finite, on the device -------------------------------------------------------------------- */
+
+void avt_binder_scan_close(Binder *b)
+{
+    if (b->scan)
+        avt_arena_close(&b->scan->arena);
+    avt_freep(&b->scan);
+}
+
+static int scan_open(Binder *b)
+{
+    int ret;
+
+    b->scan = avt_calloc(MEM_CKPT, 1, sizeof(*b->scan));
+    ret = b->scan ? avt_arena_open(&b->scan->arena, avt_arena_backend(b->weights), "a look at the weights", SCANS * sizeof(int32_t)) : AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        b->scan->count = avt_new(b->scan->arena, DT_I32, SCANS);
+    else
+        avt_binder_fail(b, ret);
+    return ret;
+}
+
+/* Once more, by the host. */
+static void look_again(Binder *b, int i)
+{
+    const struct BinderScan *s = b->scan;
+    const WeightPart *part = s->of[i].is_part ? &s->of[i].part : NULL;
+
+    if (avt_binder_load(b, s->of[i].t, part, 1))
+        avt_binder_finite(b, s->of[i].t, part);
+}
+
+static void hear_counts(Binder *b)
+{
+    struct BinderScan *s = b->scan;
+    int32_t count[SCANS];
+    const int nb = s->nb, ret = nb ? avt_download(s->count.be, count, avt_rows(s->count, 0, nb)) : 0;
+
+    s->nb = 0;
+    if (ret < 0)
+        avt_binder_fail(b, ret);
+    for (int i = 0; i < nb && ret >= 0; i++)
+        if (count[i] && !avt_binder_stopped(b))
+            look_again(b, i);
+}
+
+void avt_binder_scan(Binder *b, Tensor w, const CkptTensor *t, const WeightPart *part)
+{
+    struct BinderScan *s;
+
+    if (b->scan && b->scan->nb == SCANS)
+        hear_counts(b);
+    if (!b->scan && scan_open(b) < 0)
+        return;
+    s = b->scan;
+    avt_count_nonfinite(w.be, avt_rows(s->count, s->nb, 1), avt_weight_rows(w));
+    s->of[s->nb].t = t;
+    s->of[s->nb].is_part = part != NULL;
+    if (part)
+        s->of[s->nb].part = *part;
+    s->nb++;
+}
+
+void avt_binder_scanned(Binder *b)
+{
+    if (b->scan && !avt_binder_stopped(b))
+        hear_counts(b);
+    avt_binder_scan_close(b);
 }

@@ -29,8 +29,22 @@ Extent avt_binder_extent(const CkptTensor *t, const WeightPart *part);
 /*
  * The values of a tensor, or of a part of it, as its dtype says, copied to b->raw and found finite; NULL after a problem. Valid until the
  * next one. Of codes always all, and their scales in b->scale.
+ *
+ * unseen: nobody has looked for NaN and infinity yet; avt_binder_finite() or avt_binder_scan() must. Not for codes.
  */
-const void *avt_binder_load(Binder *b, const CkptTensor *t, const WeightPart *part);
+const void *avt_binder_load(Binder *b, const CkptTensor *t, const WeightPart *part, int unseen);
+/* Are the values in b->raw finite? 0: there is a problem */
+int avt_binder_finite(Binder *b, const CkptTensor *t, const WeightPart *part);
+/*
+ * The same of a weight that was placed where it lies row by row (avt_weight_rows()): the device counts what is not finite, and
+ * avt_binder_scanned() hears of it. Only then the values are read once more and looked at here, so that the sentence is the same, and a
+ * number that the device alone has no room for is none.
+ */
+void avt_binder_scan(Binder *b, Tensor w, const CkptTensor *t, const WeightPart *part);
+/* Wait for the counts and complain of what they find. */
+void avt_binder_scanned(Binder *b);
+/* Without that, after an error. */
+void avt_binder_scan_close(Binder *b);
 /* Room for `size` bytes at *p, which has *have; what was there may be gone. NULL: no memory, which is told. */
 void *avt_binder_grow(Binder *b, void **p, size_t *have, size_t size);
 

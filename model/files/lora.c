@@ -16,28 +16,10 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "files/lora.h"
+#include "files/lora_pair.h"
 
 #define NAME      1024
 #define ROOM      16                    // that a translated name may grow by
-#define ROWS      512                   // of W that are merged at a time
-
-typedef struct Pair {
-    char *module;                       // as normalized; kohya: still mangled
-    const CkptTensor *a, *b;            // [r, in], [out, r]
-    const CkptTensor *alpha;            // or NULL
-    double scale;
-    int used;
-} Pair;
-
-struct Lora {
-    Ckpt *ckpt;
-    Pair *pair;                         // sorted by module
-    int64_t nb;
-    double scale;                       // of the first pair
-    int rank;                           // largest
-    int nonzero;                        // some B was, among those merged
-};
 
 typedef enum Role { ROLE_A, ROLE_B, ROLE_ALPHA, ROLE_NONE } Role;
 
@@ -168,7 +150,7 @@ static int translate(const Lora *l, Half *half, int64_t nb, const Log *log)
 static int join_halves(Lora *l, Half *half, int64_t nb, const Log *log)
 {
     for (int64_t i = 0; i < nb; i++) {
-        Pair *p = &l->pair[l->nb - (l->nb > 0)];
+        LoraPair *p = &l->pair[l->nb - (l->nb > 0)];
         const CkptTensor **slot;
 
         if (!l->nb || strcmp(p->module, half[i].module)) {
@@ -213,7 +195,7 @@ static int is_float(const CkptTensor *t)
     return !t->pack && (t->dtype == DT_F32 || t->dtype == DT_BF16 || t->dtype == DT_F16);
 }
 
-static int check_pair(const Lora *l, const Pair *p, const Log *log)
+static int check_pair(const Lora *l, const LoraPair *p, const Log *log)
 {
     const char *path = avt_ckpt_path(l->ckpt);
     char sa[160], sb[160];
@@ -247,7 +229,7 @@ static int read_alpha(const Lora *l, const CkptTensor *t, float *alpha, const Lo
                                                         avt_ckpt_path(l->ckpt), t->name);
 }
 
-static int set_scale(Lora *l, Pair *p, double alpha, const Log *log)
+static int set_scale(Lora *l, LoraPair *p, double alpha, const Log *log)
 {
     const double r = (double)p->a->dim[0];
     float own = 0;
@@ -354,7 +336,7 @@ const char *avt_lora_path(const Lora *l)
     return avt_ckpt_path(l->ckpt);
 }
 
-/* ---- merging ------------------------------------------------------------------------------------------------------- */
+/* ---- which weights ------------------------------------------------------------------------------------------------- */
 
 int avt_lora_is_target(const char *module)
 {
@@ -367,70 +349,7 @@ int avt_lora_is_target(const char *module)
     return 0;
 }
 
-/* w[out, in] += b[out, r] at[in, r]^T by the backend's product, a piece of rows at a time. */
-static int add_product(Backend *be, float *w, const float *b, const float *at, int64_t out, int64_t in, int64_t r)
-{
-    const int64_t dim[2] = { in, r }, rows = out < ROWS ? out : ROWS;
-    const size_t size = avt_weight_bytes(be, WEIGHT_LINEAR, DT_F32, DT_F32, 2, dim) + (size_t)(rows * (in + r)) * sizeof(*w) + 256;
-    Linear pair = { .b = AVT_NONE };
-    Tensor x, y;
-    Arena *arena;
-    int ret = avt_arena_open(&arena, be, "LoRA", size);
-
-    if (ret < 0)
-        return ret;
-    pair.w = avt_weight_put(arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, dim, at);
-    x = avt_new(arena, DT_F32, rows, r);
-    y = avt_new(arena, DT_F32, rows, in);
-    for (int64_t i = 0; i < out && ret >= 0; i += rows) {
-        const int64_t nb = out - i < rows ? out - i : rows;
-        const Tensor part = avt_rows(y, 0, nb);
-
-        avt_upload(be, avt_rows(x, 0, nb), b + i * r);
-        avt_upload(be, part, w + i * in);
-        avt_linear_add(be, part, part, avt_rows(x, 0, nb), &pair, AVT_NONE);
-        ret = avt_download(be, w + i * in, part);
-    }
-    avt_arena_close(&arena);
-    return ret;
-}
-
-/* to[in, r] = scale * from[r, in]^T; from: columns of rows of `row` numbers */
-static void turn(float *to, const float *from, int64_t in, int64_t row, int64_t r, float scale)
-{
-#pragma omp parallel for
-    for (int64_t j = 0; j < in; j++)
-        for (int64_t k = 0; k < r; k++)
-            to[j * r + k] = scale * from[k * row + j];
-}
-
-/* All values of a half as f32, found finite. */
-static int read_values(const Lora *l, float *dst, const CkptTensor *t, const Log *log)
-{
-    const int64_t nb = (int64_t)(t->size / avt_dtype_size(t->dtype));
-    void *raw = avt_malloc(MEM_CKPT, t->size);
-    int64_t bad;
-    int ret = raw ? avt_ckpt_read(t, raw, 0, t->size, log) : AVT_ERR(ENOMEM);
-
-    if (ret >= 0) {
-        bad = avt_nonfinite(t->dtype, raw, nb);
-        avt_to_f32(dst, t->dtype, raw, 0, nb);
-        if (bad >= 0)
-            ret = avt_fail(log, AVT_INVALID, "%s: %s: value %lld is not finite", avt_ckpt_path(l->ckpt), t->name, (long long)bad);
-    }
-    avt_free(raw);
-    return ret;
-}
-
-static int any_nonzero(const float *v, int64_t nb)
-{
-    for (int64_t i = 0; i < nb; i++)
-        if (v[i] != 0)
-            return 1;
-    return 0;
-}
-
-static Pair *find_pair(const Lora *l, const char *module)
+LoraPair *avt_lora_pair(const Lora *l, const char *module)
 {
     for (int64_t i = 0; i < l->nb; i++)
         if (same_module(l->pair[i].module, module))
@@ -440,50 +359,12 @@ static Pair *find_pair(const Lora *l, const char *module)
 
 int avt_lora_has(const Lora *l, const char *module)
 {
-    return find_pair(l, module) != NULL;
-}
-
-int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log)
-{
-    const WeightPart rows = part && part->axis == 0 ? *part : (WeightPart){ 0, 0, out };
-    const WeightPart columns = part && part->axis == 1 ? *part : (WeightPart){ 1, 0, in };
-    Pair *p = find_pair(l, module);
-    const int64_t r = p ? p->a->dim[0] : 0;
-    char sa[160], sb[160];
-    float *a;
-    int ret;
-
-    if (!p)
-        return 0;
-    if (p->a->dim[1] != in || p->b->dim[0] != out)
-        return avt_fail(log, AVT_INVALID, "%s: pair %s: A is %s and B is %s, but the weight is [%lld, %lld]",
-                        avt_ckpt_path(l->ckpt), p->module, avt_shape_text(sa, sizeof(sa), 2, p->a->dim),
-                        avt_shape_text(sb, sizeof(sb), 2, p->b->dim), (long long)out, (long long)in);
-    a = avt_malloc(MEM_CKPT, (size_t)(r * (2 * in + out)) * sizeof(*a));            // a, b, a turned
-    if (!a)
-        return AVT_ERR(ENOMEM);
-    ret = read_values(l, a, p->a, log);
-    if (ret >= 0)
-        ret = read_values(l, a + r * in, p->b, log);
-    if (ret >= 0) {
-        if (any_nonzero(a + r * in, r * out))
-            __atomic_store_n(&l->nonzero, 1, __ATOMIC_RELAXED);     // ranks may read their layers at the same time
-        turn(a + r * (in + out), a + columns.first, columns.nb, in, r, (float)p->scale);
-        ret = add_product(be, w, a + r * (in + rows.first), a + r * (in + out), rows.nb, columns.nb, r);
-        __atomic_store_n(&p->used, 1, __ATOMIC_RELAXED);
-    }
-    avt_free(a);
-    return ret < 0 ? ret : 1;
-}
-
-int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log)
-{
-    return avt_lora_merge_part(l, module, be, w, out, in, NULL, log);
+    return avt_lora_pair(l, module) != NULL;
 }
 
 int avt_lora_finish(const Lora *l, const Log *log)
 {
-    const Pair *first = NULL;
+    const LoraPair *first = NULL;
     int64_t nb = 0;
 
     for (int64_t i = 0; i < l->nb; i++)

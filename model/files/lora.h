@@ -44,6 +44,29 @@ typedef struct WeightPart {             // nb rows (axis 0) or columns (1) of a 
 /** The same for a part of the weight [out, in]: w [nb, in] or [out, nb] f32 gets what it would have of the whole. part NULL: all of it. */
 int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log);
 
+/** Can avt_lora_place() merge a weight of the file's type `dtype` on a backend? Where weights lie row by row, what is of numbers that ops read. */
+int avt_lora_can_place(const Backend *be, DType dtype);
+
+typedef struct LoraRows {               // a weight, or a part of it, as its file has it
+    DType dtype;
+    const void *raw;                    // of the part, row by row
+    int64_t out, in;                    // of the whole
+    const WeightPart *part;             // NULL: all
+} LoraRows;
+
+/**
+ * Fill w, a linear weight (or the part of one) that was placed without values, with `rows` + the pair of `module`, on w's backend: rounded to
+ * rows->dtype if that is bf16, then to what w is kept in, codes as well. The numbers of avt_lora_merge_part() and avt_weight_put(), up to the
+ * order in which the backend adds a pair's r products. Waits for the device; rows->raw may be used again when the call returns.
+ *
+ * @param bad  a number of the part that is not finite when merged, or -1
+ * @return as avt_lora_merge_part()
+ */
+int avt_lora_place(Lora *l, const char *module, Tensor w, const LoraRows *rows, int64_t *bad, const Log *log);
+
+/** Bytes that merging takes on the device that a `dry` backend plans for, for the largest pair; workspace included. @return 0 or ENOMEM */
+int avt_lora_bytes(const Lora *l, Backend *dry, size_t *bytes);
+
 /** Must a LoRA of the published kind have a pair for `module`? Every linear named q, k, v, o, ffn.0, ffn.2 of a DiT. */
 int avt_lora_is_target(const char *module);
 

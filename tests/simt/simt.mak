@@ -30,7 +30,9 @@ SIMT_BED_O := $(call simt_object,$(SIMT_BED))
 SIMT_O := $(filter-out $(call object,$(SIMT_C)),$(LIB_O)) $(call simt_object,$(SIMT_C)) $(SIMT_KERNELS_O) $(SIMT_BED_O)
 SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/teams $(BUILD)/tests/e2e/precision,$(TESTS)))
 SIMT_NCCL := $(if $(and $(SIMT_CU),$(wildcard $(CUDA_INC)/nccl.h)),$(SIMT)/tests/nccl)
-SIMT_ALL := $(SIMT)/tests/bed $(if $(SIMT_CU),$(SIMT)/tests/backend $(SIMT)/tests/tune $(SIMT)/tests/peers $(SIMT_NCCL)) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(SIMT_CU),$(SIMT)/lib/libavatar.so.0 $(BUILD)/tests/gpu/frames $(TINY_MODEL)) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
+# of the backend alone
+SIMT_OWN := $(if $(SIMT_CU),$(addprefix $(SIMT)/tests/,backend tune weights lora peers) $(SIMT_NCCL))
+SIMT_ALL := $(SIMT)/tests/bed $(SIMT_OWN) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(SIMT_CU),$(SIMT)/lib/libavatar.so.0 $(BUILD)/tests/gpu/frames $(TINY_MODEL)) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
 
 ifeq ($(SIMT_CAN),yes)
 simt: $(SIMT_ALL)
@@ -68,7 +70,7 @@ SIMT_LINKER = $(CXX) $(if $(SIMT_CU),-Wl$(comma)--wrap=avt_backend_cuda_open) $(
 SIMT_LINK = @mkdir -p $(@D); echo "LD      $@"; $(SIMT_LINKER) -o $@ $(filter %.o %.a,$^)
 $(SIMT)/tests/bed: $(SIMT)/obj/tests/simt/bed_test.o $(filter-out %/spy.o,$(SIMT_BED_O))
 	@mkdir -p $(@D); echo "LD      $@"; $(CXX) -o $@ $^ -lpthread
-$(SIMT)/tests/backend $(SIMT)/tests/tune $(SIMT)/tests/peers $(SIMT)/tests/nccl: $(SIMT)/tests/%: $(SIMT)/obj/tests/simt/%_test.o $(TEST_O) $(SIMT)/libavatar.a
+$(SIMT_OWN): $(SIMT)/tests/%: $(SIMT)/obj/tests/simt/%_test.o $(TEST_O) $(SIMT)/libavatar.a
 	$(SIMT_LINK) $(LIBS) -lcmocka -lpng
 # The library with the emulated GPU in it, for programs that are linked with libavatar.so; the driver is found in the same file.
 SIMT_LIB := $(if $(filter yes,$(SIMT_CAN)),$(if $(SIMT_CU),$(SIMT)/lib/libavatar.so.0))
@@ -97,7 +99,7 @@ SIMT_CODES = $(foreach p,int8 fp8,"$(SIMT)/tests/parity $(SRC)/tests/gold/parity
 	"$(SIMT)/tests/parity $(SRC)/tests/gold/parity --device cuda0 --precision bf16 --kv fp8 --case dit_forward" \
 	"SIMT_ARCH=80 $(SIMT)/tests/kernels/quantize --device cuda0 --sample" "SIMT_ARCH=120 $(SIMT)/tests/kernels/quantize --device cuda0 --sample"
 simt_on = $(foreach t,$(SIMT_TESTS),"$(t) --device cuda0$(1)")
-SIMT_BOTH = $(SIMT)/tests/backend $(SIMT)/tests/tune $(SIMT)/tests/peers $(SIMT_FRAMES) $(SIMT_NCCL) $(call simt_parity,$(SRC)/tests/gold/parity)
+SIMT_BOTH = $(SIMT_OWN) $(SIMT_FRAMES) $(call simt_parity,$(SRC)/tests/gold/parity)
 # plans over three devices of their own, which reach each other's memory or do not
 simt_apart = $(foreach p,on off,$(foreach t,plans teams,"SIMT_DEVICES=3 SIMT_PEERS=$(p) $(SIMT)/tests/e2e/$(t) --device 'cuda0|cuda1|cuda2'$(1)"))
 SIMT_SHORT = $(if $(filter yes,$(SIMT_CAN)),$(SIMT)/tests/bed $(SIMT_BOTH) $(SIMT_CODES) $(call simt_on, --sample) $(call simt_apart, --sample) \
