@@ -23,8 +23,9 @@ static __device__ __forceinline__ float to_f32(float v) { return v; }
 static __device__ __forceinline__ float to_f32(bf16 v) { return __bfloat162float(v); }
 static __device__ __forceinline__ float to_f32(__half v) { return __half2float(v); }
 static __device__ __forceinline__ void from_f32(float *p, float v) { *p = v; }
-static __device__ __forceinline__ void from_f32(bf16 *p, float v) { *p = __float2bfloat16_rn(v); }
-static __device__ __forceinline__ void from_f32(__half *p, float v) { *p = __float2half_rn(v); }
+/* Stored as bits: g++ does not show the bed what a call returns into memory. */
+static __device__ __forceinline__ void from_f32(bf16 *p, float v) { *(unsigned short *)p = __bfloat16_as_ushort(__float2bfloat16_rn(v)); }
+static __device__ __forceinline__ void from_f32(__half *p, float v) { *(unsigned short *)p = __half_as_ushort(__float2half_rn(v)); }
 
 /* 16 bytes of a type: 4 or 8 numbers */
 static __device__ __forceinline__ void unpack16(float v[4], uint4 u, float)
@@ -118,8 +119,8 @@ template <int V> static __device__ __forceinline__ void turn_pack(float v[V], co
     for (int i = 0; i + 1 < V; i += 2) {
         const float a = v[i], b = v[i + 1];
 
-        v[i] = a * t[i] - b * t[i + 1];
-        v[i + 1] = a * t[i + 1] + b * t[i];
+        v[i] = __fadd_rn(__fmul_rn(a, t[i]), -__fmul_rn(b, t[i + 1]));          // told, so that every kernel has the same bits
+        v[i + 1] = __fadd_rn(__fmul_rn(a, t[i + 1]), __fmul_rn(b, t[i]));
     }
 }
 

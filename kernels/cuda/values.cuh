@@ -86,7 +86,7 @@ static __device__ __forceinline__ void store_value(void *p, DType dtype, size_t 
     if (dtype == DT_F32)
         ((float *)p)[i] = v;
     else
-        ((bf16 *)p)[i] = __float2bfloat16(v);
+        ((unsigned short *)p)[i] = __bfloat16_as_ushort(__float2bfloat16_rn(v));       // bits: see from_f32()
 }
 
 /* p[i .. i + 3] = v */
