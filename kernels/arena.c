@@ -88,6 +88,7 @@ Tensor avt_new_codes(Arena *a, DType type, int nd, const int64_t *dim)
     Tensor t = avt_new_dims(a, type, nd, dim);
 
     t.scale = avt_arena_bytes(a, (size_t)avt_rows_of(t) * sizeof(float));
+    t.act = a->be->act;
     return t;
 }
 

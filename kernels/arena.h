@@ -28,7 +28,7 @@ Tensor avt_new_dims(Arena *a, DType dtype, int nd, const int64_t *dim);
 #define avt_new(a, dtype, ...)                                                                        \
     avt_new_dims(a, dtype, (int)(sizeof((const int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t)), (const int64_t[]){ __VA_ARGS__ })
 
-/** The same of codes, with a scale a row. */
+/** The same of codes of the backend's activations, with a scale a row. */
 Tensor avt_new_codes(Arena *a, DType type, int nd, const int64_t *dim);
 
 size_t avt_arena_mark(const Arena *a);

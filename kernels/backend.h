@@ -225,6 +225,21 @@ void avt_backend_fail(Backend *be, int code, const char *fmt, ...) AVT_PRINTF(3,
 void avt_backend_run(Backend *be, const OpCall *c);
 
 const char *avt_op_name(OpId op);
+/** Does an op give codes of its numbers? A copy moves codes as they are. */
+static inline int avt_op_gives_codes(const OpCall *c)
+{
+    return c->out.scale && c->op != OP_QUANTIZE && c->op != OP_COPY;
+}
+
+/** Type of the numbers that a call gives, or that become the codes that it gives. */
+static inline DType avt_op_numbers_type(const OpCall *c)
+{
+    return avt_op_gives_codes(c) ? c->out.act : c->out.dtype;
+}
+
+/** Such a call with its numbers at `data`, row-major, of type c->out.act; and the one that then makes codes of them. */
+OpCall avt_op_numbers(const OpCall *c, void *data);
+OpCall avt_op_codes(const OpCall *c, Tensor numbers);
 /** Product i of a call of linear_group, as a call of linear; its out.be is NULL when there is none. */
 OpCall avt_op_product(const OpCall *c, int i);
 /** Floating-point operations of a call (2 per multiply-add) and bytes it must touch at least. */

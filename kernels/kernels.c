@@ -50,7 +50,7 @@ static int is_key(Tensor t)
     return t.be && (t.dtype == DT_F32 || t.dtype == DT_BF16) && !t.packed && !t.scale;
 }
 
-/* What attention reads: the same, or codes that are not rotated. */
+/* What attention reads, and what is written for it: the same, or codes that are not rotated. */
 static int is_kept(Tensor t)
 {
     return is_key(t) || (is_codes(t) && t.dtype == DT_F8_E4M3);
@@ -295,11 +295,16 @@ Tensor avt_factor(Backend *be, Arena *scratch, const Linear *l, Tensor x)
 {
     Tensor codes;
 
-    if (!avt_is_code(l->w.act))
+    if (!avt_is_code(l->w.act) || x.scale)
         return x;
     codes = avt_new_codes(scratch, l->w.act, x.nd, x.dim);
     avt_quantize(be, codes, x);
     return codes;
+}
+
+Tensor avt_new_factor(Arena *scratch, const Linear *l, int nd, const int64_t *dim)
+{
+    return avt_is_code(l->w.act) ? avt_new_codes(scratch, l->w.act, nd, dim) : avt_new_dims(scratch, avt_arena_backend(scratch)->act, nd, dim);
 }
 
 static void linear(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *l, Tensor gate, Act act)
@@ -307,7 +312,7 @@ static void linear(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *
     const int64_t n = l->w.dim[0], k = l->w.dim[1];
 
     CHECK(be, OP_LINEAR, is_factor(be, x) && is_weight(l->w, WEIGHT_LINEAR, 2, x) && avt_last_dim(x) == k);
-    CHECK(be, OP_LINEAR, is_key(out) && avt_last_dim(out) == n && avt_rows_of(x) == avt_rows_of(out));
+    CHECK(be, OP_LINEAR, (is_key(out) || (is_codes(out) && !res.be)) && avt_last_dim(out) == n && avt_rows_of(x) == avt_rows_of(out));
     CHECK(be, OP_LINEAR, is_vec_or_none(l->b, n) && is_vec_or_none(gate, n));
     CHECK(be, OP_LINEAR, is_act_or_none(be, res) && (!res.be || (res.dtype == out.dtype && avt_numel(res) == avt_numel(out))));
     submit(be, &(OpCall){ .op = OP_LINEAR, .out = out, .linear = { x, l->w, l->b, gate, res }, .u.act = act }, 1 << 4);
@@ -348,7 +353,8 @@ void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor tabl
 {
     const int64_t D = avt_last_dim(x), rows = avt_rows_of(x);
 
-    CHECK(be, OP_NORM_ROPE, is_act(be, x) && is_key(out) && avt_numel(out) == avt_numel(x) && is_vec(w, D) && width >= D);
+    CHECK(be, OP_NORM_ROPE, is_act(be, x) && is_kept(out) && avt_numel(out) == avt_numel(x) && is_vec(w, D) && width >= D);
+    CHECK(be, OP_NORM_ROPE, !out.scale || D % avt_last_dim(out) == 0);
     CHECK(be, OP_NORM_ROPE, !table.be || (is_f32(table) && table.nd == 3 && table.dim[0] == rows && table.dim[2] == 2));
     CHECK(be, OP_NORM_ROPE, !table.be || D % (2 * table.dim[1]) == 0);
     CHECK(be, OP_NORM_ROPE, squares.be ? is_vec(squares, rows) : width == D);
@@ -377,7 +383,7 @@ void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float
 {
     const int64_t D = avt_last_dim(x);
 
-    CHECK(be, OP_LAYER_NORM, is_act(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x));
+    CHECK(be, OP_LAYER_NORM, is_factor(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && (!out.scale || avt_last_dim(out) == D));
     CHECK(be, OP_LAYER_NORM, is_vec_or_none(w, D) && is_vec_or_none(b, D));
     submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .norm = { x, w, b }, .u.norm = { .act = act, .eps = eps } }, 1);
 }
@@ -386,7 +392,7 @@ void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor s
 {
     const int64_t D = avt_last_dim(x), groups = D ? avt_numel(scale) / D : 1;
 
-    CHECK(be, OP_LAYER_NORM, is_act(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x));
+    CHECK(be, OP_LAYER_NORM, is_factor(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && (!out.scale || avt_last_dim(out) == D));
     CHECK(be, OP_LAYER_NORM, groups > 0 && avt_rows_of(x) % groups == 0 && is_vec(scale, groups * D) && is_vec(shift, groups * D));
     submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .norm = { x, scale, shift }, .u.norm = { .eps = eps, .plus = 1 } }, 1);
 }
@@ -408,7 +414,7 @@ void avt_rope_table(Backend *be, Tensor out, const RopeGrid *grid)
 
 void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table)
 {
-    CHECK(be, OP_ROPE, is_key(out) && is_key(x) && x.nd == 3 && avt_same_shape(out, x));
+    CHECK(be, OP_ROPE, is_kept(out) && is_key(x) && x.nd == 3 && avt_same_shape(out, x));
     CHECK(be, OP_ROPE, is_f32(table) && table.nd == 3 && table.dim[0] == x.dim[0] && 2 * table.dim[1] == x.dim[2]);
     submit(be, &(OpCall){ .op = OP_ROPE, .out = out, .rope = { x, table } }, 1);
 }

@@ -10,6 +10,8 @@
  *    rounded to bf16, whatever the file has. How it is stored (f32, bf16, the backend's packed order) is the backend's business.
  *  - Codes (i8, f8_e4m3) have a scale a row, see quantize.h. They are what avt_quantize() makes of an activation, and what a weight is
  *    stored as that was put for them: whatever the file has, its rows are quantised once. Products read them, and attention its keys.
+ *  - A result marked (codes) may be codes: those that avt_quantize() makes of what the op gives in be->act, bit for bit, but on a device
+ *    without a tensor of it. They are rotated as avt_quantize() does it, so they are for a product; keys (f8_e4m3) are not.
  *  - `[.., D]`: any leading dimensions; they count as rows. Shapes are checked here, so implementations do not check again.
  *  - Operands marked (opt) may be AVT_NONE. `out` may be the same tensor as an operand marked (=); any other overlap is refused.
  *  - An op never fails for its values. A wrong shape is a caller's mistake: the backend gets the sticky failure EINVAL.
@@ -81,7 +83,9 @@ typedef struct Linear {
 void avt_quantize(Backend *be, Tensor out, Tensor x);
 /** x as the product l takes it: x itself, or its codes, in scratch. */
 Tensor avt_factor(Backend *be, Arena *scratch, const Linear *l, Tensor x);
-/** out[M, N] = act(x[M, K] w^T + b). x has the type that w was put for; of codes out is what their values give, code * scale. Tolerance
+/** A tensor for what the product l will take, which another op gives: an activation, or codes. */
+Tensor avt_new_factor(Arena *scratch, const Linear *l, int nd, const int64_t *dim);
+/** out[M, N] (codes) = act(x[M, K] w^T + b). x has the type that w was put for; of codes out is what their values give, code * scale. Tolerance
  *  2e-6 * sqrt(K). */
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act);
 /** out[M, N] = res[M, N] (=) + gate[N] (opt) * (x[M, K] w^T + b). Tolerance 2e-6 * sqrt(K). */
@@ -92,8 +96,8 @@ void avt_linear_group(Backend *be, int nb, const Tensor *out, Tensor x, const Li
 
 /* ---- norms ---------------------------------------------------------------------------------------------------- */
 
-/** out[.., D] = x (=) * rsqrt(mean_D(x^2) + eps) * w[D], then its heads rotated as avt_rope() does. out: f32 or bf16, a ring's rows.
- *  table (opt) [rows, hd / 2, 2]; D is a multiple of hd. Tolerance 2e-6. */
+/** out[.., D] = x (=) * rsqrt(mean_D(x^2) + eps) * w[D], then its heads rotated as avt_rope() does. out: f32 or bf16, a ring's rows,
+ *  or codes of such [.., D / hd, hd], a scale a head. table (opt) [rows, hd / 2, 2]; D is a multiple of hd. Tolerance 2e-6. */
 void avt_norm_rope(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, float eps);
 /** The same for D columns of a row of `width`, of which others hold the rest: squares [rows] f32 are the whole rows' sums of x^2, added up
  *  from what avt_squares() gives of each part. */
@@ -102,9 +106,9 @@ void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor tabl
 void avt_squares(Backend *be, Tensor out, Tensor x);
 /** out[.., C] = act(x (=) / max(|x|_2, 1e-12) * sqrt(C) * w[C]): the VAE's norm; a zero vector gives zeros. Tolerance 1e-6. */
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act);
-/** out[.., D] = act((x (=) - mean) * rsqrt(var + eps) * w[D] (opt) + b[D] (opt)). Tolerance 2e-6. */
+/** out[.., D] (codes) = act((x (=) - mean) * rsqrt(var + eps) * w[D] (opt) + b[D] (opt)). Tolerance 2e-6. */
 void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float eps, Act act);
-/** The same op with a scale that is added to one: out[.., D] = LN(x (=), eps) * (1 + scale[G, D]) + shift[G, D]; G equal runs of rows
+/** The same op with a scale that is added to one: out[.., D] (codes) = LN(x (=), eps) * (1 + scale[G, D]) + shift[G, D]; G equal runs of rows
  *  have a scale and shift each. Trap: the shift comes first in the tables, scale first here. Tolerance 2e-6. */
 void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor shift, float eps);
 
@@ -115,7 +119,7 @@ void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor s
 void avt_rope_table(Backend *be, Tensor out, const RopeGrid *grid);
 /** Number of tokens that a grid describes. */
 int64_t avt_rope_tokens(const RopeGrid *grid);
-/** Pairs (a, b) = x[n, h, 2p], x[n, h, 2p+1] become (a c - b s, a s + b c). out, x (=): [N, NH, hd], table [N, hd/2, 2]. Tolerance 1e-6. */
+/** Pairs (a, b) = x[n, h, 2p], x[n, h, 2p+1] become (a c - b s, a s + b c). out (codes), x (=): [N, NH, hd], table [N, hd/2, 2]. Tolerance 1e-6. */
 void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table);
 
 /** out[N, NH, hd] = softmax(scale * q k^T + bias) v over the keys of two segments, as if they were one list:

@@ -16,6 +16,21 @@ const char *avt_op_name(OpId op)
     return op_names[op];
 }
 
+OpCall avt_op_numbers(const OpCall *c, void *data)
+{
+    OpCall numbers = *c;
+
+    numbers.out.data = data;
+    numbers.out.dtype = c->out.act;
+    numbers.out.scale = NULL;
+    return numbers;
+}
+
+OpCall avt_op_codes(const OpCall *c, Tensor numbers)
+{
+    return (OpCall){ .op = OP_QUANTIZE, .out = c->out, .x = numbers };
+}
+
 OpCall avt_op_product(const OpCall *c, int i)
 {
     return (OpCall){ .op = OP_LINEAR, .out = i ? c->more[i - 1] : c->out, .linear = { c->group.x, c->group.w[i], c->group.b[i] } };

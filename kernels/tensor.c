@@ -69,6 +69,11 @@ int avt_same_shape(Tensor a, Tensor b)
     return a.nd == b.nd && !memcmp(a.dim, b.dim, sizeof(a.dim[0]) * (size_t)a.nd);
 }
 
+Tensor avt_scales(Tensor t)
+{
+    return (Tensor){ .be = t.be, .data = t.scale, .dtype = DT_F32, .nd = 1, .dim = { avt_rows_of(t) } };
+}
+
 Tensor avt_rows(Tensor t, int64_t first, int64_t nb)
 {
     const Tensor one = { .nd = t.nd - 1, .dim = { t.dim[1], t.dim[2], t.dim[3], t.dim[4] } };

@@ -27,7 +27,7 @@ typedef struct Tensor {
     DType dtype;
     int nd;
     int packed;                         // != 0: a weight in the backend's own order (avt_weight_put), only its own op reads it
-    DType act;                          // of a packed weight: the type of the activations that it was put for
+    DType act;                          // of a packed weight: the type of the activations that it was put for; of codes: of what they are made of
     void *scale;                        // [rows] f32 on the same backend: values are data * scale of their row; or NULL: 1
 } Tensor;
 
@@ -66,6 +66,9 @@ size_t  avt_nbytes(Tensor t);           // of the row-major form
 const char *avt_shape_text(char *buf, size_t size, int nd, const int64_t *dim);
 
 int avt_same_shape(Tensor a, Tensor b);
+
+/** The scales of codes as a tensor, [rows] f32. */
+Tensor avt_scales(Tensor t);
 
 /** Views: no copy; the same memory. Out of range is a caller's mistake and gives AVT_NONE. The scales of rows go along; a shape with
  *  another last dimension has none, so reshaping a scaled tensor to it gives AVT_NONE, too. */

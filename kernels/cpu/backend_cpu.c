@@ -82,7 +82,16 @@ static int is_scaled(const OpCall *c)
     return c->op == OP_LINEAR && c->linear.x.scale;
 }
 
-static int run_one(Backend *be, const OpCall *c)
+/* bf16 in the four ops of tiles, whatever is widened, and what becomes codes, wants some workspace. */
+static int may_want(const Cpu *cpu, const OpCall *c)
+{
+    const int tiled = c->op == OP_LINEAR || c->op == OP_CONV3D || c->op == OP_CONV1D || c->op == OP_ATTENTION;
+
+    return is_scaled(c) || c->op == OP_QUANTIZE || avt_op_gives_codes(c) ||
+           (is_narrow(c) ? cpu->op16[c->op] == avt_cpu_widened || tiled : avt_cpu_wants(cpu, c->op));
+}
+
+static int run_numbers(Backend *be, const OpCall *c)
 {
     const Cpu *cpu = be->priv;
 
@@ -91,12 +100,26 @@ static int run_one(Backend *be, const OpCall *c)
     return (is_narrow(c) ? cpu->op16 : cpu->op)[c->op](be, c);
 }
 
-/* bf16 in the four ops of tiles, and whatever is widened, wants some. */
-static int may_want(const Cpu *cpu, const OpCall *c)
+/* Numbers into the workspace, then their codes. */
+static int run_codes(Backend *be, const OpCall *c)
 {
-    const int tiled = c->op == OP_LINEAR || c->op == OP_CONV3D || c->op == OP_CONV1D || c->op == OP_ATTENTION;
+    Cpu *cpu = be->priv;
+    void *room = avt_cpu_work(be, (size_t)avt_numel(c->out) * avt_dtype_size(c->out.act));
+    const OpCall numbers = avt_op_numbers(c, room), codes = avt_op_codes(c, numbers.out);
+    const size_t mark = avt_cpu_work_mark(cpu);
+    int ret = 0;
 
-    return is_scaled(c) || c->op == OP_QUANTIZE || (is_narrow(c) ? cpu->op16[c->op] == avt_cpu_widened || tiled : avt_cpu_wants(cpu, c->op));
+    if (!room && !cpu->measuring)
+        return AVT_ERR(ENOMEM);
+    if (!cpu->measuring || may_want(cpu, &numbers))
+        ret = run_numbers(be, &numbers);
+    avt_cpu_work_release(cpu, mark);
+    return ret < 0 && !cpu->measuring ? ret : run_numbers(be, &codes);
+}
+
+static int run_one(Backend *be, const OpCall *c)
+{
+    return avt_op_gives_codes(c) ? run_codes(be, c) : run_numbers(be, c);
 }
 
 int64_t avt_cpu_memory_left(Backend *be)

@@ -7,6 +7,9 @@
  * R is one H4 a digit of the number in base 4, the highest first, so that each result has the bits of quantize.h: digits 3 and 2 are
  * lanes 8 and 2 apart, digit 1 is half a lane's numbers and a neighbour, digit 0 a lane's own. All lanes take part, those without
  * numbers with zeros. A product and a sum that must round apart are told so: the compiler would join them.
+ *
+ * An op that gives codes gives those of its numbers in bf16, rounded in registers; of f32, and where its rows allow no wide access, the numbers
+ * go through the workspace (avt_cuda_codes_apart()).
  */
 #ifndef AVT_CUDA_CODES_CUH
 #define AVT_CUDA_CODES_CUH
@@ -148,6 +151,21 @@ static __device__ __forceinline__ void put_codes(const CodeRows &c, int64_t r, i
     for (int i = 0; i < CODE_PACK; i++)
         if (at + i < width)
             to[i] = (uint8_t)(word[i / 4] >> 8 * (i % 4));
+}
+
+/* Numbers of which codes are made are those of an activation. */
+static __device__ __forceinline__ void round_pack(float v[CODE_PACK])
+{
+#pragma unroll
+    for (int i = 0; i < CODE_PACK; i++)
+        v[i] = __bfloat162float(__float2bfloat16_rn(v[i]));
+}
+
+static __device__ __forceinline__ void clear_pack(float v[CODE_PACK])
+{
+#pragma unroll
+    for (int i = 0; i < CODE_PACK; i++)
+        v[i] = 0;
 }
 
 /** Where rows of `width` codes go. */

@@ -73,6 +73,15 @@ int  avt_cuda_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, c
 /** Free the staging, after a sync. */
 void avt_cuda_staging_close(Cuda *cuda);
 
+/* ---- ops that give codes: quantize.cu ----------------------------------------------------------------------------------------- */
+
+/** The call that gives c's numbers, with its result behind its own workspace; c itself where it does not give codes. */
+OpCall avt_cuda_numbers(Backend *be, const OpCall *c);
+/** Behind it, `ret` being what it gave: their codes, where c wants such. @return 0 or an error */
+int avt_cuda_codes_of(Backend *be, const OpCall *c, const OpCall *numbers, int ret);
+/** Both around an op that has no way to c's codes. */
+int avt_cuda_codes_apart(Backend *be, const OpCall *c, int (*op)(Backend *be, const OpCall *c));
+
 /* ---- ops, each for every combination of types that the door lets through ---------------------------------------------------- */
 
 int avt_cuda_linear(Backend *be, const OpCall *c);                  // linear.cu: cuBLASLt; of a linear_group: its avt_op_product() one by one

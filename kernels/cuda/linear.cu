@@ -111,13 +111,13 @@ typedef struct Way {
 
 static int gelu_of_library(const LtFacts *facts, const OpCall *c)
 {
-    return c->u.act == ACT_GELU_TANH && (c->out.dtype == DT_F32 ? facts->gelu_exact : facts->gelu && c->linear.x.dtype == DT_BF16);
+    return c->u.act == ACT_GELU_TANH && (avt_op_numbers_type(c) == DT_F32 ? facts->gelu_exact : facts->gelu && c->linear.x.dtype == DT_BF16);
 }
 
 static Finish finish_of(const OpCall *c)
 {
     return { c->out.data, c->linear.res.data, (const float *)c->linear.b.data, (const float *)c->linear.gate.data, c->linear.w.dim[0],
-             c->out.dtype, c->u.act, (const float *)c->linear.x.scale, (const float *)c->linear.w.scale };
+             avt_op_numbers_type(c), c->u.act, (const float *)c->linear.x.scale, (const float *)c->linear.w.scale };
 }
 
 /* Rows of x and of the result at a time, by what is set aside for them. */
@@ -132,7 +132,7 @@ static int64_t rows_at_a_time(const Way *w, const LinearSpace *s)
 static Way way_of(Backend *be, const OpCall *c, int choice)
 {
     Cuda *cuda = avt_cuda(be);
-    const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
+    const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);     // of a result in codes: that of its numbers
     const LtFacts *facts = avt_cuda_lt_facts(cuda->plans);
     const bool codes = avt_is_code(c->linear.x.dtype);
     Way w = {};
@@ -143,7 +143,7 @@ static Way way_of(Backend *be, const OpCall *c, int choice)
     w.n = c->linear.w.dim[0];
     w.k = c->linear.w.dim[1];
     w.x = codes && s.x ? DT_BF16 : c->linear.x.dtype;
-    w.out = c->out.dtype;
+    w.out = avt_op_numbers_type(c);
     w.sums = w.x == DT_I8 ? DT_I32 : DT_F32;
     w.library = (char *)cuda->workspace;
     w.library_size = s.library;
@@ -194,7 +194,9 @@ static int piece(Backend *be, const Way *w, const void *weight, int64_t m0, int6
 
     if (ret >= 0)
         ret = avt_cuda_lt_run(be, &p, &o);
-    return ret < 0 || fused ? ret : avt_cuda_finish(be, o.out, w->sums, &f, m, n);
+    if (ret < 0 || fused)
+        return ret;
+    return avt_op_gives_codes(w->c) ? avt_cuda_finish_codes(be, w->c->out, o.out, w->sums, &f, m0, m) : avt_cuda_finish(be, o.out, w->sums, &f, m, n);
 }
 
 static int by_library(Backend *be, const Way *w)
@@ -220,6 +222,8 @@ static int by_hand(Backend *be, const OpCall *c)
 {
     const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1], m = avt_rows_of(c->out);
 
+    if (avt_op_gives_codes(c))
+        return avt_cuda_codes_apart(be, c, by_hand);
     return run_product(be, rows_of(c->linear.x.data, c->linear.x.dtype, m, k), rows_of(c->linear.w.data, c->linear.w.dtype, n, k),
                        finish_of(c), m, n, k, 1);
 }
@@ -238,27 +242,38 @@ static int aligned(const OpCall *c)
     return all % 16 == 0;
 }
 
+/* Are sums finished as codes? Those of codes are, by whole rows. */
+static bool finishes_codes(const Way *w)
+{
+    return avt_op_gives_codes(w->c) && avt_is_code(w->x) && w->result && w->weight_rows == w->n && avt_cuda_can_finish_codes(&w->finish, w->n);
+}
+
 /* cuBLASLt multiplies, in the way that is number `choice` of its list. */
 static int by_sums(Backend *be, const OpCall *c, int choice)
 {
-    const Way w = way_of(be, c, choice);
+    const OpCall numbers = avt_cuda_numbers(be, c);
+    Way w = way_of(be, c, choice);
 
-    return by_library(be, &w);
+    if (finishes_codes(&w))
+        return by_library(be, &w);
+    w = way_of(be, &numbers, choice);
+    return avt_cuda_codes_of(be, c, &numbers, by_library(be, &w));
 }
 
 /* cuDNN multiplies, and finishes: its GELU is as near ours as a result in bf16 can tell. */
 static int by_graph(Backend *be, const OpCall *c, int engine)
 {
     Cuda *cuda = avt_cuda(be);
+    const OpCall numbers = avt_cuda_numbers(be, c);
     const LinearSpace s = avt_cuda_linear_space(c, cuda->arch);
-    const bool gelu = c->u.act == ACT_GELU_TANH && c->out.dtype == DT_BF16;
-    const DnnProduct p = { PLAN_GRAPH_PRODUCT, c->linear.x.dtype, c->out.dtype, c->linear.b.be != NULL, gelu, c->linear.gate.be != NULL,
+    const bool gelu = c->u.act == ACT_GELU_TANH && numbers.out.dtype == DT_BF16;
+    const DnnProduct p = { PLAN_GRAPH_PRODUCT, c->linear.x.dtype, numbers.out.dtype, c->linear.b.be != NULL, gelu, c->linear.gate.be != NULL,
                            c->linear.res.be != NULL, engine, avt_rows_of(c->out), c->linear.w.dim[0], c->linear.w.dim[1], (int64_t)s.library };
-    const Finish f = finish_of(c);
+    const Finish f = finish_of(&numbers);
 
     if ((c->u.act != ACT_NONE && !gelu) || !aligned16(f.own, f.scale))
         return AVT_ERR(ENOSYS);
-    return avt_cuda_dnn_product(be, &p, &f, c->linear.x.data, c->linear.w.data, cuda->workspace);
+    return avt_cuda_codes_of(be, c, &numbers, avt_cuda_dnn_product(be, &p, &f, c->linear.x.data, c->linear.w.data, cuda->workspace));
 }
 
 /* The libraries' ways for a product of codes, one after the other where the first has none. Hopper's own instructions are in cuBLASLt, what

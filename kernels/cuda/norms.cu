@@ -13,11 +13,15 @@
  * Sums are in f32, lane by lane and then in a tree. The mean is taken off in two steps: the mean of what the first leaves is its error.
  * So rows far off centre keep their digits. Limit: a row whose sum of squares leaves f32's range (numbers above 1e19) becomes zeros.
  *
+ * Codes (codes.cuh) are made of a row while it is in registers: of layer_norm's, rotated, by teams of whole warps; of norm_rope's heads, each
+ * of neighbouring lanes. They are those of a result in bf16, as every number is computed in one way.
+ *
  * Floor: one read, one write; w, b and the angles, which many rows share, come from caches. H100, 3.35 TB/s:
  *   norm+modulate 3168 x 5120, f32 > bf16     97 MB   29 us      norm+RoPE, bf16 > bf16    65 MB   19 us
+ *                              f32 > codes    81 MB   24 us                bf16 > codes    49 MB   15 us
  *   channel norm + SiLU, bf16, 704 x 384 x 12 frames, 96 channels   1246 MB   372 us; a quarter and an eighth of it at 192 and 384 channels
  */
-#include "cuda/kernel.cuh"
+#include "cuda/codes.cuh"
 
 enum { HELD = 4, TEAM_MOST = 512, SMALL_BLOCK = 128 };
 
@@ -28,7 +32,9 @@ typedef struct Norm {                   // what a kernel needs to know
     const float *table;                 // norm_rope: [rows, hd] or NULL
     const float *squares;               // norm_rope: [rows] or NULL
     int64_t rows, width, run;
-    int hd, team;
+    int hd, team;                       // team: on the way to its launch the least
+    CodeRows codes;                     // where the result is codes
+    int head;                           // norm_rope: numbers that share a scale
     float whole, eps, plus;             // whole: numbers of a whole row, of which width are here
     Act act;
 } Norm;
@@ -69,6 +75,14 @@ template <class T, class S> struct Row {
         }
     }
 
+    /* Wide packs, all lanes of a warp at once: f(v, at, in), those that have no numbers with in = false. */
+    template <class F> __device__ __forceinline__ void in_step(F f)
+    {
+#pragma unroll
+        for (int i = 0; i < HELD; i++)
+            f(held[i], first + i * step, first + i * step < width);
+    }
+
     template <class TO> __device__ __forceinline__ void store(const Norm &n, int64_t r, int64_t at, const float *v) const
     {
         store_pack<S::V, S::WIDE>((TO *)n.out + r * n.width + at, v, S::WIDE ? S::V : width - at);
@@ -87,7 +101,7 @@ template <class T, class S> struct Row {
         each([&](const float *v, int64_t) {
 #pragma unroll
             for (int i = 0; i < S::V; i++)
-                sum[0] += v[i] * v[i];
+                sum[0] = fmaf(v[i], v[i], sum[0]);
         });
         team_sum<1>(sum, team, part);
         return sum[0];
@@ -114,27 +128,74 @@ template <class TO, class TI, class S> static __global__ void __launch_bounds__(
     }
 }
 
+/* What a row is multiplied by. */
+template <class T, class S> static __device__ __forceinline__ float rope_factor(Row<T, S> &row, const Norm &n, int64_t r, float *part)
+{
+    const float sum = !n.squares ? row.squares(n.team, part) : r < n.rows ? n.squares[r] : 0;
+
+    return 1 / sqrtf(sum / n.whole + n.eps);
+}
+
+template <class T, class S> static __device__ __forceinline__ void norm_and_turn(const Row<T, S> &row, const Norm &n, int64_t r, int64_t at, float f, float *v)
+{
+    float w[S::V];
+
+    row.vector(w, n.w, at);
+#pragma unroll
+    for (int i = 0; i < S::V; i++)
+        v[i] = v[i] * f * w[i];
+    if (n.table) {
+        load_pack<S::V, S::WIDE>(w, n.table + r * n.hd + (int)at % n.hd, S::V);
+        turn_pack<S::V>(v, w);
+    }
+}
+
 template <class TO, class TI, class S> static __global__ void __launch_bounds__(TEAM_MOST, 1) norm_rope_kernel(Norm n)
 {
     SMEM_STATIC(float, part, 32);
 
     EACH_TEAM_ROW(r, n) {
         Row<TI, S> row(n, r);
-        const float sum = !n.squares ? row.squares(n.team, part) : r < n.rows ? n.squares[r] : 0;
-        const float f = 1 / sqrtf(sum / n.whole + n.eps);
+        const float f = rope_factor(row, n, r, part);
 
         row.each([&](float *v, int64_t at) {
-            float w[S::V];
-
-            row.vector(w, n.w, at);
-#pragma unroll
-            for (int i = 0; i < S::V; i++)
-                v[i] = v[i] * f * w[i];
-            if (n.table) {
-                load_pack<S::V, S::WIDE>(w, n.table + r * n.hd + (int)at % n.hd, S::V);
-                turn_pack<S::V>(v, w);
-            }
+            norm_and_turn(row, n, r, at, f, v);
             row.template store<TO>(n, r, at, v);
+        });
+    }
+}
+
+/* The largest of a head, in each of its lanes. */
+static __device__ __forceinline__ void head_top(float top[2], int lanes)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        for (int o = lanes / 2; o; o >>= 1)
+            top[i] = fmaxf(top[i], __shfl_xor_sync(FULL, top[i], o));
+}
+
+template <class TI> static __global__ void __launch_bounds__(TEAM_MOST, 1) norm_rope_codes_kernel(Norm n)
+{
+    SMEM_STATIC(float, part, 32);
+
+    EACH_TEAM_ROW(r, n) {
+        Row<TI, Shape<CODE_PACK, true>> row(n, r);
+        const float f = rope_factor(row, n, r, part);
+
+        row.in_step([&](float *v, int64_t at, bool in) {
+            float top[2] = { 0, 0 };
+
+            if (in) {
+                norm_and_turn(row, n, r, at, f, v);
+                round_pack(v);
+                see_pack(top, v);
+            }
+            head_top(top, n.head / CODE_PACK);
+            if (!in)
+                return;
+            put_codes(n.codes, r, n.width, at, v, code_factor(top, n.codes.type));
+            if (at % n.head == 0)
+                n.codes.scale[(r * n.width + at) / n.head] = code_scale(top, n.codes.type);
         });
     }
 }
@@ -184,13 +245,37 @@ template <class T, class S> static __device__ __forceinline__ Moments moments_of
             const float d = S::WIDE || at + i < n.width ? v[i] - m.coarse : 0;
 
             sum[0] += d;
-            sum[1] += d * d;
+            sum[1] = fmaf(d, d, sum[1]);
         }
     });
     team_sum<2>(sum, n.team, part);
     m.rest = sum[0] / n.whole;
-    m.scale = 1 / sqrtf(fmaxf(sum[1] / n.whole - m.rest * m.rest, 0) + n.eps);
+    m.scale = 1 / sqrtf(fmaxf(fmaf(-m.rest, m.rest, sum[1] / n.whole), 0) + n.eps);
     return m;
+}
+
+template <class TO, class T, class S> static __device__ __forceinline__ void normalize(const Row<T, S> &row, const Norm &n, int64_t r, int64_t at,
+                                                                                      const Moments &m, float *v)
+{
+    const int64_t table = r / n.run * n.width;
+    float w[S::V];
+
+#pragma unroll
+    for (int i = 0; i < S::V; i++)
+        v[i] = __fmul_rn(v[i] - m.coarse - m.rest, m.scale);
+    if (n.w) {
+        row.vector(w, n.w + table, at);
+#pragma unroll
+        for (int i = 0; i < S::V; i++)
+            v[i] = __fmul_rn(v[i], n.plus + w[i]);
+    }
+    if (n.b) {
+        row.vector(w, n.b + table, at);
+#pragma unroll
+        for (int i = 0; i < S::V; i++)
+            v[i] = __fadd_rn(v[i], w[i]);
+    }
+    act_pack<TO, S::V>(v, n.act);
 }
 
 template <class TO, class TI, class S> static __global__ void __launch_bounds__(TEAM_MOST, 1) layer_norm_kernel(Norm n)
@@ -200,39 +285,50 @@ template <class TO, class TI, class S> static __global__ void __launch_bounds__(
     EACH_TEAM_ROW(r, n) {
         Row<TI, S> row(n, r);
         const Moments m = moments_of(row, n, part);
-        const int64_t table = r / n.run * n.width;
 
         row.each([&](float *v, int64_t at) {
-            float w[S::V];
-
-#pragma unroll
-            for (int i = 0; i < S::V; i++)
-                v[i] = (v[i] - m.coarse - m.rest) * m.scale;
-            if (n.w) {
-                row.vector(w, n.w + table, at);
-#pragma unroll
-                for (int i = 0; i < S::V; i++)
-                    v[i] *= n.plus + w[i];
-            }
-            if (n.b) {
-                row.vector(w, n.b + table, at);
-#pragma unroll
-                for (int i = 0; i < S::V; i++)
-                    v[i] += w[i];
-            }
-            act_pack<TO, S::V>(v, n.act);
+            normalize<TO>(row, n, r, at, m, v);
             row.template store<TO>(n, r, at, v);
         });
     }
 }
 
+template <class TI> static __global__ void __launch_bounds__(TEAM_MOST, 1) layer_norm_codes_kernel(Norm n)
+{
+    SMEM_STATIC(float, part, 64);
+
+    EACH_TEAM_ROW(r, n) {
+        Row<TI, Shape<CODE_PACK, true>> row(n, r);
+        const Moments m = moments_of(row, n, part);
+        float top[2] = { 0, 0 };
+
+        row.in_step([&](float *v, int64_t at, bool in) {
+            if (in) {
+                normalize<bf16>(row, n, r, at, m, v);
+                round_pack(v);
+            } else {
+                clear_pack(v);
+            }
+            rotate_pack(v, n.codes.group);
+            see_pack(top, v);
+        });
+        team_top(top, n.team, part);
+        row.in_step([&](const float *v, int64_t at, bool in) {
+            if (in)
+                put_codes(n.codes, r, n.width, at, v, code_factor(top, n.codes.type));
+        });
+        if (r < n.rows && threadIdx.x % n.team == 0)
+            n.codes.scale[r] = code_scale(top, n.codes.type);
+    }
+}
+
 /* ---- launching -------------------------------------------------------------------------------------------------------------- */
 
-/* The smallest team that holds `packs`: a power of two within a warp, else whole warps; at most TEAM_MOST. */
-static int team_of(int64_t packs)
+/* The smallest team that holds `packs`: a power of two within a warp, else whole warps; from `least` to TEAM_MOST. */
+static int team_of(int64_t packs, int least)
 {
     const int64_t lanes = divide_up(packs, HELD);
-    int team = 1;
+    int team = least;
 
     if (lanes > 32)
         return (int)at_most(divide_up(lanes, 32) * 32, TEAM_MOST);
@@ -246,7 +342,7 @@ static int launch_norm(Backend *be, Norm n, void (*kernel)(Norm), int pack, cons
     const Cuda *cuda = avt_cuda(be);
     unsigned block, grid;
 
-    n.team = team_of(divide_up(n.width, pack));
+    n.team = team_of(divide_up(n.width, pack), n.team);
     block = (unsigned)(n.team > 32 ? n.team : (int)SMALL_BLOCK);
     grid = at_most(divide_up(n.rows, block / (unsigned)n.team), (int64_t)SPAN_BLOCKS * cuda->multiprocessors);
     return avt_cuda_check(be, LAUNCH(kernel, dim3(grid), dim3(block), 0, cuda->stream, n), name);
@@ -269,6 +365,18 @@ template <class F> static int run_norm(Backend *be, const OpCall *c, const Norm 
     });
 }
 
+/* Has a result of codes a kernel, pick(type of x)? Else its numbers go through the workspace. */
+template <class F> static int run_codes(Backend *be, const OpCall *c, const Norm *n, bool suits, int (*op)(Backend *be, const OpCall *c), F pick)
+{
+    if (!n->rows || !n->width)
+        return 0;
+    suits = suits && c->out.act == DT_BF16 && aligned16(n->x, n->w, n->b, n->table) && n->width % CODE_PACK == 0 && n->hd % CODE_PACK == 0 &&
+            n->width <= (int64_t)TEAM_MOST * HELD * CODE_PACK;
+    if (!suits)
+        return avt_cuda_codes_apart(be, c, op);
+    return by_type(c->x.dtype, [&](auto from) { return launch_norm(be, *n, pick(from), CODE_PACK, avt_op_name(c->op)); });
+}
+
 /* What all norms have. */
 static Norm norm_of(const OpCall *c)
 {
@@ -280,6 +388,7 @@ static Norm norm_of(const OpCall *c)
     n.width = avt_last_dim(c->x);
     n.run = n.rows + 1;
     n.whole = (float)n.width;
+    n.team = 1;
     n.w = (const float *)c->norm.w.data;
     n.eps = c->u.norm.eps;
     n.plus = (float)c->u.norm.plus;
@@ -294,6 +403,14 @@ int avt_cuda_squares(Backend *be, const OpCall *c)
     return run_norm(be, c, &n, [](auto, auto from, auto shape) { return &squares_kernel<float, TYPE(from), decltype(shape)>; });
 }
 
+/* Neighbouring lanes, a power of two of them, have a head, and no team ends within one. */
+static bool heads_suit(const Norm &n)
+{
+    const int lanes = n.head / CODE_PACK;
+
+    return n.head % CODE_PACK == 0 && lanes && lanes <= 32 && !(lanes & (lanes - 1)) && team_of(divide_up(n.width, CODE_PACK), 1) % lanes == 0;
+}
+
 int avt_cuda_norm_rope(Backend *be, const OpCall *c)
 {
     Norm n = norm_of(c);
@@ -302,6 +419,11 @@ int avt_cuda_norm_rope(Backend *be, const OpCall *c)
     n.squares = (const float *)c->norm_rope.squares.data;
     n.hd = (int)(2 * c->norm_rope.table.dim[1]);
     n.whole = (float)c->u.norm.width;
+    if (c->out.scale) {
+        n.head = (int)avt_last_dim(c->out);
+        n.codes = code_rows(c->out, n.width, 1);
+        return run_codes(be, c, &n, heads_suit(n), avt_cuda_norm_rope, [](auto from) { return &norm_rope_codes_kernel<TYPE(from)>; });
+    }
     return run_norm(be, c, &n, [](auto to, auto from, auto shape) { return &norm_rope_kernel<TYPE(to), TYPE(from), decltype(shape)>; });
 }
 
@@ -320,5 +442,10 @@ int avt_cuda_layer_norm(Backend *be, const OpCall *c)
     n.b = (const float *)c->norm.b.data;
     if (values)
         n.run = n.rows * n.width / values;
+    n.team = 32;                                                    // as codes want it, which have the same bits
+    if (c->out.scale) {
+        n.codes = code_rows(c->out, n.width, (int)avt_code_group(c->out.dtype, n.width));
+        return run_codes(be, c, &n, true, avt_cuda_layer_norm, [](auto from) { return &layer_norm_codes_kernel<TYPE(from)>; });
+    }
     return run_norm(be, c, &n, [](auto to, auto from, auto shape) { return &layer_norm_kernel<TYPE(to), TYPE(from), decltype(shape)>; });
 }

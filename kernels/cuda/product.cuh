@@ -32,6 +32,10 @@ typedef struct Finish {
 
 /** linear.cu: out = finish(v [rows, n]), sums of type f32 or i32; v may be f->out. */
 int avt_cuda_finish(Backend *be, const void *v, DType sums, const Finish *f, int64_t rows, int64_t n);
+/** quantize.cu: the codes, rows first .. first + rows - 1 of `out`, of what avt_cuda_finish() would give in bf16 of sums v [rows, f->row]. */
+int avt_cuda_finish_codes(Backend *be, Tensor out, const void *v, DType sums, const Finish *f, int64_t first, int64_t rows);
+/** Can it, of rows of n? */
+bool avt_cuda_can_finish_codes(const Finish *f, int64_t n);
 /** linear.cu: n elements of another type; a multiple of 4, as the addresses are. */
 int avt_cuda_convert(Backend *be, void *out, DType to, const void *x, DType from, int64_t n);
 
@@ -64,9 +68,9 @@ static inline Rows rows_of(const void *p, DType dtype, int64_t nb, int64_t k)
 static __device__ __forceinline__ float finished(const Finish &f, float v, size_t at, int64_t m, int n)
 {
     if (f.own)
-        v *= f.own[m] * f.scale[n];
+        v = __fmul_rn(v, f.own[m] * f.scale[n]);                    // told, as codes (quantize.cu) are made of the same bits
     if (f.bias)
-        v += f.bias[n];
+        v = __fadd_rn(v, f.bias[n]);
     v = activate<float>(f.act, v);
     if (f.gate)
         v *= f.gate[n];

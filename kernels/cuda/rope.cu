@@ -114,6 +114,8 @@ int avt_cuda_rope(Backend *be, const OpCall *c)
 {
     if (!avt_numel(c->out))
         return 0;
+    if (c->out.scale)
+        return avt_cuda_codes_apart(be, c, avt_cuda_rope);
     return by_type(c->out.dtype, [&](auto to) {
         return by_type(c->x.dtype, [&](auto from) {
             using TO = TYPE(to);

@@ -30,7 +30,7 @@ int avt_cuda_linear_suits(const OpCall *c)
 {
     const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
 
-    return aligned_row(k, c->linear.x.dtype) && aligned_row(n, c->out.dtype);
+    return aligned_row(k, c->linear.x.dtype) && aligned_row(n, avt_op_numbers_type(c));
 }
 
 LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
@@ -38,7 +38,7 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
     const int64_t n = c->linear.w.dim[0], k = c->linear.w.dim[1];
     const DType x = c->linear.x.dtype;
     const int codes = avt_is_code(x), no_e4m3 = x == DT_F8_E4M3 && arch < 89;
-    const int rounds = c->out.dtype == DT_BF16, own_finish = codes || c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;    // perhaps
+    const int rounds = avt_op_numbers_type(c) == DT_BF16, own_finish = codes || c->u.act != ACT_NONE || c->linear.gate.be || c->linear.b.be;    // perhaps
     LinearSpace s = { 0 };
 
     if (!avt_cuda_linear_suits(c))
@@ -112,6 +112,11 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
     const LinearSpace l = c->op == OP_LINEAR ? avt_cuda_linear_space(c, arch) : (LinearSpace){ 0 };
     const ConvSpace v = c->op == OP_CONV3D ? avt_cuda_conv_space(c) : (ConvSpace){ 0 };
 
+    if (avt_op_gives_codes(c)) {
+        const OpCall numbers = avt_op_numbers(c, NULL);
+
+        return avt_cuda_workspace(&numbers, arch) + (int64_t)padded(avt_nbytes(numbers.out));
+    }
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
     if (c->op == OP_ATTENTION && avt_cuda_attention_suits(c, arch)) {

@@ -5,6 +5,7 @@
  *
  *   product      [ cuBLASLt's own | rows of a weight, widened | rows of x, widened | rows of sums, before a finish of our own ]
  *   attention    [ cuDNN's own | result of each segment, logs of its sums ]
+ *   codes        [ what the op wants for its numbers | the numbers ]
  *   convolution  [ cuDNN's own | frames, cached and new, in one piece | the weight, widened | the result in f32, before a residual ]
  *
  * Each part begins at a multiple of 256 bytes. What a library cannot take by its shape goes to our own kernel, which wants nothing.

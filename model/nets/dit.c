@@ -6,9 +6,9 @@
  *   u = LN(x; norm3)                 x += o(attention(q, text))
  *   u = LN(x) (1 + m4) + m3          x += m5 * ffn2(gelu(ffn0(u)))                     then, after some layers, the audio
  *
- * x is f32; u, q, attention and the FFN's inside have the backend's type of activations, rings and sinks their own (Dit.kv): where it is
- * another one they are converted on their way in, codes a row of each head, after parts of a team have exchanged them.
- * A product whose weight is codes is given codes: avt_factor().
+ * x is f32; q and attention have the backend's type of activations, rings and sinks their own (Dit.kv), to which the norm of keys gives
+ * them, codes a row of each head; values, and what parts of a team have exchanged, are converted on their way in.
+ * A product whose weight is codes takes codes: u and the FFN's inside are made as such (avt_new_factor()), attention's results become such.
  * Keys in the ring are rotated once, at their absolute frame, and so are the motion keys of the sink, which stand still. The reference
  * moves along with the stream: its keys are also kept as they come out of the norm and are rotated anew for each block, into their
  * place in front of the motion keys. A sink item attends to itself alone.
@@ -56,6 +56,18 @@ static void see_layer(const DitItem *it, int layer, const char *what, Tensor t)
     see(it, name, t);
 }
 
+/* What a product takes, of x's shape. */
+static Tensor factor_like(Arena *scratch, const Linear *l, Tensor x)
+{
+    return avt_new_factor(scratch, l, x.nd, x.dim);
+}
+
+/* An activation of the shape of u, which is spent: in its place, if it is none of codes. */
+static Tensor instead_of(Arena *scratch, Tensor u)
+{
+    return u.scale ? like(scratch, u) : u;
+}
+
 /* Of M rows, `width` columns: an activation. */
 static Tensor rows_like(Arena *scratch, int64_t M, int64_t width)
 {
@@ -99,7 +111,8 @@ static TeamHeads kept(const Dit *d, Tensor keys, Tensor x, const TeamCut *cut)
     return (TeamHeads){ keys, heads(d, x), cut };
 }
 
-/* q of u, of_heads its heads held, and the block's keys and values into their place in the ring. */
+/* q of u, of_heads its heads held, and the block's keys and values into their place in the ring. Keys that are not exchanged go there by
+ * their norm. */
 static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttention *a, DitItem *it, int i, Tensor q, Tensor of_heads, Tensor u)
 {
     const int64_t N = it->shape->N, slot = it->f0 % DIT_RING * it->shape->n;
@@ -109,35 +122,30 @@ static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     const Tensor k = product_of(scratch, d, to_k, u), v = product_of(scratch, d, to_v, u);
     const Tensor all_k = gathered(be, scratch, d, to_k, k), all_v = gathered(be, scratch, d, to_v, v);
 
-    avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, avt_factor(be, scratch, &a->q, u), (const Linear *const[]){ &a->k, &a->v, &a->q });
-    avt_team_norm_rope(&d->team, be, scratch, (const TeamNorm[]){ { k, k, a->norm_k, it->rope }, { q, q, a->norm_q, it->rope } }, 2,
-                       d->cfg.eps, d->cfg.dim);
-    if (by_heads(d))
+    avt_linear_group(be, 3, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
+    avt_team_norm_rope(&d->team, be, scratch, (const TeamNorm[]){ { by_heads(d) ? k : to_k, k, a->norm_k, it->rope },
+                                                                  { q, q, a->norm_q, it->rope } }, 2, d->cfg.eps, d->cfg.dim);
+    if (by_heads(d)) {
         avt_team_to_heads(&d->team, be, scratch, (const TeamHeads[]){ kept(d, all_k, k, &cut), kept(d, all_v, v, &cut),
                                                                       kept(d, heads(d, of_heads), q, &cut) }, 3);
-    convert(be, to_k, all_k);
+        convert(be, to_k, all_k);
+    }
     convert(be, to_v, all_v);
     avt_arena_release(scratch, mark);
 }
 
 /* The reference's keys of the sink, at the place where they are for this block. */
-static void turn_reference(Backend *be, Arena *scratch, const DitItem *it, int i)
+static void turn_reference(Backend *be, const DitItem *it, int i)
 {
-    const Tensor keys = avt_rows(it->sink->k[i], 0, it->shape->n), ref = it->sink->ref[i];
-    const size_t mark = avt_arena_mark(scratch);
-    const Tensor turned = is_converted(be, keys) ? like(scratch, ref) : keys;
-
-    avt_rope(be, turned, ref, it->rope_sink);
-    convert(be, keys, turned);
-    avt_arena_release(scratch, mark);
+    avt_rope(be, avt_rows(it->sink->k[i], 0, it->shape->n), it->sink->ref[i], it->rope_sink);
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
-static void attend_block(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
+static void attend_block(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
 {
     const int64_t n = it->shape->n, frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
 
-    turn_reference(be, scratch, it, i);
+    turn_reference(be, it, i);
     avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n),
                   it->sink->k[i], it->sink->v[i], AVT_NONE, scale_of(d));
 }
@@ -162,11 +170,10 @@ static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     TeamNorm norm[4] = { { ref, avt_rows(k, 0, n), a->norm_k, AVT_NONE } };
     int nb = 1;
 
-    avt_linear_group(be, q.be ? 3 : 2, (const Tensor[]){ k, v, q }, avt_factor(be, scratch, &a->q, u),
-                     (const Linear *const[]){ &a->k, &a->v, &a->q });
+    avt_linear_group(be, q.be ? 3 : 2, (const Tensor[]){ k, v, q }, u, (const Linear *const[]){ &a->k, &a->v, &a->q });
     if (own.be)
         norm[nb++] = (TeamNorm){ own, k, a->norm_k, it->rope };
-    norm[nb++] = (TeamNorm){ k, k, a->norm_k, it->rope_sink };
+    norm[nb++] = (TeamNorm){ by_heads(d) ? k : it->sink->k[i], k, a->norm_k, it->rope_sink };
     if (q.be)
         norm[nb++] = (TeamNorm){ q, q, a->norm_q, it->rope };
     avt_team_norm_rope(&d->team, be, scratch, norm, nb, d->cfg.eps, d->cfg.dim);
@@ -176,8 +183,8 @@ static void fill_sink(Backend *be, Arena *scratch, const Dit *d, const DitAttent
         if (q.be)
             h[3] = kept(d, heads(d, of_heads), q, &cut);
         avt_team_to_heads(&d->team, be, scratch, h, q.be ? 4 : 3);
+        convert(be, it->sink->k[i], all_k);
     }
-    convert(be, it->sink->k[i], all_k);
     convert(be, it->sink->v[i], all_v);
     avt_arena_release(scratch, mark);
 }
@@ -192,16 +199,17 @@ static Tensor attend(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int
 {
     const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const int64_t M = it->sink_pass ? it->shape->Lc : it->shape->N;
-    const Tensor att = d->team.nb > 1 ? rows_like(scratch, M, d->keys) : u;
+    const Tensor own_rows = d->team.way == TEAM_COLUMNS ? AVT_NONE : instead_of(scratch, u);
+    const Tensor att = d->team.nb > 1 ? rows_like(scratch, M, d->keys) : own_rows;
 
     if (it->sink_pass)
         attend_sink(be, d, it, i, att, q, own);
     else
-        attend_block(be, scratch, d, it, i, att, q);
+        attend_block(be, d, it, i, att, q);
     if (!by_heads(d))
         return att;
-    avt_team_to_tokens(&d->team, be, scratch, heads(d, u), heads(d, att), &cut);
-    return u;
+    avt_team_to_tokens(&d->team, be, scratch, heads(d, own_rows), heads(d, att), &cut);
+    return own_rows;
 }
 
 static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor m)
@@ -209,7 +217,7 @@ static void self_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitAttention *a = &d->layer[i].self;
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x), own = it->sink_pass && it->given_rope.be ? like(scratch, it->x) : AVT_NONE;
+    const Tensor u = factor_like(scratch, &a->q, it->x), own = it->sink_pass && it->given_rope.be ? like(scratch, it->x) : AVT_NONE;
     Tensor all, q, of_heads;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 1), avt_at(m, 0), d->cfg.eps);
@@ -231,14 +239,14 @@ static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitLayer *l = &d->layer[i];
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x);
+    const Tensor u = factor_like(scratch, &l->cross.q, it->x);
     Tensor all, q, att;
 
     avt_layer_norm(be, u, it->x, l->norm3_w, l->norm3_b, d->cfg.eps, ACT_NONE);
     all = avt_team_all(&d->team, be, scratch, u, &cut);
     q = rows_like(scratch, all.dim[0], d->width);
-    att = d->team.way == TEAM_COLUMNS ? rows_like(scratch, all.dim[0], d->width) : u;
-    avt_linear(be, q, avt_factor(be, scratch, &l->cross.q, all), &l->cross.q, ACT_NONE);
+    att = d->team.way == TEAM_COLUMNS ? rows_like(scratch, all.dim[0], d->width) : instead_of(scratch, u);
+    avt_linear(be, q, all, &l->cross.q, ACT_NONE);
     avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, l->cross.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     avt_attention(be, heads(d, att), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
     avt_team_linear_add(&d->team, be, scratch, it->x, att, &l->cross.o, AVT_NONE, &cut);
@@ -250,13 +258,13 @@ static void feed_forward(Backend *be, Arena *scratch, const Dit *d, DitItem *it,
     const TeamCut cut = avt_dit_cut(it->shape, it->sink_pass);
     const DitLayer *l = &d->layer[i];
     const size_t mark = avt_arena_mark(scratch);
-    const Tensor u = like(scratch, it->x);
+    const Tensor u = factor_like(scratch, &l->ffn0, it->x);
     Tensor all, y;
 
     avt_norm_modulate(be, u, it->x, avt_at(m, 4), avt_at(m, 3), d->cfg.eps);
     all = avt_team_all(&d->team, be, scratch, u, &cut);
-    y = rows_like(scratch, all.dim[0], l->ffn0.w.dim[0]);
-    avt_linear(be, y, avt_factor(be, scratch, &l->ffn0, all), &l->ffn0, ACT_GELU_TANH);
+    y = avt_new_factor(scratch, &l->ffn2, 2, (const int64_t[]){ all.dim[0], l->ffn0.w.dim[0] });
+    avt_linear(be, y, all, &l->ffn0, ACT_GELU_TANH);
     avt_team_linear_add(&d->team, be, scratch, it->x, y, &l->ffn2, avt_at(m, 5), &cut);
     avt_arena_release(scratch, mark);
 }

@@ -160,12 +160,13 @@ int avt_dit_audio_keys(Backend *be, Arena *scratch, const Dit *d, DitAudio *out)
 
 /* ---- injection -------------------------------------------------------------------------------------------------- */
 
-/* Actor a: the attention of x [3 n, D] to the tokens of its frame, before the output projection. u: scratch like x, which may be the result. */
-static Tensor attend(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor u, Tensor x, const DitAudio *audio, int a, const TeamCut *cut)
+/* Actor a: the attention of x [3 n, D] to the tokens of its frame, before the output projection, in scratch. */
+static Tensor attend(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, int a, const TeamCut *cut)
 {
     const int64_t m = audio->local.dim[2], hd = d->cfg.dim / d->cfg.nb_heads, NH = d->width / hd;
     const Tensor table = avt_at(avt_at(audio->table, in->index), a);
     const Tensor k = avt_at(avt_at(audio->k, in->index), a), v = avt_at(avt_at(audio->v, in->index), a);
+    const Tensor u = avt_new_factor(scratch, &in->attn.q, x.nd, x.dim);
     Tensor all, q, att;
     int64_t n;
 
@@ -173,8 +174,8 @@ static Tensor attend(Backend *be, Arena *scratch, const Dit *d, const DitInject 
     all = avt_team_all(&d->team, be, scratch, u, cut);
     n = all.dim[0] / DIT_BLOCK;
     q = avt_new(scratch, be->act, all.dim[0], d->width);
-    att = d->team.way == TEAM_COLUMNS ? avt_new(scratch, be->act, all.dim[0], d->width) : u;
-    avt_linear(be, q, avt_factor(be, scratch, &in->attn.q, all), &in->attn.q, ACT_NONE);
+    att = d->team.way == TEAM_COLUMNS || u.scale ? avt_new(scratch, be->act, all.dim[0], d->width) : u;
+    avt_linear(be, q, all, &in->attn.q, ACT_NONE);
     avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, in->attn.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
     avt_attention(be, avt_view(att, DIT_BLOCK, n, NH, hd), avt_view(q, DIT_BLOCK, n, NH, hd), avt_view(k, DIT_BLOCK, m, NH, hd),
                   avt_view(v, DIT_BLOCK, m, NH, hd), AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)hd));
@@ -184,13 +185,12 @@ static Tensor attend(Backend *be, Arena *scratch, const Dit *d, const DitInject 
 /* Several actors see the same x, so it is kept while their masked residuals are added. */
 static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, const TeamCut *cut)
 {
-    const Tensor before = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]), u = avt_new_dims(scratch, be->act, 2, x.dim);
-    const Tensor y = avt_new_dims(scratch, be->act, 2, x.dim);
+    const Tensor before = avt_new(scratch, DT_F32, x.dim[0], x.dim[1]), y = avt_new_dims(scratch, be->act, 2, x.dim);
 
     avt_copy(be, before, x);
     for (int a = 0; a < audio->nb_actors; a++) {
         const size_t mark = avt_arena_mark(scratch);
-        const Tensor att = attend(be, scratch, d, in, u, before, audio, a, cut);
+        const Tensor att = attend(be, scratch, d, in, before, audio, a, cut);
 
         avt_linear(be, y, avt_factor(be, scratch, &in->attn.o, att), &in->attn.o, ACT_NONE);
         avt_gate_add(be, x, x, y, avt_view(avt_at(audio->mask, a), x.dim[0]));
@@ -201,15 +201,12 @@ static void inject_masked(Backend *be, Arena *scratch, const Dit *d, const DitIn
 int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *in, Tensor x, const DitAudio *audio, const TeamCut *cut)
 {
     const size_t mark = avt_arena_mark(scratch);
-    Tensor u;
 
     AVT_REQUIRE(be->log, x.nd == 2 && x.dim[0] % DIT_BLOCK == 0 && (audio->mask.be ? d->team.nb == 1 : audio->nb_actors == 1));
     if (audio->mask.be)
         inject_masked(be, scratch, d, in, x, audio, cut);
-    else {
-        u = avt_new_dims(scratch, be->act, 2, x.dim);
-        avt_team_linear_add(&d->team, be, scratch, x, attend(be, scratch, d, in, u, x, audio, 0, cut), &in->attn.o, AVT_NONE, cut);
-    }
+    else
+        avt_team_linear_add(&d->team, be, scratch, x, attend(be, scratch, d, in, x, audio, 0, cut), &in->attn.o, AVT_NONE, cut);
     avt_arena_release(scratch, mark);
     return be->status;
 }

@@ -131,11 +131,9 @@ static void text_layer(Backend *be, Arena *scratch, const Dit *d, DitKeys *out, 
     const Tensor k = text_rows(scratch, d, out->k[i], M), v = text_rows(scratch, d, out->v[i], M);
 
     avt_linear_group(be, 2, (const Tensor[]){ k, v }, factor, (const Linear *const[]){ &a->k, &a->v });
-    avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ k, k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
-    if (out->k[i].dtype != be->act) {
-        avt_dit_keep(be, out->k[i], avt_reshape(k, 3, out->k[i].dim));
+    avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ out->k[i], k, a->norm_k, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
+    if (out->v[i].dtype != be->act)
         avt_dit_keep(be, out->v[i], avt_reshape(v, 3, out->v[i].dim));
-    }
     avt_arena_release(scratch, mark);
 }
 

@@ -106,6 +106,8 @@ void avt_team_gather(const Team *t, Backend *be, Tensor all, Tensor own, const T
     for (int j = 0; j < cut->nb; j++)
         copy(be, in[t->part].run[j], out[t->part].run[j]);
     swap(t, be, out, in);
+    if (own.scale)
+        avt_team_gather(t, be, avt_scales(all), avt_scales(own), cut);
 }
 
 /* sum = the parts' tensors in their order, ours in its place; other [nb] has theirs. */
@@ -277,7 +279,7 @@ Tensor avt_team_all(const Team *t, Backend *be, Arena *scratch, Tensor x, const 
     dim[0] = 0;
     for (int j = 0; j < cut->nb; j++)
         dim[0] += cut->run[j];
-    all = avt_new_dims(scratch, x.dtype, x.nd, dim);
+    all = x.scale ? avt_new_codes(scratch, x.dtype, x.nd, dim) : avt_new_dims(scratch, x.dtype, x.nd, dim);
     avt_team_gather(t, be, all, x, cut);
     return all;
 }

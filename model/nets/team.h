@@ -53,7 +53,7 @@ int64_t avt_team_rows(const Team *t, const TeamCut *cut);
 
 /** own [own tokens, ..] = this part's rows of all [all tokens, ..]; nothing is sent. */
 void avt_team_own(const Team *t, Backend *be, Tensor own, Tensor all, const TeamCut *cut);
-/** all [all tokens, ..] from own [own tokens, ..] of every part. */
+/** all [all tokens, ..] from own [own tokens, ..] of every part; codes with their scales, a row each. */
 void avt_team_gather(const Team *t, Backend *be, Tensor all, Tensor own, const TeamCut *cut);
 /** x f32, any shape, the same on every part afterwards: the sum over the parts. For small tensors: each part gets all of each. */
 void avt_team_sum(const Team *t, Backend *be, Arena *scratch, Tensor x);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* quantize, and products of codes: against the numbers that the codes stand for, in f64. */
+/* quantize, ops that give codes, and products of codes: these against the numbers that the codes stand for, in f64. */
 #include "op.h"
 #include "quantize.h"
 
@@ -195,6 +195,125 @@ static void same_codes(void **state)
     }
 }
 
+/* ---- ops that give codes ------------------------------------------------------------------------------------------------------ */
+
+typedef enum Giver { AFFINE, MODULATED, NORMED_HEADS, TURNED, OF_NUMBERS, OF_CODES, NB_GIVERS } Giver;
+static const OpId giver_op[NB_GIVERS] = { OP_LAYER_NORM, OP_LAYER_NORM, OP_NORM_ROPE, OP_ROPE, OP_LINEAR, OP_LINEAR };
+enum { DEPTH = 32 };                            // of the products
+
+typedef struct Made {
+    Giver by;
+    int64_t rows, width, hd;                    // hd: of heads
+    const float *x, *w, *b;                     // [rows, 2 width + DEPTH], [rows, width], [width, DEPTH]
+} Made;
+
+static Tensor made_tensor(TestBench *t, const Made *m, DType type)
+{
+    const int by_heads = m->by == NORMED_HEADS || m->by == TURNED;
+    const int64_t dim[3] = { m->rows, by_heads ? m->width / m->hd : m->width, m->hd };
+
+    return avt_is_code(type) ? avt_new_codes(t->arena, type, by_heads ? 3 : 2, dim) : avt_new_dims(t->arena, type, by_heads ? 3 : 2, dim);
+}
+
+static void give_product(TestBench *t, Tensor out, const Made *m)
+{
+    const DType act = t->act, type = m->by == OF_CODES ? DT_I8 : act;
+    Linear l = { .b = TEST_TENSOR(t, m->x, m->width) };
+
+    t->act = type;
+    l.w = test_weight(t, WEIGHT_LINEAR, m->b, 2, (const int64_t[]){ m->width, DEPTH });
+    t->act = act;
+    avt_linear(t->be, out, m->by == OF_CODES ? codes_of(t, type, m->x, m->rows, DEPTH) : TEST_ACT(t, m->x, m->rows, DEPTH), &l, ACT_GELU_TANH);
+}
+
+static void give(TestBench *t, Tensor out, const Made *m)
+{
+    const Tensor x = TEST_ACT(t, m->x, m->rows, m->width), table = TEST_TENSOR(t, m->w, m->rows, m->hd / 2, 2);
+    const int64_t groups = m->rows % 3 ? 1 : 3;
+
+    switch (m->by) {
+    case AFFINE:
+        avt_layer_norm(t->be, out, x, TEST_TENSOR(t, m->w, m->width), AVT_NONE, 1e-6f, ACT_SILU);
+        break;
+    case MODULATED:
+        avt_norm_modulate(t->be, out, x, TEST_TENSOR(t, m->w, groups, m->width), TEST_TENSOR(t, m->x, groups, m->width), 1e-6f);
+        break;
+    case NORMED_HEADS:
+        avt_norm_rope(t->be, out, x, TEST_TENSOR(t, m->w, m->width), table, 1e-6f);
+        break;
+    case TURNED:
+        avt_rope(t->be, out, avt_view(x, m->rows, m->width / m->hd, m->hd), table);
+        break;
+    default:
+        give_product(t, out, m);
+    }
+}
+
+static uint8_t *bytes_of(TestBench *t, Tensor codes)
+{
+    const size_t size = avt_nbytes(codes), of_scales = (size_t)avt_rows_of(codes) * sizeof(float);
+    uint8_t *all = malloc(size + of_scales);
+
+    REQUIRE_OK(avt_download(t->be, all, codes));
+    REQUIRE_OK(avt_download(t->be, all + size, avt_scales(codes)));
+    return all;
+}
+
+/* Codes that an op gives are those of the numbers that it gives, and it takes the workspace that is planned. */
+static void given_codes(const Made *m, DType type, DType act, CpuLevel level)
+{
+    TestBench t;
+    Tensor numbers, apart, given;
+    uint8_t *want, *got;
+
+    test_bench_open_act(&t, device(level == CPU_AUTO ? "guard" : "cpu"), level, 2, act);
+    numbers = made_tensor(&t, m, act);
+    apart = made_tensor(&t, m, type);
+    given = made_tensor(&t, m, type);
+    give(&t, numbers, m);
+    avt_quantize(t.be, apart, numbers);
+    op_spy_start(t.be, giver_op[m->by]);
+    give(&t, given, m);
+    t.be->cls = op_spy.real;
+    want = bytes_of(&t, apart);
+    got = bytes_of(&t, given);
+    assert_int_equal(op_spy.nb, 1);
+    assert_memory_equal(got, want, avt_nbytes(given) + (size_t)avt_rows_of(given) * sizeof(float));
+    assert_int_equal(t.be->cls->workspace(t.be, &op_spy.last), (int64_t)t.be->workspace_peak);
+    test_bench_close(&t);
+    free(want);
+    free(got);
+}
+
+/* At every level and on a device, in f32 and bf16. */
+static void given(Giver by, int64_t rows, int64_t width, int64_t hd)
+{
+    Made m = { .by = by, .rows = rows, .width = width, .hd = hd };
+    const int keys = by == NORMED_HEADS || by == TURNED;
+    float *x = op_values(rows * (2 * width + DEPTH), RANDOM, 3), *w = op_values(rows * width, RANDOM, 4), *b = op_values(width * DEPTH, RANDOM, 5);
+
+    m.x = x;
+    m.w = w;
+    m.b = b;
+    for (int i = 0; i < 2 * 2; i++)
+        for (CpuLevel level = op_device ? CPU_AUTO : CPU_PLAIN; level <= CPU_AUTO; level++)
+            if (!keys || types[i % 2] == DT_F8_E4M3)
+                given_codes(&m, types[i % 2], i / 2 ? DT_BF16 : DT_F32, level);
+    free(x);
+    free(w);
+    free(b);
+}
+
+static void codes_given(void **state)
+{
+    static const int64_t size[][3] = { { 1, 2, 2 }, { 7, 10, 10 }, { 9, 96, 32 }, { 5, 192, 24 }, { 12, 768, 128 }, { 3, 1100, 100 }, { 6, 5120, 128 } };
+
+    (void)state;
+    for (Giver by = 0; by < NB_GIVERS && !op_bench_mode; by++)
+        for (size_t i = 0; i < sizeof(size) / sizeof(size[0]); i++)
+            given(by, size[i][0], size[i][1], size[i][2]);
+}
+
 /* R is its own inverse; each code is the nearest one; the largest number of a row has the largest code. */
 static void round_trip(void **state)
 {
@@ -326,6 +445,12 @@ static void refused(void **state)
     op_refused(&t, OP_LINEAR);
     avt_add(t.be, x, q, x);
     op_refused(&t, OP_ADD);
+    avt_layer_norm(t.be, avt_new(t.arena, DT_I8, 2, 4), x, AVT_NONE, AVT_NONE, 1e-6f, ACT_NONE);                                // no scales
+    op_refused(&t, OP_LAYER_NORM);
+    avt_layer_norm(t.be, avt_new_codes(t.arena, DT_I8, 2, (int64_t[]){ 4, 2 }), x, AVT_NONE, AVT_NONE, 1e-6f, ACT_NONE);        // parts of a row
+    op_refused(&t, OP_LAYER_NORM);
+    avt_rope(t.be, avt_new_codes(t.arena, DT_I8, 3, (int64_t[]){ 2, 2, 2 }), avt_view(x, 2, 2, 2), avt_new(t.arena, DT_F32, 2, 1, 2));   // rotated
+    op_refused(&t, OP_ROPE);
     test_bench_close(&t);
 }
 
@@ -342,7 +467,7 @@ static void bench(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip), cmocka_unit_test(outliers), cmocka_unit_test(same_codes), cmocka_unit_test(sizes),
+        cmocka_unit_test(round_trip), cmocka_unit_test(outliers), cmocka_unit_test(same_codes), cmocka_unit_test(codes_given), cmocka_unit_test(sizes),
         cmocka_unit_test(ends), cmocka_unit_test(nonfinite), cmocka_unit_test(placed), cmocka_unit_test(refused), cmocka_unit_test(bench),
     };
 

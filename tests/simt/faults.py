@@ -43,6 +43,8 @@ FAULTS = [
     ('two things in one piece of workspace', 'linear.cu', 'w.library + s.library + s.weight + s.x : NULL;', 'w.library + s.library : NULL;', 'kernels/linear'),
     ('a number of a group that is turned with another lane', 'codes.cuh', 'turn_lanes(v, 8);', 'turn_lanes(v, 4);', 'kernels/quantize', 'quantize.cu'),
     ('the largest of a warp taken for its row\'s', 'codes.cuh', 'if (team <= 32)', 'if (team <= 512)', 'kernels/quantize', 'quantize.cu'),
+    ('the scale of a row of x forgotten', 'quantize.cu', 'own * w[i]', 'w[i]', 'kernels/quantize'),
+    ('two heads with one scale', 'norms.cu', 'int o = lanes / 2; o', 'int o = lanes; o', 'kernels/quantize'),
     ('logs of a row taken for another\'s', 'attention_dnn.cu', 'row % heads * n + row / heads', 'row', 'kernels/attention'),
     ('one result of two segments for both', 'attention_dnn.cu', '(size_t)i * (s->result + s->logs)', '0', 'kernels/attention'),
     ('work on the default stream', 'backend_cuda.cu', 'cudaMemcpyDeviceToHost, avt_cuda(be)->stream), "copying to the host"', 'cudaMemcpyDeviceToHost, 0), "copying to the host"', 'backend'),
