@@ -14,8 +14,10 @@ include config.mak
 endif
 
 all:
+# configure leaves what it finds the same alone
 config.mak: $(SRC)/configure
 	$(SRC)/configure $(CONFIGURE)
+	@touch $@
 config.h: config.mak ;
 
 # ---- what there is ------------------------------------------------------------------------------------------------------
