@@ -34,10 +34,13 @@ def worker(*more, model=None):
     return [A.tool, 'worker', '--model', model or A.model, '--cpu-threads', 1, *more]
 
 
+def is_mpich():
+    return b'HYDRA' in subprocess.run([A.mpirun, '--version'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+
+
 def mpirun():
-    """Of Open MPI or of MPICH, which has no limit of processes that would have to be lifted."""
-    words = subprocess.run([A.mpirun, '--version'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
-    return [A.mpirun] + ['--oversubscribe'] * (b'Open MPI' in words)
+    """Of Open MPI, or of MPICH, which has no limit of processes that would have to be lifted, but which would kill the others when one is killed."""
+    return [A.mpirun] + (['-disable-auto-cleanup'] if A.mpich else ['--oversubscribe'])
 
 
 def want_several():
@@ -370,6 +373,9 @@ def lose(tmp, stage, process, sig, options=(), going=Going, device='cpu'):
         while not is_told.search(g.text()):
             require(time.time() < start + 10, stage, process, sig, 'nobody says in 10 s that it is lost:', g.text())
             time.sleep(0.05)
+        if A.mpich and sig == signal.SIGSTOP:                       # its mpirun waits for that one, which finds itself alone when it goes on
+            g.wait_for(lambda: sum(ours(tmp).values(), []) == [g.pid(process)])
+            os.kill(g.pid(process), signal.SIGCONT)
         g.end(20)
         require(g.p.returncode != 0 or options, 'it succeeded', g.text())
         if process and blocks > 1:
@@ -437,6 +443,7 @@ def main(cases=None):
         print('SKIPPED: no mpirun, or avatar was built without MPI')
         print('0 passed, 0 failed, 1 skipped')
         return 0
+    A.mpich = is_mpich()
     A.several = not run([*mpirun(), '-n', 1, 'true', ':', '-n', 1, 'true']).returncode
     return tool_harness.run_cases(A.cases, 1, cases)
 
