@@ -329,6 +329,7 @@ static int damage_of(ToolOptions *o, const uint8_t *face, const float *pcm)
     int ret = 0;
 
     if (o->seeded) {
+        stop_removes(seeded_remove, folder);
         ret = stop_watch() < 0 ? -1 : seeded_open(folder, sizeof(folder), o->seeded, o->engine.models, stop_asked);
         o->engine.model = folder;
     }
@@ -336,6 +337,7 @@ static int damage_of(ToolOptions *o, const uint8_t *face, const float *pcm)
         ret = damage(o, face, pcm);
     if (folder[0])
         seeded_remove(folder);
+    stop_removes(NULL, NULL);
     if (stop_asked())
         fprintf(stderr, "avatar: interrupted\n");
     return ret;

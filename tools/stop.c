@@ -12,6 +12,8 @@ static struct {
     pthread_mutex_t lock;
     AvatarSession *session;
     int asked, at_once;
+    void (*remove)(const char *path);
+    const char *path;
 } stop = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static int is_ignored(int sig)
@@ -39,6 +41,8 @@ static sigset_t stop_signals(void)
 static void end_now(void)
 {
     file_abandon();
+    if (stop.path && *stop.path)
+        stop.remove(stop.path);
     fprintf(stderr, "avatar: interrupted\n");
     _exit(1);
 }
@@ -58,8 +62,11 @@ static void *watch(void *arg)
     if (stop.session)
         avatar_session_abort(stop.session);
     pthread_mutex_unlock(&stop.lock);
-    if (!sigwait(&set, &sig))
-        end_now();
+    do
+        if (sigwait(&set, &sig))
+            return NULL;
+    while (sig == SIGXCPU);             // which comes again with each second
+    end_now();
     return NULL;
 }
 
@@ -85,6 +92,14 @@ int stop_asked(void)
     asked = stop.asked;
     pthread_mutex_unlock(&stop.lock);
     return asked;
+}
+
+void stop_removes(void (*remove_it)(const char *path), const char *path)
+{
+    pthread_mutex_lock(&stop.lock);
+    stop.remove = remove_it;
+    stop.path = path;
+    pthread_mutex_unlock(&stop.lock);
 }
 
 void stop_session(AvatarSession *s)

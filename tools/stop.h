@@ -10,6 +10,8 @@
 int  stop_watch(void);
 /** Has a signal come? */
 int  stop_asked(void);
+/** What goes when a signal ends the program at once, and how; it may be "", nothing, for now. NULL: nothing any more. */
+void stop_removes(void (*remove_it)(const char *path), const char *path);
 /** The session to abort when one comes (or has come); NULL before it is closed. */
 void stop_session(AvatarSession *s);
 /** From here to the same with 0 there is nothing to save and nothing that could be told to stop: a signal ends the program. */

@@ -202,13 +202,17 @@ static int answer(ToolOptions *o, const char *path, const Log *log)
 static int answer_seeded(ToolOptions *o, const char *path, const Log *log)
 {
     char folder[PATH_MAX] = "";
-    int ret = stop_watch() < 0 || seeded_open(folder, sizeof(folder), o->seeded, o->engine.models, stop_asked) < 0;
+    int ret = stop_watch() < 0;
 
+    stop_removes(seeded_remove, folder);
+    if (!ret)
+        ret = seeded_open(folder, sizeof(folder), o->seeded, o->engine.models, stop_asked) < 0;
     o->engine.model = folder;
     if (!ret)
         ret = answer(o, path, log);
     if (folder[0])
         seeded_remove(folder);
+    stop_removes(NULL, NULL);
     if (stop_asked())
         return fprintf(stderr, "avatar: interrupted\n"), 1;
     return ret;

@@ -6,8 +6,10 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -172,3 +174,22 @@ def memory_for_no_thread(tmp):
             require(r.ret == 0 or r.ret in (1, 127) and r.err.strip(), mb, 'MB', r.what)
             codes.append(r.ret)
         require(1 in codes, codes)
+
+
+@case
+def time_is_up(tmp):
+    """SIGXCPU comes again with each second: no second word of it ends what is being tidied up, nor leaves gigabytes; two others do end it, tidily."""
+    def left():
+        return [p.name for p in tmp.iterdir() if p.name.startswith('avatar-seeded')]
+
+    args, env = ('verify', '--seeded', 40, '--cpu-threads', 1), dict(os.environ, TMPDIR=str(tmp))
+    r = Run(*args, env=env, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (1, 60)))
+    require(r.ret == 1 and 'interrupted' in r.err and not left(), r.what, left())
+    p = subprocess.Popen([tool_harness.A.tool] + [str(a) for a in args], env=env, stderr=subprocess.PIPE)
+    while p.poll() is None and not left():
+        time.sleep(0.02)
+    time.sleep(0.3)
+    p.send_signal(signal.SIGTERM)
+    p.send_signal(signal.SIGINT)
+    err = p.communicate(timeout=tool_harness.LIMIT)[1].decode()
+    require(p.returncode == 1 and 'interrupted' in err and not left(), p.returncode, err, left())
