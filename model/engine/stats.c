@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* See stats.h. */
 #include <fcntl.h>
+#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -198,10 +199,15 @@ static void write_line(Stats *t, int size)
 void avt_stats_block(AvatarSession *s, const struct FrameBlock *b)
 {
     const int64_t now = avt_now_ns();
+    locale_t point, before;
 
     if (s->stats.fd < 0)
         return;
+    point = newlocale(LC_ALL_MASK, "C", (locale_t)0);               // JSON knows no 0,5, which is what a host's locale may write
+    before = uselocale(point);
     write_line(&s->stats, whole_line(s, b, now));
+    uselocale(before);
+    freelocale(point);
     s->stats.last = now;
     s->stats.took = avt_now_ns() - now;
 }

@@ -497,6 +497,26 @@ static int use_decimal_comma(void)
     return setlocale(LC_NUMERIC, "comma") && strtod("0.5", NULL) == 0;
 }
 
+/* A line with "time": 0,5 is none. */
+static void statistics_are_json(void)
+{
+    const AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+    AvatarLook look = take_look(0);
+    float *pcm = take_sound(640);
+    Take *t = take_new();
+    AvatarEngine *e = NULL;
+    char path[300];
+
+    snprintf(path, sizeof(path), "%s/stats.jsonl", take_dir);
+    look.stats = path;
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    take_all(t, e, &look, NULL, pcm, 640);
+    avatar_engine_close(&e);
+    test_shell("python3 -c 'import json; [json.loads(l) for l in open(\"%s\")]'", path);
+    free(t);
+    free(pcm);
+}
+
 static void numbers_do_not_follow_the_locale(void **state)
 {
     AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
@@ -508,6 +528,7 @@ static void numbers_do_not_follow_the_locale(void **state)
     assert_int_equal(avatar_options_check(&opt), 0);
     opt.opts = "lora_alpha=0,5";
     assert_int_equal(avatar_options_check(&opt), AVATAR_ERR(EINVAL));
+    statistics_are_json();
     setlocale(LC_NUMERIC, "C");
     unsetenv("LOCPATH");
 }
