@@ -9,9 +9,13 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "base/half.h"
 #include "base/philox.h"
+#include "base/thread.h"
 #include "engine/engine.h"
 #include "seeded.h"
 
@@ -426,6 +430,15 @@ void seeded_published(SeededModel *m, int heads, const char *spiece)
     s->vae_width = 8;
 }
 
+/* Where libgomp cannot make its threads it ends the program: then it is to make none. */
+static void try_threads(void)
+{
+#if defined(_OPENMP)
+    if (avt_thread_team(omp_get_max_threads(), NULL) < 0)
+        omp_set_num_threads(1);
+#endif
+}
+
 int seeded_open(char *folder, size_t size, int heads, const char *models, int (*stop)(void))
 {
     const char *tmp = getenv("TMPDIR");
@@ -445,5 +458,6 @@ int seeded_open(char *folder, size_t size, int heads, const char *models, int (*
     }
     seeded_published(&m, heads, spiece);
     m.stop = stop;
+    try_threads();
     return seeded_write(&m, folder);
 }

@@ -14,7 +14,7 @@ import threading
 import time
 
 import tool_harness
-from tool_harness import Film, Run, case, face, fails, media, require, speak
+from tool_harness import Film, Run, Skip, case, face, fails, media, require, speak
 
 
 def photograph():
@@ -193,3 +193,24 @@ def time_is_up(tmp):
     p.send_signal(signal.SIGINT)
     err = p.communicate(timeout=tool_harness.LIMIT)[1].decode()
     require(p.returncode == 1 and 'interrupted' in err and not left(), p.returncode, err, left())
+
+
+@case
+def threads_for_random_weights(tmp):
+    """Where no thread is to be had libgomp ends the program: a sentence instead, and no folder is left."""
+    if os.getuid():
+        raise Skip('only root can become a user without other processes')
+    tmp.chmod(0o777)
+    user = 10000 + os.getpid() % 50000
+
+    def become(nb):
+        resource.setrlimit(resource.RLIMIT_NPROC, (nb, nb))
+        os.setgid(user)
+        os.setuid(user)
+
+    codes = []
+    for nb in (1, 2, 3, 4, 6, 20):
+        r = Run('verify', '--seeded', 2, '--cpu-threads', 2, env=dict(os.environ, TMPDIR=str(tmp), OMP_NUM_THREADS='4'), preexec_fn=lambda: become(nb))
+        require('libgomp' not in r.err and (r.out or r.err) and not [p for p in tmp.iterdir() if p.name.startswith('avatar-seeded')], nb, r.what)
+        codes.append(r.ret)
+    require(codes[0] == 1 and codes[-1] == 2, codes)            # not what was recorded of 40 heads
