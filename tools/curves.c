@@ -8,14 +8,41 @@
 #define ROW    110
 #define WIDTH  1000
 #define MARGIN 8
+#define AXIS   26
 
-FILE *curves_open(const char *path, int rows)
+double curves_tick(double length)
 {
+    const double power = pow(10, floor(log10(length / 8)));
+
+    return power * (length <= 8 * power ? 1 : length <= 16 * power ? 2 : length <= 40 * power ? 5 : 10);
+}
+
+/* Where value `at` of one that ends with `length` is. */
+static double x_of(double at, double length)
+{
+    return MARGIN + (WIDTH - 2.0 * MARGIN) * at / (length > 0 ? length : 1);
+}
+
+static void axis(FILE *out, int rows, double length, const char *unit)
+{
+    const double tick = curves_tick(length);
+
+    for (int i = 0; i * tick <= length; i++)
+        fprintf(out, "<path d=\"M%.1f 0 V%d\" stroke=\"#ddd\"/><text x=\"%.1f\" y=\"%d\" fill=\"#555\" text-anchor=\"%s\">%g%s</text>\n", x_of(i * tick, length), rows * ROW + 4,
+                x_of(i * tick, length), rows * ROW + 18, i ? i * tick < 0.96 * length ? "middle" : "end" : "start", i * tick, unit);
+}
+
+FILE *curves_open(const char *path, int rows, double length, const char *unit)
+{
+    const int height = rows * ROW + AXIS;
     FILE *out = file_stream(path);
 
-    if (out)
-        fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"
-                "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", WIDTH, rows * ROW + 10, WIDTH, rows * ROW + 10);
+    if (!out)
+        return NULL;
+    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"13\">\n"
+            "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", WIDTH, height, WIDTH, height);
+    if (length > 0)
+        axis(out, rows, length, unit);
     return out;
 }
 
@@ -44,7 +71,7 @@ void curves_add(FILE *out, int row, const char *name, int64_t nb, double lo, dou
     put_text(out, name);
     fprintf(out, ": %.4g to %.4g</text>\n<polyline fill=\"none\" stroke=\"#1f6fb4\" points=\"", low, high);
     for (int64_t i = 0; i < nb; i += step)
-        fprintf(out, "%.1f,%.1f ", MARGIN + (WIDTH - 2.0 * MARGIN) * (double)i / (double)(nb > 1 ? nb - 1 : 1),
+        fprintf(out, "%.1f,%.1f ", x_of((double)i, (double)(nb - 1)),
                 row * ROW + 105 - (high > low ? 77 * (value(opaque, i) - low) / (high - low) : 0));
     fprintf(out, "\"/>\n");
 }

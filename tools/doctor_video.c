@@ -253,7 +253,7 @@ static int draw(const Film *f, const char *path)
         const char *name;
     } curves[] = { { offsetof(Frame, sharpness), "sharpness" }, { offsetof(Frame, luma), "brightness" }, { offsetof(Frame, motion), "motion" },
                    { offsetof(Frame, lips.mouth), "motion of the mouth" }, { offsetof(Frame, lips.loud), "loudness, dB" } };
-    FILE *out = curves_open(path, 5);
+    FILE *out = curves_open(path, 5, (double)(f->nb - 1) / AVATAR_FPS, " s");
 
     for (int i = 0; i < 5 && out; i++)
         curves_add(out, i, curves[i].name, f->nb, NAN, field_of, &(Field){ f, curves[i].at });

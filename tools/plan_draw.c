@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "curves.h"
 #include "file.h"
 #include "plan.h"
 
@@ -188,20 +189,9 @@ static void run(Drawing *d)
         }
 }
 
-/* 1, 2 or 5 times a power of ten, eight of them at most. */
-static double tick_of(double end)
-{
-    const double power = pow(10, floor(log10(end / 8)));
-
-    for (int i = 1; i <= 5; i += i == 2 ? 3 : 1)
-        if (i != 4 && end / (i * power) <= 8)
-            return i * power;
-    return 10 * power;
-}
-
 static void axis(const Drawing *d, int nb)
 {
-    const double end = d->clock.end, tick = tick_of(end);
+    const double end = d->clock.end, tick = curves_tick(end);
     const int y = d->top + LANE * nb;
 
     for (int i = 0; i * tick <= end; i++)

@@ -299,7 +299,7 @@ static int plot(const Lines *all, const char *path)
 {
     static const char *const names[] = { "frames a second", "ms of a block", "ms that the sound is ahead" };
     const int rows = 3 + all->l[0].nb_ranks;
-    FILE *out = curves_open(path, rows);
+    FILE *out = curves_open(path, rows, (double)(all->nb - 1), " blocks");
 
     for (int i = 0; i < rows && out; i++) {
         char rank[80];

@@ -567,7 +567,8 @@ def doctor_film(tmp):
     ref = ('--picture', ppm(tmp / 'ref.ppm', window(big, 16)))
     film = [window(big, x) for x in sway]
     healthy(doctor(y4m(tmp / 'fine.y4m', film), *ref, '-o', tmp / 'c.svg'), 'film')
-    require((tmp / 'c.svg').read_text().count('<polyline') == 5, 'five curves')
+    svg = (tmp / 'c.svg').read_text()
+    require(svg.count('<polyline') == 5 and '>0 s</text>' in svg and '>1.5 s</text>' in svg, 'five curves over their time', svg)
     planted = (
         ([window(soft, x) for x in sway], 'sharpness against the picture'),
         ([window(soft if i > 36 else big, x) for i, x in enumerate(sway)], 'sharpness, end against start'),

@@ -118,6 +118,7 @@ def top_and_plot(tmp):
     require(r.ret == 0 and b'block 7' in r.out and b'layer on cpu|cpu' in r.out and r.out.count(b'memory') == 2, r.what, r.out)
     r = Run('plot', stats, '-o', tmp / 'c.svg')
     require(r.ret == 0, r.what)
+    require(b' blocks</text>' in (tmp / 'c.svg').read_bytes(), 'the axis')
     curves = xml.dom.minidom.parse(str(tmp / 'c.svg')).getElementsByTagName('polyline')
     require(len(curves) == 5 and all(len(c.getAttribute('points').split()) == 8 for c in curves), len(curves))
     fails(Run('top', tmp / 'none'), 1, 'none')
