@@ -69,7 +69,7 @@ differ "filter and manual" "$filter" "$manual"
 # some are of use in one of the two alone
 lacks() { comm -23 <(lines <<< "$2") <(lines <<< "$3") | grep -vxE "$4" && fail "$1 lacks these"; }
 lacks "tool" "$filter" "$tool" 'm|s|image|hw_format|max_gap|max_drift|hold|metadata'
-lacks "filter" "$tool" "$filter" 'cpu_level|output|container|video_codec|audio_codec|input_format|quiet|help|memory|host_memory|json|ops|full|quick|manifest|picture|record|damage|calibrate|seeded|gpus|link'
+lacks "filter" "$tool" "$filter" 'cpu_level|output|container|video_codec|audio_codec|input_format|quiet|help|memory|host_memory|json|ops|full|quick|manifest|picture|record|damage|calibrate|seeded|seconds|gpus|link'
 differ "durations" "$(grep -B1 AV_OPT_TYPE_DURATION libavfilter/avf_avatar.c | sed -nE 's/^    \{ "([a-z_]+)".*/\1/p' | grep -vxE 'max_gap|max_drift|hold')" \
     "$(sed -nE 's/^    \{ "([a-z_]+)", +TIME,.*/\1/p' tools/options.c)"
 item() { awk -v name="$1" '/^@item / && d < 2 { on = $2 == name || $2 == name "," } /^@table/ { d++ } /^@end table/ { d-- } on' doc/avatar.texi; }

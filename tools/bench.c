@@ -3,6 +3,8 @@
  * avatar bench --calibrate: how long this CPU takes for operations (calibrate.h). avatar bench --damage: what the precisions cost a film of this
  * model, or of random weights of the published width. The same ten blocks in f32 and in each of the others: the probe's voice, seed 7, the
  * picture or a drawn face; so that they differ by rounding alone.
+ *
+ * A longer film says the same again and again: its second take, past the cold start, and its last one show how far it drifts.
  */
 #include <limits.h>
 #include <math.h>
@@ -26,14 +28,17 @@
 
 #define CALIBRATION_SECONDS 3
 
-enum { BLOCKS = 10, FRAMES = BLOCKS * AVATAR_BLOCK_FRAMES, SAMPLES = FRAMES * (AVATAR_SAMPLE_RATE / AVATAR_FPS) };
+enum { BLOCKS = 10, FRAMES = BLOCKS * AVATAR_BLOCK_FRAMES, SAMPLES = FRAMES * (AVATAR_SAMPLE_RATE / AVATAR_FPS) };     // of a take
+enum { LONG = 3, LAYERS = 64 };         // takes from which on drift is measured; most layers that are looked at
 
 typedef struct Film {
     AvatarInfo info;
     float *latents;                     // [BLOCKS][nb]
     int64_t nb, size;
-    uint8_t *yuv;                       // [FRAMES][size], 4:2:0
-    int frames;
+    uint8_t *yuv, *early, *late;        // [FRAMES][size], 4:2:0: of the first take; the second and the last, or NULL
+    int frames, takes;
+    float *layer[LAYERS];               // what each layer gives at the first step of the first block: [nb_layer]
+    int64_t nb_layer;
     double seconds;
 } Film;
 
@@ -42,6 +47,9 @@ typedef struct Damage {                 // against f32
     double worst, all;                  // dB of the brightness, of the worst block and of all frames
     double sharp, mouth, eyes;          // sharpness of the frames over theirs, and of two parts of them
     double lips, lips_want;             // how the mouth follows the sound: correlation, and theirs at the same lag
+    double drift, drift_want;           // of sharpness and colour, as a share, and theirs; NAN: the film is too short
+    double layer[LAYERS];               // relative L2 behind each layer
+    int nb_layers;
 } Damage;
 
 static void take_latents(void *opaque, int64_t block, const float *v, int64_t nb)
@@ -55,10 +63,33 @@ static void take_latents(void *opaque, int64_t block, const float *v, int64_t nb
         memcpy(f->latents + block * nb, v, sizeof(*v) * (size_t)nb);
 }
 
-/* Planes of a frame, one after another */
-static void keep_frame(Film *f, const AvatarFrame *frame)
+/* What a layer gives, the audio's share included, if it has one */
+static void take_layer(void *opaque, const char *name, Tensor t)
 {
-    uint8_t *to = f->yuv + f->frames++ * f->size;
+    Film *f = opaque;
+    int i = -1;
+
+    if (sscanf(name, "layer_%d_after_", &i) != 1 || i < 0 || i >= LAYERS || t.dtype != DT_F32)
+        return;
+    f->nb_layer = avt_numel(t);
+    if (!f->layer[i])
+        f->layer[i] = calloc((size_t)f->nb_layer, sizeof(*f->layer[i]));
+    if (f->layer[i])
+        avt_download(t.be, f->layer[i], t);
+}
+
+/* Where a frame of the film is kept, or NULL */
+static uint8_t *place_of(const Film *f, int frame)
+{
+    const int take = frame / FRAMES;
+    uint8_t *to = !take ? f->yuv : take == 1 ? f->early : take == f->takes - 1 ? f->late : NULL;
+
+    return to ? to + frame % FRAMES * f->size : NULL;
+}
+
+/* Planes of a frame, one after another */
+static void keep_frame(const Film *f, uint8_t *to, const AvatarFrame *frame)
+{
 
     for (int p = 0; p < 3; p++) {
         const int w = f->info.width / (p ? 2 : 1), h = f->info.height / (p ? 2 : 1);
@@ -68,9 +99,22 @@ static void keep_frame(Film *f, const AvatarFrame *frame)
     }
 }
 
+static int open_frames(Film *f)
+{
+    uint8_t **const take[] = { &f->yuv, &f->early, &f->late };
+    int ret = 0;
+
+    for (int i = 0; i < (f->takes < LONG ? 1 : 3) && ret >= 0; i++) {
+        *take[i] = calloc((size_t)f->size, FRAMES);
+        ret = *take[i] ? 0 : AVATAR_ERR(ENOMEM);
+    }
+    return ret;
+}
+
 static int run_session(Film *f, AvatarEngine *e, const AvatarLook *look, const float *pcm)
 {
-    const SessionHooks hooks = { .rank = { .opaque = f, .latents = take_latents } };
+    const DitProbe probe = { take_layer, f };
+    const SessionHooks hooks = { .rank = { .opaque = f, .latents = take_latents, .probe = &probe } };
     AvatarSession *s = NULL;
     AvatarFrame frame;
     int ret = avt_session_open(&s, e, look, &hooks);
@@ -79,14 +123,18 @@ static int run_session(Film *f, AvatarEngine *e, const AvatarLook *look, const f
     if (ret >= 0) {
         avatar_session_info(s, &f->info);
         f->size = (int64_t)f->info.width * f->info.height * 3 / 2;
-        f->yuv = calloc((size_t)f->size, FRAMES);
-        ret = f->yuv ? avatar_session_send(s, pcm, SAMPLES) : AVATAR_ERR(ENOMEM);
+        ret = open_frames(f);
     }
+    for (int i = 0; i < f->takes && ret >= 0; i++)
+        ret = avatar_session_send(s, pcm, SAMPLES);
     if (ret >= 0)
         ret = avatar_session_send(s, NULL, 0);
-    while (ret >= 0 && (ret = avatar_session_receive(s, &frame, AVATAR_WAIT)) >= 0)
-        if (f->frames < FRAMES)
-            keep_frame(f, &frame);
+    while (ret >= 0 && (ret = avatar_session_receive(s, &frame, AVATAR_WAIT)) >= 0) {
+        uint8_t *to = place_of(f, f->frames++);
+
+        if (to)
+            keep_frame(f, to, &frame);
+    }
     stop_session(NULL);
     avatar_session_close(&s);
     return ret == AVATAR_EOF ? f->latents ? 0 : AVATAR_ERR(ENOMEM) : ret;
@@ -100,6 +148,7 @@ static int make_film(Film *f, const ToolOptions *o, const char *precision, const
     int ret;
 
     memset(f, 0, sizeof(*f));
+    f->takes = o->seconds > 0 ? (int)((int64_t)o->seconds * AVATAR_SAMPLE_RATE / SAMPLES) : 1;
     opt.precision = precision;
     if (!look.rgb) {
         look.rgb = face;
@@ -124,6 +173,10 @@ static void free_film(Film *f)
 {
     free(f->latents);
     free(f->yuv);
+    free(f->early);
+    free(f->late);
+    for (int i = 0; i < LAYERS; i++)
+        free(f->layer[i]);
 }
 
 static double to_dB(double sum, double nb)
@@ -148,10 +201,10 @@ static double squares(const Film *a, const Film *b, int frame)
 
 /* Mean gradient, as tools/nano measures it, where a portrait has the eyes, and the mouth: the middle half across; from a quarter down, from
  * the middle down. */
-static double part_gradient(const Film *f, int frame, int from, int to)
+static double part_gradient(const Film *f, const uint8_t *take, int frame, int from, int to)
 {
     const int w = f->info.width, h = f->info.height;
-    const uint8_t *p = f->yuv + frame * f->size;
+    const uint8_t *p = take + frame * f->size;
     int64_t sum = 0;
 
     for (int y = h * from / 4; y < h * to / 4 - 1; y++)
@@ -160,16 +213,55 @@ static double part_gradient(const Film *f, int frame, int from, int to)
     return (double)sum;
 }
 
-/* Of all frames, over another film's. */
-static double part_ratio(const Film *f, const Film *want, int from, int to)
+/* Of all frames of a take, over another one's. */
+static double part_ratio(const Film *f, const uint8_t *take, const uint8_t *want, int from, int to)
 {
     double a = 0, b = 0;
 
     for (int i = 0; i < FRAMES; i++) {
-        a += part_gradient(f, i, from, to);
-        b += part_gradient(want, i, from, to);
+        a += part_gradient(f, take, i, from, to);
+        b += part_gradient(f, want, i, from, to);
     }
     return a / fmax(b, 1e-30);
+}
+
+static double plane_mean(const Film *f, const uint8_t *take, int plane)
+{
+    const int64_t nb = (int64_t)f->info.width * f->info.height, first = plane ? nb + (plane - 1) * nb / 4 : 0;
+    double sum = 0;
+
+    for (int i = 0; i < FRAMES; i++)
+        for (int64_t j = first; j < first + (plane ? nb / 4 : nb); j++)
+            sum += take[i * f->size + j];
+    return sum;
+}
+
+/* The largest change between two takes that say the same: of sharpness, of the middle, its eyes or its mouth; of a plane's mean. */
+static double drift(const Film *f)
+{
+    static const int part[][2] = { { 0, 4 }, { 1, 2 }, { 2, 4 } };
+    double most = 0;
+
+    if (!f->late)
+        return NAN;
+    for (int i = 0; i < 3; i++) {
+        most = fmax(most, fabs(part_ratio(f, f->late, f->early, part[i][0], part[i][1]) - 1));
+        most = fmax(most, fabs(plane_mean(f, f->late, i) / fmax(plane_mean(f, f->early, i), 1) - 1));
+    }
+    return most;
+}
+
+static void compare_layers(Damage *d, const Film *f, const Film *want)
+{
+    for (int i = 0; i < LAYERS && f->layer[i] && want->layer[i]; i++) {
+        double far = 0, size = 0;
+
+        for (int64_t j = 0; j < want->nb_layer; j++) {
+            far += ((double)f->layer[i][j] - want->layer[i][j]) * ((double)f->layer[i][j] - want->layer[i][j]);
+            size += (double)want->layer[i][j] * want->layer[i][j];
+        }
+        d->layer[d->nb_layers++] = sqrt(far / fmax(size, 1e-30));
+    }
 }
 
 /* How the mouth follows the voice: at *lag, or where it does best when that is said so. */
@@ -218,18 +310,21 @@ static Damage compare(const Film *f, const Film *want, const float *pcm)
     }
     d.all = to_dB(all, pixels * FRAMES);
     d.sharp = sharp / fmax(sharp_want, 1e-30);
-    d.mouth = part_ratio(f, want, 2, 4);
-    d.eyes = part_ratio(f, want, 1, 2);
+    d.mouth = part_ratio(f, f->yuv, want->yuv, 2, 4);
+    d.eyes = part_ratio(f, f->yuv, want->yuv, 1, 2);
     d.lips_want = lips_of(want, pcm, &lag, 1);
     d.lips = lips_of(f, pcm, &lag, 0);
+    d.drift = drift(f);
+    d.drift_want = drift(want);
+    compare_layers(&d, f, want);
     return d;
 }
 
 static void show_head(const Film *want)
 {
-    printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %6s %6s %6s %6s %9s %12s\n", want->info.width, want->info.height,
+    printf("%dx%d, %d blocks, against f32 (%.2f s, weights %.1f MB)\n%-9s %9s %14s %11s %11s %6s %6s %6s %6s %7s %6s %9s %12s\n", want->info.width, want->info.height,
            BLOCKS, want->seconds, (double)want->info.weight_bytes / 1e6, "", "latents", "worst block dB", "all dB", "sharpness %", "mouth", "eyes", "lips r",
-           "f32's", "seconds", "weights MB");
+           "f32's", "drift %", "f32's", "seconds", "weights MB");
 }
 
 static void show(const Film *f, const Damage *d)
@@ -239,7 +334,15 @@ static void show(const Film *f, const Damage *d)
         printf("%11s", "-");                                        // there is nothing to see
     else
         printf("%11.1f", 100 * d->sharp);
-    printf(" %6.1f %6.1f %6.3f %6.3f %9.2f %12.1f\n", 100 * d->mouth, 100 * d->eyes, d->lips, d->lips_want, f->seconds, (double)f->info.weight_bytes / 1e6);
+    printf(" %6.1f %6.1f %6.3f %6.3f ", 100 * d->mouth, 100 * d->eyes, d->lips, d->lips_want);
+    if (isnan(d->drift))
+        printf("%7s %6s", "-", "-");
+    else
+        printf("%7.2f %6.2f", 100 * d->drift, 100 * d->drift_want);
+    printf(" %9.2f %12.1f\n%9s", f->seconds, (double)f->info.weight_bytes / 1e6, "by layer");
+    for (int i = 0; i < d->nb_layers; i++)
+        printf(" %.1e", d->layer[i]);
+    printf("\n");
     fflush(stdout);
 }
 
@@ -267,7 +370,16 @@ static void show_json(const Row *row, int nb)
         json_number(stdout, d->lips, 4);
         printf(", \"lips_f32\": ");
         json_number(stdout, d->lips_want, 4);
-        printf(", \"seconds\": %.3f, \"weights\": %lld}", row[i].seconds, (long long)row[i].info.weight_bytes);
+        printf(", \"drift\": ");
+        json_number(stdout, d->drift, 5);
+        printf(", \"drift_f32\": ");
+        json_number(stdout, d->drift_want, 5);
+        printf(", \"layers\": [");
+        for (int j = 0; j < d->nb_layers; j++) {
+            printf("%s", j ? ", " : "");
+            json_number(stdout, d->layer[j], 4);
+        }
+        printf("], \"seconds\": %.3f, \"weights\": %lld}", row[i].seconds, (long long)row[i].info.weight_bytes);
     }
     printf("]}\n");
 }
@@ -352,7 +464,7 @@ int cmd_bench(int argc, char **argv)
     int ret = tool_options(&o, argc, argv);
 
     if (!ret && (o.help || o.nb_positional > 1 || o.damage + o.calibrate != 1)) {
-        fprintf(o.help ? stdout : stderr, "usage: avatar bench --damage [PICTURE] [--model DIR | --seeded 40] [--precision P] [--json]\n"
+        fprintf(o.help ? stdout : stderr, "usage: avatar bench --damage [PICTURE] [--model DIR | --seeded 40] [--precision P] [--seconds 600] [--json]\n"
                                           "what bf16, int8 and fp8 cost a film of this model, against f32: doc/precision.md\n"
                                           "       avatar bench --calibrate [--model DIR] [--size WxH] [--devices LIST] [--plan PLAN] [--precision P]\n"
                                           "how long this CPU takes for the operations of such a plan, in 3 s: avatar plan then knows times\n");

@@ -65,6 +65,7 @@ static const Option options[] = {
     { "json",        FLAG,  AT(json),               "plan, doctor, verify: for programs, in bytes", NULL },
     { "ops",         FLAG,  AT(ops),                "plan: operations of one block at one step", NULL },
     { "damage",      FLAG,  AT(damage),             "bench: what each precision costs a film, against f32", NULL },
+    { "seconds",     INT,   AT(seconds),            "bench: length of the films, over which drift is measured (default: 4.8, and no drift)", NULL },
     { "calibrate",   FLAG,  AT(calibrate),          "bench: how long this CPU takes for operations, for avatar plan to reckon with", NULL },
     { "seeded",      INT,   AT(seeded),             "verify, bench: instead of a model, random weights of the published shapes, cut to two layers of so many heads: 40 as published, or 1 to 39", NULL },
     { "record",      FLAG,  AT(record),             "verify: write the answer instead of comparing with it", NULL },

@@ -14,7 +14,7 @@ typedef struct ToolOptions {
     const char *preset, *output, *container, *video_codec, *audio_codec, *input_format, *picture, *gpus, *link, *memory, *host_memory;
     const char *positional[4];
     int nb_positional;
-    int quiet, help, json, ops, full, quick, manifest, record, damage, calibrate, seeded;
+    int quiet, help, json, ops, full, quick, manifest, record, damage, calibrate, seeded, seconds;
 } ToolOptions;
 
 /**

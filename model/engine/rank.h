@@ -54,6 +54,7 @@ typedef struct RankHooks {
     void (*pixels)(void *opaque, int64_t block, const float *px, int64_t nb);           // [12, H, W, 3], or each part's rows of them
     void (*picture)(void *opaque, const float *ref, int64_t nb_ref, const float *motion, int64_t nb_motion);    // [1, 16, H, W], [19, ..]
     void (*returned)(void *opaque, const float *px, const float *back, int64_t nb);     // [H, W, 3] in [-1, 1]: the picture, as the VAE gives it back
+    const DitProbe *probe;                                                              // of the first step of the first block
 } RankHooks;
 
 typedef struct RankWeights {            // the engine's, read-only

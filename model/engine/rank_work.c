@@ -166,6 +166,7 @@ static int begin_item(Rank *r, const CmdItem *it, DitItem *item)
     item->sink = &r->sink[it->sink];
     item->ring = &r->ring[it->step];
     item->audio = &r->audio[it->block % r->nb_slots];
+    item->probe = it->block || it->step ? NULL : r->set->hooks.probe;
     if (!it->step && avt_rank_draws_noise(r)) {
         make_noise(r, it->block, it->seed);
         avt_upload(r->be, avt_rank_latent(r, it->block), r->noise);

@@ -127,6 +127,7 @@ def damage_is_measured(tmp):
     for name, p in got.items():
         require(p['all'] >= p['worst_block'] >= least[name] and 0.98 <= p['sharpness'] <= 1.02 and p['latents'] > 0, p)
         require(0.98 <= p['mouth'] <= 1.02 and 0.98 <= p['eyes'] <= 1.02, p)
+        require(len(p['layers']) == 4 and all(0 < e < 0.05 for e in p['layers']) and p['drift'] is None, 'by layer, and no drift of a short film', p)
         require(p['lips_f32'] > 0.7 and abs(p['lips'] - p['lips_f32']) <= lips[name], 'lips', p)
     require(got['int8']['weights'] < got['bf16']['weights'], got)
     r = Run('bench', '--damage', '--json', '--seeded', 2, '--precision', 'int8', env=dict(os.environ, TMPDIR=str(tmp)))
