@@ -344,7 +344,7 @@ static void tell_use(Rank *r)
 
     for (int i = 0; i < OP_NB; i++)
         ops += r->be->stat[i].seconds;
-    __atomic_store_n(&r->used[USE_OPS], (int64_t)(1e9 * ops), __ATOMIC_RELAXED);
+    __atomic_store_n(&r->used[USE_OPS], (int64_t)(1e9 * ops) + r->drawn, __ATOMIC_RELAXED);
     __atomic_store_n(&r->used[USE_WAITING], r->comm->waited, __ATOMIC_RELAXED);
     __atomic_store_n(&r->used[USE_MESSAGES], r->comm->moved, __ATOMIC_RELAXED);
 }

@@ -100,7 +100,7 @@ typedef struct RankRoutes {             // what the ranks of a plan and the cond
 /* Where the time of a rank's thread goes, when somebody wants to know. Waiting: for a command or a message. */
 typedef enum RankStage { STAGE_WAIT, STAGE_PICTURE, STAGE_TEXT, STAGE_SINK, STAGE_SOUND, STAGE_LAYERS, STAGE_DECODE, STAGE_NB } RankStage;
 
-/* And to whose use: ops; waiting in a call of the comm, for a message, a command, room for one, or the processor; the work of such calls. What is left
+/* And to whose use: ops, and the noise, which the host draws; waiting in a call of the comm, for a message, a command, room for one, or the processor; the work of such calls. What is left
  * is our own overhead. Known of devices whose ops are done when their calls return. */
 typedef enum RankUse { USE_OPS, USE_WAITING, USE_MESSAGES, USE_NB } RankUse;
 
@@ -128,6 +128,7 @@ typedef struct Rank {
     float *noise;                       // [3, 16, H, W], ranks that draw it: of block noise_block with noise_seed
     int64_t noise_block;                // -1: of none yet
     uint64_t noise_seed;
+    int64_t drawn;                      // ns that noise has taken
     float *host;                        // what a hook sees
     RankStage stage;
     int64_t since;                      // avt_now_ns() when it began

@@ -9,6 +9,7 @@
  */
 #include <string.h>
 
+#include "base/thread.h"
 #include "engine/rank_place.h"
 
 /* Rank of our part in the first (last) team of a step's pipe. */
@@ -139,6 +140,7 @@ static int do_sink(Rank *r, const Cmd *c)
 static void make_noise(Rank *r, int64_t block, uint64_t seed)
 {
     const DitShape *s = &r->set->shape;
+    const int64_t start = avt_now_ns();
 
     if (avt_backend_is_dry(r->be) || (r->noise_block == block && r->noise_seed == seed))
         return;
@@ -148,6 +150,7 @@ static void make_noise(Rank *r, int64_t block, uint64_t seed)
         avt_noise(r->noise, DIT_BLOCK, LATENT, s->H * s->W, seed, block);
     r->noise_block = block;
     r->noise_seed = seed;
+    r->drawn += avt_now_ns() - start;
 }
 
 /* First rank: latents -> tokens. Others: tokens from the rank before. The last rank has made its own copy of the noise. */
