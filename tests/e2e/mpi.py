@@ -39,8 +39,8 @@ def is_mpich():
 
 
 def mpirun():
-    """Of Open MPI, or of MPICH, which has no limit of processes that would have to be lifted, but which would kill the others when one is killed."""
-    return [A.mpirun] + (['-disable-auto-cleanup'] if A.mpich else ['--oversubscribe'])
+    """Of Open MPI, or of MPICH, which has no limit of processes that would have to be lifted."""
+    return [A.mpirun] + ['--oversubscribe'] * (not A.mpich)
 
 
 def want_several():
@@ -166,7 +166,7 @@ def a_rebuilt_graph(tmp):
     png = face(tmp)
     for second, nb_frames, nb_sessions in ((4, 152, 1), (30, 152, 2)):
         words = same_film(tmp, two_rates(tmp, second), lambda d: '[0:a]' + avatar(3, d, ':image=%s' % png), 'verbose')
-        require('econfiguring filter graph' in words, 'the graph was not built anew', words)
+        require('samplerate:32000' in words, 'the graph was not built anew', words)
         require(words.count('at 25 fps, seed 3, layer on 0:cpu|1:cpu|2:cpu') == nb_sessions, words)
         require(abs(len(Nut(tmp / 'm.nut').video) - nb_frames) <= 2, len(Nut(tmp / 'm.nut').video), 'frames')
 
@@ -228,11 +228,11 @@ def a_filter_that_never_begins(tmp):
     def film(wav, png, more='', out=('-f', 'null', '-')):
         return [ffmpeg, '-v', 'error', '-y', '-i', wav, '-i', png, '-filter_complex', '[0:a][1:v]avatar=model=%s%s' % (A.model, more), *out]
 
-    for f in film(wav, png, ':model=/nowhere'), film(tmp / 'no.wav', png), film(wav, wav):
+    for f in film(wav, png, ':model=/nowhere'), film(wav, wav):
         never_begins(f, 2)
     for f in (film(none, png), film(wav, png, out=('-t', 0, '-f', 'null', '-')), film(wav, png, ':image=%s' % wav)):
         never_begins(f, 2, ': process ')                            # an engine may be open by then
-    for f in ([ffmpeg, '-h'], ['true']):                            # after MPI_Init of the workers, or before it
+    for f in ([ffmpeg, '-h'], ['true'], film(tmp / 'no.wav', png)):     # after MPI_Init of the workers, or before it; 5.1 opens its input before the filter
         require(any(is_told(f) for _ in range(3)), f, 'leaves, and no process says so')
 
 
@@ -241,7 +241,7 @@ def is_told(film):
     start = time.time()
     p = run(beside(film, 2))
     require(time.time() - start < 40, film, 'ends after', time.time() - start, 's')
-    return 'ended before all had met' in p.text or 'did not call "init" before exiting' in p.text
+    return any(w in p.text for w in ('ended before all had met', 'ended before it began one', 'did not call "init" before exiting', 'exited with non-zero status'))
 
 
 @case
@@ -370,7 +370,8 @@ def lose(tmp, stage, process, sig, options=(), going=Going, device='cpu'):
             return
         is_told = re.compile(r'^avatar%s: process %d on \S+ \(%s\) is lost' % ('' if process else r' worker \d+', process, device), re.M)
         start = time.time()
-        while not is_told.search(g.text()):
+        at_once = A.mpich and sig == signal.SIGKILL                 # its mpirun kills the others before they can say or finish anything
+        while not at_once and not is_told.search(g.text()):
             require(time.time() < start + 10, stage, process, sig, 'nobody says in 10 s that it is lost:', g.text())
             time.sleep(0.05)
         if A.mpich and sig == signal.SIGSTOP:                       # its mpirun waits for that one, which finds itself alone when it goes on
@@ -378,7 +379,7 @@ def lose(tmp, stage, process, sig, options=(), going=Going, device='cpu'):
             os.kill(g.pid(process), signal.SIGCONT)
         g.end(20)
         require(g.p.returncode != 0 or options, 'it succeeded', g.text())
-        if process and blocks > 1:
+        if process and blocks > 1 and not at_once:
             n = len(Nut(tmp / 'o.nut').video)
             require(n >= 12 * blocks, n, 'frames of', blocks, 'blocks were given', g.text())
     finally:
