@@ -144,7 +144,7 @@ static int open_bytes(Reader *r)
 {
     int ret = file_open_in(r->path);
 
-    if (ret == AVERROR(ENOENT) && is_url(r->path))
+    if ((ret == AVERROR(ENOENT) || ret == AVERROR(ENAMETOOLONG)) && is_url(r->path))        // data:image/png;base64,... is long
         return 0;
     if (ret < 0)
         return ret;

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Cases of tool.py: pictures that are damaged, servers that say nothing or never end, stacks and threads that are too few. README.md has the list."""
+import base64
 import concurrent.futures
 import contextlib
 import json
@@ -44,6 +45,17 @@ def damaged_pictures(tmp):
         read = [f['text'] for f in findings(tmp / 'p.jpg', code=2) if f['topic'] == 'picture' and f['what'] == 'read']
         require(bool(read) == (name in ('half', 'turned')) and all('damaged' in t for t in read), name, read)
     require('is damaged' not in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg).err and 'is damaged' in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg[:9000]).err)
+
+
+@case
+def picture_within_its_name(tmp):
+    with open(face(tmp), 'rb') as f:
+        url = 'data:image/png;base64,' + base64.b64encode(f.read()).decode()
+    wav = media.wav(tmp / 'a.wav', 640)
+    for picture, out in ((url, 'o.nut'), (tmp / 'face.png', 'p.nut')):
+        r = speak(wav, picture, '-o', tmp / out)
+        require(r.ret == 0 and len(url) > 4096, r.what)
+    require((tmp / 'o.nut').read_bytes() == (tmp / 'p.nut').read_bytes())
 
 
 @case
