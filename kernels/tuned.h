@@ -5,7 +5,9 @@
  *
  *     device    "NVIDIA H200, sm_90, CUDA 13.0, cuBLASLt 130100, cuDNN 91900": all that the time depends on beside
  *     shape     "linear 3168x5120x5120 bf16 f32 bias gate residual"
- *     choice    "cuDNN 2"
+ *     choice    "cuDNN 2"                             at most TUNED_CHOICE - 1 bytes
+ *
+ * And a place for what is large and costs time to make: plans of a library, by a device and a name.
  *
  * In the library, which keeps it in a file (engine/tuning.h), and in the plugins.
  */
@@ -31,10 +33,20 @@ typedef struct Tuned {
     pthread_mutex_t lock;
     TunedEntry *first;                  // under lock, as what follows
     int found;                          // entries that were put since it was set to 0
+    /* Where larger things are kept, once it is there; NULL: nowhere. Callable by all queues at the same time. */
+    const struct TunedShelf *shelf;
 } Tuned;
+
+typedef struct TunedShelf {
+    /** What was kept, freed by the caller with avt_free(), as it was given: what is damaged is as if it were not there. NULL: nothing */
+    void *(*take)(const struct TunedShelf *s, const char *device, const char *name, size_t *size);
+    /** Keep a copy, in the place of what was there. A failure changes nothing. */
+    void (*put)(const struct TunedShelf *s, const char *device, const char *name, const void *bytes, size_t size);
+} TunedShelf;
 
 /** An empty table, or NULL: no memory. */
 Tuned *avt_tuned_open(void);
+/** The shelf is the caller's. */
 void avt_tuned_close(Tuned **t);
 
 /** The choice of a device and shape. @return 1, 0: there is none, `choice` is "" */

@@ -15,9 +15,13 @@
  *
  * Rows of shared tiles are cut into 16 bytes, which are permuted by the row: eight rows meet all banks. A head is 32, 64 or 128 wide there,
  * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu;
- * what cuDNN does better from sm_90 on: attention_dnn.cu.
+ * attention_dnn.cu
+ * is cuDNN's, which computes what it is faster at: from sm_90 on all that it can, unless a contest shows otherwise.
  */
+#include <stdio.h>
+
 #include "cuda/attention.cuh"
+#include "cuda/plans.h"
 
 enum { QUERIES = 64, KEYS = 64, THREADS = 128 };
 enum { HEAD_MOST = 128, REL_MOST = 64 };                            // widest head; with rel: what sm_80's registers hold
@@ -366,7 +370,7 @@ static int suits_mma(const Attention *a, const Scales *s)
     return a->q_dtype == DT_BF16 && (numbers || codes) && a->hd <= (a->rel ? REL_MOST : HEAD_MOST) && a->scale > 0 && all % 16 == 0;
 }
 
-int avt_cuda_attention(Backend *be, const OpCall *c)
+static int by_hand(Backend *be, const OpCall *c)
 {
     const Tensor q = c->attention.q;
     const int batched = q.nd == 4, batch = batched ? (int)q.dim[0] : 1;
@@ -376,13 +380,77 @@ int avt_cuda_attention(Backend *be, const OpCall *c)
                           read_by4(c, (int)q.dim[batched + 2]), c->u.attention.scale };
     const Scales s = { { { scales_of(c->attention.k1), scales_of(c->attention.v1) }, { scales_of(c->attention.k2), scales_of(c->attention.v2) } } };
 
+    return suits_mma(&a, &s) ? avt_cuda_attention_mma(be, &a, &s, batch) : avt_cuda_attention_exact(be, &a, &s, batch);
+}
+
+static int by_choice(Backend *be, const OpCall *c, const CudaChoice *by)
+{
+    return by->library == BY_HAND ? by_hand(be, c) : avt_cuda_attention_dnn(be, c, by->number);
+}
+
+/* ---- contests ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct AttentionShape {         // all that its time depends on, and the key of the choice
+    int64_t kind, n, first, second, heads, hd;          // PLAN_ATTENTION_CHOICE; queries, keys of the segments
+} AttentionShape;
+
+static AttentionShape shape_of(const OpCall *c)
+{
+    return { PLAN_ATTENTION_CHOICE, c->out.dim[0], c->attention.k1.dim[0], c->attention.k2.be ? c->attention.k2.dim[0] : 0, c->out.dim[1], c->out.dim[2] };
+}
+
+static void write_shape(char *text, size_t size, const AttentionShape *s)
+{
+    snprintf(text, size, "attention %lld over %lld+%lld, %lld heads of %lld bf16", (long long)s->n, (long long)s->first, (long long)s->second,
+             (long long)s->heads, (long long)s->hd);
+}
+
+/* Who may compute it, the one that is taken without a contest first: cuDNN from Hopper on, whose kernels there use the cards' own instructions,
+ * but of its engine 8, which is Ampere's. */
+static int entrants(CudaChoice *e, int arch)
+{
+    int nb = 0;
+
+    if (arch >= 90)
+        e[nb++] = { BY_DNN, -1 };
+    e[nb++] = { BY_HAND, 0 };
+    e[nb++] = { BY_DNN, arch >= 90 ? 8 : -1 };
+    return nb;
+}
+
+/* By who has won for its shape, or without a table by the first. @return ENOSYS: not by cuDNN, or no contest is held for it */
+static int by_contest(Backend *be, const OpCall *c)
+{
+    const AttentionShape shape = shape_of(c);
+    const CudaChoice *won = be->tuned ? avt_cuda_choice(be, &shape, sizeof(shape)) : NULL;
+    CudaChoice entrant[ENTRANTS_MOST];
+    const int nb = entrants(entrant, avt_cuda(be)->arch);
+    char text[128];
+
+    if (won || !be->tuned || 4. * (double)(shape.n * (shape.first + shape.second)) * (double)(shape.heads * shape.hd) < CONTEST_LEAST)
+        return by_choice(be, c, won ? won : &entrant[0]);
+    write_shape(text, sizeof(text), &shape);
+    const Contest contest = { &shape, sizeof(shape), text, entrant, nb, by_choice, c, c };
+    return avt_cuda_contend(be, &contest);
+}
+
+/* as cuDNN was told that tensors are */
+static int aligned(const OpCall *c)
+{
+    uintptr_t all = (uintptr_t)c->out.data;
+
+    for (int i = 0; i < OP_MAX_IN; i++)
+        all |= (uintptr_t)c->in[i].data;
+    return all % 16 == 0;
+}
+
+int avt_cuda_attention(Backend *be, const OpCall *c)
+{
     int ret = AVT_ERR(ENOSYS);
 
     if (!avt_numel(c->out))
         return 0;
-    if (avt_cuda_attention_suits(c, avt_cuda(be)->arch))
-        ret = avt_cuda_attention_dnn(be, c);
-    if (ret != AVT_ERR(ENOSYS))
-        return ret;
-    return suits_mma(&a, &s) ? avt_cuda_attention_mma(be, &a, &s, batch) : avt_cuda_attention_exact(be, &a, &s, batch);
+    if (avt_cuda_attention_suits(c) && aligned(c))
+        ret = by_contest(be, c);
+    return ret == AVT_ERR(ENOSYS) ? by_hand(be, c) : ret;
 }

@@ -30,6 +30,6 @@ typedef struct Scales {
 
 int avt_cuda_attention_exact(Backend *be, const Attention *a, const Scales *s, int batch);           // attention_exact.cu
 int avt_cuda_attention_mma(Backend *be, const Attention *a, const Scales *s, int batch);             // attention.cu: keys and values of bf16, or all of them codes
-int avt_cuda_attention_dnn(Backend *be, const OpCall *c);                           // attention_dnn.cu; ENOSYS: not by cuDNN
+int avt_cuda_attention_dnn(Backend *be, const OpCall *c, int engine);               // attention_dnn.cu: by an engine as of DnnWish; ENOSYS: not by cuDNN
 
 #endif

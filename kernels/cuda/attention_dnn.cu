@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Attention by cuDNN, whose kernels from sm_90 on use the cards' own matrix instructions (ours, in attention.cu, Ampere's): bf16, heads of
- * 128, enough scores to be worth a plan. A plan a shape; the rings of a film have four.
+ * Attention by cuDNN, whose kernels from sm_90 on use the cards' own matrix instructions (ours, in attention.cu, which calls this, Ampere's):
+ * bf16, heads of 128, enough scores to be worth a plan, tensors at multiples of 16 bytes. A plan a shape; the rings of a film have four.
  *
  *      q, keys, values --SDPA--> out                            one segment
  *      q, first  --SDPA--> result, log of the sum of weights    two: each by itself, and the results weighed by their sums,
@@ -22,6 +22,7 @@ enum { PACK = 8 };
 
 typedef struct DnnAttention {           // also the key of its plan
     int32_t kind, stats;                // PLAN_ATTENTION; stats: 1: with the log of the sums
+    int32_t engine, unused;             // as DnnWish.engine; 0: the key has no holes
     int64_t n, m, heads, hd;
     int64_t library;                    // bytes of workspace
 } DnnAttention;
@@ -89,7 +90,7 @@ static void say_refused(Backend *be, const void *key)
 /* One segment: out, and with a->stats the logs [heads, n]. @return 0, ENOSYS when there is no plan, or an error */
 static int attend(Backend *be, const DnnAttention *a, const SegmentOperands *o)
 {
-    const DnnWish wish = { a, sizeof(*a), graph_of, false, a->library, say_refused, -1 };
+    const DnnWish wish = { a, sizeof(*a), graph_of, false, a->library, a->engine < 0 ? say_refused : NULL, a->engine };
     const int64_t uid[6] = { Q, K, V, OUT, SCALE, STATS };
     void *address[6] = { (void *)o->q, (void *)o->k, (void *)o->v, o->out, (void *)&o->scale, o->stats };
     DnnPlan *plan;
@@ -127,7 +128,7 @@ static_assert(sizeof(Question) <= ATTENTION_LIBRARY, "the question has room in t
 
 static int ask(Backend *be, Question *q, Question *on_device, int *right)
 {
-    const DnnAttention a = { PLAN_ATTENTION, 1, 64, 64, 1, 128, sizeof(q->workspace) };
+    const DnnAttention a = { PLAN_ATTENTION, 1, -1, 0, 64, 64, 1, 128, sizeof(q->workspace) };
     const SegmentOperands o = { on_device->q, on_device->k, on_device->v, on_device->out, on_device->stats, on_device->workspace, 0.5f };
     int ret;
 
@@ -161,7 +162,7 @@ static int logs_are_right(Backend *be, int *right)
     return ret;
 }
 
-static int attend_both(Backend *be, const OpCall *c, const AttentionSpace *s)
+static int attend_both(Backend *be, const OpCall *c, const AttentionSpace *s, int engine)
 {
     const Cuda *cuda = avt_cuda(be);
     const int64_t n = c->out.dim[0], heads = c->out.dim[1], hd = c->out.dim[2];
@@ -174,7 +175,7 @@ static int attend_both(Backend *be, const OpCall *c, const AttentionSpace *s)
     if (ret >= 0 && !right)
         ret = AVT_ERR(ENOSYS);
     for (int i = 0; i < 2 && ret >= 0; i++) {
-        const DnnAttention a = { PLAN_ATTENTION, 1, n, k[i].dim[0], heads, hd, (int64_t)s->library };
+        const DnnAttention a = { PLAN_ATTENTION, 1, engine, 0, n, k[i].dim[0], heads, hd, (int64_t)s->library };
 
         result[i] = (bf16 *)(at + (size_t)i * (s->result + s->logs));
         logs[i] = (float *)((char *)result[i] + s->result);
@@ -188,14 +189,12 @@ static int attend_both(Backend *be, const OpCall *c, const AttentionSpace *s)
                                      n, heads, hd), "attention");
 }
 
-int avt_cuda_attention_dnn(Backend *be, const OpCall *c)
+int avt_cuda_attention_dnn(Backend *be, const OpCall *c, int engine)
 {
     const AttentionSpace s = avt_cuda_attention_space(c);
-    const DnnAttention a = { PLAN_ATTENTION, 0, c->out.dim[0], c->attention.k1.dim[0], c->out.dim[1], c->out.dim[2], (int64_t)s.library };
+    const DnnAttention a = { PLAN_ATTENTION, 0, engine, 0, c->out.dim[0], c->attention.k1.dim[0], c->out.dim[1], c->out.dim[2], (int64_t)s.library };
     const SegmentOperands o = { c->attention.q.data, c->attention.k1.data, c->attention.v1.data, c->out.data, NULL, avt_cuda(be)->workspace,
                                 c->u.attention.scale };
 
-    if (!aligned16(c->out.data, c->attention.q.data, c->attention.k1.data, c->attention.v1.data, c->attention.k2.data, c->attention.v2.data))
-        return AVT_ERR(ENOSYS);
-    return c->attention.k2.be ? attend_both(be, c, &s) : attend(be, &a, &o);
+    return c->attention.k2.be ? attend_both(be, c, &s, engine) : attend(be, &a, &o);
 }

@@ -10,6 +10,8 @@
  * conv3d goes to cuDNN where that has a plan (dnn.cu), else, as all of conv1d, to our own product: right for every type, shape and
  * alignment, exact in f32, and slow for large networks.
  */
+#include <stdio.h>
+
 #include "cuda/plans.h"
 #include "cuda/product.cuh"
 
@@ -139,13 +141,14 @@ static int join_frames(Backend *be, const OpCall *c, char *room, const void **fr
     return ret < 0 ? ret : avt_cuda_check(be, cudaMemcpyAsync(room + size, x.data, avt_nbytes(x), cudaMemcpyDeviceToDevice, stream), "joining frames");
 }
 
-static DnnConv shape_of(const OpCall *c)
+static DnnConv shape_of(const OpCall *c, int engine)
 {
     const Tensor x = c->conv.x, out = c->out;
     const ConvSpec spec = c->u.conv;
     DnnConv s = {};
 
     s.kind = PLAN_CONV;
+    s.engine = engine;
     s.x = x.dtype;
     s.out = out.dtype;
     s.bias = x.dtype == DT_BF16 && c->conv.b.be;
@@ -160,12 +163,12 @@ static DnnConv shape_of(const OpCall *c)
 }
 
 /* In f32 the engines that are exact fuse nothing: bias and residual are a finish of our own. */
-static int conv3d_by_library(Backend *be, const OpCall *c)
+static int conv3d_by_library(Backend *be, const OpCall *c, int engine)
 {
     const ConvSpace space = avt_cuda_conv_space(c);
     char *frames = (char *)avt_cuda(be)->workspace + space.library, *weight = frames + space.frames, *result = weight + space.weight;
     const Finish f = { c->out.data, c->conv.res.data, (const float *)c->conv.b.data, NULL, c->conv.w.dim[0], c->out.dtype, ACT_NONE, NULL, NULL };
-    DnnConv s = shape_of(c);
+    DnnConv s = shape_of(c, engine);
     DnnOperands o = { NULL, c->conv.w.data, f.bias, f.res, space.result ? result : c->out.data, avt_cuda(be)->workspace };
     int ret = join_frames(be, c, frames, &o.x);
 
@@ -190,14 +193,82 @@ static int library_takes(const OpCall *c)
     return avt_cuda_conv_suits(c) && all % 16 == 0 && (c->conv.w.dtype == c->conv.x.dtype || avt_numel(c->conv.w) % 4 == 0);
 }
 
+static int by_choice(Backend *be, const OpCall *c, const CudaChoice *by)
+{
+    return conv3d_by_library(be, c, by->number);
+}
+
+/* ---- contests ------------------------------------------------------------------------------------------------------------------------ */
+
+static void write_shape(char *text, size_t size, const DnnConv *s)
+{
+    snprintf(text, size, "conv %lldx%lldx%lldx%lld to %lldx%lldx%lldx%lld, %lldx%lldx%lld %s %s%s%s", (long long)s->in[0], (long long)s->in[1],
+             (long long)s->in[2], (long long)s->in[3], (long long)s->result[0], (long long)s->result[1], (long long)s->result[2],
+             (long long)s->result[3], (long long)s->taps[0], (long long)s->taps[1], (long long)s->taps[2], avt_dtype_name((DType)s->x),
+             avt_dtype_name((DType)s->out), s->bias ? " bias" : "", s->res ? " residual" : "");
+}
+
+/* cuDNN's own order first. In bf16 it lists few, and on Hopper the one of the card's own instructions is had by its number alone; in f32 those
+ * that it lists round to TF32, and the exact ones, which their notes must show, are had by numbers. */
+static int entrants(CudaChoice *e, const OpCall *c, int arch)
+{
+    static const int bf16[] = { -1, -2, -3 }, f32[] = { -1, 28, 11, 70, 0 };
+    const bool exact = c->conv.x.dtype == DT_F32;
+    int nb = 0;
+
+    for (int i = 0; i < (exact ? 5 : 3); i++)
+        e[nb++] = { BY_DNN, exact ? f32[i] : bf16[i] };
+    if (!exact && arch == 90)
+        e[nb++] = { BY_DNN, 2 };
+    return nb;
+}
+
+/* The call, so that it may be run again and again: a result that is the residual, too, goes behind what the call has of the workspace. */
+static bool can_repeat(Backend *be, OpCall *again, const OpCall *c)
+{
+    const Cuda *cuda = avt_cuda(be);
+    const size_t own = (size_t)avt_cuda_workspace(c, cuda->arch);
+    const bool in_place = c->conv.res.data == c->out.data;
+
+    *again = *c;
+    if (in_place)
+        again->out.data = (char *)cuda->workspace + own;
+    return !in_place || own + avt_nbytes(c->out) <= cuda->workspace_size;
+}
+
+/* By who has won for its shape. @return ENOSYS: no contest is held for it */
+static int by_contest(Backend *be, const OpCall *c)
+{
+    DnnConv shape = shape_of(c, -1);
+    const double sums = (double)shape.in[3] * (double)(shape.taps[0] * shape.taps[1] * shape.taps[2]);
+    const CudaChoice *won;
+    CudaChoice entrant[ENTRANTS_MOST];
+    OpCall again;
+    char text[160];
+
+    shape.kind = PLAN_CONV_CHOICE;
+    won = avt_cuda_choice(be, &shape, sizeof(shape));
+    if (won)
+        return by_choice(be, c, won);
+    if (2 * sums * (double)avt_numel(c->out) < CONTEST_LEAST || !can_repeat(be, &again, c))
+        return AVT_ERR(ENOSYS);
+    write_shape(text, sizeof(text), &shape);
+    const Contest contest = { &shape, sizeof(shape), text, entrant, entrants(entrant, c, avt_cuda(be)->arch), by_choice, c, &again };
+    return avt_cuda_contend(be, &contest);
+}
+
 int avt_cuda_conv3d(Backend *be, const OpCall *c)
 {
     int ret = AVT_ERR(ENOSYS);
 
     if (!avt_numel(c->out))
         return 0;
-    if (library_takes(c))
-        ret = conv3d_by_library(be, c);
+    if (library_takes(c)) {
+        if (be->tuned)
+            ret = by_contest(be, c);
+        if (ret == AVT_ERR(ENOSYS))
+            ret = conv3d_by_library(be, c, -1);
+    }
     return ret == AVT_ERR(ENOSYS) ? conv3d_by_hand(be, c) : ret;
 }
 

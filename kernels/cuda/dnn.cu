@@ -19,6 +19,34 @@ static void close_plan(void *opaque)
     avt_free(p);
 }
 
+/* FNV-1a */
+static void add_to_sum(DnnBuilder *b, const void *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        b->sum = (b->sum ^ ((const unsigned char *)bytes)[i]) * 1099511628211u;
+}
+
+static size_t size_of(cudnnBackendAttributeType_t type)
+{
+    return type == CUDNN_TYPE_BOOLEAN || type == CUDNN_TYPE_CHAR ? 1 : type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_DOUBLE ? 8 : 4;
+}
+
+/* Parts by their place in the order of making; the handle is the process's own. */
+static void sum_value(DnnBuilder *b, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t nb, const void *value)
+{
+    const int64_t what[3] = { name, type, nb };
+
+    add_to_sum(b, what, sizeof(what));
+    if (type == CUDNN_TYPE_HANDLE)
+        return;
+    if (type != CUDNN_TYPE_BACKEND_DESCRIPTOR)
+        add_to_sum(b, value, (size_t)nb * size_of(type));
+    for (int64_t i = 0; i < nb && type == CUDNN_TYPE_BACKEND_DESCRIPTOR; i++)
+        for (int64_t k = 0; k < b->plan->nb; k++)
+            if (b->plan->made[k] == ((const DnnPart *)value)[i])
+                add_to_sum(b, &k, sizeof(k));
+}
+
 DnnPart avt_dnn_make(DnnBuilder *b, cudnnBackendDescriptorType_t type)
 {
     DnnPart d = NULL;
@@ -29,6 +57,7 @@ DnnPart avt_dnn_make(DnnBuilder *b, cudnnBackendDescriptorType_t type)
         b->e = cudnnBackendCreateDescriptor(type, &d);
     if (d)
         b->plan->made[b->plan->nb++] = d;
+    add_to_sum(b, &type, sizeof(type));
     return d;
 }
 
@@ -36,6 +65,7 @@ void avt_dnn_set(DnnBuilder *b, DnnPart d, cudnnBackendAttributeName_t name, cud
 {
     if (!b->e)
         b->e = cudnnBackendSetAttribute(d, name, type, nb, value);
+    sum_value(b, name, type, nb, value);
 }
 
 void avt_dnn_set_numbers(DnnBuilder *b, DnnPart d, cudnnBackendAttributeName_t name, int64_t nb, const int64_t *value)
@@ -131,7 +161,7 @@ static bool is_fit(DnnPart engine, bool exact)
 static bool plan_from(DnnPlan *plan, Cuda *cuda, DnnPart config, int64_t most)
 {
     const int nb = plan->nb;
-    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS };
+    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 0 };
     const DnnPart d = avt_dnn_make(&b, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     int64_t got = 0;
 
@@ -150,9 +180,9 @@ static bool plan_from(DnnPlan *plan, Cuda *cuda, DnnPart config, int64_t most)
 }
 
 /* Keep a configuration with the plan that is made of it, drop it when there is none. */
-static bool try_config(DnnPlan *plan, Cuda *cuda, DnnPart config, DnnPart engine, bool exact, int64_t most)
+static bool try_config(DnnPlan *plan, Cuda *cuda, DnnPart config, int64_t most)
 {
-    if (plan->nb + 2 > DNN_PARTS || !is_fit(engine, exact))
+    if (plan->nb + 2 > DNN_PARTS)
         return false;
     plan->made[plan->nb++] = config;
     if (plan_from(plan, cuda, config, most))
@@ -161,9 +191,10 @@ static bool try_config(DnnPlan *plan, Cuda *cuda, DnnPart config, DnnPart engine
     return false;
 }
 
-static bool choose_listed(DnnPlan *plan, Cuda *cuda, DnnPart graph, cudnnBackendHeurMode_t mode, bool exact, int64_t most)
+/* Of the list, without the first that fit, `skip` of them. */
+static bool choose_listed(DnnPlan *plan, Cuda *cuda, DnnPart graph, cudnnBackendHeurMode_t mode, int skip, bool exact, int64_t most)
 {
-    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS };
+    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 0 };
     const DnnPart list = avt_dnn_make(&b, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     DnnPart config[CONFIGS_MOST] = {};
     int64_t nb = 0, got;
@@ -180,8 +211,8 @@ static bool choose_listed(DnnPlan *plan, Cuda *cuda, DnnPart graph, cudnnBackend
         DnnPart engine = NULL;
 
         if (!cudnnBackendCreateDescriptor(CUDNN_BACKEND_ENGINE_DESCRIPTOR, &engine) &&
-            !cudnnBackendGetAttribute(config[i], CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &got, &engine))
-            found = try_config(plan, cuda, config[i], engine, exact, most);
+            !cudnnBackendGetAttribute(config[i], CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &got, &engine) && is_fit(engine, exact))
+            found = skip-- <= 0 && try_config(plan, cuda, config[i], most);
         if (engine)
             cudnnBackendDestroyDescriptor(engine);
         if (found)
@@ -196,7 +227,7 @@ static bool choose_listed(DnnPlan *plan, Cuda *cuda, DnnPart graph, cudnnBackend
 static bool choose_number(DnnPlan *plan, Cuda *cuda, DnnPart graph, int64_t number, bool exact, int64_t most)
 {
     const int before = plan->nb;
-    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS };
+    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 0 };
     const DnnPart engine = avt_dnn_make(&b, CUDNN_BACKEND_ENGINE_DESCRIPTOR), config = avt_dnn_make(&b, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     bool found;
 
@@ -229,8 +260,10 @@ static bool choose(DnnPlan *plan, Cuda *cuda, DnnPart graph, const DnnWish *w)
 {
     if (w->engine >= 0)
         return choose_number(plan, cuda, graph, w->engine, w->exact, w->library);
-    return choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_A, w->exact, w->library) ||
-           choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_FALLBACK, w->exact, w->library) || choose_by_number(plan, cuda, graph, w->exact, w->library);
+    if (w->engine < -1)
+        return choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_A, -1 - w->engine, w->exact, w->library);
+    return choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_A, 0, w->exact, w->library) ||
+           choose_listed(plan, cuda, graph, CUDNN_HEUR_MODE_FALLBACK, 0, w->exact, w->library) || choose_by_number(plan, cuda, graph, w->exact, w->library);
 }
 
 /* ---- plans ------------------------------------------------------------------------------------------------------------------------------- */
@@ -239,14 +272,18 @@ static int make_plan(Backend *be, DnnPlan **out, const DnnWish *wish)
 {
     Cuda *cuda = avt_cuda(be);
     DnnPlan *plan = (DnnPlan *)avt_calloc(MEM_BACKEND, 1, sizeof(*plan));
-    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS };
+    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 14695981039346656037u };
     DnnPart graph;
     int ret;
 
     if (!plan)
         return AVT_ERR(ENOMEM);
     graph = wish->graph(&b, cuda, wish->key);
-    plan->refused = b.e || !choose(plan, cuda, graph, wish);
+    if (b.e || avt_dnn_take(be, plan, wish, b.sum) < 0) {
+        plan->refused = b.e || !choose(plan, cuda, graph, wish);
+        if (!plan->refused)
+            avt_dnn_keep(be, plan, wish, b.sum);
+    }
     if (plan->refused && wish->say_refused)
         wish->say_refused(be, wish->key);
     ret = avt_cuda_plan_put(cuda->plans, wish->key, wish->size, plan, close_plan);

@@ -4,6 +4,9 @@
  * dnn_conv.cu, dnn_product.cu, each with its own graphs, are built on dnn.cu by this.
  *
  * After an error a builder makes nothing more, so that a graph reads as what it is.
+ *
+ * A plan takes a second of a CPU to compile, and can be had as a text (dnn_kept.cu): it is kept by the sum of all that its graph was made of, so
+ * that a kept one is for this very graph, whatever its maker's key looks like.
  */
 #ifndef AVT_CUDA_DNN_CUH
 #define AVT_CUDA_DNN_CUH
@@ -25,6 +28,7 @@ typedef struct DnnPlan {
 typedef struct DnnBuilder {
     DnnPlan *plan;
     cudnnStatus_t e;
+    uint64_t sum;                       // of all that was made and set
 } DnnBuilder;
 
 DnnPart avt_dnn_make(DnnBuilder *b, cudnnBackendDescriptorType_t type);
@@ -47,11 +51,18 @@ typedef struct DnnWish {
     bool exact;                         // f32: no engine that rounds its operands down
     int64_t library;                    // the most workspace
     void (*say_refused)(Backend *be, const void *key);      // or NULL
-    int engine;                         // the one of this number alone; -1: the heuristics' first that fits, else any
+    int engine;                         // the one of this number alone; -1: the heuristics' first that fits, else any; -1 - n: the one behind n that fit
 } DnnWish;
 
 /** The plan of a wish, made when there is none yet. @return 0, ENOSYS when the library has none (told once), or another error */
 int avt_dnn_plan(Backend *be, DnnPlan **plan, const DnnWish *wish);
+
+/** The plan of a graph that was made, with this sum, out of the text that was kept for it: on the device that it was compiled for. @return 0, ENOSYS: there is
+ *  none, or none that the library takes, or an error */
+int avt_dnn_take(Backend *be, DnnPlan *plan, const DnnWish *wish, uint64_t sum);
+/** Keep it, if the library can say it as a text. */
+void avt_dnn_keep(Backend *be, const DnnPlan *plan, const DnnWish *wish, uint64_t sum);
+
 int avt_dnn_execute(Backend *be, const DnnPlan *plan, int64_t nb, const int64_t *uid, void *const *address, void *workspace, const char *what);
 
 #endif

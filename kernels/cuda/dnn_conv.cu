@@ -85,7 +85,7 @@ static void say_refused(Backend *be, const void *key)
 
 int avt_cuda_dnn_conv(Backend *be, const DnnConv *c, const DnnOperands *o)
 {
-    const DnnWish wish = { c, sizeof(*c), graph_of, c->x == DT_F32, c->library, say_refused, -1 };
+    const DnnWish wish = { c, sizeof(*c), graph_of, c->x == DT_F32, c->library, c->engine == -1 ? say_refused : NULL, c->engine };
     int64_t uid[5] = { X, W, OUT }, nb = 3;
     void *address[5] = { (void *)o->x, (void *)o->w, o->out };
     DnnPlan *plan;

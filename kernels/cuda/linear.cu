@@ -291,17 +291,15 @@ static int by_codes(Backend *be, const OpCall *c)
 
 /* ---- contests ---------------------------------------------------------------------------------------------------------------------- */
 
-#define CONTEST_LEAST (1 << 28)         // operations of a product that is worth one: a plan of cuDNN's takes a second to compile
-
 typedef struct ProductShape {                  // all that its time depends on, and the key of the choice
-    int32_t kind, x, out, act;          // PLAN_CHOICE; types
+    int32_t kind, x, out, act;          // PLAN_LINEAR_CHOICE; types
     int32_t bias, gate, res, unused;    // 0 or 1; 0
     int64_t m, n, k;
 } ProductShape;
 
 static ProductShape shape_of(const OpCall *c)
 {
-    return { PLAN_CHOICE, c->linear.x.dtype, c->out.dtype, c->u.act, c->linear.b.be != NULL, c->linear.gate.be != NULL, c->linear.res.be != NULL, 0,
+    return { PLAN_LINEAR_CHOICE, c->linear.x.dtype, c->out.dtype, c->u.act, c->linear.b.be != NULL, c->linear.gate.be != NULL, c->linear.res.be != NULL, 0,
              avt_rows_of(c->out), c->linear.w.dim[0], c->linear.w.dim[1] };
 }
 
@@ -330,10 +328,8 @@ static int entrants(CudaChoice *e, const OpCall *c, int arch)
     return nb;
 }
 
-static int by_choice(Backend *be, const void *call, const CudaChoice *by)
+static int by_choice(Backend *be, const OpCall *c, const CudaChoice *by)
 {
-    const OpCall *c = (const OpCall *)call;
-
     return by->library == BY_DNN ? by_graph(be, c, by->number) : by_sums(be, c, by->number);
 }
 
@@ -350,52 +346,22 @@ static bool can_repeat(Backend *be, OpCall *again, const OpCall *c)
     return !s.weight && !s.x && (!in_place || (c->out.dtype == DT_F32 && s.result >= avt_nbytes(c->out)));
 }
 
-static int keep_choice(Backend *be, const ProductShape *shape, const CudaChoice *won)
-{
-    CudaChoice *kept = (CudaChoice *)avt_calloc(MEM_BACKEND, 1, sizeof(*kept));
-    int ret = AVT_ERR(ENOMEM);
-
-    if (kept) {
-        *kept = *won;
-        ret = avt_cuda_plan_put(avt_cuda(be)->plans, shape, sizeof(*shape), kept, avt_free);
-    }
-    if (ret < 0)
-        avt_free(kept);
-    return ret;
-}
-
-/* The first time that this queue meets the shape. */
-static int by_new_choice(Backend *be, const OpCall *c, const OpCall *again, const ProductShape *shape)
-{
-    CudaChoice entrant[LT_CHOICES + 2], won;
-    char text[128];
-    const Contest contest = { text, entrant, entrants(entrant, c, avt_cuda(be)->arch), by_choice, again };
-    int ret;
-
-    write_shape(text, sizeof(text), shape);
-    ret = avt_cuda_contest_known(be, &won, &contest);
-    if (ret >= 0)
-        ret = ret ? by_choice(be, c, &won) : AVT_ERR(ENOSYS);
-    if (ret == AVT_ERR(ENOSYS)) {
-        ret = avt_cuda_contest(be, &won, &contest);
-        if (ret >= 0)
-            ret = by_choice(be, c, &won);
-    }
-    return ret < 0 ? ret : keep_choice(be, shape, &won);
-}
-
 /* By who has won for its shape. @return ENOSYS: no contest is held for it */
 static int by_contest(Backend *be, const OpCall *c)
 {
     const ProductShape shape = shape_of(c);
-    const CudaChoice *won = (const CudaChoice *)avt_cuda_plan_get(avt_cuda(be)->plans, &shape, sizeof(shape));
+    const CudaChoice *won = avt_cuda_choice(be, &shape, sizeof(shape));
+    CudaChoice entrant[ENTRANTS_MOST];
     OpCall again;
+    char text[128];
 
     if (won)
         return by_choice(be, c, won);
     if (2. * (double)shape.m * (double)shape.n * (double)shape.k < CONTEST_LEAST || !can_repeat(be, &again, c))
         return AVT_ERR(ENOSYS);
-    return by_new_choice(be, c, &again, &shape);
+    write_shape(text, sizeof(text), &shape);
+    const Contest contest = { &shape, sizeof(shape), text, entrant, entrants(entrant, c, avt_cuda(be)->arch), by_choice, c, &again };
+    return avt_cuda_contend(be, &contest);
 }
 
 static int product(Backend *be, const OpCall *c)

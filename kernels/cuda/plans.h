@@ -10,7 +10,7 @@
 
 #include "cuda/cuda.h"
 
-typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT, PLAN_ATTENTION, PLAN_CHOICE } PlanKind;
+typedef enum PlanKind { PLAN_LINEAR = 1, PLAN_CONV, PLAN_GRAPH_PRODUCT, PLAN_ATTENTION, PLAN_LINEAR_CHOICE, PLAN_CONV_CHOICE, PLAN_ATTENTION_CHOICE } PlanKind;
 
 enum { PLANS_MOST = 1024 };
 
@@ -37,26 +37,38 @@ int avt_cuda_plan_put(CudaPlans *plans, const void *key, size_t size, void *plan
 
 /* ---- several ways for a call: tune.cu ---------------------------------------------------------------------------------------------- */
 
-typedef enum CudaLibrary { BY_LT, BY_DNN } CudaLibrary;
+typedef enum CudaLibrary { BY_LT, BY_DNN, BY_HAND } CudaLibrary;
+
+enum { ENTRANTS_MOST = 8 };
+
+#define CONTEST_LEAST (1 << 28)         // operations of a call that is worth one: a plan of cuDNN's takes a second to compile
 
 typedef struct CudaChoice {
     CudaLibrary library;
-    int number;                         // BY_LT: as LtProduct.choice; BY_DNN: as DnnProduct.engine
+    int number;                         // BY_LT: as LtProduct.choice; BY_DNN: as DnnWish.engine; BY_HAND: 0
 } CudaChoice;
 
 typedef struct Contest {
+    const void *key;                    // that this queue keeps the choice under
+    size_t size;
     const char *shape;                  // as in tuned.h
     const CudaChoice *entrant;          // nb of them; the first is it where none is faster
     int nb;
-    int (*run)(Backend *be, const void *call, const CudaChoice *by);    // may be repeated; ENOSYS: not by this one
-    const void *call;
+    int (*run)(Backend *be, const OpCall *c, const CudaChoice *by);     // ENOSYS: not by this one
+    const OpCall *call, *again;         // again: the call, so that it may be run as often as one likes
 } Contest;
 
-/** Who was the fastest, as be->tuned has it; can he still be had, who runs him sees. @return 1, 0: not known, or an error */
-int avt_cuda_contest_known(Backend *be, CudaChoice *won, const Contest *c);
-/** Who is the fastest, by running each of them some times, which waits for the device; told to be->tuned. Another one than the first must be
- *  3 % faster. @return 0 or an error of the device */
-int avt_cuda_contest(Backend *be, CudaChoice *won, const Contest *c);
+/** All that a time or a plan depends on beside the shape: card, driver, versions of the libraries. @return 0 or an error */
+int avt_cuda_device_name(Backend *be, char *name, size_t size);
+
+/** Who has won under the key in this queue, or NULL. */
+const CudaChoice *avt_cuda_choice(Backend *be, const void *key, size_t size);
+/**
+ * Run a call for the first time: by who was the fastest as be->tuned has it, if he can still be had; else by who is, which is found by running
+ * each of them some times (it waits for the device) and told to be->tuned. Another one than the first must be 3 % faster.
+ * @return as run(), of who has won
+ */
+int avt_cuda_contend(Backend *be, const Contest *c);
 
 /* ---- cuBLASLt: lt.cu -------------------------------------------------------------------------------------------------------- */
 
@@ -92,6 +104,7 @@ typedef struct DnnConv {
     int32_t x, out;                     // types: x and w, out and res. f32: no engine that rounds its operands down
     int32_t bias, res;                  // 0 or 1
     int32_t pad_t, pad0, pad1, stride_t, stride;
+    int32_t engine, unused;             // as DnnWish.engine; 0: the key has no holes
     int64_t in[4];                      // T, H, W, C
     int64_t result[4];                  // To, Ho, Wo, Cout
     int64_t taps[3];                    // kT, kH, kW
@@ -111,7 +124,7 @@ typedef struct DnnProduct {
     int32_t kind;                       // PLAN_GRAPH_PRODUCT
     int32_t x, out;                     // types: x and w, out and res
     int32_t bias, gelu, gate, res;      // 0 or 1
-    int32_t engine;                     // by its number; -1: the heuristics' first that fits
+    int32_t engine;                     // as DnnWish.engine
     int64_t m, n, k;
     int64_t library;                    // bytes of workspace
 } DnnProduct;

@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-#define CUDA_ABI ((unsigned)(sizeof(Backend) << 16 ^ sizeof(OpCall) << 4 ^ (unsigned)OP_NB << 2 ^ 2))
+#define CUDA_ABI ((unsigned)(sizeof(Backend) << 16 ^ sizeof(OpCall) << 4 ^ (unsigned)OP_NB << 2 ^ sizeof(Tuned) << 24 ^ 2))
 
 typedef struct CudaHost {
     unsigned abi;                                                   // CUDA_ABI

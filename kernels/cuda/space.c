@@ -53,11 +53,11 @@ LinearSpace avt_cuda_linear_space(const OpCall *c, int arch)
     return s;
 }
 
-int avt_cuda_attention_suits(const OpCall *c, int arch)
+int avt_cuda_attention_suits(const OpCall *c)
 {
     const Tensor q = c->attention.q, k1 = c->attention.k1, k2 = c->attention.k2;
 
-    return arch >= 90 && q.nd == 3 && q.dim[2] == ATTENTION_HEAD && q.dtype == DT_BF16 && c->out.dtype == DT_BF16 && k1.dtype == DT_BF16 &&
+    return q.nd == 3 && q.dim[2] == ATTENTION_HEAD && q.dtype == DT_BF16 && c->out.dtype == DT_BF16 && k1.dtype == DT_BF16 &&
            (!k2.be || k2.dtype == DT_BF16) && !c->attention.v1.scale && !c->attention.v2.scale && !c->attention.rel.be && c->u.attention.scale > 0 && q.dim[0] * k1.dim[0] >= ATTENTION_LEAST;
 }
 
@@ -119,7 +119,7 @@ int64_t avt_cuda_workspace(const OpCall *c, int arch)
     }
     if (c->op == OP_LINEAR_GROUP)
         return group_workspace(c, arch);
-    if (c->op == OP_ATTENTION && avt_cuda_attention_suits(c, arch)) {
+    if (c->op == OP_ATTENTION && avt_cuda_attention_suits(c)) {
         const AttentionSpace a = avt_cuda_attention_space(c);
 
         return (int64_t)(a.library + 2 * (a.result + a.logs));

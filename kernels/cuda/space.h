@@ -38,8 +38,8 @@ typedef struct AttentionSpace {
     size_t library, result, logs;       // result, logs: of a segment, where there are two
 } AttentionSpace;
 
-/** Is it cuDNN's, by architecture, shape and types? */
-int avt_cuda_attention_suits(const OpCall *c, int arch);
+/** Does cuDNN take the shape and the types? */
+int avt_cuda_attention_suits(const OpCall *c);
 AttentionSpace avt_cuda_attention_space(const OpCall *c);
 
 /** Does cuDNN take the shape and the types? */

@@ -9,6 +9,7 @@
 #include <pthread.h>
 
 #include "avatar.h"
+#include "engine/kept.h"
 #include "engine/rank.h"
 #include "files/modeldir.h"
 #include "nets/tokenizer.h"
@@ -39,6 +40,7 @@ typedef struct Core {
     size_t keep;                        // bytes of them that may stay
     Tuned *tuned;                       // what the sessions have found to be fastest; NULL: none is to look for it
     char *cache;                        // folder that it is kept in, or NULL
+    KeptFolder kept;                    // and what is larger
     Tokenizer *tokenizer;
 } Core;
 

@@ -39,6 +39,7 @@ void avt_core_free(Core *c)
     avt_tokenizer_close(&c->tokenizer);
     avt_modeldir_close(&c->dir);
     avt_tuned_close(&c->tuned);
+    avt_kept_close(&c->kept);
     avt_free(c->cache);
     avt_free(c->key);
     avt_free(c);
@@ -417,9 +418,11 @@ static int open_tuning(Core *c, const AvatarOptions *opt, const Log *log)
     c->cache = avt_strdup(MEM_ENGINE, opt->cache);
     if (!c->tuned || (opt->cache && !c->cache))
         return AVT_ERR(ENOMEM);
-    if (c->cache)
-        avt_tuning_read(c->tuned, c->cache, log);
-    return 0;
+    if (!c->cache)
+        return 0;
+    avt_tuning_read(c->tuned, c->cache, log);
+    c->tuned->shelf = &c->kept.shelf;
+    return avt_kept_open(&c->kept, c->cache);
 }
 
 int avt_core_load(Core *c, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log)

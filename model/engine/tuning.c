@@ -10,7 +10,7 @@
 #include "files/file.h"
 #include "files/json.h"
 
-#define REMEDY "products are timed again in the next run; XDG_CACHE_HOME names another folder, tune=0 times none"
+#define REMEDY "calls are timed again in the next run; XDG_CACHE_HOME names another folder, tune=0 times none"
 
 static char *file_in(const char *folder, const char *ending)
 {
@@ -165,7 +165,7 @@ int avt_tuning_write(Tuned *t, const char *folder, const Log *log)
     if (ret < 0)
         avt_log(log, LOG_WARNING, "%s: cannot be written: %s; " REMEDY, path, strerror(-ret));
     else
-        avt_log(log, LOG_INFO, "%d products were timed on their device, the fastest ways are kept in %s", found, path);
+        avt_log(log, LOG_INFO, "%d calls were timed on their device, the fastest ways are kept in %s", found, path);
     avt_free(path);
     avt_free(aside);
     return ret;

@@ -35,6 +35,7 @@ enum { SIMT_FOUND = 86 };
 typedef struct SimtStats {
     uint64_t launches, operations, switches, barriers, collectives, accesses, mma;
     uint64_t products;                                  // of cuBLASLt and cuDNN
+    uint64_t plans_made, plans_read;                    // of cuDNN: compiled; out of a text
     uint64_t peer_copies;                               // that have run, from one device to another
     uint64_t ldmatrix_phases, ldmatrix_conflicts;       // 8 rows each; rows that waited for another's bank
 } SimtStats;

@@ -279,6 +279,27 @@ static cudnnStatus_t finish_from(Descriptor *d, const Descriptor *from)
     return CUDNN_STATUS_SUCCESS;
 }
 
+/* A plan: of a configuration, or of a text. */
+static cudnnStatus_t finish_plan(Descriptor *d)
+{
+    const std::vector<char> text = d->all<char>(CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION);
+    auto g = std::make_shared<Graph>();
+
+    if (!d->has({ CUDNN_ATTR_EXECUTION_PLAN_HANDLE }))
+        return no(CUDNN_STATUS_BAD_PARAM, "a plan wants a handle");
+    if (text.empty()) {
+        stats.plans_made++;
+        return finish_from(d, d->of(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG));
+    }
+    if (d->has({ CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG }))
+        return no(CUDNN_STATUS_BAD_PARAM, "a plan is of a configuration or of a text");
+    if (const char *why = plan_of_text(std::string(text.begin(), text.end()), g.get(), &d->engine, settings.arch))
+        return no(CUDNN_STATUS_NOT_SUPPORTED, why);
+    d->graph = g;
+    stats.plans_read++;
+    return CUDNN_STATUS_SUCCESS;
+}
+
 static cudnnStatus_t finish(Descriptor *d)
 {
     const char *why = NULL;
@@ -292,7 +313,7 @@ static cudnnStatus_t finish(Descriptor *d)
     case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR:                   return finish_graph(d);
     case CUDNN_BACKEND_ENGINE_DESCRIPTOR:                           return finish_engine(d);
     case CUDNN_BACKEND_ENGINECFG_DESCRIPTOR:                        return finish_from(d, d->of(CUDNN_ATTR_ENGINECFG_ENGINE));
-    case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR:                   return finish_from(d, d->of(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG));
+    case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR:                   return finish_plan(d);
     case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR:                       return finish_from(d, d->of(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH));
     case CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR: case CUDNN_BACKEND_POINTWISE_DESCRIPTOR: case CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR:
     case CUDNN_BACKEND_MATMUL_DESCRIPTOR:
@@ -331,6 +352,14 @@ template <class T> static cudnnStatus_t give(const std::vector<T> &v, int64_t mo
     return CUDNN_STATUS_SUCCESS;
 }
 
+/* Asked for no bytes, the length; and all of it, or nothing. */
+static cudnnStatus_t give_text(const std::string &text, int64_t most, int64_t *nb, void *out)
+{
+    if (out && most < (int64_t)text.size())
+        return no(CUDNN_STATUS_BAD_PARAM, "no room for the text");
+    return give(std::vector<char>(text.begin(), text.end()), most, nb, out);
+}
+
 static cudnnStatus_t get(Descriptor *d, cudnnBackendAttributeName_t name, int64_t most, int64_t *nb, void *out)
 {
     switch (name) {
@@ -352,6 +381,8 @@ static cudnnStatus_t get(Descriptor *d, cudnnBackendAttributeName_t name, int64_
         return give<int64_t>({ d->engine.number }, most, nb, out);
     case CUDNN_ATTR_ENGINE_NUMERICAL_NOTE:
         return give(d->engine.notes, most, nb, out);
+    case CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION:
+        return give_text(plan_text(*d->graph, d->engine, settings.arch), most, nb, out);
     case CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE:
         return give<int64_t>({ d->engine.workspace }, most, nb, out);
     default:
@@ -399,7 +430,7 @@ static cudnnStatus_t execute(cudnnContext *h, const Descriptor *plan, const Desc
         return no(CUDNN_STATUS_BAD_PARAM, why);
     b.workspace = pack->one<void *>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, NULL);
     b.workspace_size = plan->engine.workspace;
-    b.tf32 = !plan->engine.notes.empty();
+    b.tf32 = std::count(plan->engine.notes.begin(), plan->engine.notes.end(), CUDNN_NUMERICAL_NOTE_TENSOR_CORE) > 0;
     if (b.workspace_size && !b.workspace)
         return no(CUDNN_STATUS_BAD_PARAM, "no workspace");
     if (!is_aligned(*g, b))

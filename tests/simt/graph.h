@@ -64,6 +64,10 @@ struct Engine {
 /** Who has a plan for the graph, best first as the heuristics have it; empty: nobody. */
 std::vector<Engine> engines_for(const Graph &g, int arch);
 
+/** A plan as text, and the plan of a text. @return NULL, or why not: no plan's text, another version's or architecture's */
+std::string plan_text(const Graph &g, const Engine &e, int arch);
+const char *plan_of_text(const std::string &text, Graph *g, Engine *e, int arch);
+
 }   // namespace bed
 
 #endif

@@ -31,7 +31,7 @@ SIMT_O := $(filter-out $(call object,$(SIMT_C)),$(LIB_O)) $(call simt_object,$(S
 SIMT_TESTS := $(patsubst $(BUILD)/%,$(SIMT)/%,$(filter $(BUILD)/tests/kernels/% $(BUILD)/tests/e2e/plans $(BUILD)/tests/e2e/teams $(BUILD)/tests/e2e/precision,$(TESTS)))
 SIMT_NCCL := $(if $(and $(SIMT_CU),$(wildcard $(CUDA_INC)/nccl.h)),$(SIMT)/tests/nccl)
 # of the backend alone
-SIMT_OWN := $(if $(SIMT_CU),$(addprefix $(SIMT)/tests/,backend tune weights lora peers) $(SIMT_NCCL))
+SIMT_OWN := $(if $(SIMT_CU),$(addprefix $(SIMT)/tests/,backend tune choice weights lora peers) $(SIMT_NCCL))
 SIMT_ALL := $(SIMT)/tests/bed $(SIMT_OWN) $(SIMT)/tests/parity $(SIMT)/tests/mkmodel $(SIMT_TESTS) $(if $(SIMT_CU),$(SIMT)/lib/libavatar.so.0 $(BUILD)/tests/gpu/frames $(TINY_MODEL)) $(if $(filter yes,$(TOOL)),$(SIMT)/avatar)
 
 ifeq ($(SIMT_CAN),yes)

@@ -83,7 +83,7 @@ static void write_and_read(void **state)
     put(t, OTHER, "one", "b");
     put(t, CARD, "two", "c");
     REQUIRE_OK(avt_tuning_write(t, folder, test_log_at(LOG_INFO)));
-    REQUIRE(strstr(test_log_text(), "3 products were timed") && strstr(test_log_text(), path_of_file()));
+    REQUIRE(strstr(test_log_text(), "3 calls were timed") && strstr(test_log_text(), path_of_file()));
     REQUIRE_OK(avt_tuning_write(t, folder, test_log_at(LOG_INFO)));         // nothing is new
     REQUIRE(!*test_log_text());
     avt_tuning_read(again, folder, test_log());
