@@ -4,6 +4,7 @@
  *
  *   --reps N     repetitions, of which the median is taken (5)      --threads N      (2)
  *   --cpu        processor time / threads instead of wall time, for a machine that others use too
+ *   --level N    highest CPU level of ours (5: the best; 3: AVX-512, whose i8 is VNNI)
  *   --dir DIR    where weights and inputs lie (build/bench)         --python PATH    of the peers
  *   --src DIR    the tree                                           --ffmpeg PATH    with the filter inside
  *   --precision f32|bf16|int8|both    ours, and the peers' (autocast); both where the CPU runs bf16 faster, with what it gains. The transformer's
@@ -302,6 +303,8 @@ static int read_options(Bench *b, int argc, char **argv, const char **names, uns
             b->reps = atoi(v);
         else if (!strcmp(o, "--threads"))
             b->threads = atoi(v);
+        else if (!strcmp(o, "--level"))
+            b->level = (CpuLevel)atoi(v);
         else if (!strcmp(o, "--dir"))
             b->dir = v;
         else if (!strcmp(o, "--python"))
@@ -313,7 +316,7 @@ static int read_options(Bench *b, int argc, char **argv, const char **names, uns
         else
             return -1;
     }
-    return b->reps > 0 && b->threads > 0 ? nb : -1;
+    return b->reps > 0 && b->threads > 0 && b->level <= CPU_AUTO ? nb : -1;
 }
 
 static int wanted(const char *name, const char **names, int nb)
@@ -327,7 +330,7 @@ static int wanted(const char *name, const char **names, int nb)
 /* A work on a backend of its own; the peer is told the precision. */
 static int run_work(Bench *b, int (*run)(Bench *b))
 {
-    const BackendOptions opt = { .level = CPU_AUTO, .log = b->log, .threads = b->threads, .act = b->act, .product = b->product };
+    const BackendOptions opt = { .level = b->level, .log = b->log, .threads = b->threads, .act = b->act, .product = b->product };
     char word[32];
     double none;
     int ret = avt_backend_open(&b->be, "cpu", &opt);
@@ -347,15 +350,15 @@ int main(int argc, char **argv)
 {
     static const Log log = { .write = log_line, .level = LOG_WARNING };
     Bench b = { .dir = "build/bench", .python = "build/bench/venv/bin/python", .src = AVT_SRCDIR, .ffmpeg = "build/ffmpeg/bin/ffmpeg",
-                .threads = 2, .reps = 5, .log = &log };
+                .threads = 2, .reps = 5, .level = CPU_AUTO, .log = &log };
     const char *names[NB_WORKS];
-    const DType fast = avt_device_act("cpu", CPU_AUTO);
-    unsigned which = OF_F32 | OF_INT8 | (fast == DT_BF16 ? OF_BF16 : 0);
+    unsigned which = OF_F32 | OF_INT8 | (avt_device_act("cpu", CPU_AUTO) == DT_BF16 ? OF_BF16 : 0);
     const int nb = read_options(&b, argc, argv, names, &which);
+    const DType fast = avt_device_act("cpu", b.level);
     int ret = 0;
 
     if (nb < 0)
-        return fprintf(stderr, "usage: bench [WORK ...] [--reps N] [--threads N] [--cpu] [--dir DIR] [--python PATH] [--src DIR] [--ffmpeg PATH]\n"
+        return fprintf(stderr, "usage: bench [WORK ...] [--reps N] [--threads N] [--level N] [--cpu] [--dir DIR] [--python PATH] [--src DIR] [--ffmpeg PATH]\n"
                                "             [--precision f32|bf16|int8|both]\n"), 2;
     mkdir(b.dir, 0777);
     avt_thread_flush_denormals();

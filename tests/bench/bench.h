@@ -30,6 +30,7 @@ typedef struct Row {                    // a line of the table
 typedef struct Bench {
     const char *dir, *python, *src, *ffmpeg;
     int threads, reps;
+    CpuLevel level;
     int cpu;                            // time is processor time / threads: for a machine that others use too
     double peak;                        // FLOP/s of a large product
     DType act, product;                 // precision of the works that run now: Backend.act, .product
