@@ -292,7 +292,7 @@ static int choose_precision(Core *c, const Plan *p, const char *asked, const Log
     return 0;
 }
 
-/* Bytes that each device of a plan has left now; 0: not known, or the host's, which all ranks there share however they are split. */
+/* Bytes that a plan may take of each of its devices; 0: not known, or the host's, which all ranks there share however they are split. */
 static int find_room(double *room, const Plan *p, const BackendOptions *opt)
 {
     int ret = 0;
@@ -306,7 +306,7 @@ static int find_room(double *room, const Plan *p, const BackendOptions *opt)
             continue;                                               // a worker refuses what it has no memory for
         ret = avt_backend_open(&be, device, opt);
         if (ret >= 0 && be->cls->memory_left)
-            room[r] = fmax(0, (double)be->cls->memory_left(be));
+            room[r] = fmax(1, (double)(be->cls->memory_left(be) - ROOM_MARGIN));
         avt_backend_close(&be);
     }
     return ret;

@@ -6,7 +6,6 @@
 #include "engine/room.h"
 #include "engine/sound.h"
 
-#define MARGIN (1ll << 30)              // of a GPU, left to what cannot be planned: the kernels of the libraries, a display
 
 static int on_host(const char *device)
 {
@@ -112,7 +111,7 @@ static int fits(const char *list, const double *free, char *why, size_t size, co
     if (ret >= 0)
         ret = measure(&room, &plan, sizes, &quiet);
     for (int i = 0; i < room.nb && ret >= 0; i++) {
-        const int64_t left = avt_room_left(room.place[i].device), want = room.place[i].bytes + (on_host(room.place[i].device) ? 0 : MARGIN);
+        const int64_t left = avt_room_left(room.place[i].device), want = room.place[i].bytes + (on_host(room.place[i].device) ? 0 : ROOM_MARGIN);
 
         if (left >= 0 && want <= left)
             continue;
@@ -143,7 +142,7 @@ static int fewest(char *list, size_t size, char *why, size_t why_size, const int
         n += (size_t)snprintf(list + n, size - n, "%scuda%d", i ? "|" : "", index[i]);
         if (n >= size)
             break;
-        free[i] = (double)(device_left(index[i]) - MARGIN);
+        free[i] = (double)(device_left(index[i]) - ROOM_MARGIN);
         free[i] = free[i] > 0 ? free[i] : 1;
         ret = fits(list, free, why, why_size, o, sizes, opt);
     }

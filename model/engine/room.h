@@ -8,6 +8,8 @@
 #include "engine/front.h"
 #include "engine/rank.h"
 
+#define ROOM_MARGIN (1ll << 30)         // of a GPU, left to what cannot be planned: the kernels of the libraries, a display
+
 typedef struct Room {
     int nb;
     struct {

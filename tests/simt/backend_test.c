@@ -7,8 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "avatar.h"
 #include "control.h"
+#include "files.h"
 #include "kernels.h"
+#include "model.h"
 #include "test.h"
 
 enum { MANY = 5 << 20 };                        // floats: 20 MiB, more than the staging holds
@@ -61,6 +64,42 @@ static void no_memory(void **state)
     REQUIRE_OK(avt_arena_open(&a, be, "state", 1 << 20));           // the next time there is some
     avt_arena_close(&a);
     avt_backend_close(&be);
+}
+
+static int says_offload;
+
+static void hear(void *opaque, int level, const char *text)
+{
+    (void)opaque, (void)level;
+    says_offload |= strstr(text, "offload=auto:") != NULL;
+}
+
+/* A card that is named keeps as much for what is not planned as one that is found: what would fill it comes from the host instead. */
+static void a_margin(void **state)
+{
+    static const char *const memory[] = { "1074000000", "2147483648" };
+    TestModel m;
+
+    (void)state;
+    test_model_default(&m);
+    tmp_open();
+    REQUIRE_OK(test_model_write(&m, tmp_dir));
+    for (int i = 0; i < 2; i++) {
+        AvatarOptions opt;
+        AvatarEngine *e = NULL;
+
+        avatar_options_default(&opt);
+        opt.model = tmp_dir;
+        opt.devices = "cuda0";
+        opt.log = hear;
+        says_offload = 0;
+        REQUIRE_OK(simt_set("MEMORY", memory[i]));
+        REQUIRE_OK(avatar_engine_open(&e, &opt));
+        assert_int_equal(says_offload, i == 0);
+        avatar_engine_close(&e);
+        avatar_engine_flush();
+    }
+    tmp_close();
 }
 
 /* From then on every call fails, with the first one's words, and closing still works. */
@@ -176,7 +215,7 @@ static void fetches(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices_that_are_none), cmocka_unit_test(no_memory), cmocka_unit_test(a_lost_device), cmocka_unit_test(long_uploads),
+        cmocka_unit_test(devices_that_are_none), cmocka_unit_test(no_memory), cmocka_unit_test(a_margin), cmocka_unit_test(a_lost_device), cmocka_unit_test(long_uploads),
         cmocka_unit_test(marks_order_queues), cmocka_unit_test(fetches),
     };
 
