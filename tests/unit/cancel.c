@@ -76,13 +76,14 @@ static void *give_up(void *arg)
     return NULL;
 }
 
-/* Seconds from giving up to the op's return. */
+/* Seconds from giving up to the op's return, or -1: on a busy machine it was through before it was given up. */
 static double time_of(CpuLevel level, DType act, void (*op)(const Work *))
 {
     const BackendOptions opt = { .threads = 1, .level = level, .act = act };
     Work w = { .scale = level == CPU_PLAIN ? 1 : 40, .act = act };
     pthread_t thread;
     double took;
+    int ret;
 
     REQUIRE_OK(avt_backend_open(&w.be, "cpu", &opt));
     REQUIRE_OK(avt_arena_open(&w.arena, w.be, "tensors", (size_t)1 << 30));
@@ -92,8 +93,9 @@ static double time_of(CpuLevel level, DType act, void (*op)(const Work *))
     op(&w);
     took = seconds();
     pthread_join(thread, NULL);
-    assert_int_equal(avt_sync(w.be), AVT_ERR(ECANCELED));
-    took -= w.at;
+    ret = avt_sync(w.be);
+    assert_true(ret == AVT_ERR(ECANCELED) || (!ret && took <= w.at));
+    took = ret ? took - w.at : -1;
     avt_arena_close(&w.weights);
     avt_arena_close(&w.arena);
     avt_backend_close(&w.be);
@@ -112,10 +114,12 @@ static void ops_stop_in_their_middle(void **state)
     for (int i = 0; i < 4; i++)
         for (int l = 0; l < 2; l++)
             for (DType act = DT_F32; act <= DT_BF16; act++) {
-                const double took = time_of(levels[l], act, ops[i].op);
+                double took = -1;
 
+                for (int n = 0; took < 0 && n < 20; n++)
+                    took = time_of(levels[l], act, ops[i].op);
                 printf("%s, %s, %s: %.3f s\n", ops[i].name, l ? "best" : "plain", avt_dtype_name(act), took);
-                assert_true(took < 0.5);
+                assert_true(took >= 0 && took < 0.5);
             }
 }
 
