@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Frames that stay on the GPU (AvatarLook.on_device), read as FFmpeg reads them: by the driver, in a context of the program's own, into rows
- * with a pitch. They are the bytes of those that go to the host, and whole when they are handed out.
+ * with a pitch. They are the bytes of those that go to the host, and whole when they are handed out; repeated ones (late=repeat) too.
  *
  *   frames [--tiny] [--careless] [--devices LIST] [--plan WORD] [--vae-device NAME] [--vae-split N]
  *
@@ -21,6 +21,7 @@
 
 #define FRAME_SAMPLES (AVATAR_SAMPLE_RATE / AVATAR_FPS)
 
+enum { BLOCK = 12, LATE_SOUND = 106240, LATE_FRAMES = LATE_SOUND / FRAME_SAMPLES };   // frames of a block; 13.8 blocks of sound
 enum { SIDE = 96, PITCH = 512, PLANE = PITCH * SIDE, FRAME = 3 * SIDE * SIDE };    // of the largest frame; bytes of a plane with its pitch
 
 static struct {                         // what is asked of the driver, by the names that FFmpeg loads
@@ -89,13 +90,20 @@ static void frame_bytes(uint8_t *out, const AvatarFrame *f, int on_device)
     }
 }
 
+static float *make_sound(int nb_samples)
+{
+    float *pcm = malloc(sizeof(*pcm) * (size_t)nb_samples);
+
+    for (int i = 0; i < nb_samples; i++)
+        pcm[i] = 0.3f * sinf((float)i * 0.05f) * sinf((float)i * 0.0007f);
+    return pcm;
+}
+
 static AvatarSession *open_session(AvatarEngine *e, const AvatarLook *look, int nb)
 {
-    float *pcm = malloc(sizeof(*pcm) * (size_t)nb * FRAME_SAMPLES);
+    float *pcm = make_sound(nb * FRAME_SAMPLES);
     AvatarSession *s = NULL;
 
-    for (int i = 0; i < nb * FRAME_SAMPLES; i++)
-        pcm[i] = 0.3f * sinf((float)i * 0.05f) * sinf((float)i * 0.0007f);
     check(!avatar_session_open(&s, e, look), "no session");
     check(!avatar_session_send(s, pcm, (int64_t)nb * FRAME_SAMPLES) && !avatar_session_send(s, NULL, 0), "the sound is not taken");
     free(pcm);
@@ -125,6 +133,54 @@ static void compare(AvatarEngine *e, const AvatarLook *look, int nb)
 
     check(!memcmp(host, device, (size_t)nb * FRAME), "frames on the GPU are others than in the host's memory");
     printf("ok   %d frames of %dx%d in format %d\n", nb, look->out_width, look->out_height, look->format);
+    free(host);
+    free(device);
+}
+
+/* The frames that there are until `end`. @return how many of them are the one before once more, which is the first block's last */
+static int take_late(uint8_t *out, AvatarSession *s, int on_device, int end)
+{
+    int repeated = 0, ret;
+    AvatarFrame f;
+
+    while (!(ret = avatar_session_receive(s, &f, AVATAR_WAIT))) {
+        check(f.index < LATE_FRAMES, "there are more frames than sound");
+        frame_bytes(out + (size_t)f.index * FRAME, &f, on_device);
+        check(!f.repeated || !memcmp(out + (size_t)f.index * FRAME, out + (BLOCK - 1) * FRAME, FRAME), "a repeated frame is another one");
+        repeated += f.repeated;
+    }
+    check(ret == end, "the stream is not where it should be");
+    return repeated;
+}
+
+/* Sound that runs ahead after the first block: 11 blocks are left out, one frame stands for them. */
+static uint8_t *late_film(AvatarEngine *e, AvatarLook look, int on_device)
+{
+    const int first = BLOCK * FRAME_SAMPLES + 160 * AVATAR_SAMPLE_RATE / 1000;
+    uint8_t *out = calloc(LATE_FRAMES, FRAME);
+    float *pcm = make_sound(LATE_SOUND);
+    AvatarSession *s = NULL;
+
+    look.mode = AVATAR_LIVE;
+    look.late = AVATAR_LATE_REPEAT;
+    look.max_late_ms = 1000;
+    look.on_device = on_device;
+    check(!avatar_session_open(&s, e, &look) && !avatar_session_send(s, pcm, first), "no live session");
+    check(!take_late(out, s, on_device, AVATAR_EAGAIN), "the first block is repeated");
+    check(!avatar_session_send(s, pcm + first, LATE_SOUND - first), "the sound is not taken");
+    check(take_late(out, s, on_device, AVATAR_EAGAIN) == 11 * BLOCK && !avatar_session_send(s, NULL, 0), "11 blocks are not left out");
+    take_late(out, s, on_device, AVATAR_EOF);
+    avatar_session_close(&s);
+    free(pcm);
+    return out;
+}
+
+static void compare_late(AvatarEngine *e, const AvatarLook *look)
+{
+    uint8_t *host = late_film(e, *look, 0), *device = late_film(e, *look, 1);
+
+    check(!memcmp(host, device, (size_t)LATE_FRAMES * FRAME), "repeated frames on the GPU are others than in the host's memory");
+    printf("ok   %d frames of a stream that is late, %d of them repeated\n", LATE_FRAMES, 11 * BLOCK);
     free(host);
     free(device);
 }
@@ -199,8 +255,10 @@ int main(int argc, char **argv)
     check(!driver.init(0) && !driver.create(&context, 0, device) && !driver.alloc(&own, 3 * PLANE), "no context of our own");
     if (careless)
         read_without_waiting(e, look);
-    if (!careless && !opt.plan)
+    if (!careless && !opt.plan) {
         compare(e, &look, 38);                                      // more blocks than the session's queue has places
+        compare_late(e, &look);
+    }
     look.format = AVATAR_NV12;
     look.out_width = look.out_height = 80;
     if (!careless)

@@ -61,6 +61,10 @@ FAULTS = [
     ('both ends of a way tell NCCL in an order of their own', 'comm/comm_nccl.c', '*j = c->job[c->first];\n        c->first = (c->first + 1) % c->room;', '*j = c->job[(c->first + (c->sends ? c->nb - 1 : 0)) % c->room];\n        c->first = (c->first + !c->sends) % c->room;', 'nccl'),
     ('the way is not torn off after a loss', 'comm/comm_nccl.c', 'direct()->close(&c->way, status_of(c->group) < 0);', '', 'nccl'),
     ('marked before NCCL has put it into the queue', 'nccl.cu', 'return AVT_ERR(EAGAIN);', 'return 0;', 'nccl'),
+    ('a block handed out before its frames are there', 'engine/frames.c', 'recv(f, i, f->block[place]);\n    return ret < 0 ? ret : avt_sync(f->be);', 'recv(f, i, f->block[place]);\n    return ret;', 'frames'),
+    ('a repeated frame not waited for', 'engine/frames.c', 'avt_at(f->block[from], at));\n    return avt_sync(f->be);', 'avt_at(f->block[from], at));\n    return 0;', 'frames'),
+    ('another frame repeated than the last', 'engine/frames.c', 'avt_at(f->block[from], at)', 'avt_at(f->block[from], 0)', 'frames'),
+    ('a part\'s lines put where half of them go', 'engine/frames.c', 'to + first / each * row', 'to + first / 2 * row', 'frames'),
     ('a device-to-host copy said to be the other way', 'upload.cu', 'size, cudaMemcpyHostToDevice', 'size, cudaMemcpyDeviceToHost', 'backend'),
 ]
 
@@ -84,18 +88,36 @@ def shell(cmd, env=None, limit=600):
 
 
 def plant(o, fault, at):
-    """A copy of kernels/cuda, and of kernels/comm, with the fault. @return objects to compile, or why it cannot be planted"""
+    """A copy of kernels/cuda, kernels/comm and model/engine with the fault. @return objects to compile, or why it cannot be planted"""
     what, name, old, new, test, *others = fault
-    for folder in 'cuda', 'comm':
-        (at / folder).mkdir(parents=True, exist_ok=True)
-        for f in (pathlib.Path(o.src) / 'kernels' / folder).glob('*.*'):
-            (at / folder / f.name).write_bytes(f.read_bytes())
+    for folder in 'kernels/cuda', 'kernels/comm', 'model/engine':
+        to = at / pathlib.Path(folder).name
+        to.mkdir(parents=True, exist_ok=True)
+        for f in (pathlib.Path(o.src) / folder).glob('*.*'):
+            (to / f.name).write_bytes(f.read_bytes())
     path = at / (name if '/' in name else 'cuda/' + name)
     text = path.read_text()
     if text.count(old) != 1:
         return None, '%s has "%s" %d times' % (name, old, text.count(old))
     path.write_text(text.replace(old, new))
     return [at / 'cuda' / s for s in others] or [path], None
+
+
+def build_library(o, objects, at):
+    """libavatar.so.0 with the emulated GPU, as simt.mak makes it, in which what is changed comes first; the driver is the same file."""
+    (at / 'lib').mkdir(exist_ok=True)
+    ret, out = shell('%s -shared -Wl,-soname,libavatar.so.0 -Wl,-z,nodelete -Wl,--version-script=%s/tests/simt/driver.map -o %s/lib/libavatar.so.0 %s '
+                     '-Wl,--allow-multiple-definition -Wl,--whole-archive %s/simt/libavatar.a -Wl,--no-whole-archive %s && ln -sf libavatar.so.0 %s/lib/libcuda.so.1' %
+                     (o.link, o.src, at, ' '.join(objects), o.build, o.libs, at))
+    return out if ret else None
+
+
+def runs_of(o, test, at):
+    """What is run, the short set before the long one."""
+    if test == 'frames':
+        frames = 'LD_LIBRARY_PATH=%s/lib %s/tests/gpu/frames --tiny' % (at, o.build)
+        return [frames, frames + " --devices 'cuda0|cuda1' --plan layer --vae-device cuda1 --vae-split 2"]
+    return [str(at / 'test') + sets for sets in ([''] if '/' not in test else [' --device cuda0 --sample', ' --device cuda0'])]
 
 
 def build(o, sources, test, at):
@@ -106,6 +128,8 @@ def build(o, sources, test, at):
         ret, out = shell('%s -I%s %s -c -o %s %s' % (compiler, at, how, objects[-1], s))
         if ret:
             return out
+    if test == 'frames':
+        return build_library(o, objects, at)
     own = 'tests/simt/%s_test' % test if '/' not in test else 'tests/' + test
     base = o.build + ('/simt' if '/' not in test else '')
     ret, out = shell('%s -o %s %s %s/obj/%s.o %s/obj/tests/test.o %s/obj/tests/model.o %s/simt/libavatar.a %s' %
@@ -116,7 +140,7 @@ def build(o, sources, test, at):
 def kind_of(ret, out):
     told = re.findall(r'^simt: ([a-z.-]+): ', out, re.M)
     kinds = [k for i, k in enumerate(told) if k not in told[:i]]
-    if 'FAILED TEST' in out or re.search(r'\[  FAILED  \]', out):
+    if 'FAILED TEST' in out or re.search(r'\[  FAILED  \]|^FAIL ', out, re.M):
         kinds.append('a test fails')
     return ', '.join(kinds[:3]) or ('no end' if ret == 124 else 'exit code %d' % ret)
 
@@ -129,9 +153,9 @@ def try_fault(o, fault, at):
     why = build(o, sources, fault[4], at)
     if why:
         return False, 'does not build: ' + why[-300:]
-    for sets in [''] if '/' not in fault[4] else [' --device cuda0 --sample', ' --device cuda0']:
+    for run in runs_of(o, fault[4], at):
         for schedule, order in SCHEDULES:
-            ret, out = shell(str(at / 'test') + sets, {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'}, 60)
+            ret, out = shell(run, {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'}, 60)
             if ret:
                 return True, '%s: %s' % (schedule, kind_of(ret, out))
     return False, 'nobody'
