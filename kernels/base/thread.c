@@ -84,7 +84,9 @@ static sigset_t host_signals(void)
     return set;
 }
 
-int avt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
+static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;         // who makes threads: two at once would count the same room
+
+static int start(pthread_t *thread, void *(*run)(void *), void *arg)
 {
     const sigset_t blocked = host_signals();
     pthread_attr_t attr;
@@ -100,6 +102,16 @@ int avt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
     ret = pthread_create(thread, &attr, run, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
+    return ret;
+}
+
+int avt_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+    int ret;
+
+    pthread_mutex_lock(&one);
+    ret = start(thread, run, arg);
+    pthread_mutex_unlock(&one);
     return ret;
 }
 
@@ -138,7 +150,7 @@ static void wait_until_forgotten(pid_t id)
         nanosleep(&nap, NULL);
 }
 
-/* Does the system give `nb` more threads at once? They are made, and gone again when this returns. */
+/* Does the system give `nb` more threads at once? They are made, and gone again when this returns; `one` is held. */
 static int is_room(int nb)
 {
     Gate gate = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0 };
@@ -147,7 +159,7 @@ static int is_room(int nb)
 
     while (v && made < nb) {
         v[made].gate = &gate;
-        if (avt_thread_start(&v[made].thread, wait_at_gate, &v[made]))
+        if (start(&v[made].thread, wait_at_gate, &v[made]))
             break;
         made++;
     }
@@ -178,7 +190,6 @@ static void make_team(int nb)
 
 int avt_thread_team(int nb, const Log *log)
 {
-    static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;         // two at once would count the same room
     int room;
 
     pthread_mutex_lock(&one);
