@@ -44,10 +44,17 @@ static void print_row(const char *what, const PlanMemory *m, double flops)
            (double)m->workspace / GB, (double)m->messages / GB, (double)avt_plan_sum(m) / GB, flops / 1e12);
 }
 
+/* Of the state. */
+static const char *const state_part[STATE_NB] = { "layers", "rings", "sinks", "text", "sound", "vae", "latents" };
+
 void plan_json_memory(const char *device, const PlanMemory *m)
 {
     printf("{\"device\": \"%s\", \"weights\": %zu, \"state\": %zu, \"scratch\": %zu, \"workspace\": %zu, \"messages\": %zu, \"sum\": %zu, "
-           "\"host\": %zu, \"coming\": %zu, \"rings\": %zu, \"moved\": %zu}", device, m->weights, m->state, m->scratch, m->workspace, m->messages, avt_plan_sum(m), m->host, m->coming, m->rings, m->moved);
+           "\"host\": %zu, \"coming\": %zu, \"rings\": %zu, \"moved\": %zu, \"parts\": {", device, m->weights, m->state, m->scratch, m->workspace, m->messages,
+           avt_plan_sum(m), m->host, m->coming, m->rings, m->moved);
+    for (int i = 0; i < STATE_NB; i++)
+        printf("%s\"%s\": %zu", i ? ", " : "", state_part[i], m->part[i]);
+    printf("}}");
 }
 
 /* Text encoder on a full prompt, speech encoder on some seconds of sound: weights and scratch of one call. */

@@ -36,9 +36,14 @@ static double fps(const Found *f)
     return AVATAR_BLOCK_FRAMES / f->paper.period;
 }
 
-static double parts_of(const PlanMemory *m, int i)
+#define COLUMNS 10
+
+static const char *const column[] = { "weights", "rings", "sinks", "text", "sound", "VAE", "latents", "scratch", "worksp.", "mess.", "front" };
+
+static double column_of(const PlanMemory *m, int i)
 {
-    const size_t part[] = { m->weights, m->state, m->scratch, m->workspace, m->messages };
+    const size_t part[] = { m->weights + m->part[STATE_LAYERS], m->part[STATE_RINGS], m->part[STATE_SINKS], m->part[STATE_TEXT], m->part[STATE_SOUND], m->part[STATE_VAE],
+                            m->part[STATE_LATENTS], m->scratch, m->workspace, m->messages };
 
     return (double)part[i];
 }
@@ -47,11 +52,11 @@ static double parts_of(const PlanMemory *m, int i)
 
 static void show_bar(double used, double usable)
 {
-    const int nb = 24;
+    const int nb = 12;
     int n = (int)(nb * used / usable + 0.5);
 
     n = n > nb ? nb : n;
-    printf("[%.*s%*s]", n, "########################", nb - n, "");
+    printf("[%.*s%*s]", n, "############", nb - n, "");
 }
 
 static void show_cards(const Answer *a)
@@ -59,7 +64,10 @@ static void show_cards(const Answer *a)
     const Found *f = &a->best;
     const int front = avt_pool_find(&a->pool, f->plan.front_device);
 
-    printf("%-7s %-13s %8s %8s %8s %8s %8s %8s   GB used of usable\n", "", "layers", "weights", "rings", "scratch", "worksp.", "messages", "front");
+    printf("%-7s %-11s", "", "layers");
+    for (int i = 0; i <= COLUMNS; i++)
+        printf(" %7s", column[i]);
+    printf("  GB used of usable\n");
     for (int r = 0; r < f->plan.nb_ranks; r++) {
         const PlanRank *p = &f->plan.rank[r];
         char layers[32];
@@ -70,10 +78,10 @@ static void show_cards(const Answer *a)
             snprintf(layers, sizeof(layers), "%d-%d%s", p->l0, p->l1 - 1, p->vae ? " +VAE" : "");
         if (p->nb_parts > 1)
             snprintf(layers + strlen(layers), sizeof(layers) - strlen(layers), " %d/%d", p->part + 1, p->nb_parts);
-        printf("%-7s %-13s", p->device, layers);
-        for (int i = 0; i < 5; i++)
-            printf(" %8.2f", parts_of(&f->memory[r], i) / GB);
-        printf(" %8.2f   ", front == r ? (double)avt_plan_sum(&f->front) / GB : 0);
+        printf("%-7s %-11s", p->device, layers);
+        for (int i = 0; i < COLUMNS; i++)
+            printf(" %7.2f", column_of(&f->memory[r], i) / GB);
+        printf(" %7.2f  ", front == r ? (double)avt_plan_sum(&f->front) / GB : 0);
         show_bar(f->used[r], a->cards.usable[r]);
         printf(" %.2f of %.2f%s\n", f->used[r] / GB, a->cards.usable[r] / GB, f->used[r] > a->cards.usable[r] ? "  TOO MUCH" : "");
     }

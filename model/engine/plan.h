@@ -56,8 +56,13 @@ typedef struct Plan {
     DType kv;                           // Dit.kv
 } Plan;
 
+/* What a rank's state is for: slots of layers that come from the host; rings, or the slots that rings and sinks come into; sinks; keys of the text;
+ * keys, values and tables of the sound; the decoder's past; latents and modulations. */
+typedef enum StatePart { STATE_LAYERS, STATE_RINGS, STATE_SINKS, STATE_TEXT, STATE_SOUND, STATE_VAE, STATE_LATENTS, STATE_NB } StatePart;
+
 typedef struct PlanMemory {             // bytes of one rank, found on `dry`
     size_t weights, state, scratch;
+    size_t part[STATE_NB];              // of state
     size_t workspace;                   // of the most demanding op
     size_t messages;                    // mailboxes of what other ranks send it
     size_t host;                        // in the host's memory, not the device's: layers that come from there

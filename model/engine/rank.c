@@ -100,6 +100,16 @@ void avt_rank_weights_count(PlanMemory *m, const RankWeights *w)
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
+/* What was taken of the state since the last call is `part`'s. */
+static void count_state(Rank *r, StatePart part)
+{
+    size_t before = 0;
+
+    for (int i = 0; i < STATE_NB; i++)
+        before += r->part[i];
+    r->part[part] += avt_arena_used(r->state) - before;
+}
+
 /* Of a step: on the device, or in the host's memory. */
 static int open_ring(Rank *r, int step)
 {
@@ -148,8 +158,10 @@ static int open_layers(Rank *r)
     const int steps = set->plan->steps;
     int ret = avt_dit_time_open(&r->sink_time, r->state, d);
 
+    count_state(r, STATE_LATENTS);
     if (ret >= 0)
         ret = open_rings(r);
+    count_state(r, STATE_RINGS);
     if (r->place->prev < 0 || r->place->next < 0) {                 // between them there are tokens alone
         r->latent = avt_new(r->state, DT_F32, r->nb_slots, DIT_BLOCK, LATENT, s->H, s->W);
         r->ref = avt_new(r->state, DT_F32, 1, LATENT, s->H, s->W);
@@ -162,16 +174,21 @@ static int open_layers(Rank *r)
         if (!avt_plan_holds(r->set->plan, r->index, i))
             continue;
         ret = avt_dit_time_open(&r->time[i], r->state, d);
+        count_state(r, STATE_LATENTS);
         if (ret >= 0)
             ret = open_ring(r, i);
+        count_state(r, STATE_RINGS);
     }
     for (int v = 0; v < r->nb_versions && ret >= 0; v++) {
         ret = avt_dit_text_open(&r->text[v], r->state, d, d->cfg.text_len);
+        count_state(r, STATE_TEXT);
         if (ret >= 0)
             ret = open_sink(r, v);
+        count_state(r, STATE_SINKS);
     }
     for (int k = 0; k < r->nb_slots && ret >= 0; k++)
         ret = avt_dit_audio_open(&r->audio[k], r->state, d, s, 1, 0);
+    count_state(r, STATE_SOUND);
     return ret;
 }
 
@@ -264,6 +281,8 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
     if (ret >= 0)
         ret = open_walker(r, opt, device);
     if (ret >= 0)
+        count_state(r, STATE_LAYERS);
+    if (ret >= 0)
         ret = avt_arena_open(&r->scratch, r->be, "scratch", room->scratch);
     if (ret >= 0)
         ret = avt_workspace_open(r->be, room->workspace);
@@ -275,6 +294,8 @@ int avt_rank_open(Rank *r, const RankSetup *set, int index, const RankWeights *w
         ret = open_layers(r);
     if (ret >= 0 && r->place->vae)
         ret = open_decoder(r);
+    if (ret >= 0)
+        count_state(r, STATE_VAE);
     if (ret >= 0)
         ret = avt_sync(r->be);
     if (ret < 0)

@@ -113,6 +113,7 @@ typedef struct Rank {
     Backend *copy;                      // queue that layers come on; be itself where they do not, or work is done when its call returns
     Backend *back;                      // queue that what was written in rings goes back on, in the same way
     Arena *state, *scratch, *messages;
+    size_t part[STATE_NB];              // bytes of state
     const RankWeights *w;
     Dit dit;                            // w's, with this session's team, as this rank walks through it
     int nb_slots, nb_versions;          // blocks in flight; versions of text and sink

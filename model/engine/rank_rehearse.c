@@ -162,6 +162,7 @@ static int rehearsal_open(Rehearsal *h, const RankSetup *set, int index, const P
 static int measure_rank(PlanMemory *m, Rehearsal *h, RankRoutes *routes)
 {
     *m = (PlanMemory){ .state = avt_arena_peak(h->r.state), .scratch = avt_arena_peak(h->r.scratch), .workspace = h->r.be->workspace_peak };
+    memcpy(m->part, h->r.part, sizeof(m->part));
     avt_rank_weights_count(m, &h->w);
     avt_rank_rings_count(m, &h->r);
     return measure_messages(m, &h->set, h->r.index, h->comm, routes);

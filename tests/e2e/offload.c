@@ -45,6 +45,15 @@ static int teardown(void **state)
     return take_teardown(state);
 }
 
+static size_t sum_of_parts(const PlanMemory *m)
+{
+    size_t sum = 0;
+
+    for (int i = 0; i < STATE_NB; i++)
+        sum += m->part[i];
+    return sum;
+}
+
 /* Everything that a rank reports is what was planned for it. */
 static void count(Cost *c, const AvatarSession *s)
 {
@@ -55,6 +64,7 @@ static void count(Cost *c, const AvatarSession *s)
         REQUIRE(want.weights == have.weights && want.host == have.host && want.coming == have.coming);
         REQUIRE(want.rings == have.rings && want.moved == have.moved);
         REQUIRE(want.state == have.state && want.scratch == have.scratch && want.workspace >= have.workspace);     // guard takes none in bf16
+        REQUIRE(sum_of_parts(&want) == want.state && !want.part[STATE_LAYERS] == !want.coming);
         c->weights += have.weights;
         c->host += have.host;
         c->coming += have.coming;

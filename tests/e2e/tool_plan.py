@@ -30,6 +30,8 @@ def plan_of_small_cards(tmp):
         require(d['fits'] and d['plan'].startswith('layer') and d['usable'] == 22150000000 and d['precision'] == 'bf16', d)
         require(d['options'].startswith('devices=cuda0|cuda1|cuda2|cuda3:plan=layer'), d['options'])
         require(all(on_card(d, 'cuda%d' % i) <= d['usable'] for i in range(n)), d)
+        require(all(sum(r['parts'].values()) == r['state'] and r['parts']['rings'] > 5 * r['parts']['sinks'] > 0 for r in d['ranks'] if r['parts']['text']), d)
+        require([r['parts']['vae'] > 1e9 for r in d['ranks']].count(True) == 1, d)
         require(b'25.65 GB' in Run('plan', '--gpus', '%dx24' % n).out, 'FSDP')
     d = plan('--gpus', '2x24', '--size', '704x384', '--offload', 'none')
     require(not d['fits'], 'two cards of 24 GB cannot hold 33 GB of weights and 46 GB of rings')
