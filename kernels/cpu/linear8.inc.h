@@ -6,27 +6,26 @@
 #ifdef __AVX512F__
 
 typedef struct Level8 {
-    int block, bias;                    // rows of a block; what copy_rows() adds to each x
+    int block;                          // rows
     /* nb rows x [nb, k], as block() wants them, filled up to whole blocks of rows of `depth` numbers */
     void (*copy_rows)(int8_t *to, const int8_t *x, int64_t k, int64_t nb, int64_t depth);
-    /* sum[block][64] of such rows with the columns at w */
-    void (*block_sums)(int32_t (*sum)[GROUP8], const int8_t *rows, const int8_t *w, int64_t depth);
+    /* sum[block][64] of such rows with the columns at w, of which `all` are the sums, for a level that adds something to each x */
+    void (*block_sums)(int32_t (*sum)[GROUP8], const int8_t *rows, const int8_t *w, const int32_t *all, int64_t depth);
     void (*open)(void), (*close)(void); // around pieces, in their thread; or NULL
 } Level8;
 
 enum { CACHE = 768 << 10, ROWS = 192, COLUMNS = 512, MOST = 32 };   // bytes and most rows of a piece's x; columns; rows of a block
 
 /* One row of a block into the result, from column n on */
-static void finish(const OpCall *c, const int32_t *sum, const int32_t *all, int bias8, int64_t m, int64_t n)
+static void finish(const OpCall *c, const int32_t *sum, int64_t m, int64_t n)
 {
     const int64_t width = c->linear.w.dim[0], at = m * width;
     const float *scale = c->linear.w.scale, *bias = c->linear.b.data, *gate = c->linear.gate.data;
     const V own = v_set(((const float *)c->linear.x.scale)[m]);
 
-    for (int64_t end = min_i64(width, n + GROUP8); n < end; n += VN, sum += VN, all += VN) {
+    for (int64_t end = min_i64(width, n + GROUP8); n < end; n += VN, sum += VN) {
         const int64_t nb = min_i64(VN, end - n);
-        const __m512i exact = _mm512_sub_epi32(_mm512_loadu_si512(sum), _mm512_mullo_epi32(_mm512_loadu_si512(all), _mm512_set1_epi32(bias8)));
-        V v = v_mul(_mm512_cvtepi32_ps(exact), v_mul(own, v_load_part(scale + n, nb)));
+        V v = v_mul(_mm512_cvtepi32_ps(_mm512_loadu_si512(sum)), v_mul(own, v_load_part(scale + n, nb)));
 
         if (bias)
             v = v_add(v, v_load_part(bias + n, nb));
@@ -67,9 +66,9 @@ static void piece(const Level8 *l, const OpCall *c, int8_t *rows, int64_t m, int
     l->copy_rows(rows, (const int8_t *)c->linear.x.data + m * k, k, nb_m, depth);
     for (; n < end; n += GROUP8)
         for (int64_t i = 0; i < nb_m; i += l->block) {
-            l->block_sums(sum, rows + i * depth, w + n * depth, depth);
+            l->block_sums(sum, rows + i * depth, w + n * depth, all + n, depth);
             for (int64_t r = 0; r < l->block && i + r < nb_m; r++)
-                finish(c, sum[r], all + n, l->bias, m + i + r, n);
+                finish(c, sum[r], m + i + r, n);
         }
 }
 

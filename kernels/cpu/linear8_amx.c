@@ -20,10 +20,11 @@ static void copy_rows(int8_t *to, const int8_t *x, int64_t k, int64_t nb, int64_
         }
 }
 
-static void block_sums(int32_t (*sum)[GROUP8], const int8_t *rows, const int8_t *w, int64_t depth)
+static void block_sums(int32_t (*sum)[GROUP8], const int8_t *rows, const int8_t *w, const int32_t *all, int64_t depth)
 {
     const int8_t *a = rows, *b = rows + 16 * depth;
 
+    (void)all;
     for (int half = 0; half < 2; half++, w += 32 * depth) {
         __asm__ volatile("" ::: "memory");                          // gcc does not know that tiles are loaded from memory
         _tile_zero(0);
@@ -57,7 +58,7 @@ int avt_cpu_has_amx8(void)
 
 int avt_amx_linear8(Backend *be, const OpCall *c)
 {
-    static const Level8 level = { BLOCK, 0, copy_rows, block_sums, avt_amx_open, avt_amx_close };
+    static const Level8 level = { BLOCK, copy_rows, block_sums, avt_amx_open, avt_amx_close };
 
     return linear8(&level, be, c);
 }
