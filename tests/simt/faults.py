@@ -71,7 +71,7 @@ FAULTS = [
 
 def options():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    for name in ('src', 'build', 'compile', 'cc', 'link', 'libs'):
+    for name in ('src', 'build', 'compile', 'cc', 'link', 'parts', 'libs'):
         p.add_argument('--' + name, required=True)
     p.add_argument('--write')
     p.add_argument('names', nargs='*')
@@ -132,8 +132,8 @@ def build(o, sources, test, at):
         return build_library(o, objects, at)
     own = 'tests/simt/%s_test' % test if '/' not in test else 'tests/' + test
     base = o.build + ('/simt' if '/' not in test else '')
-    ret, out = shell('%s -o %s %s %s/obj/%s.o %s/obj/tests/test.o %s/obj/tests/model.o %s/simt/libavatar.a %s' %
-                     (o.link, at / 'test', ' '.join(objects), base, own, o.build, o.build, o.build, o.libs))
+    ret, out = shell('%s -o %s %s %s/obj/%s.o %s %s/simt/libavatar.a %s' %
+                     (o.link, at / 'test', ' '.join(objects), base, own, o.parts, o.build, o.libs))
     return out if ret else None
 
 

@@ -114,7 +114,7 @@ check-simt: simt
 	@for how in "eager forward" "lazy reverse" "random random"; do set -- $$how; echo "-- work is run $$1, threads $$2"; \
 		SIMT_SCHEDULE=$$1 SIMT_ORDER=$$2 SIMT_SEED=7 $(RUN) --limit 3600 $(SIMT_LONG) || exit 1; done
 check-faults: simt
-	@$(SRC)/tests/simt/faults.py --src $(SRC) --build $(BUILD) --compile '$(SIMT_AS_KERNEL)' --cc '$(CC) $(FLAGS)' --link '$(SIMT_LINKER)' \
+	@$(SRC)/tests/simt/faults.py --src $(SRC) --build $(BUILD) --compile '$(SIMT_AS_KERNEL)' --cc '$(CC) $(FLAGS)' --link '$(SIMT_LINKER)' --parts '$(TEST_O)' \
 		--libs '$(LIBS) -lcmocka -lpng' --write $(SRC)/doc/cuda.md $(T)
 else
 run-simt check-simt check-faults: simt
