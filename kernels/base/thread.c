@@ -15,6 +15,7 @@
 
 #include "base/group.h"
 #include "base/mem.h"
+#include "base/sum.h"
 #include "base/thread.h"
 
 static int64_t clock_ns(clockid_t clock)
@@ -44,13 +45,13 @@ int avt_nb_mask(void)
 
 uint64_t avt_mask_number(void)
 {
-    uint64_t number = 14695981039346656037u;                        // FNV-1a
+    uint64_t number = AVT_SUM_BEGIN;
     cpu_set_t set;
 
     CPU_ZERO(&set);
     sched_getaffinity(0, sizeof(set), &set);
     for (int i = 0; i < CPU_SETSIZE; i++)
-        number = (number ^ (uint64_t)!!CPU_ISSET(i, &set)) * 1099511628211u;
+        number = avt_sum(number, &(const uint8_t){ !!CPU_ISSET(i, &set) }, 1);
     return number;
 }
 

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/sum.h"
 #include "cuda/cuda.h"
 #include "cuda/plugin.h"
 
@@ -99,17 +100,14 @@ static int version(char *why, size_t size)
     return v;
 }
 
-/* FNV-1a of its place on the bus */
+/* By its place on the bus */
 static uint64_t card(int index)
 {
-    uint64_t sum = 14695981039346656037u;
     char place[32];
 
     if (cudaDeviceGetPCIBusId(place, sizeof(place), index) != cudaSuccess)
         return 0;
-    for (const char *p = place; *p; p++)
-        sum = (sum ^ (uint8_t)*p) * 1099511628211u;
-    return sum;
+    return avt_sum(AVT_SUM_BEGIN, place, strlen(place));
 }
 
 /* ---- a way ----------------------------------------------------------------------------------------------------------------- */

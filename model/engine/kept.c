@@ -7,30 +7,16 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/sum.h"
 #include "engine/kept.h"
 #include "files/file.h"
 
 #define MOST  ((size_t)16 << 20)        // bytes of a file that is read: a plan with its kernel has some 200 kB
 #define HEAD  "avatar's plan, %zu bytes with the sum %016" PRIx64 "\n%s\n%s\n"
 
-/* FNV-1a */
-static uint64_t sum_of(const void *bytes, size_t size, uint64_t sum)
-{
-    const unsigned char *p = bytes;
-
-    for (size_t i = 0; i < size; i++)
-        sum = (sum ^ p[i]) * 1099511628211u;
-    return sum;
-}
-
-static uint64_t sum_of_all(const void *bytes, size_t size)
-{
-    return sum_of(bytes, size, 14695981039346656037u);
-}
-
 static char *path_of(const KeptFolder *k, const char *device, const char *name)
 {
-    const uint64_t sum = sum_of(name, strlen(name), sum_of_all(device, strlen(device) + 1));
+    const uint64_t sum = avt_sum(avt_sum(AVT_SUM_BEGIN, device, strlen(device) + 1), name, strlen(name));
 
     return avt_sprintf(MEM_ENGINE, "%s/%016" PRIx64, k->folder, sum);
 }
@@ -38,7 +24,7 @@ static char *path_of(const KeptFolder *k, const char *device, const char *name)
 /* What a file must begin with to hold these bytes */
 static char *head_of(const void *bytes, size_t size, const char *device, const char *name)
 {
-    return avt_sprintf(MEM_ENGINE, HEAD, size, sum_of_all(bytes, size), device, name);
+    return avt_sprintf(MEM_ENGINE, HEAD, size, avt_sum(AVT_SUM_BEGIN, bytes, size), device, name);
 }
 
 /* The bytes behind the head, found to be those that the head is of; moved to the begin. 0: they are not */
@@ -72,31 +58,30 @@ static void *take(const TunedShelf *s, const char *device, const char *name, siz
     return data;
 }
 
-static int write_to(const char *path, const char *head, const void *bytes, size_t size)
-{
-    FILE *f = fopen(path, "we");
-    int good = f && fputs(head, f) >= 0 && fwrite(bytes, 1, size, f) == size;
+typedef struct Thing {
+    const char *head;
+    const void *bytes;
+    size_t size;
+} Thing;
 
-    if (f && fclose(f))
-        good = 0;
-    return good;
+static int write_thing(FILE *f, const void *what)
+{
+    const Thing *t = what;
+
+    return fputs(t->head, f) >= 0 && fwrite(t->bytes, 1, t->size, f) == t->size ? 0 : AVT_ERR(EIO);
 }
 
-/* Aside, under a name of this thread's own, and in its place at once: who reads finds all of it. */
 static void put(const TunedShelf *s, const char *device, const char *name, const void *bytes, size_t size)
 {
     const KeptFolder *k = (const KeptFolder *)s;
-    char *path = path_of(k, device, name), *aside = path ? avt_sprintf(MEM_ENGINE, "%s.%d.%p", path, (int)getpid(), (void *)&path) : NULL;
-    char *head = head_of(bytes, size, device, name);
+    char *path = path_of(k, device, name), *head = head_of(bytes, size, device, name);
 
-    if (aside && head) {
+    if (path && head) {
         avt_folder_make(k->cache);
         avt_folder_make(k->folder);
-        if (!write_to(aside, head, bytes, size) || rename(aside, path))
-            unlink(aside);
+        avt_file_replace(path, write_thing, &(Thing){ head, bytes, size });
     }
     avt_free(head);
-    avt_free(aside);
     avt_free(path);
 }
 

@@ -12,9 +12,9 @@
 
 #define REMEDY "calls are timed again in the next run; XDG_CACHE_HOME names another folder, tune=0 times none"
 
-static char *file_in(const char *folder, const char *ending)
+static char *file_in(const char *folder)
 {
-    return avt_sprintf(MEM_ENGINE, "%s/tuned.json%s", folder, ending);
+    return avt_sprintf(MEM_ENGINE, "%s/tuned.json", folder);
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------------------------- */
@@ -61,7 +61,7 @@ static void read_file(Tuned *t, const char *path, Reason *why)
 
 void avt_tuning_read(Tuned *t, const char *folder, const Log *log)
 {
-    char *path = file_in(folder, "");
+    char *path = file_in(folder);
     Reason why;
 
     if (!path)
@@ -111,9 +111,10 @@ static void write_device(FILE *f, const TunedEntry *first)
     fprintf(f, "\n  }");
 }
 
-/* Lock held. */
-static int write_all(FILE *f, const Tuned *t)
+/* The table as JSON; its lock is held. */
+static int write_all(FILE *f, const void *table)
 {
+    const Tuned *t = table;
     int nb = 0;
 
     fprintf(f, "{");
@@ -126,40 +127,23 @@ static int write_all(FILE *f, const Tuned *t)
     return ferror(f) ? AVT_ERR(EIO) : 0;
 }
 
-static int write_file(const Tuned *t, const char *aside, const char *path)
-{
-    FILE *f = fopen(aside, "we");
-    int ret = f ? write_all(f, t) : AVT_ERR(errno);
-
-    if (f && fclose(f) && ret >= 0)
-        ret = AVT_ERR(errno);
-    if (ret >= 0 && rename(aside, path))
-        ret = AVT_ERR(errno);
-    if (f && ret < 0)
-        unlink(aside);
-    return ret;
-}
-
 int avt_tuning_write(Tuned *t, const char *folder, const Log *log)
 {
-    char ending[32], *path = file_in(folder, ""), *aside;
+    char *path = file_in(folder);
     Reason why;
     int found, ret;
 
-    snprintf(ending, sizeof(ending), ".%d", (int)getpid());
-    aside = file_in(folder, ending);
     pthread_mutex_lock(&t->lock);
     found = t->found;
     pthread_mutex_unlock(&t->lock);
-    if (!found || !path || !aside) {
+    if (!found || !path) {
         avt_free(path);
-        avt_free(aside);
         return found ? AVT_ERR(ENOMEM) : 0;
     }
     read_file(t, path, &why);                                       // another process may have been here
     avt_folder_make(folder);
     pthread_mutex_lock(&t->lock);
-    ret = write_file(t, aside, path);
+    ret = avt_file_replace(path, write_all, t);
     t->found = 0;
     pthread_mutex_unlock(&t->lock);
     if (ret < 0)
@@ -167,6 +151,5 @@ int avt_tuning_write(Tuned *t, const char *folder, const Log *log)
     else
         avt_log(log, LOG_INFO, "%d calls were timed on their device, the fastest ways are kept in %s", found, path);
     avt_free(path);
-    avt_free(aside);
     return ret;
 }

@@ -88,6 +88,32 @@ int avt_file_read_all(void **data, size_t *size, const char *path, size_t max, c
     return ret;
 }
 
+static int write_aside(const char *aside, int (*write)(FILE *f, const void *what), const void *what)
+{
+    FILE *f = fopen(aside, "we");
+    int ret = f ? write(f, what) : AVT_ERR(errno);
+
+    if (f && fclose(f) && ret >= 0)
+        ret = AVT_ERR(errno);
+    if (f && ret < 0)
+        unlink(aside);
+    return ret;
+}
+
+int avt_file_replace(const char *path, int (*write)(FILE *f, const void *what), const void *what)
+{
+    static unsigned calls;
+    char *aside = avt_sprintf(MEM_CKPT, "%s.%d.%u", path, (int)getpid(), __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED));
+    int ret = aside ? write_aside(aside, write, what) : AVT_ERR(ENOMEM);
+
+    if (ret >= 0 && rename(aside, path)) {
+        ret = AVT_ERR(errno);
+        unlink(aside);
+    }
+    avt_free(aside);
+    return ret;
+}
+
 void avt_folder_make(const char *path)
 {
     char *parent = avt_strdup(MEM_CKPT, path), *slash = parent ? strrchr(parent, '/') : NULL;

@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "base/log.h"
@@ -24,6 +25,11 @@ int avt_file_read(int fd, void *dst, uint64_t offset, size_t size, const char *p
  *  @param data  the bytes, freed by the caller with avt_free(); NULL after an error
  *  @return 0, AVT_INVALID for more than `max` bytes, ENOMEM, or as the two above */
 int avt_file_read_all(void **data, size_t *size, const char *path, size_t max, const Log *log);
+
+/** Write a file whole or not at all: aside, under a name of this call's own, then into its place at once, so that who reads finds all of it.
+ *  @param write  gives what is to be in it; returns 0 or an error
+ *  @return 0, or an error: write()'s, or the system's (not logged); what was there is there still */
+int avt_file_replace(const char *path, int (*write)(FILE *f, const void *what), const void *what);
 
 /** Make a folder for the user alone, and the one that it is in; what is there stays. Whether it worked, who writes into it sees. */
 void avt_folder_make(const char *path);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/sum.h"
 #include "base/text.h"
 #include "files/ckpt.h"
 #include "files/file.h"
@@ -297,14 +298,6 @@ int avt_modeldir_part(const ModelDir *m, int i, const char **name, const char **
     return 1;
 }
 
-/* FNV-1a over bytes. */
-static uint64_t mix(uint64_t h, const void *p, size_t size)
-{
-    for (size_t i = 0; i < size; i++)
-        h = (h ^ ((const uint8_t *)p)[i]) * 1099511628211u;
-    return h;
-}
-
 /* Links are followed. A file that is not there has a stamp, too; ctime tells when mtime was set back. */
 static uint64_t file_stamp(const char *path)
 {
@@ -316,7 +309,7 @@ static uint64_t file_stamp(const char *path)
     if (!stat(path, &st))
         memcpy(v, (int64_t[]){ st.st_size, (int64_t)st.st_ino, (int64_t)st.st_dev, st.st_mtim.tv_sec, st.st_mtim.tv_nsec,
                                st.st_ctim.tv_sec, st.st_ctim.tv_nsec }, sizeof(v));
-    return mix(mix(14695981039346656037u, path, strlen(path)), v, sizeof(v));
+    return avt_sum(avt_sum(AVT_SUM_BEGIN, path, strlen(path)), v, sizeof(v));
 }
 
 static uint64_t stamp_in(const char *dir, const char *name)
@@ -354,13 +347,13 @@ static int tensor_print(uint64_t *sum, const CkptTensor *t, const Log *log)
     uint8_t piece[PIECE];
     int ret = 0;
 
-    *sum = mix(mix(*sum, t->name, strlen(t->name)), t->dim, sizeof(t->dim[0]) * (size_t)t->nd);
-    *sum = mix(*sum, avt_ckpt_type(t), strlen(avt_ckpt_type(t)));
+    *sum = avt_sum(avt_sum(*sum, t->name, strlen(t->name)), t->dim, sizeof(t->dim[0]) * (size_t)t->nd);
+    *sum = avt_sum(*sum, avt_ckpt_type(t), strlen(avt_ckpt_type(t)));
     for (int64_t i = 0; t->size && i < nb && ret >= 0; i++) {
         const size_t at = (size_t)(nb > 1 ? last * i / (nb - 1) : 0) * PIECE, n = t->size - at < PIECE ? t->size - at : PIECE;
 
         ret = avt_ckpt_read(t, piece, at, n, log);
-        *sum = ret < 0 ? *sum : mix(*sum, piece, n);
+        *sum = ret < 0 ? *sum : avt_sum(*sum, piece, n);
     }
     return ret;
 }
@@ -370,7 +363,7 @@ static int file_print(uint64_t *sum, const char *path, const Log *log)
     Ckpt *c = NULL;
     int ret = path ? avt_ckpt_open(&c, path, log) : 0;
 
-    *sum = mix(*sum, "file", path ? 4 : 1);
+    *sum = avt_sum(*sum, "file", path ? 4 : 1);
     for (int64_t i = 0; c && i < avt_ckpt_nb(c) && ret >= 0; i++)
         ret = tensor_print(sum, avt_ckpt_get(c, i), log);
     avt_ckpt_close(&c);
@@ -381,7 +374,7 @@ int avt_modeldir_print(uint64_t *sum, const ModelDir *m, const char *lora, doubl
 {
     int ret;
 
-    *sum = mix(14695981039346656037u, &alpha, sizeof(alpha));
+    *sum = avt_sum(AVT_SUM_BEGIN, &alpha, sizeof(alpha));
     ret = file_print(sum, m->dit, log);
     if (ret >= 0)
         ret = file_print(sum, m->vae, log);
