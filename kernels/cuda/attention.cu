@@ -14,9 +14,8 @@
  * have come: half the bytes of the device's memory, and 64 KB of shared memory in place of 80.
  *
  * Rows of shared tiles are cut into 16 bytes, which are permuted by the row: eight rows meet all banks. A head is 32, 64 or 128 wide there,
- * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu;
- * attention_dnn.cu
- * is cuDNN's, which computes what it is faster at: from sm_90 on all that it can, unless a contest shows otherwise.
+ * zeros behind its end; with rel it is at most 64. Other types, sizes, alignments, and scales that are not positive: attention_exact.cu.
+ * attention_dnn.cu is cuDNN's, which computes what it is faster at: from sm_90 on all that it can, unless a contest shows otherwise.
  */
 #include <stdio.h>
 
@@ -434,23 +433,13 @@ static int by_contest(Backend *be, const OpCall *c)
     return avt_cuda_contend(be, &contest);
 }
 
-/* as cuDNN was told that tensors are */
-static int aligned(const OpCall *c)
-{
-    uintptr_t all = (uintptr_t)c->out.data;
-
-    for (int i = 0; i < OP_MAX_IN; i++)
-        all |= (uintptr_t)c->in[i].data;
-    return all % 16 == 0;
-}
-
 int avt_cuda_attention(Backend *be, const OpCall *c)
 {
     int ret = AVT_ERR(ENOSYS);
 
     if (!avt_numel(c->out))
         return 0;
-    if (avt_cuda_attention_suits(c) && aligned(c))
+    if (avt_cuda_attention_suits(c) && avt_cuda_is_aligned(c))
         ret = by_contest(be, c);
     return ret == AVT_ERR(ENOSYS) ? by_hand(be, c) : ret;
 }

@@ -186,11 +186,7 @@ static int conv3d_by_library(Backend *be, const OpCall *c, int engine)
 
 static int library_takes(const OpCall *c)
 {
-    uintptr_t all = (uintptr_t)c->out.data;
-
-    for (int i = 0; i < OP_MAX_IN; i++)
-        all |= (uintptr_t)c->in[i].data;
-    return avt_cuda_conv_suits(c) && all % 16 == 0 && (c->conv.w.dtype == c->conv.x.dtype || avt_numel(c->conv.w) % 4 == 0);
+    return avt_cuda_conv_suits(c) && avt_cuda_is_aligned(c) && (c->conv.w.dtype == c->conv.x.dtype || avt_numel(c->conv.w) % 4 == 0);
 }
 
 static int by_choice(Backend *be, const OpCall *c, const CudaChoice *by)

@@ -58,6 +58,16 @@ int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what);
 /** cuDNN's handle is there, made now if it was not: it takes device memory, and a queue that has no use for one has none. @return 0 or an error */
 int avt_cuda_dnn_open(Backend *be);
 
+/** Do all operands begin at multiples of 16 bytes, as the libraries were told? */
+static inline int avt_cuda_is_aligned(const OpCall *c)
+{
+    uintptr_t all = (uintptr_t)c->out.data;
+
+    for (int i = 0; i < OP_MAX_IN; i++)
+        all |= (uintptr_t)c->in[i].data;
+    return all % 16 == 0;
+}
+
 /* ---- plans.cu ---------------------------------------------------------------------------------------------------------------- */
 
 /** Plans of cuBLASLt and cuDNN for be's queue; asks the device what its cuBLASLt can (this waits). After lt, dnn and stream are there.

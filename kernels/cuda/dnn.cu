@@ -6,6 +6,7 @@
  * fuses a bias in f32 is of that kind, too. Engines that are only to be had by their number are asked for when the heuristics' list is through.
  * Source: cuDNN 9 backend API; engines of each architecture as cuDNN 9.19 plans them without a device.
  */
+#include "base/sum.h"
 #include "cuda/dnn.cuh"
 
 enum { CONFIGS_MOST = 16, ENGINES_MOST = 128, NOTES_MOST = 16 };
@@ -19,13 +20,6 @@ static void close_plan(void *opaque)
     avt_free(p);
 }
 
-/* FNV-1a */
-static void add_to_sum(DnnBuilder *b, const void *bytes, size_t size)
-{
-    for (size_t i = 0; i < size; i++)
-        b->sum = (b->sum ^ ((const unsigned char *)bytes)[i]) * 1099511628211u;
-}
-
 static size_t size_of(cudnnBackendAttributeType_t type)
 {
     return type == CUDNN_TYPE_BOOLEAN || type == CUDNN_TYPE_CHAR ? 1 : type == CUDNN_TYPE_INT64 || type == CUDNN_TYPE_DOUBLE ? 8 : 4;
@@ -36,15 +30,15 @@ static void sum_value(DnnBuilder *b, cudnnBackendAttributeName_t name, cudnnBack
 {
     const int64_t what[3] = { name, type, nb };
 
-    add_to_sum(b, what, sizeof(what));
+    b->sum = avt_sum(b->sum, what, sizeof(what));
     if (type == CUDNN_TYPE_HANDLE)
         return;
     if (type != CUDNN_TYPE_BACKEND_DESCRIPTOR)
-        add_to_sum(b, value, (size_t)nb * size_of(type));
+        b->sum = avt_sum(b->sum, value, (size_t)nb * size_of(type));
     for (int64_t i = 0; i < nb && type == CUDNN_TYPE_BACKEND_DESCRIPTOR; i++)
         for (int64_t k = 0; k < b->plan->nb; k++)
             if (b->plan->made[k] == ((const DnnPart *)value)[i])
-                add_to_sum(b, &k, sizeof(k));
+                b->sum = avt_sum(b->sum, &k, sizeof(k));
 }
 
 DnnPart avt_dnn_make(DnnBuilder *b, cudnnBackendDescriptorType_t type)
@@ -57,7 +51,7 @@ DnnPart avt_dnn_make(DnnBuilder *b, cudnnBackendDescriptorType_t type)
         b->e = cudnnBackendCreateDescriptor(type, &d);
     if (d)
         b->plan->made[b->plan->nb++] = d;
-    add_to_sum(b, &type, sizeof(type));
+    b->sum = avt_sum(b->sum, &type, sizeof(type));
     return d;
 }
 
@@ -157,8 +151,7 @@ static bool is_fit(DnnPart engine, bool exact)
     return true;
 }
 
-/* A plan of a configuration whose workspace fits. */
-static bool plan_from(DnnPlan *plan, Cuda *cuda, DnnPart config, int64_t most)
+bool avt_dnn_plan_from(DnnPlan *plan, Cuda *cuda, DnnPart config, const char *text, size_t size, int64_t most)
 {
     const int nb = plan->nb;
     DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 0 };
@@ -166,7 +159,10 @@ static bool plan_from(DnnPlan *plan, Cuda *cuda, DnnPart config, int64_t most)
     int64_t got = 0;
 
     avt_dnn_set(&b, d, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &cuda->dnn);
-    avt_dnn_set_part(&b, d, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
+    if (config)
+        avt_dnn_set_part(&b, d, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
+    else
+        avt_dnn_set(&b, d, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)size, text);
     avt_dnn_finish(&b, d);
     if (!b.e)
         b.e = cudnnBackendGetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got, &plan->workspace);
@@ -185,7 +181,7 @@ static bool try_config(DnnPlan *plan, Cuda *cuda, DnnPart config, int64_t most)
     if (plan->nb + 2 > DNN_PARTS)
         return false;
     plan->made[plan->nb++] = config;
-    if (plan_from(plan, cuda, config, most))
+    if (avt_dnn_plan_from(plan, cuda, config, NULL, 0, most))
         return true;
     plan->nb--;
     return false;
@@ -238,7 +234,7 @@ static bool choose_number(DnnPlan *plan, Cuda *cuda, DnnPart graph, int64_t numb
         b.e = CUDNN_STATUS_NOT_SUPPORTED;
     avt_dnn_set_part(&b, config, CUDNN_ATTR_ENGINECFG_ENGINE, engine);
     avt_dnn_finish(&b, config);
-    found = !b.e && plan_from(plan, cuda, config, most);
+    found = !b.e && avt_dnn_plan_from(plan, cuda, config, NULL, 0, most);
     while (!found && plan->nb > before)
         cudnnBackendDestroyDescriptor(plan->made[--plan->nb]);
     return found;
@@ -272,7 +268,7 @@ static int make_plan(Backend *be, DnnPlan **out, const DnnWish *wish)
 {
     Cuda *cuda = avt_cuda(be);
     DnnPlan *plan = (DnnPlan *)avt_calloc(MEM_BACKEND, 1, sizeof(*plan));
-    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 14695981039346656037u };
+    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, AVT_SUM_BEGIN };
     DnnPart graph;
     int ret;
 

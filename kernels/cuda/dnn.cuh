@@ -57,8 +57,10 @@ typedef struct DnnWish {
 /** The plan of a wish, made when there is none yet. @return 0, ENOSYS when the library has none (told once), or another error */
 int avt_dnn_plan(Backend *be, DnnPlan **plan, const DnnWish *wish);
 
-/** The plan of a graph that was made, with this sum, out of the text that was kept for it: on the device that it was compiled for. @return 0, ENOSYS: there is
- *  none, or none that the library takes, or an error */
+/** plan->plan out of a configuration, or where that is NULL out of a text, if its workspace is no more than `most`. @return false: there is none */
+bool avt_dnn_plan_from(DnnPlan *plan, Cuda *cuda, DnnPart config, const char *text, size_t size, int64_t most);
+/** The plan of a graph that was made, with this sum, out of the text that was kept for it: on the device that it was compiled for.
+ *  @return 0, ENOSYS: there is none, or none that the library takes, or an error */
 int avt_dnn_take(Backend *be, DnnPlan *plan, const DnnWish *wish, uint64_t sum);
 /** Keep it, if the library can say it as a text. */
 void avt_dnn_keep(Backend *be, const DnnPlan *plan, const DnnWish *wish, uint64_t sum);

@@ -25,28 +25,6 @@ static bool is_open(const Backend *be)
     return be->tuned && be->tuned->shelf;
 }
 
-/* The text as a plan, whose workspace fits. */
-static bool read_text(DnnPlan *plan, Cuda *cuda, const char *text, size_t size, int64_t most)
-{
-    const int nb = plan->nb;
-    DnnBuilder b = { plan, CUDNN_STATUS_SUCCESS, 0 };
-    const DnnPart d = avt_dnn_make(&b, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    int64_t got = 0;
-
-    avt_dnn_set(&b, d, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &cuda->dnn);
-    avt_dnn_set(&b, d, CUDNN_ATTR_EXECUTION_PLAN_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, (int64_t)size, text);
-    avt_dnn_finish(&b, d);
-    if (!b.e)
-        b.e = cudnnBackendGetAttribute(d, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got, &plan->workspace);
-    if (!b.e && plan->workspace <= most) {
-        plan->plan = d;
-        return true;
-    }
-    while (plan->nb > nb)
-        cudnnBackendDestroyDescriptor(plan->made[--plan->nb]);
-    return false;
-}
-
 int avt_dnn_take(Backend *be, DnnPlan *plan, const DnnWish *wish, uint64_t sum)
 {
     char device[256], name[128];
@@ -57,7 +35,7 @@ int avt_dnn_take(Backend *be, DnnPlan *plan, const DnnWish *wish, uint64_t sum)
 
     if (!text)
         return ret < 0 ? ret : AVT_ERR(ENOSYS);
-    taken = read_text(plan, avt_cuda(be), text, size, wish->library);
+    taken = avt_dnn_plan_from(plan, avt_cuda(be), NULL, text, size, wish->library);
     avt_free(text);
     return taken ? 0 : AVT_ERR(ENOSYS);
 }

@@ -233,29 +233,20 @@ static int aligned16(const void *p, const void *q)
     return ((uintptr_t)p | (uintptr_t)q) % 16 == 0;
 }
 
-static int aligned(const OpCall *c)
-{
-    uintptr_t all = (uintptr_t)c->out.data;
-
-    for (int i = 0; i < OP_MAX_IN; i++)
-        all |= (uintptr_t)c->in[i].data;
-    return all % 16 == 0;
-}
-
-/* Are sums finished as codes? Those of codes are, by whole rows. */
+/* Are the sums of a result in codes finished as such? Those of codes are, by whole rows. */
 static bool finishes_codes(const Way *w)
 {
-    return avt_op_gives_codes(w->c) && avt_is_code(w->x) && w->result && w->weight_rows == w->n && avt_cuda_can_finish_codes(&w->finish, w->n);
+    return avt_is_code(w->x) && w->result && w->weight_rows == w->n && avt_cuda_can_finish_codes(&w->finish, w->n);
 }
 
 /* cuBLASLt multiplies, in the way that is number `choice` of its list. */
 static int by_sums(Backend *be, const OpCall *c, int choice)
 {
-    const OpCall numbers = avt_cuda_numbers(be, c);
     Way w = way_of(be, c, choice);
 
-    if (finishes_codes(&w))
+    if (!avt_op_gives_codes(c) || finishes_codes(&w))
         return by_library(be, &w);
+    const OpCall numbers = avt_cuda_numbers(be, c);
     w = way_of(be, &numbers, choice);
     return avt_cuda_codes_of(be, c, &numbers, by_library(be, &w));
 }
@@ -370,7 +361,7 @@ static int product(Backend *be, const OpCall *c)
 
     if (!avt_numel(c->out))
         return 0;
-    if (avt_cuda_linear_suits(c) && aligned(c)) {
+    if (avt_cuda_linear_suits(c) && avt_cuda_is_aligned(c)) {
         if (be->tuned)
             ret = by_contest(be, c);
         if (ret == AVT_ERR(ENOSYS))
