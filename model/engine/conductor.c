@@ -299,7 +299,9 @@ static int try_admit(AvatarSession *s)
 
 static void add_flight(AvatarSession *s, int64_t skipped, int repeat)
 {
-    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .repeat = repeat, .speaks = avt_sound_speaks(&s->sound),
+    const int speaks = avt_motion_watches(&s->motion, s->admitted) && avt_sound_speaks(&s->sound);
+
+    s->flight[s->nb_flight++] = (Flight){ .block = s->admitted++, .heard = s->sound.next, .skipped = skipped, .repeat = repeat, .speaks = speaks,
                                           .prompt_id = s->prompt_id, .seed = s->seed, .text = s->text, .sink = s->sink, .start = avt_now_ns() };
 }
 

@@ -30,7 +30,7 @@ typedef struct Flight {                 // a block in flight
     int64_t heard;                      // as the sound counts: larger when blocks were left out
     int64_t skipped;                    // blocks left out before it
     int repeat;                         // the frame before is given once more for each of their frames
-    int speaks;                         // there is speech in it
+    int speaks;                         // there is speech in it, and its motion is watched
     uint64_t seed;
     int step;                           // next one
     int text, sink;                     // slots

@@ -100,9 +100,9 @@ static int are_twins(const PlanRank *a, const PlanRank *b, const DitConfig *c, i
 /* A rank in front of rank r that takes the same, or -1. On devices of their own: what ranks of one device send each other lies elsewhere. */
 static int twin_of(const Plan *p, int r, const RankSetup *set, const DitConfig *c)
 {
-    const int even = parts_are_even(p, set, c);
+    const int even = parts_are_even(p, set, c), first = are_apart(p) ? 0 : r;
 
-    for (int i = 0; i < r && are_apart(p); i++)
+    for (int i = first; i < r; i++)
         if (are_twins(&p->rank[i], &p->rank[r], c, even))
             return i;
     return -1;
