@@ -96,9 +96,9 @@ typedef struct AvatarOptions {
     const char *models;                 /* folders joined by ':' in which a named model is looked for, before the installed ones; or NULL */
     int launched;                       /* avatar_is_launched(): the devices of workers are at hand as well */
     const int *cancel;                  /* when it becomes non-zero, another thread's or a signal's doing, opening ends with ECANCELED; or NULL */
-    int tune;                           /* 1: the ways in which a GPU's libraries multiply are timed at a shape's first use and the fastest is
-                                           taken; 0: the one that they name first */
-    const char *cache;                  /* avatar_cache_folder(): where the fastest is kept for later runs, in tuned.json; NULL: nowhere */
+    int tune;                           /* 1: the ways in which a GPU can compute a product, an attention, a convolution are timed at a shape's
+                                           first use and the fastest is taken; 0: the first one */
+    const char *cache;                  /* avatar_cache_folder(): where that is kept for later runs, in tuned.json and plans/; NULL: nowhere */
     int width, height;                  /* of the frames that plan and offload=auto are chosen for; 0: the model's own. A session may have others */
 } AvatarOptions;
 

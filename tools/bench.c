@@ -90,7 +90,6 @@ static uint8_t *place_of(const Film *f, int frame)
 /* Planes of a frame, one after another */
 static void keep_frame(const Film *f, uint8_t *to, const AvatarFrame *frame)
 {
-
     for (int p = 0; p < 3; p++) {
         const int w = f->info.width / (p ? 2 : 1), h = f->info.height / (p ? 2 : 1);
 

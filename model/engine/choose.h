@@ -7,7 +7,7 @@
 
 /**
  * A plan with its layers weighed. Where all devices are GPUs of this process with a room that is known: with o->plan left open the fastest that
- * fits at the size of frames asked for, else the model's own, if none does the one that lacks least; with o->offload left open as much on the devices as fits.
+ * fits at sizes->width, height, if none does the one that lacks least; with o->offload left open as much on the devices as fits.
  * Ranks on CPUs share their cores, so that no way of sharing work is faster there than another: layer, which takes the least memory.
  * A line of LOG_INFO says what was chosen; one of LOG_WARNING what comes from the host, and the price.
  * @param o  devices: a list; room: as in PlanOptions, of its plan's ranks, or NULL

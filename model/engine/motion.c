@@ -4,8 +4,6 @@
 
 #include "engine/motion.h"
 
-#define SIDE 16
-
 void avt_motion_begin(Motion *m, int least, int64_t from)
 {
     *m = (Motion){ .least = least, .from = from, .last_block = -1 };
@@ -29,12 +27,12 @@ static float mean_of(const uint8_t *p, int stride, int step, int w, int h)
 
 void avt_motion_add(Motion *m, const AvatarFrame *f, int64_t block)
 {
-    const int packed = f->format == AVATAR_RGB24, step = packed ? 3 : 1, w = f->width / SIDE, h = f->height / SIDE;
+    const int packed = f->format == AVATAR_RGB24, step = packed ? 3 : 1, w = f->width / MOTION_SIDE, h = f->height / MOTION_SIDE;
     const float level = (float)m->least * (packed || f->format == AVATAR_GBRP ? 255.0f / 219 : 1);     // Y has 219 levels
     const int follows = m->last_block >= 0 && block - m->last_block <= 1;
 
     for (int i = 0; i < MOTION_CELLS; i++) {
-        const uint8_t *p = f->data[0] + packed + (int64_t)(i / SIDE * h) * f->linesize[0] + i % SIDE * w * step;
+        const uint8_t *p = f->data[0] + packed + (int64_t)(i / MOTION_SIDE * h) * f->linesize[0] + i % MOTION_SIDE * w * step;
         const float v = mean_of(p, f->linesize[0], step, w, h);
 
         m->moved[i] += follows && fabsf(v - m->last[i]) >= level;

@@ -13,7 +13,8 @@
 
 #include "avatar.h"
 
-#define MOTION_CELLS  (16 * 16)
+#define MOTION_SIDE   16                // cells across, and down
+#define MOTION_CELLS  (MOTION_SIDE * MOTION_SIDE)
 #define MOTION_BLOCKS 8                 // with speech, after which there is an answer: 3.84 s
 #define MOTION_SHARE  0.2               // of frames, in which the liveliest cell of a film that moves changes
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A rank's life: weights, state, the walk through the conductor's commands. What it does for a command is in rank_work.c and rank_vae.c, its rehearsal on
- * `dry`, which finds its memory, in rank_rehearse.c.
+ * A rank's life: weights, state, the walk through the conductor's commands. What it does for a command is in rank_work.c and rank_vae.c,
+ * its rehearsal on `dry`, which finds its memory, in rank_rehearse.c.
  */
 #include <stdio.h>
 #include <string.h>

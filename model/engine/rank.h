@@ -100,8 +100,8 @@ typedef struct RankRoutes {             // what the ranks of a plan and the cond
 /* Where the time of a rank's thread goes, when somebody wants to know. Waiting: for a command or a message. */
 typedef enum RankStage { STAGE_WAIT, STAGE_PICTURE, STAGE_TEXT, STAGE_SINK, STAGE_SOUND, STAGE_LAYERS, STAGE_DECODE, STAGE_NB } RankStage;
 
-/* And to whose use: ops, and the noise, which the host draws; waiting in a call of the comm, for a message, a command, room for one, or the processor; the work of such calls. What is left
- * is our own overhead. Known of devices whose ops are done when their calls return. */
+/* And to whose use: ops, and the noise, which the host draws; waiting in a call of the comm, for a message, a command, room for one, or the
+ * processor; the work of such calls. What is left is our own overhead. Known of devices whose ops are done when their calls return. */
 typedef enum RankUse { USE_OPS, USE_WAITING, USE_MESSAGES, USE_NB } RankUse;
 
 typedef struct Rank {

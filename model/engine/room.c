@@ -6,7 +6,6 @@
 #include "engine/room.h"
 #include "engine/sound.h"
 
-
 static int on_host(const char *device)
 {
     return avt_device_kind(device, strlen(device)) == DEVICE_HOST;
