@@ -72,8 +72,7 @@ static void set_colors(struct SwsContext *sws, const AVFrame *in)
     sws_setColorspaceDetails(sws, from, in_full, to, out_full, brightness, contrast, saturation);
 }
 
-/* Convert a decoded picture to rgb24; alpha is dropped. */
-static int to_rgb(AVFrame **picture)
+int ff_avatar_picture_rgb(AVFrame **picture)
 {
     const int flags = SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT | SWS_FULL_CHR_H_INP;
     const AVFrame *in = *picture;
@@ -178,7 +177,7 @@ static int read_single(AVFormatContext *fc, AVPacket *pkt, AVFrame **picture)
     int ret = stream;
 
     if (ret >= 0 && (ret = open_decoder(&cc, fc->streams[stream], 0)) >= 0 &&
-        (ret = decode_first(fc, cc, stream, pkt, *picture)) >= 0 && (ret = to_rgb(picture)) >= 0 &&
+        (ret = decode_first(fc, cc, stream, pkt, *picture)) >= 0 && (ret = ff_avatar_picture_rgb(picture)) >= 0 &&
         (ret = turn_upright(picture, frame_matrix(*picture))) >= 0)
         ret = !is_whole(fc->streams[stream], pkt);
     avcodec_free_context(&cc);
@@ -210,7 +209,7 @@ static int decode_tile(const AVStream *st, const AVPacket *pkt, AVFrame **tile)
     int ret = open_decoder(&cc, st, 0);
 
     if (ret >= 0 && (ret = decode_alone(cc, pkt, *tile)) >= 0)
-        ret = to_rgb(tile);
+        ret = ff_avatar_picture_rgb(tile);
     avcodec_free_context(&cc);
     return ret;
 }

@@ -21,6 +21,14 @@ struct AVFrame;
 int ff_avatar_picture_read(void *log, const char *path, struct AVFrame **picture);
 
 /**
+ * Convert a picture of any format that swscale reads to rgb24, by what it says of its matrix and range; transparency is dropped.
+ *
+ * @param picture  replaced; left alone after an error
+ * @return 0 or a negative error
+ */
+int ff_avatar_picture_rgb(struct AVFrame **picture);
+
+/**
  * Warn of pixels that are not square, as those of films on DVD or DV are: players stretch such a picture, the model does not.
  */
 void ff_avatar_picture_pixels(void *log, const struct AVFrame *picture);

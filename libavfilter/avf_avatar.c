@@ -6,6 +6,9 @@
  *     speech (16 kHz) --> mono ------> stream: queue, clock, session ---> frames, in memory or on the GPU
  *     picture (pad or file) --> rgb24 ---^
  *
+ * The picture's pad takes every format, so that ffmpeg puts no scaler in front of it: where a second picture came before any sound, that
+ * one would make the first as large as the second.
+ *
  * Traps: init() also runs for probe copies of the graph, so the model is opened in config_props. The picture input is
  * drained for ever and never closed: closing it deadlocks a rebuilt graph on 7.x and leaks every later frame on 5.1.
  * ffmpeg rebuilds the graph when a picture or sound of another format comes, so the stream is handed to the next instance.
@@ -21,6 +24,7 @@
 #include "libavutil/mem.h"
 #include "libavutil/opt.h"
 #include "libavutil/pixdesc.h"
+#include "libswscale/swscale.h"
 #include "avfilter.h"
 #include "filters.h"
 #include "formats.h"
@@ -317,10 +321,23 @@ static int query_colors(AVFilterFormatsConfig *out, AVFilterFormatsConfig *pictu
 }
 #endif
 
+static AVFilterFormats *picture_formats(void)
+{
+    const AVPixFmtDescriptor *desc = NULL;
+    AVFilterFormats *list = NULL;
+
+    while ((desc = av_pix_fmt_desc_next(desc))) {
+        const enum AVPixelFormat pix_fmt = av_pix_fmt_desc_get_id(desc);
+
+        if (sws_isSupportedInput(pix_fmt) && ff_add_format(&list, pix_fmt) < 0)
+            return NULL;
+    }
+    return list;
+}
+
 static int query_formats(QUERY_ARGS)
 {
     static const int sample_formats[] = { AV_SAMPLE_FMT_FLT, -1 }, sample_rates[] = { AVATAR_SAMPLE_RATE, -1 };
-    static const int picture_formats[] = { AV_PIX_FMT_RGB24, -1 };
     const AvatarContext *s = ctx->priv;
     const int out_formats[] = { s->format, -1 };
     int ret;
@@ -330,7 +347,7 @@ static int query_formats(QUERY_ARGS)
         (ret = ff_formats_ref(ff_make_format_list(sample_rates), &QUERY_IN(0)->samplerates)) < 0 ||
         (ret = ff_formats_ref(ff_make_format_list(out_formats), &QUERY_OUT->formats)) < 0)
         return ret;
-    if (ctx->nb_inputs > 1 && (ret = ff_formats_ref(ff_make_format_list(picture_formats), &QUERY_IN(1)->formats)) < 0)
+    if (ctx->nb_inputs > 1 && (ret = ff_formats_ref(picture_formats(), &QUERY_IN(1)->formats)) < 0)
         return ret;
 #if HAVE_COLOR_LISTS
     ret = query_colors(QUERY_OUT, ctx->nb_inputs > 1 ? QUERY_IN(1) : NULL, is_rgb(s->planes));
@@ -440,6 +457,20 @@ static int config_output(AVFilterLink *outlink)
     return s->stream->picture && !s->stream->session ? ff_avatar_stream_open(s->stream) : 0;
 }
 
+/* Where the graph was set up for a later picture, as that came before any sound, the output has that one's ratio. */
+static int keep_first(AVFilterContext *ctx, AVFrame **frame)
+{
+    AvatarContext *s = ctx->priv;
+    const AVFilterLink *inlink = ctx->inputs[1];
+    const AVFrame *f = *frame;
+
+    if (!s->w && !s->stream->picture && f->width * (int64_t)inlink->h != f->height * (int64_t)inlink->w)
+        av_log(ctx, AV_LOG_WARNING, "The second input's first picture has %dx%d, but ffmpeg set up the output by a later one of %dx%d; "
+               "give size, or image\n", f->width, f->height, inlink->w, inlink->h);
+    FFSWAP(AVFrame *, s->first, *frame);
+    return ff_avatar_picture_rgb(&s->first);
+}
+
 /*
  * Take the first picture of the second input and drop all others, so that they do not pile up. Its display matrix is not
  * looked at: ffmpeg has turned the picture, and 5.1 leaves the matrix on it all the same.
@@ -453,9 +484,10 @@ static int read_pictures(AVFilterContext *ctx)
     int ret, status;
 
     while ((ret = ff_inlink_consume_frame(inlink, &frame)) > 0) {
-        if (!s->first)
-            FFSWAP(AVFrame *, s->first, frame);
+        ret = s->first ? 0 : keep_first(ctx, &frame);
         av_frame_free(&frame);
+        if (ret < 0)
+            return ret;
     }
     if (ret < 0)
         return ret;

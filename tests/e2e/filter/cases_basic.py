@@ -103,6 +103,11 @@ def frames_differ(d):
 def picture_from_pad_or_file(d):
     pad = expect(frames('-i', d.wav(8000), '-i', d.png(), '-filter_complex', PAD + filt()), 13)
     assert crcs(pad) == crcs(expect(with_picture(d, 8000), 13)), 'pad and image= give different videos'
+    for fmt in ('yuvj420p', 'gray', 'yuv410p'):
+        ffmpeg('-i', d.png(), '-c:v', 'rawvideo', '-pix_fmt', fmt, d / 'p.nut')
+        pad, image = (crcs(frames('-i', d.wav(640), *a)) for a in (('-i', d / 'p.nut', '-filter_complex', PAD + filt()),
+                                                                  ('-filter_complex', '[0:a]' + filt(image=d / 'p.nut'))))
+        assert pad == image, 'pad and image= give different videos in ' + fmt
 
 
 @case

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Pictures as they come: several in one file, of other sizes and formats, damaged, in tiles. The first one that decodes counts."""
+import os
 import socket
+import threading
+import time
 
 from harness import Env, Skip, case, crcs, expect, fails, ffmpeg, filt, frames
 import media
@@ -44,6 +47,29 @@ def picture_with_a_preview_behind(d):
         first_counts(d, '-i', both, first=d.jpeg(), mode=mode)
     f = expect(frames('-i', d.wav(NB), '-filter_complex', '[0:a]' + filt(image=both)), 83)
     assert crcs(f) == crcs(frames('-i', d.wav(NB), '-filter_complex', '[0:a]' + filt(image=d.jpeg())))
+
+
+@case
+def picture_of_a_sequence_before_the_sound(d):
+    """Pictures of two sizes are there before any sound, so ffmpeg sets up its graph by the second."""
+    ffmpeg('-i', d.png(), '-pix_fmt', 'gray', d / 'f1.png')
+    ffmpeg('-i', d.png(48, 64), '-pix_fmt', 'gray', d / 'f2.png')
+    with open(d.wav(NB), 'rb') as f:
+        sound = f.read()[-2 * NB:]
+    os.mkfifo(d / 'sound')
+
+    def late_sound():
+        with open(d / 'sound', 'wb') as f:
+            time.sleep(.5)
+            f.write(sound)
+    graph = '[1:v]null[p];[0:a][p]'                          # ffmpeg asks for what the graph names first
+    for size in ('64x64', None):
+        want = crcs(expect(frames('-i', d.wav(NB), '-i', d / 'f1.png', '-filter_complex', PAD + filt(size=size)), 83))
+        writer = threading.Thread(target=late_sound)
+        writer.start()
+        f = expect(frames('-f', 's16le', '-ar', '16000', '-i', d / 'sound', '-i', d / 'f%d.png', '-filter_complex', graph + filt(size=size)), 83)
+        writer.join()
+        assert crcs(f) == want or not size and 'a later one of 48x64' in f.result.text(), f.result.text()[-900:]
 
 
 @case
