@@ -198,7 +198,8 @@ run-check: to-check
 		$(if $(SIMT_SHORT),"$(MAKE) -s --no-print-directory check-gpu SIMT=1") \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
-		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(SLURM_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)"
+		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(SLURM_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)" \
+		"$(SRC)/tests/e2e/grown.sh $(SRC) $(BUILD) $(TINY_MODEL)"
 
 # the works of doc/speed.md against their peers; T=op: an op at every CPU level; T=dit, vae, ...: one work; ALONE: works without peer
 BENCH_OPS := $(patsubst $(SRC)/tests/kernels/%.c,%,$(wildcard $(SRC)/tests/kernels/*.c))

@@ -23,11 +23,17 @@
  * The library prints nothing, never exits, and reads no environment variable. Its threads leave the host's signals to the host.
  * fork() copies the calling thread alone: in the child, calls with a session of the parent return ECHILD, and closing it forgets it. An
  * engine can be shared with children that were forked while it had no session, and none was being opened.
+ *
+ * AvatarOptions, AvatarLook, AvatarFrame and AvatarInfo lie in the caller's memory and grow at their end. So the size that he was compiled
+ * with goes along: in the member `size`, which ..._default() sets, or by a function ..._sized(), which the one without that ending calls.
+ * A newer library takes what he does not know for default and does not write it. An older one gives 0 in what it does not know, and
+ * refuses (EINVAL) what is not 0 there.
  */
 #ifndef AVATAR_AVATAR_H
 #define AVATAR_AVATAR_H
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -68,6 +74,7 @@ enum AvatarCompat { AVATAR_COMPAT_NONE, AVATAR_COMPAT_UPSTREAM };
 
 /** How a model is loaded. Strings need to live only until avatar_engine_open() returns; NULL or -1 (or 0 where said): choose for me. */
 typedef struct AvatarOptions {
+    size_t size;                        /* of this struct for the caller, by avatar_options_default() */
     const char *model;                  /* model folder, or a name without '/': see `models`; NULL: the embedded one, "nano" */
     const char *lora;                   /* "auto" (NULL), a path, or "none" */
     const char *devices;                /* "auto" (NULL), or cpu, cudaN joined by '|', of workers 1:cpu, 1:cudaN; one may be named twice */
@@ -104,6 +111,7 @@ typedef struct AvatarOptions {
 
 /** How one stream looks. Everything is copied by avatar_session_open(). */
 typedef struct AvatarLook {
+    size_t size;                        /* of this struct for the caller, by avatar_look_default() */
     const uint8_t *rgb;                 /* reference picture, [height][width][3], 8 bits */
     int64_t stride;                     /* bytes from row to row; 0: 3 * width */
     int width, height;                  /* of the reference picture */
@@ -155,8 +163,19 @@ typedef struct AvatarInfo {
 
 AVATAR_API unsigned avatar_version(void);                               /* major << 16 | minor << 8 | micro */
 AVATAR_API const char *avatar_error_text(int code);                     /* static text; never NULL */
-AVATAR_API void avatar_options_default(AvatarOptions *opt);
-AVATAR_API void avatar_look_default(AvatarLook *look);
+
+/** Fill with defaults, and `size`. Before anything else is done with the struct. */
+AVATAR_API void avatar_options_default_sized(AvatarOptions *opt, size_t size);
+AVATAR_API void avatar_look_default_sized(AvatarLook *look, size_t size);
+static inline void avatar_options_default(AvatarOptions *opt)
+{
+    avatar_options_default_sized(opt, sizeof(*opt));
+}
+static inline void avatar_look_default(AvatarLook *look)
+{
+    avatar_look_default_sized(look, sizeof(*look));
+}
+
 /**
  * Fill size, steps and plan of a set-up by name, for the published model: "preview" (384x256, 3 steps), "standard" (704x384, 4 steps),
  * "long" (688x368, 4 steps), "quality" (704x384, 4 steps, all on one device). What is chosen already stays.
@@ -231,7 +250,11 @@ AVATAR_API int avatar_engine_device(const AvatarEngine *e);
 AVATAR_API int  avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look);
 /** Stop the session's threads and free it, in a fraction of a second: what is in progress is abandoned, in the middle of an op too. */
 AVATAR_API void avatar_session_close(AvatarSession **s);
-AVATAR_API void avatar_session_info(const AvatarSession *s, AvatarInfo *info);
+AVATAR_API void avatar_session_info_sized(const AvatarSession *s, AvatarInfo *info, size_t size);
+static inline void avatar_session_info(const AvatarSession *s, AvatarInfo *info)
+{
+    avatar_session_info_sized(s, info, sizeof(*info));
+}
 
 /**
  * Give speech: nb_samples of 16 kHz mono f32 in [-1, 1], copied. NULL closes the stream, always; 0 samples with a pointer only ask
@@ -250,7 +273,11 @@ enum { AVATAR_POLL, AVATAR_WAIT };
  *
  * @return 0; AVATAR_EAGAIN (POLL: none ready; WAIT: more speech is needed), AVATAR_EOF, or the session's failure
  */
-AVATAR_API int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait);
+AVATAR_API int avatar_session_receive_sized(AvatarSession *s, AvatarFrame *frame, size_t size, int wait);
+static inline int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
+{
+    return avatar_session_receive_sized(s, frame, sizeof(*frame), wait);
+}
 
 /**
  * Change prompt, picture or seed for blocks that have not started. Fields that are NULL (prompt, rgb) or -2 (seed) stay; others

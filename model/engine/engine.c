@@ -14,6 +14,7 @@
 #include "base/thread.h"
 #include "engine/engine.h"
 #include "engine/orders.h"
+#include "engine/structs.h"
 
 #define KEEP_MS 10000
 
@@ -46,6 +47,7 @@ int avt_in_callback(void)
     return in_callback;
 }
 
+/* What is asked of `opt` here is in the struct of every caller. */
 static AvatarEngine *handle_new(const AvatarOptions *opt)
 {
     AvatarEngine *e = avt_calloc(MEM_ENGINE, 1, sizeof(*e));
@@ -65,17 +67,20 @@ static void handle_free(AvatarEngine *e)
     avt_free(e);
 }
 
-int avatar_options_check(const AvatarOptions *opt)
+int avatar_options_check(const AvatarOptions *his)
 {
-    AvatarEngine *e = in_callback ? NULL : handle_new(opt);
+    AvatarEngine *e = in_callback ? NULL : handle_new(his);
+    AvatarOptions opt;
     World *world;
     int ret;
 
     if (!e)
         return in_callback ? AVT_ERR(EDEADLK) : AVT_ERR(ENOMEM);
-    ret = opt->launched ? avt_workers_world(&world, &e->log) : 0;
+    ret = avt_options_take(&opt, his, &e->log);
+    if (ret >= 0 && opt.launched)
+        ret = avt_workers_world(&world, &e->log);
     if (ret >= 0)
-        ret = avt_options_try(opt, &e->log);
+        ret = avt_options_try(&opt, &e->log);
     handle_free(e);
     return ret;
 }
@@ -261,20 +266,23 @@ static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, c
     return ret;
 }
 
-int avt_engine_open(AvatarEngine **out, const AvatarOptions *opt, const Given *given)
+int avt_engine_open(AvatarEngine **out, const AvatarOptions *his, const Given *given)
 {
     AvatarEngine *e;
+    AvatarOptions opt;
     Expert x;
     int ret;
 
     *out = NULL;
     free_expired();
-    e = handle_new(opt);
+    e = handle_new(his);
     if (!e)
         return AVT_ERR(ENOMEM);
-    ret = avt_options_check(opt, &x, &e->log);
+    ret = avt_options_take(&opt, his, &e->log);
     if (ret >= 0)
-        ret = find_or_load(&e->core, opt, &x, given, &e->log);
+        ret = avt_options_check(&opt, &x, &e->log);
+    if (ret >= 0)
+        ret = find_or_load(&e->core, &opt, &x, given, &e->log);
     if (ret < 0) {
         handle_free(e);
         return ret;

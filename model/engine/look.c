@@ -4,6 +4,7 @@
 
 #include "engine/conductor.h"
 #include "engine/look.h"
+#include "engine/structs.h"
 #include "nets/picture.h"
 #include "nets/textclean.h"
 
@@ -84,9 +85,13 @@ int avt_change_check(const AvatarLook *look, const Log *log)
 
 int avatar_look_check(const AvatarEngine *e, const AvatarLook *look)
 {
+    AvatarLook own;
+    int ret;
+
     if (avt_in_callback())
         return AVT_ERR(EDEADLK);
-    return avt_change_check(look, &e->log);
+    ret = avt_look_take(&own, look, &e->log);
+    return ret < 0 ? ret : avt_change_check(&own, &e->log);
 }
 
 /* ---- what is made of it -------------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Options: defaults, checks that need no model, and the words for error codes. */
+/* Options: sets of them by name, checks that need no model, and the words for error codes. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "config.h"
 #include "engine/engine.h"
+#include "engine/structs.h"
 #include "nets/picture.h"
 
 unsigned avatar_version(void)
@@ -35,11 +36,6 @@ const char *avatar_error_text(int code)
         if (texts[i].code == code)
             return texts[i].text;
     return code < 0 ? "unknown error" : "no error";
-}
-
-void avatar_options_default(AvatarOptions *opt)
-{
-    *opt = (AvatarOptions){ .steps = -1, .cpu_level = -1, .log_level = AVATAR_LOG_INFO, .tune = 1 };
 }
 
 /* Of this host, as Open MPI and MPICH tell it. */
@@ -75,41 +71,64 @@ const char *avatar_cache_folder(char *path, int size, char *(*env)(const char *n
     return n < size ? path : NULL;
 }
 
-void avatar_look_default(AvatarLook *look)
+typedef struct Preset {
+    const char *name;
+    int width, height, steps;
+    const char *plan;
+} Preset;
+
+static const Preset presets[] = { { "preview", 384, 256, 3, NULL }, { "standard", 704, 384, 4, NULL }, { "long", 688, 368, 4, NULL },
+                                  { "quality", 704, 384, 4, "sequential" } };
+
+static int preset_options(const Preset *p, AvatarOptions *his, const Log *log)
 {
-    *look = (AvatarLook){ .seed = -1, .latency_ms = -1, .max_late_ms = -1 };
+    AvatarOptions opt;
+    const int ret = avt_options_take(&opt, his, log);
+
+    if (ret < 0)
+        return ret;
+    if (opt.steps < 0)
+        opt.steps = p->steps;
+    if (!opt.plan)
+        opt.plan = p->plan;
+    if (opt.width <= 0 && opt.height <= 0) {
+        opt.width = p->width;
+        opt.height = p->height;
+    }
+    opt.size = his->size;
+    avt_struct_give(his, his->size, &opt, sizeof(opt));
+    return 0;
+}
+
+static int preset_look(const Preset *p, AvatarLook *his, const Log *log)
+{
+    AvatarLook look;
+    const int ret = avt_look_take(&look, his, log);
+
+    if (ret < 0 || look.out_width > 0 || look.out_height > 0)
+        return ret;
+    his->out_width = p->width;
+    his->out_height = p->height;
+    return 0;
 }
 
 int avatar_preset(const char *name, AvatarOptions *opt, AvatarLook *look)
 {
-    static const struct {
-        const char *name;
-        int width, height, steps;
-        const char *plan;
-    } sets[] = { { "preview", 384, 256, 3, NULL }, { "standard", 704, 384, 4, NULL }, { "long", 688, 368, 4, NULL },
-                 { "quality", 704, 384, 4, "sequential" } };
     const Log log = { .write = opt ? opt->log : NULL, .opaque = opt ? opt->log_opaque : NULL };
     size_t i = 0;
+    int ret = 0;
 
     if (!name || !*name || !strcmp(name, "none"))
         return 0;
-    while (i < sizeof(sets) / sizeof(sets[0]) && strcmp(sets[i].name, name))
+    while (i < sizeof(presets) / sizeof(presets[0]) && strcmp(presets[i].name, name))
         i++;
-    if (i == sizeof(sets) / sizeof(sets[0]))
+    if (i == sizeof(presets) / sizeof(presets[0]))
         return avt_fail(&log, AVT_ERR(EINVAL), "preset=%s is not known: none, preview, standard, long or quality", name);
-    if (opt && opt->steps < 0)
-        opt->steps = sets[i].steps;
-    if (opt && !opt->plan)
-        opt->plan = sets[i].plan;
-    if (opt && opt->width <= 0 && opt->height <= 0) {
-        opt->width = sets[i].width;
-        opt->height = sets[i].height;
-    }
-    if (look && look->out_width <= 0 && look->out_height <= 0) {
-        look->out_width = sets[i].width;
-        look->out_height = sets[i].height;
-    }
-    return 0;
+    if (opt)
+        ret = preset_options(&presets[i], opt, &log);
+    if (ret >= 0 && look)
+        ret = preset_look(&presets[i], look, &log);
+    return ret;
 }
 
 /* dir/name, when a model is there; `dir` has `len` characters. */

@@ -11,15 +11,20 @@
 #include "engine/look.h"
 #include "engine/orders.h"
 #include "engine/room.h"
+#include "engine/structs.h"
 #include "engine/threads.h"
 
 /* ---- opening ------------------------------------------------------------------------------------------------------------ */
 
 int avatar_engine_size(const AvatarEngine *e, const AvatarLook *look, int *width, int *height)
 {
+    AvatarLook own;
+    int ret;
+
     if (avt_in_callback())
         return AVT_ERR(EDEADLK);
-    return avt_settle_size(width, height, &e->core->dir, e->core->compat, look, &e->log);
+    ret = avt_look_take(&own, look, &e->log);
+    return ret < 0 ? ret : avt_settle_size(width, height, &e->core->dir, e->core->compat, &own, &e->log);
 }
 
 int avatar_engine_device(const AvatarEngine *e)
@@ -188,9 +193,14 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
 
 int avatar_session_open(AvatarSession **s, AvatarEngine *e, const AvatarLook *look)
 {
+    AvatarLook own;
+    int ret;
+
+    *s = NULL;
     if (avt_in_callback())
         return AVT_ERR(EDEADLK);
-    return avt_session_open(s, e, look, NULL);
+    ret = avt_look_take(&own, look, &e->log);
+    return ret < 0 ? ret : avt_session_open(s, e, &own, NULL);
 }
 
 void avatar_session_abort(AvatarSession *s)
@@ -231,9 +241,9 @@ void avatar_session_close(AvatarSession **ps)
     avt_freep(ps);
 }
 
-void avatar_session_info(const AvatarSession *s, AvatarInfo *info)
+void avatar_session_info_sized(const AvatarSession *s, AvatarInfo *info, size_t size)
 {
-    *info = s->info;
+    avt_struct_give(info, size, &s->info, sizeof(s->info));
 }
 
 int64_t avt_session_bytes(const AvatarSession *s, int src, int dst)
@@ -334,8 +344,9 @@ static void wait_for_change(AvatarSession *s)
     pthread_setcancelstate(before, NULL);
 }
 
-int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
+int avatar_session_receive_sized(AvatarSession *s, AvatarFrame *frame, size_t size, int wait)
 {
+    AvatarFrame own;
     int ret = avt_threads_refuse(s);
 
     if (ret < 0)
@@ -349,7 +360,7 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
             pthread_cond_broadcast(&s->change);
         }
         if (s->nb_ready && s->ready[s->head].next < s->ready[s->head].end) {
-            give_frame(s, frame);
+            give_frame(s, &own);
             ret = 0;
         } else if (s->nb_ready) {
             continue;
@@ -364,6 +375,8 @@ int avatar_session_receive(AvatarSession *s, AvatarFrame *frame, int wait)
         }
     }
     pthread_mutex_unlock(&s->lock);
+    if (!ret)
+        avt_struct_give(frame, size, &own, sizeof(own));
     return ret;
 }
 
@@ -392,13 +405,16 @@ int avatar_session_set_at(AvatarSession *s, const AvatarLook *look, int64_t from
 {
     int ret = avt_threads_refuse(s);
     Changes ch = { 0 };
+    AvatarLook own;
     int64_t block;
 
     if (ret >= 0)
-        ret = avt_change_check(look, &s->e->log);
+        ret = avt_look_take(&own, look, &s->e->log);
+    if (ret >= 0)
+        ret = avt_change_check(&own, &s->e->log);
     if (ret < 0)
         return ret;
-    ret = copy_change(s, &ch, look);
+    ret = copy_change(s, &ch, &own);
     pthread_mutex_lock(&s->lock);
     block = block_from(s, from);
     if (frame)

@@ -10,6 +10,7 @@
 #include "comm/mpi_plugin.h"
 #include "engine/orders.h"
 #include "engine/room.h"
+#include "engine/structs.h"
 
 typedef struct Loaded {                 // an engine
     struct Loaded *next;
@@ -226,16 +227,20 @@ static int check(const AvatarOptions *opt, const Log *log)
     return avt_options_try(opt, log);
 }
 
-int avatar_worker_run(const AvatarOptions *opt)
+int avatar_worker_run(const AvatarOptions *his)
 {
-    Worker w = { .opt = opt, .log = { .write = keep_line, .opaque = &w, .level = opt->log_level } };
+    const Log log = { .write = his->log, .opaque = his->log_opaque, .level = his->log_level };
+    AvatarOptions opt;
+    Worker w = { .opt = &opt, .log = { .write = keep_line, .opaque = &w, .level = his->log_level } };
     WorldCard card;
-    int ret = check(opt, &w.log);
+    int ret = avt_options_take(&opt, his, &log);
 
+    if (ret >= 0)
+        ret = check(&opt, &w.log);
     if (ret < 0)
         return ret;
-    avt_workers_card(&card, 1, opt->devices);
-    card.beside = (uint16_t)opt->launched;
+    avt_workers_card(&card, 1, opt.devices);
+    card.beside = (uint16_t)opt.launched;
     ret = avt_world_open(&w.world, &card, avt_mpi_meet, &w.log);
     if (ret < 0)
         return ret;

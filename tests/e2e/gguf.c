@@ -107,8 +107,10 @@ static void make_film(Film *f, const char *model, const char *precision)
     opt.model = model;
     opt.precision = precision;
     avatar_look_default(&look);
-    look = (AvatarLook){ .rgb = picture, .width = SIZE, .height = SIZE, .out_width = SIZE, .out_height = SIZE, .seed = 3,
-                         .format = AVATAR_RGB24, .latency_ms = -1, .max_late_ms = -1 };
+    look.rgb = picture;
+    look.width = look.height = look.out_width = look.out_height = SIZE;
+    look.seed = 3;
+    look.format = AVATAR_RGB24;
     f->nb = 0;
     REQUIRE_OK(avatar_engine_open(&e, &opt));
     REQUIRE_OK(avatar_session_open(&s, e, &look));

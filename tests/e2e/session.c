@@ -458,7 +458,7 @@ static void set_between_receives(void **state)
     for (size_t p = 0; p < NB_PLANS; p++) {
         AvatarEngine *e = open_engine(p, NULL);
         AvatarSession *s = open_session(e, &hooks);
-        AvatarLook look = { .prompt = "a man shouts", .seed = 6 };
+        AvatarLook look = { .size = sizeof(look), .prompt = "a man shouts", .seed = 6 };
         int64_t first = -1;
         AvatarFrame f;
 

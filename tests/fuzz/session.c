@@ -97,7 +97,7 @@ static void change(Stream *t, int order, uint8_t arg)
     look.prompt = order == PROMPT ? prompt : NULL;
     look.seed = order == SEED ? arg : -2;
     if (order == BAD_LOOK)
-        look = (AvatarLook){ .rgb = picture, .width = arg % 2 ? -1 : SIZE, .height = SIZE, .stride = 5, .seed = arg % 3 ? -7 : -2 };
+        look = (AvatarLook){ .size = sizeof(look), .rgb = picture, .width = arg % 2 ? -1 : SIZE, .height = SIZE, .stride = 5, .seed = arg % 3 ? -7 : -2 };
     ret = avatar_session_set(t->s, &look);
     must(order == BAD_LOOK || (order == PROMPT && arg > 127) ? ret == AVATAR_ERR(EINVAL) : ret == 0);
 }
