@@ -281,7 +281,7 @@ install: all $(BUILD)/installed/libavatar.pc
 	install -m 644 $(BUILD)/installed/libavatar.pc $(call to,$(libdir)/pkgconfig)
 	[ ! -e $(BUILD)/avatar ] || install -m 755 $(BUILD)/avatar $(call to,$(prefix)/bin)
 	install -m 644 $(BUILD)/avatar.1 $(call to,$(mandir)/man1)
-	install -D -m 644 $(SRC)/libavfilter/avf_avatar.c $(call to,$(datadir)/avatar/libavfilter/avf_avatar.c)
+	$(call tree,$(SRC)/libavfilter,$(call to,$(datadir)/avatar/libavfilter))
 	install -D -m 644 $(SRC)/doc/avatar.texi $(call to,$(datadir)/avatar/doc/avatar.texi)
 	$(call tree,$(SRC)/patches,$(call to,$(datadir)/avatar/patches))
 	[ ! -e $(SRC)/model/nano/config.json ] || { $(call tree,$(SRC)/model/nano,$(call to,$(datadir)/avatar/nano)); }

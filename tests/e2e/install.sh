@@ -49,9 +49,14 @@ printf '%s\n' '  --enable-libass        x' '    libass' 'avgblur_opencl_filter_d
 echo '@section avectorscope' > "$tree/doc/filters.texi"
 echo 'OBJS-$(CONFIG_AVECTORSCOPE_FILTER)           += avf_avectorscope.o' > "$tree/libavfilter/Makefile"
 echo 'extern const FFFilter ff_avf_avectorscope;' > "$tree/libavfilter/allfilters.c"
-"$root/share/avatar/patches/gen.sh" "$tree" && grep -q ff_avf_avatar "$tree/libavfilter/allfilters.c" && [ -s "$tree/libavfilter/avf_avatar.c" ] &&
-    grep -q '@section avatar' "$tree/doc/filters.texi"
+"$root/share/avatar/patches/gen.sh" "$tree" && grep -q ff_avf_avatar "$tree/libavfilter/allfilters.c" && grep -q '@section avatar' "$tree/doc/filters.texi"
 ok $? "the installed gen.sh registers the filter"
+missing=
+for f in "$src"/libavfilter/*.[ch]; do
+    cmp -s "$f" "$tree/libavfilter/${f##*/}" || missing="$missing ${f##*/}"
+done
+[ -z "$missing" ]
+ok $? "and brings all of its files$missing"
 make -s --no-print-directory -C "$src" uninstall DESTDIR="$dir/root" >/dev/null 2>&1
 [ -z "$(find "$dir/root" -type f -o -type l)" ]
 ok $? "make uninstall leaves no file"
