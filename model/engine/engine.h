@@ -98,7 +98,10 @@ const char *avt_precision_name(DType act, DType product);
  * @param path  gets it, or NULL. @return 0; ENOENT, or EINVAL for one that is named beside weights that have theirs (logged)
  */
 int avt_options_lora(const char **path, const ModelDir *d, const DitConfig *cfg, const char *option, const Log *log);
-/** The folder of the model that is asked for into path, [PATH_MAX]. @return 1, or 0: it is found nowhere, path is the name as given */
+/**
+ * The folder of the model that is asked for into path, [PATH_MAX]; one that this user may not look into, if there is no other.
+ * @return 1, or 0: it is found nowhere, path is the name as given
+ */
 int avt_options_folder(char *path, const AvatarOptions *opt);
 /** Find and open the model that is asked for: a folder, or a name in opt->models or among the installed ones. @return as avt_modeldir_open() */
 int avt_options_model(ModelDir *m, const AvatarOptions *opt, const Log *log);

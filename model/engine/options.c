@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Options: sets of them by name, checks that need no model, and the words for error codes. */
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -149,19 +150,23 @@ static const char *asked_model(const AvatarOptions *opt)
 int avt_options_folder(char *path, const AvatarOptions *opt)
 {
     const char *name = asked_model(opt);
+    char kept[PATH_MAX] = "";                       // from this user: whoever opens it says so
     struct stat st;
     size_t len;
 
     for (const char *p = strchr(name, '/') ? NULL : opt->models; p && *p; p += len + (p[len] == ':')) {
         len = strcspn(p, ":");
+        errno = 0;
         if (model_in(path, p, len, name))
             return 1;
+        if (errno == EACCES && !kept[0])
+            snprintf(kept, sizeof(kept), "%s", path);
     }
     if (!strchr(name, '/') && (model_in(path, AVT_DATADIR "/avatar", strlen(AVT_DATADIR "/avatar"), name) ||
                                model_in(path, AVT_SRCDIR "/model", strlen(AVT_SRCDIR "/model"), name)))
         return 1;
-    snprintf(path, PATH_MAX, "%s", name);
-    return !stat(name, &st);
+    snprintf(path, PATH_MAX, "%s", kept[0] && stat(name, &st) ? kept : name);
+    return kept[0] || !stat(name, &st);
 }
 
 int avt_options_model(ModelDir *m, const AvatarOptions *opt, const Log *log)
