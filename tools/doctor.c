@@ -174,26 +174,28 @@ static void show_json(const Findings *f)
 
 /* ---- the command --------------------------------------------------------------------------------------------------- */
 
-typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_ONCE, INPUT_LATE, INPUT_UNREADABLE } Input;
+typedef enum Input { INPUT_SOUND, INPUT_PICTURE, INPUT_ONCE, INPUT_EMPTY, INPUT_LATE, INPUT_UNREADABLE } Input;
 
-/* It is looked at twice, and to its end. */
-static int is_no_file(const char *path)
+/* It is looked at twice, and to its end. A file of /proc says of itself that it is empty, and may keep its reader for ever. INPUT_UNREADABLE: to be seen. */
+static Input by_its_kind(const char *path)
 {
     struct stat st;
 
-    return !strcmp(path, "-") || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode));
+    if (!strcmp(path, "-"))
+        return INPUT_ONCE;
+    if (stat(path, &st) || S_ISDIR(st.st_mode))
+        return INPUT_UNREADABLE;
+    return !S_ISREG(st.st_mode) ? INPUT_ONCE : st.st_size ? INPUT_UNREADABLE : INPUT_EMPTY;
 }
 
 /* By what libavformat finds: a picture has video and no sound. Of what says itself what it is, nothing need be found. */
 static Input kind_of(const char *path, const char *format)
 {
     AVFormatContext *fmt;
-    Input kind = INPUT_UNREADABLE;
+    Input kind = by_its_kind(path);
     int64_t since = av_gettime_relative();
 
-    if (is_no_file(path))
-        return INPUT_ONCE;
-    if (!(fmt = avformat_alloc_context()))
+    if (kind != INPUT_UNREADABLE || !(fmt = avformat_alloc_context()))
         return kind;
     fmt->interrupt_callback = (AVIOInterruptCB){ reader_is_late, &since };
     if (avformat_open_input(&fmt, path, NULL, NULL) < 0)
@@ -234,6 +236,17 @@ static void look_at_picture(Findings *f, const char *path, ToolOptions *o)
     look->rgb = rgb;
 }
 
+static void refuse(Findings *f, const char *name, Input kind)
+{
+    if (kind == INPUT_LATE) {
+        doctor_late(f, "input", 0);
+        return;
+    }
+    doctor_words(f, "input", "read", BAD, kind == INPUT_ONCE ? "%.150s is a pipe or a device, which can be read only once" :
+                 kind == INPUT_EMPTY ? "%.150s is empty (0 bytes)" : "%.150s is neither sound nor picture", name);
+    doctor_remedy(f, kind == INPUT_ONCE ? "write it into a file, and name that" : "give files that ffmpeg plays");
+}
+
 static void look_at_inputs(Findings *f, ToolOptions *o)
 {
     for (int i = 0; i < o->nb_positional; i++) {
@@ -244,16 +257,25 @@ static void look_at_inputs(Findings *f, ToolOptions *o)
             doctor_sound(f, name, o->input_format);
         else if (kind == INPUT_PICTURE)
             look_at_picture(f, name, o);
-        else if (kind == INPUT_ONCE) {
-            doctor_words(f, "input", "read", BAD, "%.150s is a pipe or a device, which can be read only once", name);
-            doctor_remedy(f, "write it into a file, and name that");
-        } else if (kind == INPUT_LATE) {
-            doctor_late(f, "input", 0);
-        } else {
-            doctor_words(f, "input", "read", BAD, "%.150s is neither sound nor picture", name);
-            doctor_remedy(f, "give files that ffmpeg plays");
-        }
+        else
+            refuse(f, name, kind);
     }
+}
+
+static void look_at_film(Findings *f, const ToolOptions *o)
+{
+    const char *const name[] = { file_name(o->positional[0]), file_name(o->picture) };
+    int bad = 0;
+
+    for (int i = 0; i < 2; i++) {
+        const Input kind = by_its_kind(name[i]);
+
+        if (kind != INPUT_UNREADABLE)
+            refuse(f, name[i], kind);
+        bad |= kind != INPUT_UNREADABLE;
+    }
+    if (!bad)
+        doctor_film(f, name[0], name[1], o->output);
 }
 
 /* The embedded model's two blocks take less than a second; a large one is loaded only when asked. */
@@ -281,7 +303,7 @@ int cmd_doctor(int argc, char **argv)
     av_log_set_level(AV_LOG_QUIET);
     tool_protect(&o);
     if (o.picture)
-        doctor_film(&f, file_name(o.positional[0]), file_name(o.picture), o.output);
+        look_at_film(&f, &o);
     else {
         look_at_inputs(&f, &o);
         doctor_model(&f, &o);
