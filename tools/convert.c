@@ -383,8 +383,11 @@ int cmd_convert(int argc, char **argv)
     if (stop_watch() < 0)
         return 1;
     c.out = o.output;
+    c.there = strlen(c.out);
     c.type = be.product;
     ret = convert(&c, &o);
+    if (ret < 0)
+        convert_tidy(&c);
     if (ret < 0 && stop_asked())
         fprintf(stderr, "avatar: interrupted; %s is no whole model\n", file_shown(o.output));
     else if (ret == AVT_ERR(ENOMEM))                                // of which not every place has words

@@ -21,6 +21,7 @@ typedef struct Item {                   // of a file that is written
 
 typedef struct Convert {
     const char *out;
+    size_t there;                       // so many characters of it were a folder before
     DType type;
     const Log *log;
     ModelDir dir;
@@ -39,7 +40,9 @@ typedef struct Convert {
 /* ---- convert_files.c: each logs what fails, and returns 0 or a negative error ------------------------------------------------ */
 
 /** The folder c->out, which holds no model yet. */
-int convert_room(const Convert *c);
+int convert_room(Convert *c);
+/** After a failure: the folders that convert_room() made go again, if nothing is in them. */
+void convert_tidy(const Convert *c);
 /** A file of the folder, its bytes, its end; `ret` is what became of the bytes: after a failure nothing stays. */
 int convert_open(Convert *c, const char *name);
 int convert_write(Convert *c, const void *p, size_t size);

@@ -171,14 +171,40 @@ int convert_json(Convert *c)
     return ret;
 }
 
-int convert_room(const Convert *c)
+/* Characters of `path` up to the last of its folders that is there. */
+static size_t folders_there(const char *path)
+{
+    char part[PATH_MAX];
+    size_t there = 0;
+
+    for (const char *p = path; (p = strchr(p + 1, '/'));) {
+        snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
+        if (access(part, F_OK) < 0)
+            break;
+        there = (size_t)(p - path);
+    }
+    return there;
+}
+
+int convert_room(Convert *c)
 {
     char path[PATH_MAX];
 
     snprintf(path, sizeof(path), "%s/config.json", c->out);
+    c->there = folders_there(path);
     if (!access(path, F_OK))
         return avt_fail(c->log, AVT_ERR(EEXIST), "%s: a model is there already; name another folder with -o", c->out);
     if (make_folders(path) < 0)
         return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", c->out, strerror(errno));
     return 0;
+}
+
+void convert_tidy(const Convert *c)
+{
+    char part[PATH_MAX];
+
+    snprintf(part, sizeof(part), "%s", c->out);
+    for (size_t n = strlen(part); n > c->there && (!rmdir(part) || errno == ENOENT); part[n] = 0)
+        while (--n > c->there && part[n] != '/')
+            ;
 }
