@@ -15,6 +15,7 @@
 
 #include "base/half.h"
 #include "base/philox.h"
+#include "base/text.h"
 #include "base/thread.h"
 #include "engine/engine.h"
 #include "seeded.h"
@@ -452,7 +453,11 @@ int seeded_open(char *folder, size_t size, int heads, const char *models, int (*
     snprintf(spiece, sizeof(spiece), "%s/google/umt5-xxl/spiece.model", nano);
     snprintf(folder, size, "%s/avatar-seeded-XXXXXX", tmp && *tmp ? tmp : "/var/tmp");
     if (!mkdtemp(folder)) {
-        fprintf(stderr, "avatar: %s: %s; name another place in TMPDIR\n", folder, strerror(errno));
+        const int error = errno;
+        char shown[PATH_MAX + 64];
+
+        avt_printable(shown, sizeof(shown), folder);
+        fprintf(stderr, "avatar: %s: %s; name another place in TMPDIR\n", shown, strerror(error));
         folder[0] = 0;
         return AVT_ERR(EIO);
     }
