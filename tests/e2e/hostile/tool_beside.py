@@ -125,15 +125,39 @@ def convert_interrupted(tmp):
 
 @case
 def convert_where_it_cannot(tmp):
-    """No name, standard output, a file, a link to the model, a link to nowhere, a full disk: refused, and nothing of it appears anywhere."""
+    """No name, standard output, a file, a link to the model, a link to nowhere, a full disk: refused, and nothing of it appears anywhere,
+    nor goes what was there."""
     (tmp / 'link').symlink_to(os.path.abspath(tool_harness.A.model))
     (tmp / 'nowhere').symlink_to(tmp / 'none')
     (tmp / 'file').write_text('precious')
     for out, code, word in (('', 2, 'name a folder'), ('-', 2, 'name a folder'), (tmp / 'file', 1, 'Not a directory'), (tmp / 'link', 1, 'a model is there already'),
                             (tmp / 'nowhere', 1, 'No such file'), ('a' * 300, 1, 'File name too long')):
         fails(convert(out), code, word)
-    fails(convert(tmp / 'full', preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))), 1, 'File too large')
+    (tmp / 'mine').mkdir()
+    for out in 'full', 'new/er/full/', 'mine/full', 'mine':             # what it made goes, no folder of the user's
+        fails(convert(tmp / out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))), 1, 'File too large')
+        require([p.name for p in tmp.iterdir() if p.is_dir() and not p.is_symlink()] == ['mine'] and not any((tmp / 'mine').iterdir()), out, list(tmp.rglob('*')))
     require((tmp / 'file').read_text() == 'precious' and not left_over(tmp) and not os.path.exists('-') and not os.path.exists('/config.json'))
+
+
+@case
+def models_of_somebody_else(tmp):
+    """A folder of AVATAR_MODELS, or the model in it, that this user may not read: that is said; one behind it is taken."""
+    if os.getuid():
+        raise Skip('only root can become another user')
+    tmp.chmod(0o755)
+    for name in 'open', 'locked', 'shut':
+        shutil.copytree(tool_harness.A.model, tmp / name / 'mine')
+        (tmp / name).chmod(0o700 if name == 'locked' else 0o755)
+        (tmp / name / 'mine').chmod(0o700 if name == 'shut' else 0o755)
+
+    def inspect(models, model='mine'):
+        return Run('inspect', model, env=dict(os.environ, AVATAR_MODELS=models), preexec_fn=lambda: os.setuid(10000 + os.getpid() % 50000))
+
+    for name in 'locked', 'shut':
+        for r in inspect('%s/none:%s/%s' % (tmp, tmp, name)), inspect('', tmp / name / 'mine'):
+            fails(r, 1, str(tmp / name), 'Permission denied')
+        require(inspect('%s/%s:%s/open' % (tmp, name, tmp)).ret == 0, name)
 
 
 @case

@@ -77,8 +77,8 @@ def names_command_no_terminal(tmp):
     shutil.copytree(tool_harness.A.model, esc)
     films = [('speak', *names, '--model', esc, '--seed', 3) for names in ((wav, png, '-o', nut), (esc, png, '-o', nut), (wav, esc, '-o', nut), (wav, png, '-o', esc))]
     for args in films + [('inspect', esc), ('inspect', nut), ('plan', '--model', esc), ('top', nut), ('plot', nut, '-o', nut), ('speak', '--%s' % esc), ('speak', '--size', esc),
-                         (esc,), ('convert', '--model', esc, '--precision', 'int8', '-o', esc), ('verify', esc, '--model', esc), ('doctor', nut, '--model', esc)]:
-        r = Run(*args)
+                         (esc,), ('convert', '--model', esc, '--precision', 'int8', '-o', esc), ('verify', esc, '--model', esc), ('doctor', nut, '--model', esc), ('verify', '--seeded', 2)]:
+        r = Run(*args, env=dict(os.environ, TMPDIR=str(nut)))
         require(b'\x1b' not in r.out and '\x1b' not in r.err, r.what, r.out)
 
 
@@ -148,6 +148,20 @@ def doctor_reads_no_device(tmp):
     for f in ('/dev/zero', '/dev/urandom', '/dev/null'):
         said = [x['text'] for x in findings(f, '--input-format', 's16le') if x['topic'] == 'input']
         require(len(said) == 1 and 'only once' in said[0], said)
+
+
+@case
+def doctor_waits_for_no_file(tmp):
+    """One that says of itself that it is empty, as those of /proc do, of which one keeps its reader for ever; a pipe where a film should be."""
+    empty, pipe, wav, png = tmp / 'empty', tmp / 'pipe', media.wav(tmp / 'a.wav', 640), face(tmp)
+    empty.write_bytes(b'')
+    os.mkfifo(pipe)
+    for args in ((empty,), ('/proc/kmsg',), (wav, empty), (empty, '--input-format', 's16le'), (empty, '--picture', png), (wav, '--picture', empty), ('/proc/kmsg', '--picture', png)):
+        said = [x['text'] for x in findings(*args) if x['topic'] == 'input']
+        require(len(said) == 1 and 'is empty (0 bytes)' in said[0], args, said)
+    for args in ((pipe, '--picture', png), ('-', '--picture', png), (wav, '--picture', pipe)):
+        said = [x['text'] for x in findings(*args)]
+        require(len(said) == 1 and 'only once' in said[0], args, said)
 
 
 # ---- limits
