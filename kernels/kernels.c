@@ -376,7 +376,7 @@ void avt_squares(Backend *be, Tensor out, Tensor x)
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act)
 {
     CHECK(be, OP_CHANNEL_NORM, is_act(be, out) && is_act(be, x) && avt_same_shape(out, x) && is_vec(w, avt_last_dim(x)));
-    submit(be, &(OpCall){ .op = OP_CHANNEL_NORM, .out = out, .norm = { x, w }, .u.norm.act = act }, 1);
+    submit(be, &(OpCall){ .op = OP_CHANNEL_NORM, .out = out, .norm = { .x = x, .w = w }, .u.norm.act = act }, 1);
 }
 
 void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float eps, Act act)

@@ -21,7 +21,6 @@
 #ifndef AVT_QUANTIZE_H
 #define AVT_QUANTIZE_H
 
-#include <math.h>
 
 #include "base/half.h"
 #include "tensor.h"
@@ -67,14 +66,18 @@ static inline void avt_rotate_row(float *v, int64_t k, int64_t g)
 static inline float avt_quantize_row(uint8_t *restrict codes, DType type, float *restrict v, int64_t k)
 {
     const float most = type == DT_I8 ? 127 : 448;
-    float top = 0, bad = 0, inverse;
+    int32_t bits = 0;                                               // of the largest: a maximum of whole numbers is one in any vector
+    float bad = 0, top, inverse;
 
     avt_rotate_row(v, k, avt_code_group(type, k));
-#pragma omp simd reduction(max : top) reduction(+ : bad)
+#pragma omp simd reduction(max : bits) reduction(+ : bad)
     for (int64_t i = 0; i < k; i++) {
-        top = fabsf(v[i]) > top ? fabsf(v[i]) : top;
+        const int32_t a = (int32_t)(avt_f32_bits(v[i]) & 0x7fffffff), number = a > 0x7f800000 ? 0 : a;
+
+        bits = number > bits ? number : bits;
         bad += v[i] - v[i];                                         // NaN, when there is one, or an infinity
     }
+    top = avt_bits_f32((uint32_t)bits);
     inverse = top > 1e-30f ? most / top : 0;
     if (type == DT_I8)
 #pragma omp simd
