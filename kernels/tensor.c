@@ -25,29 +25,6 @@ size_t avt_dtype_size(DType t)
     return dtypes[t].size;
 }
 
-int64_t avt_numel(Tensor t)
-{
-    int64_t n = 1;
-
-    for (int i = 0; i < t.nd; i++)
-        n *= t.dim[i];
-    return n;
-}
-
-int64_t avt_last_dim(Tensor t)
-{
-    return t.nd ? t.dim[t.nd - 1] : 1;
-}
-
-int64_t avt_rows_of(Tensor t)
-{
-    int64_t n = 1;
-
-    for (int i = 0; i + 1 < t.nd; i++)
-        n *= t.dim[i];
-    return n;
-}
-
 size_t avt_nbytes(Tensor t)
 {
     return (size_t)avt_numel(t) * avt_dtype_size(t.dtype);
@@ -76,14 +53,16 @@ Tensor avt_scales(Tensor t)
 
 Tensor avt_rows(Tensor t, int64_t first, int64_t nb)
 {
-    const Tensor one = { .nd = t.nd - 1, .dim = { t.dim[1], t.dim[2], t.dim[3], t.dim[4] } };
+    int64_t rows = 1;                                               // of scales in each of t's
 
     if (t.nd < 1 || t.packed || first < 0 || nb < 0 || first > t.dim[0] - nb || (t.scale && t.nd < 2))
         return AVT_NONE;
+    for (int i = 1; i + 1 < t.nd; i++)
+        rows *= t.dim[i];
     if (t.data)
-        t.data = (char *)t.data + (size_t)(first * avt_numel(one)) * avt_dtype_size(t.dtype);
+        t.data = (char *)t.data + (size_t)(first * rows * (t.nd > 1 ? t.dim[t.nd - 1] : 1)) * avt_dtype_size(t.dtype);
     if (t.scale)
-        t.scale = (float *)t.scale + first * avt_rows_of(one);
+        t.scale = (float *)t.scale + first * rows;
     t.dim[0] = nb;
     return t;
 }

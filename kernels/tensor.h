@@ -57,10 +57,27 @@ static inline int64_t avt_code_group(DType type, int64_t k)
 /** Elements first .. first + nb - 1 of an array in host memory, of any type and alignment, to f32. Spreads over the cores. */
 void avt_to_f32(float *dst, DType dtype, const void *src, int64_t first, int64_t nb);
 
-int64_t avt_numel(Tensor t);
-int64_t avt_rows_of(Tensor t);          // product of all dimensions but the last
-int64_t avt_last_dim(Tensor t);
-size_t  avt_nbytes(Tensor t);           // of the row-major form
+static inline int64_t avt_last_dim(Tensor t)
+{
+    return t.nd ? t.dim[t.nd - 1] : 1;
+}
+
+/** Product of all dimensions but the last. */
+static inline int64_t avt_rows_of(Tensor t)
+{
+    int64_t n = 1;
+
+    for (int i = 0; i + 1 < t.nd; i++)
+        n *= t.dim[i];
+    return n;
+}
+
+static inline int64_t avt_numel(Tensor t)
+{
+    return avt_rows_of(t) * avt_last_dim(t);
+}
+
+size_t avt_nbytes(Tensor t);            // of the row-major form
 
 /** Shape as text, "[96, 3, 32]"; returns buf. */
 const char *avt_shape_text(char *buf, size_t size, int nd, const int64_t *dim);

@@ -201,9 +201,12 @@ int avt_comm_recv_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *
 
 int avt_comm_expect_all(Comm *c, Backend *be, int src, CommTag tag, const Tensor *t, int nb)
 {
-    const CommData d = tensors(be, t, nb);
+    CommData d;
 
-    return be->status < 0 ? be->status : c->cls->expect ? move(c, c->cls->expect, src, tag, &d) : 0;
+    if (be->status < 0 || !c->cls->expect)
+        return be->status < 0 ? be->status : 0;
+    d = tensors(be, t, nb);
+    return move(c, c->cls->expect, src, tag, &d);
 }
 
 int avt_comm_send(Comm *c, Backend *be, int dst, CommTag tag, Tensor t)
