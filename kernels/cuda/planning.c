@@ -3,6 +3,7 @@
  * A CUDA device that opens for planning alone, whether there is a driver or not, and runs nothing: facts.c and space.c with a Backend's face.
  * Where the plugin and a driver are, it knows the real architecture and the memory that is left.
  */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,13 @@ static void facts_close(Backend *be)
     avt_freep(&be->priv);
 }
 
+static const CudaPlugin *there;         // or NULL: looked for once, as a search of plans opens a device a thousand times
+
+static void look(void)
+{
+    there = avt_cuda_plugin_find("cuda0", NULL);
+}
+
 int avt_backend_cuda_facts_open(Backend *be)
 {
     static const BackendClass cls = {
@@ -58,17 +66,17 @@ int avt_backend_cuda_facts_open(Backend *be)
         .weight_put = facts_weight_put,
         .close = facts_close,
     };
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     Facts *f = avt_calloc(MEM_BACKEND, 1, sizeof(*f));
 
     if (!f)
         return AVT_ERR(ENOMEM);
+    pthread_once(&once, look);
     f->index = atoi(be->device + strlen("cuda"));
     f->arch = CUDA_PLAN_ARCH;
-    f->plugin = avt_cuda_plugin_find(be->device, NULL);
-    if (f->plugin && f->plugin->arch(f->index, NULL) > 0)
-        f->arch = f->plugin->arch(f->index, NULL);
-    else
-        f->plugin = NULL;
+    f->plugin = there && there->arch(f->index, NULL) > 0 ? there : NULL;
+    if (f->plugin)
+        f->arch = there->arch(f->index, NULL);
     be->cls = &cls;
     be->priv = f;
     return 0;
