@@ -81,14 +81,37 @@ static PlanCost less(PlanCost a, PlanCost b)
     return (PlanCost){ a.flops - b.flops, a.bytes - b.bytes };
 }
 
+static int is_injected(const DitConfig *c, int l)
+{
+    for (int i = 0; i < c->nb_inject; i++)
+        if (c->inject[i] == l)
+            return 1;
+    return 0;
+}
+
+/* A layer in front of layer l that is like it, or -1: a rank with the first has more to do. */
+static int layer_like(const DitConfig *c, int l)
+{
+    for (int i = 1; i < l; i++)
+        if (is_injected(c, i) == is_injected(c, l))
+            return i;
+    return -1;
+}
+
 /* Each layer, and what a rank has whichever it holds: twice in two ranks, once in one of both layers. */
 static int weigh_layers(PlanLoads *w, Trial *t, int nb)
 {
     PlanCost both = { 0, 0 };
     int ret = 0;
 
-    for (int l = 0; l < nb && ret >= 0; l++)
-        ret = cost_of(&w->layer[l], t, 1, 0, l, l + 1);
+    for (int l = 0; l < nb && ret >= 0; l++) {
+        const int like = layer_like(&t->sizes->dit, l);
+
+        if (like >= 0)
+            w->layer[l] = w->layer[like];
+        else
+            ret = cost_of(&w->layer[l], t, 1, 0, l, l + 1);
+    }
     if (ret >= 0 && nb > 1) {
         ret = cost_of(&both, t, 1, 0, 0, 2);
         w->any = less(w->layer[0], less(both, w->layer[1]));

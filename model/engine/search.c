@@ -77,40 +77,47 @@ static int are_apart(const Plan *p)
     return 1;
 }
 
-/* Have all parts of a team the same of everything that is split? */
-static int parts_are_even(const Plan *p, const RankSetup *set, const DitConfig *c)
+/* Have two parts of a team, none of them the first, as much of everything that is split? What the others have is then the same as well. */
+static int parts_are_alike(const Plan *p, int a, int b, const RankSetup *set, const DitConfig *c)
 {
-    const int parts = avt_plan_parts(p);
+    const Team team = { .nb = avt_plan_parts(p) };
     const int64_t split[] = { c->nb_heads, c->dim, c->ffn_dim, set->shape.n, set->shape.Lc - set->shape.n };
 
+    if (!a || !b)
+        return a == b;
     for (size_t i = 0; i < sizeof(split) / sizeof(split[0]); i++)
-        if (split[i] % parts)
+        if (avt_team_share(&team, split[i], a) != avt_team_share(&team, split[i], b))
             return 0;
     return 1;
 }
 
-/* Do two ranks, of no VAE, take the same? Those at the ends of a pipe have more than those between, the first part of a team more than the others. */
-static int are_twins(const PlanRank *a, const PlanRank *b, const DitConfig *c, int even)
+/* Of a step between the first, which draws noise, and the last, which hands on pictures? */
+static int is_between(const Plan *p, const PlanRank *r)
 {
-    return !a->vae && !b->vae && a->pipe == b->pipe && a->process == b->process && a->threads == b->threads && !a->l0 == !b->l0 && (a->prev < 0) == (b->prev < 0) &&
-           (a->next < 0) == (b->next < 0) && a->l1 - a->l0 == b->l1 - b->l0 && injections(a, c) == injections(b, c) &&
-           (a->part == b->part || (even && a->part && b->part));
+    return r->pipe > 0 && r->pipe + 1 < p->steps;
 }
 
-/* A rank in front of rank r that takes the same, or -1. On devices of their own: what ranks of one device send each other lies elsewhere. */
+/* Do two ranks, of no VAE, take the same? Those at the ends of a pipe have more than those between, the first part of a team more than the others. */
+static int are_twins(const Plan *p, const PlanRank *a, const PlanRank *b, const DitConfig *c)
+{
+    return !a->vae && !b->vae && (a->pipe == b->pipe || (is_between(p, a) && is_between(p, b))) && a->process == b->process &&
+           a->threads == b->threads && !a->l0 == !b->l0 && (a->prev < 0) == (b->prev < 0) && (a->next < 0) == (b->next < 0) &&
+           a->l1 - a->l0 == b->l1 - b->l0 && injections(a, c) == injections(b, c);
+}
+
+/* A rank in front of rank r that takes the same, or -1. */
 static int twin_of(const Plan *p, int r, const RankSetup *set, const DitConfig *c)
 {
-    const int even = parts_are_even(p, set, c), first = are_apart(p) ? 0 : r;
-
-    for (int i = first; i < r; i++)
-        if (are_twins(&p->rank[i], &p->rank[r], c, even))
+    for (int i = 0; i < r; i++)
+        if (are_twins(p, &p->rank[i], &p->rank[r], c) && parts_are_alike(p, p->rank[i].part, p->rank[r].part, set, c))
             return i;
     return -1;
 }
 
-static int measure_rank(Found *f, RankSetup *set, int r, const PlanSizes *sizes, const BackendOptions *be)
+/* apart: on devices of their own; what ranks of one device send each other lies elsewhere. */
+static int measure_rank(Found *f, RankSetup *set, int r, int apart, const PlanSizes *sizes, const BackendOptions *be)
 {
-    const int twin = twin_of(&f->plan, r, set, &sizes->dit);
+    const int twin = apart ? twin_of(&f->plan, r, set, &sizes->dit) : -1;
 
     if (twin >= 0) {
         f->memory[r] = f->memory[twin];
@@ -132,11 +139,12 @@ static int lacks_more(const Found *f, int r, const Pool *pool, double most)
 static int measure(Found *f, const Pool *pool, double most, const PlanSizes *sizes, const BackendOptions *be)
 {
     const FrontSetup front = { .sizes = sizes, .samples = avt_sound_piece(0, 0), .tokens = sizes->dit.text_len };
+    const int apart = are_apart(&f->plan);
     RankSetup set;
     int ret = avt_search_setup(&set, &f->plan, sizes);
 
     for (int r = 0; r < f->plan.nb_ranks && ret >= 0; r++) {
-        ret = measure_rank(f, &set, r, sizes, be);
+        ret = measure_rank(f, &set, r, apart, sizes, be);
         if (ret >= 0 && lacks_more(f, r, pool, most))
             ret = AVT_ERR(EAGAIN);
     }

@@ -204,7 +204,7 @@ def plan_knows_the_time_of_a_cpu(tmp):
 @case
 def plan_is_quick_and_shown(tmp):
     plan('--gpus', '4x24', '-o', tmp / 'p.svg', preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (1, 1)))     # a second of processor time does
-    for gpus, most in (('16x24', 1), ('8x6', 2)):                   # many teams to try; nothing fits but with all from the host
+    for gpus, most in (('16x24', 1), ('64x24', 1), ('8x6', 2)):      # many teams to try, most cards; nothing fits but with all from the host
         plan('--gpus', gpus, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (most, most)))
     svg = xml.dom.minidom.parse(str(tmp / 'p.svg'))
     require(len(svg.getElementsByTagName('rect')) > 4 * 6 + 4 * 4 * 4, 'bars and blocks')

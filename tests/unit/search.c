@@ -140,7 +140,8 @@ static void twins(void **state)
         int nb, width;
     } cases[] = { { "layer", "none", 8, 704 }, { "layer", "all", 9, 704 }, { "timestep", "none", 5, 704 }, { "tensor8", "none", 8, 704 }, { "tensor8", "all", 9, 704 },
                   { "tensor3", "none", 3, 704 }, { "ulysses5", "none", 5, 720 }, { "ulysses4", "weights", 4, 704 }, { "layer+tensor2", "none", 8, 704 },
-                  { "layer+ulysses4", "all", 16, 720 }, { "timestep+ulysses2", "none", 8, 704 }, { "timestep+tensor3", "none", 13, 688 } };
+                  { "layer+ulysses4", "all", 16, 720 }, { "timestep+ulysses2", "none", 8, 704 }, { "timestep+tensor3", "none", 13, 688 },
+                  { "timestep+tensor16", "none", 64, 704 }, { "timestep+ulysses15", "none", 60, 704 }, { "layer+tensor7", "none", 28, 704 } };
     static Found f;
     PlanSizes sizes;
     Pool pool;
