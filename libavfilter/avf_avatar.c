@@ -15,29 +15,23 @@
  * The session works in threads of its own; activate() waits for it only when a frame is wanted and the sound for it was sent.
  */
 
-#include <sys/stat.h>
-
-#include "libavutil/avstring.h"
 #include "libavutil/fifo.h"
-#include "libavutil/imgutils.h"
+#include "libavutil/macros.h"
 #include "libavutil/mathematics.h"
 #include "libavutil/mem.h"
-#include "libavutil/opt.h"
 #include "libavutil/pixdesc.h"
 #include "libswscale/swscale.h"
 #include "avfilter.h"
 #include "filters.h"
 #include "formats.h"
 #include "version.h"
-#include "video.h"
 
 #include <avatar.h>
 
 #include "avatar_cuda.h"
-#include "avatar_mono.h"
+#include "avatar_filter.h"
 #include "avatar_park.h"
 #include "avatar_picture.h"
-#include "avatar_stream.h"
 
 /* What differs between FFmpeg 5.1 and 9.0. */
 #if LIBAVFILTER_VERSION_MAJOR >= 11
@@ -48,24 +42,17 @@
 #define PUB(field)  .field
 #endif
 #ifdef FILTER_QUERY_FUNC2
-#define LINKEXT(l)  ff_filter_link(l)
 #define QUERY_ARGS  const AVFilterContext *ctx, AVFilterFormatsConfig **cfg_in, AVFilterFormatsConfig **cfg_out
 #define QUERY_IN(i) cfg_in[i]
 #define QUERY_OUT   cfg_out[0]
 #define QUERY_REG   FILTER_QUERY_FUNC2
 #else
-#define LINKEXT(l)  (l)
 #define QUERY_ARGS  AVFilterContext *ctx
 #define QUERY_IN(i) (&ctx->inputs[i]->outcfg)
 #define QUERY_OUT   (&ctx->outputs[0]->incfg)
 #define QUERY_REG   FILTER_QUERY_FUNC
 #endif
 #define HAVE_COLOR_LISTS (LIBAVFILTER_VERSION_INT >= AV_VERSION_INT(9, 16, 100))
-#if LIBAVUTIL_VERSION_INT >= AV_VERSION_INT(57, 30, 100)
-#define DURATION    duration
-#else
-#define DURATION    pkt_duration
-#endif
 
 #ifdef AVFILTER_FLAG_HWDEVICE
 #define USES_DEVICE AVFILTER_FLAG_HWDEVICE
@@ -75,210 +62,16 @@
 
 static const AVRational sample_tb = { 1, AVATAR_SAMPLE_RATE }, frame_tb = { 1, AVATAR_FPS };
 
-static const struct {
-    enum AVPixelFormat pix_fmt;
-    enum AvatarFormat format;
-} formats[] = {
-    { AV_PIX_FMT_YUV420P, AVATAR_YUV420P },
-    { AV_PIX_FMT_YUV444P, AVATAR_YUV444P },
-    { AV_PIX_FMT_NV12,    AVATAR_NV12    },
-    { AV_PIX_FMT_RGB24,   AVATAR_RGB24   },
-    { AV_PIX_FMT_GBRP,    AVATAR_GBRP    },
-};
-
-typedef struct AvatarContext {
-    const AVClass *class;
-
-    char *preset, *model, *lora, *devices, *plan, *vae_device, *front_device, *precision, *kv, *offload, *opts, *stats;
-    char *image, *prompt;
-    int w, h;                       ///< size asked for, 0: the library chooses
-    int64_t seed;
-    int64_t max_gap, max_drift, hold, latency, max_late;    ///< in microseconds
-    int steps, cpu_threads, vae_split, tune;
-    double resident;
-    int compat, format, hw_format, tail, mode, late;
-    int metadata;
-    enum AVPixelFormat planes;      ///< format, or of format=cuda what lies on the GPU
-    enum AvatarFormat lib_format;   ///< the same
-    char cache[4096];               ///< folder for what can be found out again
-
-    char *key;                      ///< name and options, as a rebuilt graph has them again
-    AvatarStream *stream;           ///< from config_props on
-    AvatarMono mono;
-    AVFrame *first;                 ///< first picture of the second input
-    int inherited;                  ///< the stream is another instance's, and no sound has told yet that it goes on
-    uint32_t links;                 ///< sum of the graph's links
-    int finished;                   ///< the output is closed, by us or by its reader
-} AvatarContext;
-
-#define OFFSET(x) offsetof(AvatarContext, x)
-#define FLAGS (AV_OPT_FLAG_AUDIO_PARAM | AV_OPT_FLAG_VIDEO_PARAM | AV_OPT_FLAG_FILTERING_PARAM)
-#define TFLAGS (FLAGS | AV_OPT_FLAG_RUNTIME_PARAM)
-#define STRING(name, help, field, flags) { name, help, OFFSET(field), AV_OPT_TYPE_STRING, { .str = NULL }, 0, 0, flags }
-#define CHOICE(name, help, value, group) { name, help, 0, AV_OPT_TYPE_CONST, { .i64 = value }, 0, 0, FLAGS, .unit = group }
-
-static const AVOption avatar_options[] = {
-    STRING("preset",     "set size, steps and plan for the published model: none, preview, standard, long, quality; other options win", preset, FLAGS),
-    STRING("model",      "set the model, a folder or a name in AVATAR_MODELS (default: nano, for drawn faces at 128x128)", model,      FLAGS),
-    STRING("m",          "set the model, a folder or a name in AVATAR_MODELS (default: nano, for drawn faces at 128x128)", model,      FLAGS),
-    STRING("image",      "set the reference picture file, instead of the second input", image, TFLAGS),
-    STRING("lora",       "set the LoRA file, or auto, or none",                lora,       FLAGS),
-    STRING("prompt",     "set the text prompt (default: the model's)",         prompt,     TFLAGS),
-    { "size", "set the size of the output (default: the picture's ratio at the model's area)", OFFSET(w), AV_OPT_TYPE_IMAGE_SIZE,
-        { .str = NULL }, 0, 0, FLAGS },
-    { "s",    "set the size of the output (default: the picture's ratio at the model's area)", OFFSET(w), AV_OPT_TYPE_IMAGE_SIZE,
-        { .str = NULL }, 0, 0, FLAGS },
-    { "compat", "set whose habits to follow", OFFSET(compat), AV_OPT_TYPE_INT, { .i64 = AVATAR_COMPAT_NONE },
-        AVATAR_COMPAT_NONE, AVATAR_COMPAT_UPSTREAM, FLAGS, .unit = "compat" },
-    CHOICE("none",     "exact size, sound and picture aligned",      AVATAR_COMPAT_NONE,     "compat"),
-    CHOICE("upstream", "the original program's, for parity runs",    AVATAR_COMPAT_UPSTREAM, "compat"),
-    { "steps", "set the number of denoising steps, -1 for the model's", OFFSET(steps), AV_OPT_TYPE_INT,
-        { .i64 = -1 }, -1, 100, FLAGS },
-    { "seed", "set the random seed, -1 to draw one", OFFSET(seed), AV_OPT_TYPE_INT64, { .i64 = -1 }, -1, UINT32_MAX, TFLAGS },
-    STRING("devices",    "set the devices, joined by '|' (default: auto)",     devices,    FLAGS),
-    STRING("plan",       "set how work is split over the devices (default: auto)", plan,   FLAGS),
-    STRING("precision", "set the numbers between operations: auto (what the devices run fastest), f32, bf16, int8, fp8", precision, FLAGS),
-    STRING("kv", "set the attention's keys and values: auto (as between operations), bf16, fp8 (half of bf16's memory)", kv, FLAGS),
-    STRING("offload", "set where layers' weights are: auto (what fits), none (on the devices), weights (in host memory until their turn), all (rings, sinks as well)", offload, FLAGS),
-    { "resident", "set how many GB of the layers stay on each device with offload", OFFSET(resident), AV_OPT_TYPE_DOUBLE,
-        { .dbl = 0 }, 0, 1e6, FLAGS },
-    STRING("vae_device", "set where pictures are encoded and decoded (default: auto)", vae_device, FLAGS),
-    { "vae_split", "set how many devices decode the pictures, some rows each; 0 for one", OFFSET(vae_split), AV_OPT_TYPE_INT,
-      { .i64 = 0 }, 0, 16, FLAGS },
-    STRING("front_device", "set where speech and text are encoded (default: auto)", front_device, FLAGS),
-    { "cpu_threads", "set the number of CPU threads, 0 for one a core", OFFSET(cpu_threads), AV_OPT_TYPE_INT,
-        { .i64 = 0 }, 0, 1024, FLAGS },
-    { "tune", "time the ways in which a GPU's libraries multiply once, keep the fastest", OFFSET(tune), AV_OPT_TYPE_BOOL, { .i64 = 1 }, 0, 1, FLAGS },
-    { "format", "set the output pixel format; cuda: frames stay on the GPU that decodes them", OFFSET(format), AV_OPT_TYPE_PIXEL_FMT,
-        { .i64 = AV_PIX_FMT_YUV420P }, 0, INT_MAX, FLAGS },
-    { "hw_format", "set what lies on the GPU with format=cuda: nv12, yuv420p, yuv444p", OFFSET(hw_format), AV_OPT_TYPE_PIXEL_FMT,
-        { .i64 = AV_PIX_FMT_NV12 }, 0, INT_MAX, FLAGS },
-    { "max_gap", "set the longest hole in the sound that is filled with silence", OFFSET(max_gap), AV_OPT_TYPE_DURATION,
-        { .i64 = 10000000 }, 0, INT64_C(3600000000), FLAGS },
-    { "max_drift", "set the difference of time stamps and samples that is neither filled nor cut", OFFSET(max_drift),
-        AV_OPT_TYPE_DURATION, { .i64 = 100000 }, 0, 1000000, FLAGS },
-    { "tail", "set which frames end the output", OFFSET(tail), AV_OPT_TYPE_INT, { .i64 = AVATAR_TAIL_CEIL },
-        AVATAR_TAIL_CEIL, AVATAR_TAIL_BLOCK, FLAGS, .unit = "tail" },
-    CHOICE("ceil",  "cover all the sound",                           AVATAR_TAIL_CEIL,  "tail"),
-    CHOICE("floor", "only frames that are covered by sound",         AVATAR_TAIL_FLOOR, "tail"),
-    CHOICE("block", "complete the last block with silence",          AVATAR_TAIL_BLOCK, "tail"),
-    { "hold", "set how long to go on with silence after the sound", OFFSET(hold), AV_OPT_TYPE_DURATION,
-        { .i64 = 0 }, 0, INT64_C(3600000000), FLAGS },
-    { "mode", "set how the sound is encoded", OFFSET(mode), AV_OPT_TYPE_INT, { .i64 = AVATAR_OFFLINE },
-        AVATAR_OFFLINE, AVATAR_LIVE, FLAGS, .unit = "mode" },
-    CHOICE("offline", "up to 60 s at once, longer sound in windows", AVATAR_OFFLINE, "mode"),
-    CHOICE("live",    "block by block, as it comes",                 AVATAR_LIVE,    "mode"),
-    { "latency", "set how much sound after a block is waited for, in live mode", OFFSET(latency), AV_OPT_TYPE_DURATION,
-        { .i64 = 160000 }, 0, 10000000, FLAGS },
-    { "late", "set what to do when sound runs ahead of the frames, in live mode", OFFSET(late), AV_OPT_TYPE_INT,
-        { .i64 = AVATAR_LATE_WAIT }, AVATAR_LATE_WAIT, AVATAR_LATE_DROP, TFLAGS, .unit = "late" },
-    CHOICE("wait",   "show all of it, later and later",              AVATAR_LATE_WAIT,   "late"),
-    CHOICE("repeat", "leave some out, repeat the last frame",        AVATAR_LATE_REPEAT, "late"),
-    CHOICE("drop",   "leave some out, and its frames too",           AVATAR_LATE_DROP,   "late"),
-    { "max_late", "set how far ahead before late acts", OFFSET(max_late), AV_OPT_TYPE_DURATION,
-        { .i64 = 2000000 }, 40000, 60000000, TFLAGS },
-    { "metadata", "attach lavfi.avatar.* metadata to the frames", OFFSET(metadata), AV_OPT_TYPE_BOOL, { .i64 = 0 }, 0, 1, TFLAGS },
-    STRING("opts",       "set expert settings of libavatar, key=value pairs joined by ':'", opts, FLAGS),
-    STRING("stats",      "set the file or pipe for a line of JSON a block: times, memory, delay", stats, FLAGS),
-    { NULL }
-};
-
-AVFILTER_DEFINE_CLASS(avatar);
+AVFILTER_DEFINE_CLASS_EXT(avatar, "avatar", ff_avatar_options);
 
 static int64_t to_samples(int64_t us)
 {
     return av_rescale(us, AVATAR_SAMPLE_RATE, 1000000);
 }
 
-static int get_options(AvatarContext *s, AvatarOptions *opt)
-{
-    avatar_options_default(opt);
-    opt->model       = s->model;
-    opt->models      = getenv("AVATAR_MODELS");
-    opt->launched    = avatar_is_launched(getenv);
-    opt->lora        = s->lora;
-    opt->devices     = s->devices;
-    opt->plan        = s->plan;
-    opt->vae_device  = s->vae_device;
-    opt->vae_split   = s->vae_split;
-    opt->precision   = s->precision;
-    opt->kv          = s->kv;
-    opt->offload     = s->offload;
-    opt->resident    = s->resident;
-    opt->front_device = s->front_device;
-    opt->steps       = s->steps;
-    opt->width       = s->w;
-    opt->height      = s->h;
-    opt->cpu_threads = s->cpu_threads;
-    opt->compat      = s->compat;
-    opt->tune        = s->tune;
-    opt->cache       = avatar_cache_folder(s->cache, sizeof(s->cache), getenv);
-    opt->opts        = s->opts;
-    opt->log         = ff_avatar_stream_line;
-    opt->log_opaque  = s->stream;
-    opt->log_level   = av_log_get_level() >= AV_LOG_TRACE ? AVATAR_LOG_TRACE :
-                       av_log_get_level() >= AV_LOG_DEBUG ? AVATAR_LOG_DEBUG : AVATAR_LOG_INFO;
-    return avatar_preset(s->preset, opt, NULL);
-}
-
-/* What the library says of the options, without loading anything. */
-static int check_options(AVFilterContext *ctx)
-{
-    AvatarContext *s = ctx->priv;
-    AvatarOptions opt;
-    int ret;
-
-    if (!(s->stream = ff_avatar_stream_alloc(ctx)))
-        return AVERROR(ENOMEM);
-    if ((ret = get_options(s, &opt)) >= 0)
-        ret = avatar_options_check(&opt);
-    ff_avatar_stream_free(&s->stream);
-    return ret;
-}
-
-/* What a rebuilt graph's instance has in common with this one: its name and its options. */
-static int make_key(AVFilterContext *ctx)
-{
-    AvatarContext *s = ctx->priv;
-    char *options;
-    int ret = av_opt_serialize(s, AV_OPT_FLAG_FILTERING_PARAM, 0, &options, '=', ':');
-
-    if (ret < 0)
-        return ret;
-    s->key = av_asprintf("%s %s", ctx->name ? ctx->name : "", options);
-    av_free(options);
-    return s->key ? 0 : AVERROR(ENOMEM);
-}
-
-static int is_rgb(enum AVPixelFormat pix_fmt)
-{
-    return !!(av_pix_fmt_desc_get(pix_fmt)->flags & AV_PIX_FMT_FLAG_RGB);
-}
-
-/* Of frames on a GPU FFmpeg knows no rgb24 and no gbrp in all of its versions. */
-static int find_format(AVFilterContext *ctx)
-{
-    AvatarContext *s = ctx->priv;
-    const int cuda = s->format == AV_PIX_FMT_CUDA;
-    const char *name;
-    int i;
-
-    s->planes = cuda ? s->hw_format : s->format;
-    for (i = 0; i < FF_ARRAY_ELEMS(formats) && formats[i].pix_fmt != s->planes; i++)
-        ;
-    if (i < FF_ARRAY_ELEMS(formats) && !(cuda && is_rgb(s->planes))) {
-        s->lib_format = formats[i].format;
-        return cuda ? ff_avatar_cuda_check(ctx) : 0;
-    }
-    name = av_get_pix_fmt_name(s->planes);
-    av_log(ctx, AV_LOG_ERROR, "%s=%s cannot be produced; use yuv420p, yuv444p, nv12%s\n", cuda ? "hw_format" : "format",
-           name ? name : "none", cuda ? "" : ", rgb24, gbrp or cuda");
-    return AVERROR(EINVAL);
-}
-
 #define BUILT_FOR AV_STRINGIFY(AVATAR_VERSION_MAJOR) "." AV_STRINGIFY(AVATAR_VERSION_MINOR) "." AV_STRINGIFY(AVATAR_VERSION_MICRO)
 
-/* Before 1.0 options are added in any minor version. */
+/* Before 1.0 a minor version may change what there is. What it adds needs none: avatar.h's structs go with their sizes. */
 static av_cold int check_library(AVFilterContext *ctx)
 {
     const unsigned v = avatar_version();
@@ -297,7 +90,7 @@ static av_cold int init(AVFilterContext *ctx)
     AVFilterPad picture = { .name = "picture", .type = AVMEDIA_TYPE_VIDEO };
     int ret;
 
-    if ((ret = check_library(ctx)) < 0 || (ret = find_format(ctx)) < 0 || (ret = check_options(ctx)) < 0 || (ret = make_key(ctx)) < 0)
+    if ((ret = check_library(ctx)) < 0 || (ret = ff_avatar_output_format(ctx)) < 0 || (ret = ff_avatar_options_check(ctx)) < 0 || (ret = ff_avatar_options_key(ctx)) < 0)
         return ret;
     if ((ret = ff_append_inpad(ctx, &speech)) < 0)
         return ret;
@@ -350,25 +143,9 @@ static int query_formats(QUERY_ARGS)
     if (ctx->nb_inputs > 1 && (ret = ff_formats_ref(picture_formats(), &QUERY_IN(1)->formats)) < 0)
         return ret;
 #if HAVE_COLOR_LISTS
-    ret = query_colors(QUERY_OUT, ctx->nb_inputs > 1 ? QUERY_IN(1) : NULL, is_rgb(s->planes));
+    ret = query_colors(QUERY_OUT, ctx->nb_inputs > 1 ? QUERY_IN(1) : NULL, ff_avatar_output_is_rgb(s->planes));
 #endif
     return ret;
-}
-
-static void get_look(const AvatarContext *s, AvatarLook *look)
-{
-    avatar_look_default(look);
-    look->out_width   = s->w;
-    look->out_height  = s->h;
-    look->seed        = s->seed;
-    look->format      = s->lib_format;
-    look->on_device   = s->format == AV_PIX_FMT_CUDA;
-    look->tail        = s->tail;
-    look->mode        = s->mode;
-    look->latency_ms  = s->latency / 1000;
-    look->late        = s->late;
-    look->max_late_ms = s->max_late / 1000;
-    avatar_preset(s->preset, NULL, look);
 }
 
 /* A stream of our own: the engine, the picture if it is a file, the clock's settings. */
@@ -380,7 +157,7 @@ static int open_stream(AVFilterContext *ctx)
 
     if (!s->stream && !(s->stream = ff_avatar_stream_alloc(ctx)))
         return AVERROR(ENOMEM);
-    if ((ret = get_options(s, &opt)) < 0 ||
+    if ((ret = ff_avatar_options_get(s, &opt)) < 0 ||
         (!s->stream->engine && (ret = avatar_engine_open(&s->stream->engine, &opt)) < 0))
         return ret;
     if (s->image && (ret = ff_avatar_picture_read(ctx, s->image, &s->stream->picture)) < 0)
@@ -389,7 +166,7 @@ static int open_stream(AVFilterContext *ctx)
     av_freep(&s->stream->stats);
     if ((s->prompt && !(s->stream->prompt = av_strdup(s->prompt))) || (s->stats && !(s->stream->stats = av_strdup(s->stats))))
         return AVERROR(ENOMEM);
-    get_look(s, &s->stream->look);
+    ff_avatar_options_look(s, &s->stream->look);
     s->stream->hold            = to_samples(s->hold);
     s->stream->clock.max_gap   = to_samples(s->max_gap);
     s->stream->clock.max_drift = to_samples(s->max_drift);
@@ -555,8 +332,7 @@ static int check_inheritance(AVFilterContext *ctx, int64_t at)
     return 0;
 }
 
-/* Sound into the stream's queue, as it comes. */
-static int read_sound(AVFilterContext *ctx)
+int ff_avatar_read_sound(AVFilterContext *ctx)
 {
     AvatarContext *s = ctx->priv;
     AVFilterLink *inlink = ctx->inputs[0];
@@ -582,60 +358,6 @@ static int read_sound(AVFilterContext *ctx)
         s->stream->next_pts = av_rescale_q(pts, inlink->time_base, frame_tb);
     ff_avatar_stream_end(s->stream);
     return 0;
-}
-
-static void set_metadata(const AvatarStream *st, AVFrame *out, const AvatarFrame *in)
-{
-    const double sound = st->start_sample / (double)AVATAR_SAMPLE_RATE + in->index / (double)AVATAR_FPS;
-    char text[32];
-
-    av_dict_set_int(&out->metadata, "lavfi.avatar.frame", in->index, 0);
-    av_dict_set_int(&out->metadata, "lavfi.avatar.block", in->block, 0);
-    av_dict_set_int(&out->metadata, "lavfi.avatar.seed", in->seed, 0);
-    av_dict_set_int(&out->metadata, "lavfi.avatar.prompt_id", in->prompt_id, 0);
-    av_dict_set_int(&out->metadata, "lavfi.avatar.repeated", in->repeated, 0);
-    av_dict_set(&out->metadata, "lavfi.avatar.precision", st->precision, 0);
-    av_dict_set(&out->metadata, "lavfi.avatar.kv", st->kv, 0);
-    snprintf(text, sizeof(text), "%.6f", sound);
-    av_dict_set(&out->metadata, "lavfi.avatar.audio_pts", text, 0);
-    snprintf(text, sizeof(text), "%.3f", st->clock.filled / (double)AVATAR_SAMPLE_RATE);
-    av_dict_set(&out->metadata, "lavfi.avatar.filled", text, 0);
-    snprintf(text, sizeof(text), "%.3f", st->clock.cut / (double)AVATAR_SAMPLE_RATE);
-    av_dict_set(&out->metadata, "lavfi.avatar.cut", text, 0);
-    if (in->compute_ms > 0) {
-        snprintf(text, sizeof(text), "%.3f", in->compute_ms);
-        av_dict_set(&out->metadata, "lavfi.avatar.compute_ms", text, 0);
-    }
-}
-
-static int send_frame(AVFilterContext *ctx, AvatarFrame *in, int64_t pts)
-{
-    AvatarContext *s = ctx->priv;
-    AVFilterLink *outlink = ctx->outputs[0];
-    AVFrame *out = ff_get_video_buffer(outlink, outlink->w, outlink->h);
-    int rgb = is_rgb(s->planes), ret = 0;
-
-    if (!out)
-        return AVERROR(ENOMEM);
-    if (out->hw_frames_ctx)
-        ret = ff_avatar_cuda_copy(ctx, out, in);
-    else
-        av_image_copy(out->data, out->linesize, in->data, in->linesize, outlink->format, outlink->w, outlink->h);
-    if (ret < 0) {
-        av_frame_free(&out);
-        return ret;
-    }
-    out->pts                 = pts;
-    out->DURATION            = 1;
-    out->sample_aspect_ratio = outlink->sample_aspect_ratio;
-    out->colorspace          = rgb ? AVCOL_SPC_RGB : AVCOL_SPC_BT709;
-    out->color_range         = rgb ? AVCOL_RANGE_JPEG : AVCOL_RANGE_MPEG;
-    out->color_primaries     = AVCOL_PRI_BT709;
-    out->color_trc           = rgb ? AVCOL_TRC_IEC61966_2_1 : AVCOL_TRC_BT709;
-    out->chroma_location     = rgb || s->planes == AV_PIX_FMT_YUV444P ? AVCHROMA_LOC_UNSPECIFIED : AVCHROMA_LOC_LEFT;
-    if (s->metadata)
-        set_metadata(s->stream, out, in);
-    return ff_filter_frame(outlink, out);
 }
 
 static int finish(AVFilterContext *ctx)
@@ -666,7 +388,7 @@ static int activate(AVFilterContext *ctx)
     FF_FILTER_FORWARD_STATUS_BACK_ALL(outlink, ctx);
     if (ctx->nb_inputs > 1 && (ret = read_pictures(ctx)) < 0)
         return ret;
-    if ((ret = read_sound(ctx)) < 0)
+    if ((ret = ff_avatar_read_sound(ctx)) < 0)
         return ret;
     if (!st->session && st->picture && (ret = ff_avatar_stream_open(st)) < 0)
         return ret;
@@ -682,116 +404,13 @@ static int activate(AVFilterContext *ctx)
         return finish(ctx);
     ret = s->inherited ? AVATAR_EAGAIN : ff_avatar_stream_receive(st, &frame, &pts);
     if (ret >= 0)
-        return send_frame(ctx, &frame, pts);
+        return ff_avatar_output_send(ctx, &frame, pts);
     if (ret == AVATAR_EOF)
         return finish(ctx);
     if (ret != AVATAR_EAGAIN)
         return ret;
     ff_inlink_request_frame(ctx->inputs[0]);
     return 0;
-}
-
-/*
- * Does asendcmd, in front of the filter, send this command? It does so while it has a frame in hand: one that has left its link's queue
- * and is not yet counted as taken out.
- */
-static int comes_with_sound(const AVFilterContext *ctx)
-{
-    unsigned i;
-
-    for (i = 0; i < ctx->graph->nb_filters; i++) {
-        const AVFilterContext *f = ctx->graph->filters[i];
-
-        AVFilterLink *l = f->nb_inputs == 1 ? f->inputs[0] : NULL;
-
-        if (l && !strcmp(f->filter->name, "asendcmd") &&
-            LINKEXT(l)->frame_count_in > LINKEXT(l)->frame_count_out + (int64_t)ff_inlink_queued_frames(l))
-            return 1;
-    }
-    return 0;
-}
-
-/* A file of a command is there at once: a pipe without a writer would stop the graph. */
-static int read_picture(AVFilterContext *ctx, const char *path, AVFrame **picture)
-{
-    struct stat st;
-
-    if (!stat(path, &st) && S_ISFIFO(st.st_mode)) {
-        av_log(ctx, AV_LOG_ERROR, "image=%s is a pipe, which a command cannot wait for; give a file\n", path);
-        return AVERROR(EINVAL);
-    }
-    return ff_avatar_picture_read(ctx, path, picture);
-}
-
-/* Would the session take this change, now and when it starts anew? */
-static int check_change(AVFilterContext *ctx, const AvatarChange *ch)
-{
-    AvatarContext *s = ctx->priv;
-    AvatarLook look = s->stream->look;
-    int w, h, ret;
-
-    look.seed   = ch->seed;
-    look.prompt = ch->prompt;
-    if (ch->picture) {
-        look.rgb    = ch->picture->data[0];
-        look.stride = ch->picture->linesize[0];
-        look.width  = ch->picture->width;
-        look.height = ch->picture->height;
-    }
-    if ((ret = avatar_look_check(s->stream->engine, &look)) < 0 || !ch->picture)
-        return ret;
-    if ((ret = avatar_engine_size(s->stream->engine, &look, &w, &h)) < 0)
-        return ret;
-    if (w != s->stream->width || h != s->stream->height) {
-        av_log(ctx, AV_LOG_ERROR, "The picture gives %dx%d with compat=upstream, but the output is %dx%d; give one of the same ratio\n",
-               w, h, s->stream->width, s->stream->height);
-        return AVERROR(EINVAL);
-    }
-    return 0;
-}
-
-/* Nothing changes before all of it was checked, so that a command that is refused leaves no trace. */
-static int change(AVFilterContext *ctx, const char *cmd, const char *arg)
-{
-    AvatarContext *s = ctx->priv;
-    AvatarChange ch = { .seed = AVATAR_KEEP_SEED };
-    int ret = 0;
-
-    if (!strcmp(cmd, "image")) {
-        ch.name = "image";
-        ret = read_picture(ctx, arg, &ch.picture);
-    } else if (!strcmp(cmd, "prompt")) {
-        ch.name = "prompt";
-        ret = (ch.prompt = av_strdup(arg)) ? 0 : AVERROR(ENOMEM);
-    } else {
-        ch.name = "seed";
-        ch.seed = s->seed;
-    }
-    if (ret >= 0)
-        ret = check_change(ctx, &ch);
-    if (ret >= 0)
-        ret = read_sound(ctx);                              // what came before the command is before it in the queue
-    if (ret >= 0)
-        return ff_avatar_stream_change(s->stream, &ch, !comes_with_sound(ctx));
-    av_frame_free(&ch.picture);
-    av_freep(&ch.prompt);
-    return ret;
-}
-
-static int process_command(AVFilterContext *ctx, const char *cmd, const char *arg, char *res, int res_len, int flags)
-{
-    AvatarContext *s = ctx->priv;
-    int ret = ff_filter_process_command(ctx, cmd, arg, res, res_len, flags);
-
-    if (ret < 0 || !s->stream)
-        return ret;
-    if (!strcmp(cmd, "image") || !strcmp(cmd, "prompt") || !strcmp(cmd, "seed"))
-        return change(ctx, cmd, arg);
-    if (strcmp(cmd, "late") && strcmp(cmd, "max_late"))
-        return 0;
-    s->stream->look.late        = s->late;
-    s->stream->look.max_late_ms = s->max_late / 1000;
-    return s->stream->session ? avatar_session_late(s->stream->session, s->late, s->max_late / 1000) : 0;
 }
 
 static void release_stream(void *opaque)
@@ -837,7 +456,7 @@ const FILTER_TYPE ff_avf_avatar = {
     .init            = init,
     .uninit          = uninit,
     .activate        = activate,
-    .process_command = process_command,
+    .process_command = ff_avatar_command,
     FILTER_OUTPUTS(avatar_outputs),
     QUERY_REG(query_formats),
 };

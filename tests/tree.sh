@@ -33,7 +33,7 @@ grep -lE '^#include <dnnl' $(git ls-files '*.c' '*.h' | grep -vE '^(kernels/cpu/
 done_with "direction of includes"
 
 toolkit=$(echo '#include <cublasLt.h>' | ${CC:-cc} -E -x c - >/dev/null 2>&1 && echo yes)
-for h in $(git ls-files '*.h' | grep -vE '^tests/|^tools/nano/'); do
+for h in $(git ls-files '*.h' | grep -vE '^tests/|^tools/nano/|^libavfilter/avatar_filter.h'); do      # that one stands on FFmpeg's own
     case $h in kernels/cuda/cuda.h|kernels/cuda/plans.h) [ "$toolkit" ] || continue ;; esac
     std=c11
     [ "$h" = model/avatar.h ] && std=c99
@@ -61,7 +61,7 @@ done_with "no trailing space"
 # options: names and words are spelled alike in the filter, the tool and the manual
 lines() { tr ' |' '\n\n' | sed '/^$/d' | sort; }
 differ() { diff <(lines <<< "$2") <(lines <<< "$3") > /dev/null || fail "$1: $(echo $2) / $(echo $3)"; }
-filter=$(sed -nE 's/^    (STRING\("|\{ ")([a-z_]+)".*/\2/p' libavfilter/avf_avatar.c)
+filter=$(sed -nE 's/^    (STRING\("|\{ ")([a-z_]+)".*/\2/p' libavfilter/avatar_options.c)
 tool=$(sed -nE 's/^    \{ "([a-z_]+)", +[A-Z0-9]+, +AT\(.*/\1/p' tools/options.c)
 manual=$(awk '/^@table @option/ { d = 1; next } /^@table/ { d++ } /^@end table/ { d-- } d == 1 && sub(/^@item /, "") { gsub(/,/, ""); print }' doc/avatar.texi)
 [ -n "$filter" ] && [ -n "$tool" ] || fail "no options found"
@@ -70,16 +70,16 @@ differ "filter and manual" "$filter" "$manual"
 lacks() { comm -23 <(lines <<< "$2") <(lines <<< "$3") | grep -vxE "$4" && fail "$1 lacks these"; }
 lacks "tool" "$filter" "$tool" 'm|s|image|hw_format|max_gap|max_drift|hold|metadata'
 lacks "filter" "$tool" "$filter" 'cpu_level|output|container|video_codec|audio_codec|input_format|quiet|help|memory|host_memory|json|ops|full|quick|manifest|picture|record|damage|calibrate|seeded|seconds|gpus|link'
-differ "durations" "$(grep -B1 AV_OPT_TYPE_DURATION libavfilter/avf_avatar.c | sed -nE 's/^    \{ "([a-z_]+)".*/\1/p' | grep -vxE 'max_gap|max_drift|hold')" \
+differ "durations" "$(grep -B1 AV_OPT_TYPE_DURATION libavfilter/avatar_options.c | sed -nE 's/^    \{ "([a-z_]+)".*/\1/p' | grep -vxE 'max_gap|max_drift|hold')" \
     "$(sed -nE 's/^    \{ "([a-z_]+)", +TIME,.*/\1/p' tools/options.c)"
 item() { awk -v name="$1" '/^@item / && d < 2 { on = $2 == name || $2 == name "," } /^@table/ { d++ } /^@end table/ { d-- } on' doc/avatar.texi; }
 for o in compat late mode tail; do
     words=$(sed -nE "s/^    \{ \"$o\", .*\"([a-z|]+)\" \},/\1/p" tools/options.c)
-    differ "$o: tool and filter" "$words" "$(sed -nE "s/^    CHOICE\(\"([a-z]+)\".*\"$o\"\),/\1/p" libavfilter/avf_avatar.c)"
+    differ "$o: tool and filter" "$words" "$(sed -nE "s/^    CHOICE\(\"([a-z]+)\".*\"$o\"\),/\1/p" libavfilter/avatar_options.c)"
     differ "$o: tool and manual" "$words" "$(item $o | sed -n '/^@table/,$s/^@item //p')"
 done
 words=$(sed -nE 's/^    \{ "format", .*"([a-z0-9|]+)" \},/\1/p' tools/options.c)
-differ "format: tool and filter" "$words" "$(sed -nE 's/^    \{ AV_PIX_FMT_([A-Z0-9]+), +AVATAR_.*/\L\1/p' libavfilter/avf_avatar.c)"
+differ "format: tool and filter" "$words" "$(sed -nE 's/^    \{ AV_PIX_FMT_([A-Z0-9]+), +AVATAR_.*/\L\1/p' libavfilter/avatar_output.c)"
 for w in ${words//|/ }; do item format | grep -q "@samp{$w}" || fail "format: $w is not in the manual"; done
 kinds=$(sed -nE 's/.*kind_names\[\] = \{ (.*) \};/\1/p' model/engine/plan.c | tr -d '",')
 splits=$(sed -nE 's/.*split_names\[\] = \{ (.*) \};/\1/p' model/engine/plan.c | grep -oE '"[a-z]+"' | sed 's/"\(.*\)"/\1@var{P}/')

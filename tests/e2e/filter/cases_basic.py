@@ -28,7 +28,7 @@ def help_lists_options(d):
 
 @case
 def another_library(d):
-    """A library of another version than the filter was built for has other options: refused, with both versions."""
+    """A library of another minor version than the filter was built for may lack what that calls: refused, with both versions."""
     if not shutil.which('cc'):
         raise Skip('no compiler here to make another library with')
     description = run('ffmpeg', '-h', 'filter=avatar').out.decode()
