@@ -94,6 +94,7 @@ unpack()
         stamp="tarball $(cksum <"$from")"
     fi
     stamp="$stamp, registered by $(cksum <"$top/patches/gen.sh"), files $(cd "$top/libavfilter" && echo *.[ch] | cksum)"
+    stamp="$stamp, patched with $(grep -h '^+OBJS' "$top"/patches/*/*.patch | cksum)"
     [ "$(cat "$src.from" 2>/dev/null)" != "$stamp" ] || return 0
     note "unpacking ${from##*/}"
     rm -rf "$src" "$src.from"
