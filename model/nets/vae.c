@@ -10,233 +10,21 @@
  * next, which bounds the scratch memory by the pieces (Vae.piece_bytes) and not by the number of latents.
  *
  * Traps: a temporal resampler lets the first frame of a stream pass as it is. Going down that frame is the history of the
- * next; going up it is not, the next frame sees zeros. What a convolution remembers is its input, normalized and activated.
+ * next; going up it is not, the next frame sees zeros.
  */
-#include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
+#include "nets/vae_boxes.h"
 
-#include "nets/vae.h"
-
-/* ---- boxes ---------------------------------------------------------------------------------------------------- */
+/* ---- encoder -------------------------------------------------------------------------------------------------- */
 
 /*
  * A still as a stream of equal frames: what a convolution gives from its third equal input on is the same again, bit for bit,
  * since it sees the same three frames. So a box whose input repeats from frame r repeats from r + 2 for each of its convolutions,
  * and what repeats is computed once.
  */
-typedef struct Still {
+typedef struct VaeStill {
     int64_t seen[VAE_STAGES - 1], seen_half[VAE_STAGES - 1];          // frames that went into a stage, and out of its step in time
     Tensor frame[VAE_STAGES - 1], frame_half[VAE_STAGES - 1];         // what is given again, [1, h, w, C]
-} Still;
-
-typedef struct Pass {                   // what every box of a call needs
-    Backend *be;
-    Arena *scratch;
-    const VaeHalf *net;
-    VaeState *st;
-    const VaeProbe *probe;
-    int64_t piece_bytes;
-    Still *still;                       // encoder: all frames are equal; or NULL
-    Tensor px;                          // decoder: where the frames go
-    int64_t done;                       // frames written to px
-} Pass;
-
-static void see(const Pass *p, Tensor t, const char *fmt, ...) AVT_PRINTF(3, 4);
-
-static void see(const Pass *p, Tensor t, const char *fmt, ...)
-{
-    char name[80];
-    va_list ap;
-
-    if (!p->probe)
-        return;
-    va_start(ap, fmt);
-    vsnprintf(name, sizeof(name), fmt, ap);
-    va_end(ap);
-    p->probe->see(p->probe->opaque, name, t);
-}
-
-static Tensor new_frames(Pass *p, int64_t t, int64_t h, int64_t w, int64_t c)
-{
-    return avt_new(p->scratch, p->net->act, t, h, w, c);
-}
-
-/* Keep the last frames of a convolution's input for the next call. */
-static void remember(Pass *p, int slot, Tensor x)
-{
-    const Tensor kept = p->st->slot[slot];
-    const int64_t size = kept.dim[0], t = x.dim[0];
-    int *nb = &p->st->nb[slot];
-
-    p->st->frames[slot] += t;
-    if (t >= size) {
-        avt_copy(p->be, kept, avt_rows(x, t - size, size));
-        *nb = (int)size;
-        return;
-    }
-    if (*nb)                                                        // size 2, one new frame: the newer one grows old
-        avt_copy(p->be, avt_at(kept, 0), avt_at(kept, 1));
-    avt_copy(p->be, avt_at(kept, 1), avt_at(x, 0));
-    *nb = *nb ? 2 : 1;
-}
-
-static Tensor past(const Pass *p, int slot)
-{
-    const Tensor kept = p->st->slot[slot];
-    const int nb = p->st->nb[slot];
-
-    return nb ? avt_rows(kept, kept.dim[0] - nb, nb) : AVT_NONE;
-}
-
-/* out = conv(past ++ x) + res; frames before the stream are zeros. Its first frame comes alone, the others in pairs: so do those of
- * the op, wherever the stream is cut. */
-static void causal_whole(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
-{
-    const int pad = (int)c->conv.w.dim[3] / 2;
-    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2 - p->st->nb[c->slot], .pad0 = pad, .pad1 = pad,
-                            .frame = p->st->frames[c->slot] };
-
-    avt_conv3d(p->be, out, x, past(p, c->slot), &c->conv, res, spec);
-    remember(p, c->slot, x);
-}
-
-/* Own rows of every frame between [T, own, W, C] and [T, above + own + below, W, C]. */
-static void copy_own(const Pass *p, Tensor wide, Tensor own, int to_wide)
-{
-    for (int64_t t = 0; t < own.dim[0]; t++) {
-        const Tensor rows = avt_rows(avt_at(wide, t), avt_team_above(&p->st->team), own.dim[1]), frame = avt_at(own, t);
-
-        avt_copy(p->be, to_wide ? rows : frame, to_wide ? frame : rows);
-    }
-}
-
-/* x with a row of the parts above and below, in scratch. */
-static Tensor with_neighbours(Pass *p, Tensor x)
-{
-    const Team *team = &p->st->team;
-    const Tensor wide = avt_new(p->scratch, x.dtype, x.dim[0], x.dim[1] + avt_team_above(team) + avt_team_below(team), x.dim[2], x.dim[3]);
-
-    copy_own(p, wide, x, 1);
-    avt_team_halo(team, p->be, p->scratch, wide);
-    return wide;
-}
-
-/* The same of a part's rows: the rows at the cuts, where zeros stand in for what is beyond, are left out of the result. */
-static void causal(Pass *p, const VaeConv *c, Tensor out, Tensor x, Tensor res)
-{
-    const size_t mark = avt_arena_mark(p->scratch);
-    Tensor wide, result;
-
-    if (p->st->team.nb == 1 || c->conv.w.dim[3] == 1) {
-        causal_whole(p, c, out, x, res);
-        return;
-    }
-    wide = with_neighbours(p, x);
-    result = avt_new(p->scratch, out.dtype, out.dim[0], wide.dim[1], out.dim[2], out.dim[3]);
-    if (res.be) {
-        avt_fill(p->be, result, 0);
-        copy_own(p, result, res, 1);
-    }
-    causal_whole(p, c, result, wide, res.be ? result : AVT_NONE);
-    copy_own(p, result, out, 0);
-    avt_arena_release(p->scratch, mark);
-}
-
-/* Frames of [h, w, C] that stage s takes next, out of `left`: as many on every part. */
-static int64_t piece(const Pass *p, int s, int64_t left, int64_t h, int64_t w)
-{
-    const Team *team = &p->st->team;
-    const int64_t most = team->nb > 1 ? h / p->st->own * ((p->st->h + team->nb - 1) / team->nb) : h;
-    const int64_t size = most * w * p->net->res[s][0].conv2.conv.w.dim[0] * (int64_t)avt_dtype_size(p->net->act);
-    const int64_t fit = p->piece_bytes / size;
-    const int64_t nb = fit < 1 ? 1 : fit > 4 ? 4 : fit;
-
-    return nb < left ? nb : left;
-}
-
-static void conv_1x1(Backend *be, Tensor out, Tensor x, const Conv *c)
-{
-    avt_conv3d(be, out, x, AVT_NONE, c, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 1 });
-}
-
-/* x + conv2(act(norm(conv1(act(norm(x)))))). The result takes the place of x, or is new when the widths differ. */
-static Tensor residual(Pass *p, const VaeResidual *r, Tensor x)
-{
-    const int64_t t = x.dim[0], h = x.dim[1], w = x.dim[2], c = r->conv2.conv.w.dim[0];
-    const int wider = r->shortcut.w.be != NULL;
-    const Tensor out = wider ? new_frames(p, t, h, w, c) : x;
-    const size_t mark = avt_arena_mark(p->scratch);
-    const Tensor a = wider ? x : new_frames(p, t, h, w, c), b = new_frames(p, t, h, w, c);
-
-    if (wider)
-        conv_1x1(p->be, out, x, &r->shortcut);
-    avt_channel_norm(p->be, a, x, r->norm1, ACT_SILU);              // x itself is not needed again when wider
-    causal(p, &r->conv1, b, a, AVT_NONE);
-    avt_channel_norm(p->be, b, b, r->norm2, ACT_SILU);
-    causal(p, &r->conv2, out, b, out);
-    avt_arena_release(p->scratch, mark);
-    return out;
-}
-
-/* x [rows w, c] of all parts' rows, as keys [n, 1, c]. */
-static Tensor all_rows(Pass *p, Tensor x, int64_t rows)
-{
-    const TeamCut cut = { 1, { p->st->h } };
-    const int64_t width = avt_numel(x) / rows, c = x.dim[1];
-    Tensor all;
-
-    if (p->st->team.nb == 1)
-        return avt_view(x, x.dim[0], 1, c);
-    all = avt_new(p->scratch, x.dtype, p->st->h, width);
-    avt_team_gather(&p->st->team, p->be, all, avt_view(x, rows, width), &cut);
-    return avt_view(all, avt_numel(all) / c, 1, c);
-}
-
-/* x += proj(attention(norm(x))), each frame by itself, one head, no positions. */
-static void attention(Pass *p, const VaeAttention *l, Tensor x)
-{
-    const int64_t n = x.dim[1] * x.dim[2], c = x.dim[3];
-    const size_t mark = avt_arena_mark(p->scratch);
-    const Tensor u = avt_new(p->scratch, p->net->act, n, c), row = avt_new(p->scratch, p->net->act, n, 3 * c);
-    const Tensor qkv = avt_new(p->scratch, p->net->act, 3, n, c);
-    const Tensor q = avt_view(avt_at(qkv, 0), n, 1, c);
-    Tensor k, v;
-
-    for (int64_t t = 0; t < x.dim[0]; t++) {
-        const Tensor frame = avt_view(avt_at(x, t), n, c);
-        const size_t gathered = avt_arena_mark(p->scratch);
-
-        avt_channel_norm(p->be, u, frame, l->norm, ACT_NONE);
-        avt_linear(p->be, row, u, &l->qkv, ACT_NONE);
-        avt_transpose(p->be, qkv, avt_view(row, n, 3, c));
-        k = all_rows(p, avt_at(qkv, 1), x.dim[1]);
-        v = all_rows(p, avt_at(qkv, 2), x.dim[1]);
-        avt_attention(p->be, avt_view(u, n, 1, c), q, k, v, AVT_NONE, AVT_NONE, AVT_NONE, 1 / sqrtf((float)c));
-        avt_linear_add(p->be, frame, frame, u, &l->proj, AVT_NONE);
-        avt_arena_release(p->scratch, gathered);
-    }
-    avt_arena_release(p->scratch, mark);
-}
-
-static void middle(Pass *p, Tensor x, const char *side)
-{
-    residual(p, &p->net->mid[0], x);
-    see(p, x, "%s.middle.0", side);
-    attention(p, &p->net->attn, x);
-    see(p, x, "%s.middle.1", side);
-    residual(p, &p->net->mid[1], x);
-    see(p, x, "%s.middle.2", side);
-}
-
-/* x is used up. */
-static void head(Pass *p, Tensor out, Tensor x)
-{
-    avt_channel_norm(p->be, x, x, p->net->norm_out, ACT_SILU);
-    causal(p, &p->net->conv_out, out, x, AVT_NONE);
-}
-
-/* ---- encoder -------------------------------------------------------------------------------------------------- */
+} VaeStill;
 
 /* First frame of a still that stage s gives again, counted at the stage's rate or, behind its step in time, at half of that. */
 static int64_t repeats_from(int s, int half)
@@ -255,7 +43,7 @@ static int64_t fresh(int64_t seen, int64_t repeats, int64_t t)
 }
 
 /* The frames of out that are not computed: the one that repeats is kept once it is there, and copied. */
-static void repeat(const Pass *p, Tensor kept, Tensor out, int64_t *seen, int64_t repeats)
+static void repeat(const VaePass *p, Tensor kept, Tensor out, int64_t *seen, int64_t repeats)
 {
     const int64_t t = out.dim[0], nb = fresh(*seen, repeats, t);
 
@@ -267,21 +55,21 @@ static void repeat(const Pass *p, Tensor kept, Tensor out, int64_t *seen, int64_
 }
 
 /* Two frames become one, [t, h, w, C] -> [ceil(t / 2), h, w, C]; a stream's first frame stays alone. */
-static Tensor time_down(Pass *p, int s, Tensor x)
+static Tensor time_down(VaePass *p, int s, Tensor x)
 {
     const VaeConv *c = &p->net->sample[s].time;
     const int64_t first = !p->st->started[s], n = (x.dim[0] - first) / 2;
-    const Tensor out = new_frames(p, first + n, x.dim[1], x.dim[2], x.dim[3]);
+    const Tensor out = avt_vae_frames(p, first + n, x.dim[1], x.dim[2], x.dim[3]);
 
     if (first) {
         avt_copy(p->be, avt_at(out, 0), avt_at(x, 0));
-        remember(p, c->slot, avt_rows(x, 0, 1));
+        avt_vae_remember(p, c->slot, avt_rows(x, 0, 1));
     }
     if (n && (!p->still || fresh(p->still->seen_half[s], repeats_from(s, 1), n))) {
         const Tensor rest = avt_rows(x, first, 2 * n);
 
-        avt_conv3d(p->be, avt_rows(out, first, n), rest, past(p, c->slot), &c->conv, AVT_NONE, (ConvSpec){ .stride_t = 2, .stride = 1 });
-        remember(p, c->slot, rest);
+        avt_conv3d(p->be, avt_rows(out, first, n), rest, avt_vae_past(p, c->slot), &c->conv, AVT_NONE, (ConvSpec){ .stride_t = 2, .stride = 1 });
+        avt_vae_remember(p, c->slot, rest);
     }
     if (p->still)
         repeat(p, p->still->frame_half[s], out, &p->still->seen_half[s], repeats_from(s, 1));
@@ -289,26 +77,26 @@ static Tensor time_down(Pass *p, int s, Tensor x)
 }
 
 /* Stages 0 to 2: residual blocks and the step to half the size. x is used up, but for the pixels before stage 0. */
-static Tensor encode_stage(Pass *p, int s, Tensor x)
+static Tensor encode_stage(VaePass *p, int s, Tensor x)
 {
     const VaeHalf *net = p->net;
     const int64_t t = x.dim[0], h = x.dim[1], w = x.dim[2], end = p->still ? fresh(p->still->seen[s], repeats_from(s, 0), t) : t;
-    Tensor out = new_frames(p, t, h / 2, w / 2, net->sample[s].conv.w.dim[0]);
+    Tensor out = avt_vae_frames(p, t, h / 2, w / 2, net->sample[s].conv.w.dim[0]);
 
     for (int64_t i = 0, n; i < end; i += n) {
         const size_t mark = avt_arena_mark(p->scratch);
         Tensor y;
 
-        n = piece(p, s, end - i, h, w);
+        n = avt_vae_piece(p, s, end - i, h, w);
         y = avt_rows(x, i, n);
         if (s == 0) {
-            y = new_frames(p, n, h, w, net->conv_in.conv.w.dim[0]);
-            causal(p, &net->conv_in, y, avt_rows(x, i, n), AVT_NONE);
-            see(p, y, "encoder.conv1");
+            y = avt_vae_frames(p, n, h, w, net->conv_in.conv.w.dim[0]);
+            avt_vae_causal(p, &net->conv_in, y, avt_rows(x, i, n), AVT_NONE);
+            avt_vae_see(p, y, "encoder.conv1");
         }
         for (int k = 0; k < 2; k++) {
-            y = residual(p, &net->res[s][k], y);
-            see(p, y, "encoder.downsamples.%d", 3 * s + k);
+            y = avt_vae_residual(p, &net->res[s][k], y);
+            avt_vae_see(p, y, "encoder.downsamples.%d", 3 * s + k);
         }
         avt_conv3d(p->be, avt_rows(out, i, n), y, AVT_NONE, &net->sample[s].conv, AVT_NONE, (ConvSpec){ .stride_t = 1, .stride = 2, .pad1 = 1 });
         avt_arena_release(p->scratch, mark);
@@ -318,27 +106,27 @@ static Tensor encode_stage(Pass *p, int s, Tensor x)
     if (s > 0)
         out = time_down(p, s, out);
     p->st->started[s] = 1;
-    see(p, out, "encoder.downsamples.%d", 3 * s + 2);
+    avt_vae_see(p, out, "encoder.downsamples.%d", 3 * s + 2);
     return out;
 }
 
 /* One latent, mean and log variance, [1, h, w, 32], from the stream's first frame or from four later ones. */
-static void encode_latent(Pass *p, const Conv *quant, Tensor out, Tensor px)
+static void encode_latent(VaePass *p, const Conv *quant, Tensor out, Tensor px)
 {
     const size_t mark = avt_arena_mark(p->scratch);
-    const Tensor moments = new_frames(p, 1, out.dim[1], out.dim[2], out.dim[3]);
+    const Tensor moments = avt_vae_frames(p, 1, out.dim[1], out.dim[2], out.dim[3]);
     Tensor x = px;
 
     for (int s = 0; s < 3; s++)
         x = encode_stage(p, s, x);
     for (int k = 0; k < 2; k++) {
-        x = residual(p, &p->net->res[3][k], x);
-        see(p, x, "encoder.downsamples.%d", 9 + k);
+        x = avt_vae_residual(p, &p->net->res[3][k], x);
+        avt_vae_see(p, x, "encoder.downsamples.%d", 9 + k);
     }
-    middle(p, x, "encoder");
-    head(p, moments, x);
-    see(p, moments, "encoder.head");
-    conv_1x1(p->be, out, moments, quant);
+    avt_vae_middle(p, x, "encoder");
+    avt_vae_head(p, moments, x);
+    avt_vae_see(p, moments, "encoder.head");
+    avt_vae_conv_1x1(p->be, out, moments, quant);
     avt_arena_release(p->scratch, mark);
 }
 
@@ -352,13 +140,13 @@ static int frames_fit(const VaeState *st, Tensor z, Tensor px)
 
 int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px, const VaeProbe *probe)
 {
-    Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .probe = probe, .piece_bytes = v->piece_bytes };
+    VaePass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .probe = probe, .piece_bytes = v->piece_bytes };
     const size_t mark = avt_arena_mark(scratch);
     const int64_t t = z.dim[0];
     Tensor moments;
 
     AVT_REQUIRE(be->log, st->half == VAE_ENCODER && frames_fit(st, z, px));
-    moments = new_frames(&p, t, st->h, st->w, 2 * VAE_LATENT);
+    moments = avt_vae_frames(&p, t, st->h, st->w, 2 * VAE_LATENT);
     for (int64_t i = 0, k = 0, n; k < t; k++, i += n) {
         n = st->started[0] ? 4 : 1;
         encode_latent(&p, &v->quant, avt_rows(moments, k, 1), avt_rows(px, i, n));
@@ -368,32 +156,32 @@ int avt_vae_encode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tens
     return 0;
 }
 
-static void still_open(Still *still, Pass *p)
+static void still_open(VaeStill *still, VaePass *p)
 {
-    *still = (Still){ 0 };
+    *still = (VaeStill){ 0 };
     for (int s = 0; s < VAE_STAGES - 1; s++) {
         const int64_t h = p->st->h << (2 - s), w = p->st->w << (2 - s), c = p->net->sample[s].conv.w.dim[0];
 
-        still->frame[s] = new_frames(p, 1, h, w, c);
-        still->frame_half[s] = s ? new_frames(p, 1, h, w, c) : AVT_NONE;
+        still->frame[s] = avt_vae_frames(p, 1, h, w, c);
+        still->frame_half[s] = s ? avt_vae_frames(p, 1, h, w, c) : AVT_NONE;
     }
     p->still = still;
 }
 
 int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor z, Tensor px)
 {
-    Pass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .piece_bytes = v->piece_bytes };
+    VaePass p = { .be = be, .scratch = scratch, .net = &v->enc, .st = st, .piece_bytes = v->piece_bytes };
     const size_t mark = avt_arena_mark(scratch);
     const int64_t t = z.dim[0];
-    Still still;
+    VaeStill still;
     Tensor moments, four;
 
     AVT_REQUIRE(be->log, st->half == VAE_ENCODER && z.nd == 4 && z.dim[1] == VAE_LATENT && z.dim[2] == st->h && z.dim[3] == st->w);
     AVT_REQUIRE(be->log, px.nd == 4 && px.dim[0] == 1 && px.dim[1] == 8 * st->h && px.dim[2] == 8 * st->w && px.dim[3] == 3);
     avt_vae_state_reset(st);
     still_open(&still, &p);
-    moments = new_frames(&p, 1, st->h, st->w, 2 * VAE_LATENT);
-    four = new_frames(&p, 4, px.dim[1], px.dim[2], px.dim[3]);
+    moments = avt_vae_frames(&p, 1, st->h, st->w, 2 * VAE_LATENT);
+    four = avt_vae_frames(&p, 4, px.dim[1], px.dim[2], px.dim[3]);
     for (int i = 0; i < 4; i++)
         avt_copy(be, avt_rows(four, i, 1), px);
     for (int64_t k = 0; k < t; k++) {
@@ -408,18 +196,18 @@ int avt_vae_encode_still(Backend *be, Arena *scratch, const Vae *v, VaeState *st
 /* ---- decoder -------------------------------------------------------------------------------------------------- */
 
 /* One frame becomes two, [t, h, w, C] -> [2t, h, w, C]; a stream's first frame stays alone and is no one's history. */
-static Tensor time_up(Pass *p, int s, Tensor x)
+static Tensor time_up(VaePass *p, int s, Tensor x)
 {
     const int64_t first = !p->st->started[s], n = x.dim[0] - first, h = x.dim[1], w = x.dim[2], c = x.dim[3];
-    const Tensor out = new_frames(p, first + 2 * n, h, w, c);
+    const Tensor out = avt_vae_frames(p, first + 2 * n, h, w, c);
     const size_t mark = avt_arena_mark(p->scratch);
 
     if (first)
         avt_copy(p->be, avt_at(out, 0), avt_at(x, 0));
     if (n) {
-        const Tensor pairs = new_frames(p, n, h, w, 2 * c);
+        const Tensor pairs = avt_vae_frames(p, n, h, w, 2 * c);
 
-        causal(p, &p->net->sample[s].time, pairs, avt_rows(x, first, n), AVT_NONE);
+        avt_vae_causal(p, &p->net->sample[s].time, pairs, avt_rows(x, first, n), AVT_NONE);
         for (int64_t t = 0; t < n; t++)                             // channels 0 .. c - 1 of a pair are the earlier frame
             avt_transpose(p->be, avt_view(avt_rows(out, first + 2 * t, 2), 2, h * w, c), avt_view(avt_at(pairs, t), h * w, 2, c));
     }
@@ -429,15 +217,15 @@ static Tensor time_up(Pass *p, int s, Tensor x)
 
 /* [t, h, w, C] -> [t, 2h, 2w, C / 2], a frame at a time: the enlarged input is the largest tensor of a call. A part's neighbours' rows
  * become two each, of which the result has no more than its own. */
-static Tensor space_up(Pass *p, int s, Tensor x)
+static Tensor space_up(VaePass *p, int s, Tensor x)
 {
     const int64_t t = x.dim[0], h = 2 * x.dim[1], w = 2 * x.dim[2];
     const Conv *c = &p->net->sample[s].conv;
-    const Tensor out = new_frames(p, t, h, w, c->w.dim[0]);
+    const Tensor out = avt_vae_frames(p, t, h, w, c->w.dim[0]);
     const size_t mark = avt_arena_mark(p->scratch);
     const int alone = p->st->team.nb == 1;
-    const Tensor wide = alone ? x : with_neighbours(p, x), large = new_frames(p, 1, 2 * wide.dim[1], w, x.dim[3]);
-    const Tensor result = alone ? AVT_NONE : new_frames(p, 1, 2 * wide.dim[1], w, c->w.dim[0]);
+    const Tensor wide = alone ? x : avt_vae_neighbours(p, x), large = avt_vae_frames(p, 1, 2 * wide.dim[1], w, x.dim[3]);
+    const Tensor result = alone ? AVT_NONE : avt_vae_frames(p, 1, 2 * wide.dim[1], w, c->w.dim[0]);
 
     for (int64_t i = 0; i < t; i++) {
         avt_upsample(p->be, large, avt_rows(wide, i, 1));
@@ -451,18 +239,18 @@ static Tensor space_up(Pass *p, int s, Tensor x)
 }
 
 /* From stage s on to the pixels, depth first. x is used up. */
-static void decode_stage(Pass *p, int s, Tensor x)
+static void decode_stage(VaePass *p, int s, Tensor x)
 {
     Tensor px;
 
     for (int k = 0; k < 3; k++) {
-        x = residual(p, &p->net->res[s][k], x);
-        see(p, x, "decoder.upsamples.%d", 4 * s + k);
+        x = avt_vae_residual(p, &p->net->res[s][k], x);
+        avt_vae_see(p, x, "decoder.upsamples.%d", 4 * s + k);
     }
     if (s == VAE_STAGES - 1) {
         px = avt_rows(p->px, p->done, x.dim[0]);
-        head(p, px, x);
-        see(p, px, "decoder.head");
+        avt_vae_head(p, px, x);
+        avt_vae_see(p, px, "decoder.head");
         avt_act(p->be, px, px, ACT_CLAMP);
         p->done += x.dim[0];
         return;
@@ -474,25 +262,25 @@ static void decode_stage(Pass *p, int s, Tensor x)
         const size_t mark = avt_arena_mark(p->scratch);
         Tensor y;
 
-        n = piece(p, s + 1, x.dim[0] - i, 2 * x.dim[1], 2 * x.dim[2]);
+        n = avt_vae_piece(p, s + 1, x.dim[0] - i, 2 * x.dim[1], 2 * x.dim[2]);
         y = space_up(p, s, avt_rows(x, i, n));
-        see(p, y, "decoder.upsamples.%d", 4 * s + 3);
+        avt_vae_see(p, y, "decoder.upsamples.%d", 4 * s + 3);
         decode_stage(p, s + 1, y);
         avt_arena_release(p->scratch, mark);
     }
 }
 
 /* z [t, 16, H, w] -> this part's rows, channels last, as the decoder takes them. */
-static Tensor own_latents(Pass *p, Tensor z, const Vae *v)
+static Tensor own_latents(VaePass *p, Tensor z, const Vae *v)
 {
     const VaeState *st = p->st;
-    const Tensor all = new_frames(p, z.dim[0], st->h, st->w, VAE_LATENT);
+    const Tensor all = avt_vae_frames(p, z.dim[0], st->h, st->w, VAE_LATENT);
     Tensor own;
 
     avt_channels_last(p->be, all, z, v->std, v->mean);
     if (st->team.nb == 1)
         return all;
-    own = new_frames(p, z.dim[0], st->own, st->w, VAE_LATENT);
+    own = avt_vae_frames(p, z.dim[0], st->own, st->w, VAE_LATENT);
     for (int64_t t = 0; t < z.dim[0]; t++)
         avt_copy(p->be, avt_at(own, t), avt_rows(avt_at(all, t), avt_team_first(&st->team, st->h, st->team.part), st->own));
     return own;
@@ -500,24 +288,24 @@ static Tensor own_latents(Pass *p, Tensor z, const Vae *v)
 
 int avt_vae_decode(Backend *be, Arena *scratch, const Vae *v, VaeState *st, Tensor px, Tensor z, const VaeProbe *probe)
 {
-    Pass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .piece_bytes = v->piece_bytes, .px = px };
+    VaePass p = { .be = be, .scratch = scratch, .net = &v->dec, .st = st, .probe = probe, .piece_bytes = v->piece_bytes, .px = px };
     const size_t start = avt_arena_mark(scratch);
     const int64_t t = z.dim[0], h = st->own, w = st->w;
     Tensor rows, x;
 
     AVT_REQUIRE(be->log, st->half == VAE_DECODER && frames_fit(st, z, px));
     x = own_latents(&p, z, v);
-    rows = new_frames(&p, t, h, w, VAE_LATENT);
-    conv_1x1(be, rows, x, &v->post_quant);
-    see(&p, rows, "conv2");
+    rows = avt_vae_frames(&p, t, h, w, VAE_LATENT);
+    avt_vae_conv_1x1(be, rows, x, &v->post_quant);
+    avt_vae_see(&p, rows, "conv2");
     for (int64_t i = 0, n; i < t; i += n) {
         const size_t mark = avt_arena_mark(scratch);
 
-        n = piece(&p, 0, t - i, h, w);
-        x = new_frames(&p, n, h, w, v->dec.conv_in.conv.w.dim[0]);
-        causal(&p, &v->dec.conv_in, x, avt_rows(rows, i, n), AVT_NONE);
-        see(&p, x, "decoder.conv1");
-        middle(&p, x, "decoder");
+        n = avt_vae_piece(&p, 0, t - i, h, w);
+        x = avt_vae_frames(&p, n, h, w, v->dec.conv_in.conv.w.dim[0]);
+        avt_vae_causal(&p, &v->dec.conv_in, x, avt_rows(rows, i, n), AVT_NONE);
+        avt_vae_see(&p, x, "decoder.conv1");
+        avt_vae_middle(&p, x, "decoder");
         decode_stage(&p, 0, x);
         avt_arena_release(scratch, mark);
     }
