@@ -104,27 +104,44 @@ static const Log *log_of(const Binder *b)
     return b->nb_problems < BINDER_SHOWN ? b->log : NULL;
 }
 
+/* What merging takes on the backend, made when the first pair comes. NULL: no memory, which is told */
+static Arena *room_of(Binder *b)
+{
+    if (!b->room && avt_lora_room(&b->room, b->lora, avt_arena_backend(b->weights)) < 0)
+        avt_binder_fail(b, AVT_ERR(ENOMEM));
+    return b->room;
+}
+
 /* W + s B A, into scratch. *bad: a number that is not finite then, or -1 */
 static int merge_here(Binder *b, const Wanted *x, const char *module, int64_t *bad)
 {
-    float *w = to_scratch(b, x->t, x->part, x->nb);
-    const int ret = w ? avt_lora_merge_part(b->lora, module, avt_arena_backend(b->weights), w, x->dim[0], x->dim[1], x->part, log_of(b)) : AVT_ERR(ENOMEM);
+    Arena *room = room_of(b);
+    float *w = room ? to_scratch(b, x->t, x->part, x->nb) : NULL;
+    const int ret = w ? avt_lora_merge_part(b->lora, module, room, w, x->dim[0], x->dim[1], x->part, log_of(b)) : AVT_ERR(ENOMEM);
 
     *bad = ret < 0 ? -1 : avt_nonfinite(DT_F32, w, x->nb);
     return ret < 0 ? ret : MERGED;
 }
 
-/* The same on the backend, of b->raw, into *w */
-static int merge_there(Binder *b, const Wanted *x, const char *module, Tensor *w, int64_t *bad)
+/* The same on the backend, of b->raw, into *w; what is not finite is heard of later. */
+static int merge_there(Binder *b, const Wanted *x, const char *module, Tensor *w)
 {
+    const Scanned s = { x->t, x->part ? *x->part : (WeightPart){ 0 }, x->part != NULL, { x->dim[0], x->dim[1] }, (int)avt_lora_pieces(x->own[0]) };
+    const LoraRows rows = { x->t->dtype, b->raw, x->dim[0], x->dim[1], x->part };
+    Arena *room = room_of(b);
+    const Tensor count = room ? avt_binder_counts(b, s.nb) : AVT_NONE;
     int ret;
 
-    *bad = -1;
+    if (!count.be)
+        return b->status;
     *w = put(b, WEIGHT_LINEAR, x->t->dtype == DT_BF16 ? DT_BF16 : DT_F32, 2, x->own, NULL);
     if (avt_binder_stopped(b))
         return b->status;
-    ret = avt_lora_place(b->lora, module, *w, &(LoraRows){ x->t->dtype, b->raw, x->dim[0], x->dim[1], x->part }, bad, log_of(b));
-    return ret < 0 ? ret : MERGED_THERE;
+    ret = avt_lora_place(b->lora, module, room, *w, &rows, count, log_of(b));
+    if (ret < 0)
+        return ret;
+    avt_binder_counted(b, &s);
+    return MERGED_THERE;
 }
 
 /* One of the file's own, or with the pair? */
@@ -138,29 +155,59 @@ static int tell_bad(Binder *b, const Wanted *x, const char *module, int64_t bad)
     return AVT_INVALID;
 }
 
+/* blocks.0.self_attn.q of a weight's name, in `module` of NAME bytes. 0: it is no such name */
+static int module_of(char *module, const Binder *b, const char *name)
+{
+    const size_t n = strlen(name), skip = b->prefix ? strlen(b->prefix) : 0;
+
+    if (n - skip < 8 || strcmp(name + n - 7, ".weight"))
+        return 0;
+    snprintf(module, NAME, "%.*s", (int)(n - skip - 7), name + skip);
+    return 1;
+}
+
 /* b->raw with its pair. placed NULL: to the host. @return as above; 0: it has no pair and needs none; or an error, which is counted */
 static int merge_lora(Binder *b, const Wanted *x, Tensor *placed)
 {
-    const size_t n = strlen(x->name), skip = b->prefix ? strlen(b->prefix) : 0;
     char module[NAME];
-    int64_t bad;
+    int64_t bad = -1;
     int ret;
 
-    if (!b->lora || x->use != WEIGHT_LINEAR || x->nd != 2 || n - skip < 8 || strcmp(x->name + n - 7, ".weight"))
+    if (!b->lora || x->use != WEIGHT_LINEAR || x->nd != 2 || !module_of(module, b, x->name))
         return 0;
-    snprintf(module, sizeof(module), "%.*s", (int)(n - skip - 7), x->name + skip);
     if (!avt_lora_has(b->lora, module)) {
         if (!avt_lora_is_target(module))
             return 0;
         avt_binder_complain(b, "tensor %s has no pair in the LoRA %s; is it a LoRA for this model?", x->name, avt_lora_path(b->lora));
         return AVT_INVALID;
     }
-    ret = placed && avt_lora_can_place(avt_arena_backend(b->weights), x->t->dtype) ? merge_there(b, x, module, placed, &bad) : merge_here(b, x, module, &bad);
+    ret = placed && avt_lora_can_place(avt_arena_backend(b->weights), x->t->dtype) ? merge_there(b, x, module, placed) : merge_here(b, x, module, &bad);
     if (bad >= 0)
         return tell_bad(b, x, module, bad);
     if (ret < 0 && !avt_binder_stopped(b))                          // no memory was counted
         avt_binder_fail(b, ret);
     return ret;
+}
+
+static Wanted wanted(const char *name, WeightUse use, int nd, const int64_t *dim, const WeightPart *part)
+{
+    Wanted x = { .name = name, .use = use, .nd = nd, .dim = dim, .part = part, .nb = 1 };
+
+    memcpy(x.own, dim, sizeof(*dim) * (size_t)nd);
+    if (part)
+        x.own[part->axis] = part->nb;
+    for (int i = 0; i < nd; i++)
+        x.nb *= x.own[i];
+    return x;
+}
+
+void avt_binder_look_merged(Binder *b, const Scanned *s)
+{
+    Wanted x = wanted(s->t->name, WEIGHT_LINEAR, 2, s->dim, s->is_part ? &s->part : NULL);
+
+    x.t = s->t;
+    if (avt_binder_load(b, x.t, x.part, 1))
+        merge_lora(b, &x, NULL);
 }
 
 /* What was read, or merged from that: on the backend. */
@@ -209,13 +256,8 @@ static Tensor place_loaded(Binder *b, const Wanted *x)
 /* dim: of the whole; `part` of it is bound. */
 static Tensor bind_part(Binder *b, WeightUse use, int nd, const int64_t *dim, const WeightPart *part, const char *name)
 {
-    Wanted x = { name, use, nd, dim, part, { 0 }, 1, NULL, 0 };
+    Wanted x = wanted(name, use, nd, dim, part);
 
-    memcpy(x.own, dim, sizeof(*dim) * (size_t)nd);
-    if (part)
-        x.own[part->axis] = part->nb;
-    for (int i = 0; i < nd; i++)
-        x.nb *= x.own[i];
     if (avt_binder_stopped(b))
         return harmless(b, nd, x.own);
     if (!b->ckpt && b->record)
@@ -253,6 +295,7 @@ int avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, con
 void avt_binder_close(Binder *b)
 {
     avt_binder_scan_close(b);
+    avt_arena_close(&b->room);
     avt_freep(&b->used);
     avt_freep(&b->raw);
     avt_freep(&b->scratch);

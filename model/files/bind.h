@@ -37,6 +37,7 @@ typedef struct Binder {
     float *scale;                       // of the rows of raw, if they are codes
     size_t scale_size;
     Codes codes;                        // what lies beside them
+    Arena *room;                        // what merging the LoRA takes; NULL: no pair has come yet
     struct BinderScan *scan;            // weights whose numbers the device looks at; NULL: none now
     /* plan only: sees each tensor that is asked for, so that tests can write a file that fits; or NULL */
     void (*record)(void *opaque, const char *name, int nd, const int64_t *dim);

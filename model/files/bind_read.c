@@ -13,17 +13,13 @@
 #include "files/bind_read.h"
 
 #define PIECE ((size_t)16 << 20)        // bytes that are read at once
-#define SCANS 256                       // weights whose counts are waited for at once
+#define SCANS 256                       // counts that are waited for at once
 
 struct BinderScan {
     Arena *arena;
     Tensor count;                       // [SCANS] i32
-    int nb;
-    struct {
-        const CkptTensor *t;
-        WeightPart part;
-        int is_part;
-    } of[SCANS];
+    int nb, nb_weights;                 // counts, of so many weights
+    Scanned of[SCANS];
 };
 
 /* ---- problems ------------------------------------------------------------------------------------------------------ */
@@ -286,44 +282,62 @@ static int scan_open(Binder *b)
 }
 
 /* Once more, by the host. */
-static void look_again(Binder *b, int i)
+static void look_again(Binder *b, const Scanned *s)
 {
-    const struct BinderScan *s = b->scan;
-    const WeightPart *part = s->of[i].is_part ? &s->of[i].part : NULL;
+    const WeightPart *part = s->is_part ? &s->part : NULL;
 
-    if (avt_binder_load(b, s->of[i].t, part, 1))
-        avt_binder_finite(b, s->of[i].t, part);
+    if (s->dim[0])
+        avt_binder_look_merged(b, s);
+    else if (avt_binder_load(b, s->t, part, 1))
+        avt_binder_finite(b, s->t, part);
+}
+
+static int any_set(const int32_t *count, int nb)
+{
+    for (int i = 0; i < nb; i++)
+        if (count[i])
+            return 1;
+    return 0;
 }
 
 static void hear_counts(Binder *b)
 {
     struct BinderScan *s = b->scan;
+    const int nb = s->nb, nb_weights = s->nb_weights;
     int32_t count[SCANS];
-    const int nb = s->nb, ret = nb ? avt_download(s->count.be, count, avt_rows(s->count, 0, nb)) : 0;
+    const int ret = nb ? avt_download(s->count.be, count, avt_rows(s->count, 0, nb)) : 0;
 
-    s->nb = 0;
+    s->nb = s->nb_weights = 0;
     if (ret < 0)
         avt_binder_fail(b, ret);
-    for (int i = 0; i < nb && ret >= 0; i++)
-        if (count[i] && !avt_binder_stopped(b))
-            look_again(b, i);
+    for (int i = 0, at = 0; i < nb_weights && ret >= 0; at += s->of[i++].nb)
+        if (any_set(count + at, s->of[i].nb) && !avt_binder_stopped(b))
+            look_again(b, &s->of[i]);
+}
+
+Tensor avt_binder_counts(Binder *b, int nb)
+{
+    return b->scan || scan_open(b) >= 0 ? avt_rows(b->scan->count, b->scan->nb, nb) : AVT_NONE;
+}
+
+void avt_binder_counted(Binder *b, const Scanned *weight)
+{
+    struct BinderScan *s = b->scan;
+
+    s->of[s->nb_weights++] = *weight;
+    s->nb += weight->nb;
+    if (s->nb + LORA_PIECES > SCANS)
+        hear_counts(b);
 }
 
 void avt_binder_scan(Binder *b, Tensor w, const CkptTensor *t, const WeightPart *part)
 {
-    struct BinderScan *s;
+    const Tensor count = avt_binder_counts(b, 1);
 
-    if (b->scan && b->scan->nb == SCANS)
-        hear_counts(b);
-    if (!b->scan && scan_open(b) < 0)
+    if (!count.be)
         return;
-    s = b->scan;
-    avt_count_nonfinite(w.be, avt_rows(s->count, s->nb, 1), avt_weight_rows(w));
-    s->of[s->nb].t = t;
-    s->of[s->nb].is_part = part != NULL;
-    if (part)
-        s->of[s->nb].part = *part;
-    s->nb++;
+    avt_count_nonfinite(w.be, count, avt_weight_rows(w));
+    avt_binder_counted(b, &(Scanned){ .t = t, .part = part ? *part : (WeightPart){ 0 }, .is_part = part != NULL, .nb = 1 });
 }
 
 void avt_binder_scanned(Binder *b)

@@ -35,12 +35,26 @@ Extent avt_binder_extent(const CkptTensor *t, const WeightPart *part);
 const void *avt_binder_load(Binder *b, const CkptTensor *t, const WeightPart *part, int unseen);
 /* Are the values in b->raw finite? 0: there is a problem */
 int avt_binder_finite(Binder *b, const CkptTensor *t, const WeightPart *part);
+typedef struct Scanned {                // a weight that the device looks at, or a part of it
+    const CkptTensor *t;
+    WeightPart part;
+    int is_part;
+    int64_t dim[2];                     // of the whole, which was merged with its pair; 0, 0: it was not
+    int nb;                             // counts
+} Scanned;
+
 /*
  * The same of a weight that was placed where it lies row by row (avt_weight_rows()): the device counts what is not finite, and
  * avt_binder_scanned() hears of it. Only then the values are read once more and looked at here, so that the sentence is the same, and a
  * number that the device alone has no room for is none.
  */
 void avt_binder_scan(Binder *b, Tensor w, const CkptTensor *t, const WeightPart *part);
+/* Where the device may put nb counts, i32, at most LORA_PIECES; no backend: nowhere, which is told. */
+Tensor avt_binder_counts(Binder *b, int nb);
+/* They are on their way, and what is in b->raw is done with: those that came before may be waited for, so that there is room for the next ones. */
+void avt_binder_counted(Binder *b, const Scanned *s);
+/* In bind.c: a merged weight is read and merged once more, by the host, and what is not finite is told. */
+void avt_binder_look_merged(Binder *b, const Scanned *s);
 /* Wait for the counts and complain of what they find. */
 void avt_binder_scanned(Binder *b);
 /* Without that, after an error. */

@@ -28,10 +28,14 @@ const char *avt_lora_path(const Lora *l);
 /** Is there a pair for `module` ("blocks.0.self_attn.q")? */
 int avt_lora_has(const Lora *l, const char *module);
 
+/** The room that merging takes on a backend, for the largest of a LoRA's pairs: made once, for one pair after another, closed by the caller.
+ *  @return 0 or ENOMEM */
+int avt_lora_room(Arena **room, const Lora *l, Backend *be);
+
 /**
  * Add the pair of `module` ("blocks.0.self_attn.q") to w [out, in] f32, in place, and mark it used.
  *
- * @param be  computes the product in f32, in an arena of its own: some MB that are given back
+ * @param be  computes the product in f32, in a room of its own
  * @return 1 added, 0 no such pair, AVT_INVALID when shapes disagree or values are not finite (logged), the backend's failure
  */
 int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log);
@@ -41,8 +45,9 @@ typedef struct WeightPart {             // nb rows (axis 0) or columns (1) of a 
     int64_t first, nb;
 } WeightPart;
 
-/** The same for a part of the weight [out, in]: w [nb, in] or [out, nb] f32 gets what it would have of the whole. part NULL: all of it. */
-int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log);
+/** The same for a part of the weight [out, in]: w [nb, in] or [out, nb] f32 gets what it would have of the whole; by the room's backend. part NULL:
+ *  all of it. */
+int avt_lora_merge_part(Lora *l, const char *module, Arena *room, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log);
 
 /** Can avt_lora_place() merge a weight of the file's type `dtype` on a backend? Where weights lie row by row, what is of numbers that ops read. */
 int avt_lora_can_place(const Backend *be, DType dtype);
@@ -54,17 +59,23 @@ typedef struct LoraRows {               // a weight, or a part of it, as its fil
     const WeightPart *part;             // NULL: all
 } LoraRows;
 
+#define LORA_PIECES 64                  // that a weight is merged in, at most
+
+/** How many pieces `out` rows, those of the part, are merged in. */
+int64_t avt_lora_pieces(int64_t out);
+
 /**
- * Fill w, a linear weight (or the part of one) that was placed without values, with `rows` + the pair of `module`, on w's backend: rounded to
- * rows->dtype if that is bf16, then to what w is kept in, codes as well. The numbers of avt_lora_merge_part() and avt_weight_put(), up to the
- * order in which the backend adds a pair's r products. Waits for the device; rows->raw may be used again when the call returns.
+ * Fill w, a linear weight (or the part of one) that was placed without values, with `rows` + the pair of `module`, on w's backend, which is the
+ * room's: rounded to rows->dtype if that is bf16, then to what w is kept in, codes as well. The numbers of avt_lora_merge_part() and
+ * avt_weight_put(), up to the order in which the backend adds a pair's r products. Waits for nothing, allocates nothing there; rows->raw may be used
+ * again when the call returns.
  *
- * @param bad  a number of the part that is not finite when merged, or -1
+ * @param bad  i32 [avt_lora_pieces()] of w's backend: gets how many merged numbers of each piece are not finite
  * @return as avt_lora_merge_part()
  */
-int avt_lora_place(Lora *l, const char *module, Tensor w, const LoraRows *rows, int64_t *bad, const Log *log);
+int avt_lora_place(Lora *l, const char *module, Arena *room, Tensor w, const LoraRows *rows, Tensor bad, const Log *log);
 
-/** Bytes that merging takes on the device that a `dry` backend plans for, for the largest pair; workspace included. @return 0 or ENOMEM */
+/** Bytes that merging takes on the device that a `dry` backend plans for: the room, and the workspace of its products. @return 0 or ENOMEM */
 int avt_lora_bytes(const Lora *l, Backend *dry, size_t *bytes);
 
 /** Must a LoRA of the published kind have a pair for `module`? Every linear named q, k, v, o, ffn.0, ffn.2 of a DiT. */

@@ -6,13 +6,13 @@
  *   where weights lie     rows of the file --up--> raw --> y --+= B A^T--> y --> raw --> y   raw: of W's type, so that it is rounded once
  *                                                                            y --> the weight's rows, or their codes
  *
- * The second is for a backend whose weights lie row by row: nothing comes back but how many numbers are not finite, and where some are, the
- * first rows of them.
+ * The second is for a backend whose weights lie row by row: nothing comes back, and how many numbers are not finite is told where the caller
+ * looks for it when it likes. What it takes on the backend is one room, for one pair after another: the backend works in order.
  */
 #include "base/mem.h"
 #include "files/lora_pair.h"
 
-#define ROWS 512                        // of W that are merged at a time
+#define ROWS 512                        // of W that are merged at a time, unless these are more than LORA_PIECES pieces
 
 /* ---- a pair's halves -------------------------------------------------------------------------------------------------- */
 
@@ -101,44 +101,65 @@ static int read_halves(Halves *h, Lora *l, LoraPair *p, int64_t out, int64_t in,
 
 /* ---- the product ------------------------------------------------------------------------------------------------------ */
 
-typedef struct Merge {                  // what it takes on the backend
-    Arena *arena;
+typedef struct Merge {                  // a pair in the room
     Linear pair;
     int64_t rows;                       // at a time
     Tensor x, y;                        // [rows, r], [rows, in] f32
     Tensor raw;                         // [rows, in] of W's type, unless that is f32
-    Tensor bad;                         // [pieces] i32: numbers that are not finite
 } Merge;
 
-static int64_t rows_at_once(const Halves *h)
+static int64_t rows_at_once(int64_t out)
 {
-    return h->out < ROWS ? h->out : ROWS;
+    const int64_t least = (out + LORA_PIECES - 1) / LORA_PIECES, rows = least > ROWS ? least : ROWS;
+
+    return out < rows ? out : rows;
 }
 
-static size_t bytes_for(Backend *be, const Halves *h, DType raw)
+int64_t avt_lora_pieces(int64_t out)
 {
-    const int64_t rows = rows_at_once(h);
+    const int64_t rows = rows_at_once(out);
 
-    return avt_weight_bytes(be, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (const int64_t[]){ h->in, h->r }) + (size_t)(rows * (h->in + h->r)) * sizeof(float) +
-           (size_t)(rows * h->in) * avt_dtype_size(raw) + (size_t)(h->out / rows + 1) * sizeof(int32_t) + 512;
+    return rows ? (out + rows - 1) / rows : 0;
 }
 
-static int merge_open(Merge *m, Backend *be, const Halves *h, DType raw)
+/* Of a pair with a weight whose type is no wider than bf16, or f32 */
+static size_t bytes_for(Backend *be, const LoraPair *p)
 {
-    int ret;
+    const int64_t out = p->b->dim[0], in = p->a->dim[1], r = p->a->dim[0], rows = rows_at_once(out);
 
-    m->rows = rows_at_once(h);
+    return avt_weight_bytes(be, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (const int64_t[]){ in, r }) + (size_t)(rows * (in + r)) * sizeof(float) +
+           (size_t)(rows * in) * avt_dtype_size(DT_BF16) + 512;
+}
+
+static size_t bytes_for_all(const Lora *l, Backend *be)
+{
+    size_t most = 0;
+
+    for (int64_t i = 0; i < l->nb; i++) {
+        const size_t bytes = bytes_for(be, &l->pair[i]);
+
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+int avt_lora_room(Arena **room, const Lora *l, Backend *be)
+{
+    return avt_arena_open(room, be, "LoRA", bytes_for_all(l, be));
+}
+
+/* What was there goes: the backend is through with it before it does what is new. */
+static int merge_begin(Merge *m, Arena *room, const Halves *h, DType raw)
+{
+    avt_arena_release(room, 0);
+    m->rows = rows_at_once(h->out);
     m->raw = m->pair.b = AVT_NONE;
-    ret = avt_arena_open(&m->arena, be, "LoRA", bytes_for(be, h, raw));
-    if (ret < 0)
-        return ret;
-    m->pair.w = avt_weight_put(m->arena, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (const int64_t[]){ h->in, h->r }, h->at);
-    m->x = avt_new(m->arena, DT_F32, m->rows, h->r);
-    m->y = avt_new(m->arena, DT_F32, m->rows, h->in);
+    m->pair.w = avt_weight_put(room, WEIGHT_LINEAR, DT_F32, DT_F32, 2, (const int64_t[]){ h->in, h->r }, h->at);
+    m->x = avt_new(room, DT_F32, m->rows, h->r);
+    m->y = avt_new(room, DT_F32, m->rows, h->in);
     if (raw != DT_F32)
-        m->raw = avt_new(m->arena, raw, m->rows, h->in);
-    m->bad = avt_new(m->arena, DT_I32, (h->out + m->rows - 1) / m->rows);
-    return be->status;
+        m->raw = avt_new(room, raw, m->rows, h->in);
+    return avt_arena_backend(room)->status;
 }
 
 static int64_t rows_from(const Merge *m, const Halves *h, int64_t i)
@@ -155,10 +176,11 @@ static void add_pair(Backend *be, const Merge *m, const Halves *h, int64_t i, in
     avt_linear_add(be, y, y, x, &m->pair, AVT_NONE);
 }
 
-static int merge_in_host(Backend *be, const Halves *h, float *w)
+static int merge_in_host(Arena *room, const Halves *h, float *w)
 {
+    Backend *be = avt_arena_backend(room);
     Merge m;
-    int ret = merge_open(&m, be, h, DT_F32);
+    int ret = merge_begin(&m, room, h, DT_F32);
 
     for (int64_t i = 0; i < h->out && ret >= 0; i += m.rows) {
         const int64_t nb = rows_from(&m, h, i);
@@ -167,7 +189,6 @@ static int merge_in_host(Backend *be, const Halves *h, float *w)
         add_pair(be, &m, h, i, nb);
         ret = avt_download(be, w + i * h->in, avt_rows(m.y, 0, nb));
     }
-    avt_arena_close(&m.arena);
     return ret;
 }
 
@@ -187,12 +208,12 @@ static Tensor merge_rows(Backend *be, const Merge *m, const Halves *h, const Lor
 }
 
 /* Merged, counted, rounded as the file is, and put. */
-static void place_rows(Backend *be, const Merge *m, const Halves *h, Tensor rows, const LoraRows *from, int64_t i)
+static void place_rows(Backend *be, const Merge *m, const Halves *h, Tensor rows, const LoraRows *from, int64_t i, Tensor bad)
 {
     const Tensor to = avt_rows(rows, i, rows_from(m, h, i));
     const Tensor y = merge_rows(be, m, h, from, i);
 
-    avt_count_nonfinite(be, avt_rows(m->bad, i / m->rows, 1), y);
+    avt_count_nonfinite(be, avt_rows(bad, i / m->rows, 1), y);
     if (from->dtype == DT_BF16) {
         avt_copy(be, avt_rows(m->raw, 0, to.dim[0]), y);
         avt_copy(be, y, avt_rows(m->raw, 0, to.dim[0]));
@@ -203,56 +224,29 @@ static void place_rows(Backend *be, const Merge *m, const Halves *h, Tensor rows
         avt_copy(be, to, y);
 }
 
-/* The first number of the rows i and on that is not finite when they are merged, which is done once more. */
-static int look_at(Backend *be, const Merge *m, const Halves *h, const LoraRows *from, int64_t i, int64_t *bad)
+static int merge_in_place(Arena *room, const Halves *h, Tensor rows, const LoraRows *from, Tensor bad)
 {
-    const int64_t nb = rows_from(m, h, i) * h->in;
-    float *v = avt_malloc(MEM_CKPT, (size_t)nb * sizeof(*v));
-    const int ret = v ? avt_download(be, v, merge_rows(be, m, h, from, i)) : AVT_ERR(ENOMEM);
-    const int64_t first = ret < 0 ? -1 : avt_nonfinite(DT_F32, v, nb);
-
-    *bad = first < 0 ? -1 : i * h->in + first;
-    avt_free(v);
-    return ret;
-}
-
-static int find_bad(Backend *be, const Merge *m, const Halves *h, const LoraRows *from, int64_t *bad)
-{
-    int32_t *count = avt_calloc(MEM_CKPT, (size_t)m->bad.dim[0], sizeof(*count));
-    int ret = count ? avt_download(be, count, m->bad) : AVT_ERR(ENOMEM);
-
-    for (int64_t i = 0; i < m->bad.dim[0] && ret >= 0 && *bad < 0; i++)
-        if (count[i])
-            ret = look_at(be, m, h, from, i * m->rows, bad);
-    avt_free(count);
-    return ret;
-}
-
-static int merge_in_place(Backend *be, const Halves *h, Tensor rows, const LoraRows *from, int64_t *bad)
-{
+    Backend *be = rows.be;
     Merge m;
-    int ret = merge_open(&m, be, h, from->dtype);
+    int ret = merge_begin(&m, room, h, from->dtype);
 
     for (int64_t i = 0; i < h->out && ret >= 0; i += m.rows) {
-        place_rows(be, &m, h, rows, from, i);
+        place_rows(be, &m, h, rows, from, i, bad);
         ret = be->status;
     }
-    if (ret >= 0)
-        ret = find_bad(be, &m, h, from, bad);
-    avt_arena_close(&m.arena);
     return ret;
 }
 
 /* ---- the interface ---------------------------------------------------------------------------------------------------- */
 
-int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log)
+int avt_lora_merge_part(Lora *l, const char *module, Arena *room, float *w, int64_t out, int64_t in, const WeightPart *part, const Log *log)
 {
     LoraPair *p = avt_lora_pair(l, module);
     Halves h = { .mem = NULL };
     int ret = p ? read_halves(&h, l, p, out, in, part, log) : 0;
 
     if (ret >= 0 && p) {
-        ret = merge_in_host(be, &h, w);
+        ret = merge_in_host(room, &h, w);
         __atomic_store_n(&p->used, 1, __ATOMIC_RELAXED);
     }
     avt_free(h.mem);
@@ -261,7 +255,13 @@ int avt_lora_merge_part(Lora *l, const char *module, Backend *be, float *w, int6
 
 int avt_lora_merge(Lora *l, const char *module, Backend *be, float *w, int64_t out, int64_t in, const Log *log)
 {
-    return avt_lora_merge_part(l, module, be, w, out, in, NULL, log);
+    Arena *room = NULL;
+    int ret = avt_lora_room(&room, l, be);
+
+    if (ret >= 0)
+        ret = avt_lora_merge_part(l, module, room, w, out, in, NULL, log);
+    avt_arena_close(&room);
+    return ret;
 }
 
 int avt_lora_can_place(const Backend *be, DType dtype)
@@ -269,46 +269,42 @@ int avt_lora_can_place(const Backend *be, DType dtype)
     return be->cls->plain_weights && (dtype == DT_F32 || dtype == DT_BF16 || dtype == DT_F16);
 }
 
-int avt_lora_place(Lora *l, const char *module, Tensor w, const LoraRows *rows, int64_t *bad, const Log *log)
+int avt_lora_place(Lora *l, const char *module, Arena *room, Tensor w, const LoraRows *rows, Tensor bad, const Log *log)
 {
     LoraPair *p = avt_lora_pair(l, module);
     Halves h = { .mem = NULL };
     int ret = p ? read_halves(&h, l, p, rows->out, rows->in, rows->part, log) : 0;
 
-    *bad = -1;
     if (ret >= 0 && p) {
-        ret = merge_in_place(w.be, &h, avt_weight_rows(w), rows, bad);
+        ret = merge_in_place(room, &h, avt_weight_rows(w), rows, bad);
         __atomic_store_n(&p->used, 1, __ATOMIC_RELAXED);
     }
     avt_free(h.mem);
     return ret < 0 ? ret : p != NULL;
 }
 
-/* What a pair takes besides the workspace */
-static int rehearse(Backend *dry, const LoraPair *p, size_t *bytes)
+/* The workspace that a pair's product takes is the backend's peak. */
+static int rehearse(Arena *room, const LoraPair *p)
 {
     const Halves h = { .out = p->b->dim[0], .in = p->a->dim[1], .r = p->a->dim[0] };
+    Backend *dry = avt_arena_backend(room);
     Merge m;
-    int ret = merge_open(&m, dry, &h, DT_BF16);
+    const int ret = merge_begin(&m, room, &h, DT_BF16);
 
-    *bytes = bytes_for(dry, &h, DT_BF16);
-    if (ret >= 0) {
-        add_pair(dry, &m, &h, 0, m.rows);
-        ret = dry->status;
-    }
-    avt_arena_close(&m.arena);
-    return ret;
+    if (ret < 0)
+        return ret;
+    add_pair(dry, &m, &h, 0, m.rows);
+    return dry->status;
 }
 
 int avt_lora_bytes(const Lora *l, Backend *dry, size_t *bytes)
 {
-    size_t most = 0;
-    int ret = 0;
+    Arena *room = NULL;
+    int ret = avt_lora_room(&room, l, dry);
 
-    for (int64_t i = 0; i < l->nb && ret >= 0; i++) {
-        ret = rehearse(dry, &l->pair[i], bytes);
-        most = *bytes > most ? *bytes : most;
-    }
-    *bytes = most + dry->workspace_peak;
+    for (int64_t i = 0; i < l->nb && ret >= 0; i++)
+        ret = rehearse(room, &l->pair[i]);
+    avt_arena_close(&room);
+    *bytes = bytes_for_all(l, dry) + dry->workspace_peak;
     return ret;
 }

@@ -34,6 +34,7 @@ enum { SIMT_FOUND = 86 };
 
 typedef struct SimtStats {
     uint64_t launches, operations, switches, barriers, collectives, accesses, mma;
+    uint64_t allocations;                               // of the devices' memory
     uint64_t products;                                  // of cuBLASLt and cuDNN
     uint64_t plans_made, plans_read;                    // of cuDNN: compiled; out of a text
     uint64_t peer_copies;                               // that have run, from one device to another

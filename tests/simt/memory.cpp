@@ -117,6 +117,7 @@ void *allocate(size_t size, int device)
     if (!at)
         return NULL;
     next[pinned] = at + bytes + PAGE;
+    stats.allocations += !pinned;
     if (!pinned)
         mprotect((void *)at, bytes, opened ? PROT_READ | PROT_WRITE : PROT_NONE);
     allocations[at] = { at, size, device };

@@ -94,6 +94,7 @@ static void test_parts(void **state)
     static const WeightPart part[] = { { 0, 0, 5 }, { 0, 5, OUT - 5 }, { 1, 0, 8 }, { 1, 8, IN - 8 } };
     Buf f = make_file(&styles[0], NULL);
     float whole[OUT * IN], v[OUT * IN];
+    Arena *room;
     Lora *l;
 
     (void)state;
@@ -101,16 +102,18 @@ static void test_parts(void **state)
     REQUIRE_OK(open_file(&l, &f, 0, LOG_INFO));
     memcpy(whole, w, sizeof(w));
     REQUIRE(avt_lora_merge(l, modules[0], bench.be, whole, OUT, IN, NULL) == 1);
+    REQUIRE_OK(avt_lora_room(&room, l, bench.be));
     for (size_t i = 0; i < sizeof(part) / sizeof(part[0]); i++) {
         const WeightPart *p = &part[i];
         const int64_t out = p->axis ? OUT : p->nb, in = p->axis ? p->nb : IN, at = p->axis ? p->first : p->first * IN;
 
         for (int64_t k = 0; k < out * in; k++)
             v[k] = w[at + k / in * IN + k % in];
-        REQUIRE(avt_lora_merge_part(l, modules[0], bench.be, v, OUT, IN, p, NULL) == 1);
+        REQUIRE(avt_lora_merge_part(l, modules[0], room, v, OUT, IN, p, NULL) == 1);
         for (int64_t k = 0; k < out * in; k++)
             REQUIRE(v[k] == whole[at + k / in * IN + k % in]);
     }
+    avt_arena_close(&room);
     avt_lora_close(&l);
     buf_free(&f);
     tmp_close();
