@@ -60,6 +60,7 @@ static int bind(FrontWeights *w, const PlanSizes *sizes, const FrontFiles *files
     int ret = avt_binder_open(&b, files->wav2vec2, NULL, w->arena, "wav2vec2", DT_F32, log);
 
     b.cancel = files->cancel;
+    b.loading = files->loading;
     if (ret >= 0)
         ret = avt_wav2vec2_open(&w->wav2vec2, &sizes->wav2vec2, &b);
     avt_binder_close(&b);

@@ -55,7 +55,8 @@ typedef struct Piece {                  // a stretch of the stream that is encod
 typedef struct FrontFiles {             // NULL: planning without one
     const Ckpt *wav2vec2;
     const Ckpt *t5;                     // stays open for as long as the weights
-    const int *cancel;                  // as in Binder, of the speech encoder's weights
+    const int *cancel;                  // as in Binder, of the speech encoder's weights, and the next
+    struct Loading *loading;
 } FrontFiles;
 
 /** Of `left` bytes of host memory, what umT5's layers may have for good: a quarter. They are used once a prompt. */

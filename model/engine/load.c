@@ -14,6 +14,7 @@
 #include "engine/room.h"
 #include "engine/threads.h"
 #include "engine/tuning.h"
+#include "files/loading.h"
 
 BackendOptions avt_core_backend(const Core *c, int threads, const Log *log)
 {
@@ -73,6 +74,7 @@ static int read_sizes(Core *c, const AvatarOptions *opt, const Ckpt *dit, const 
 
 typedef struct Placed {                 // bytes of the weights of each place, found on `dry`
     size_t rank[PLAN_MAX_RANKS], front; // in its arena
+    size_t all;                         // that are read in
     Room room;                          // all of them by device
 } Placed;
 
@@ -99,10 +101,11 @@ static int plan_front(Core *c, Placed *p, const Ckpt *wav2vec2, const Log *log)
     int ret;
 
     c->keep = avt_front_keep(avt_host_memory_left() - avt_room_of(&p->room, "cpu"));
-    ret = avt_front_weights_open(&front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5, NULL }, c->keep, &opt, "dry", ARENA_UNLIMITED);
+    ret = avt_front_weights_open(&front, &c->sizes, &(FrontFiles){ .wav2vec2 = wav2vec2, .t5 = c->t5 }, c->keep, &opt, "dry", ARENA_UNLIMITED);
     if (ret < 0)
         return ret;
     p->front = avt_arena_peak(front.arena);
+    p->all += p->front;
     count_bytes(c, p, c->plan.front_device, p->front, 0);
     count_bytes(c, p, "cpu", avt_shelf_planned(front.t5.shelf), 0);
     avt_front_weights_close(&front);
@@ -129,6 +132,7 @@ static int plan_rank(Core *c, Placed *p, int r, const ModelFiles *files, const L
     avt_rank_weights_count(&m, &w);
     count_bytes(c, p, device, m.weights, merging);
     count_bytes(c, p, "cpu", m.host, 0);
+    p->all += avt_rank_weights_read(&w);
     p->rank[r] = avt_arena_peak(w.arena);                           // a shelf has an arena of its own
     avt_rank_weights_close(&w);
     return ret;
@@ -172,10 +176,11 @@ static int load_ranks(Core *c, const Placed *p, const ModelFiles *files, const L
 }
 
 /* Of process 0, where sound and prompt come in. */
-static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const int *cancel, const Log *log)
+static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const ModelFiles *files, const Log *log)
 {
     const BackendOptions opt = avt_core_backend(c, c->plan.front_threads, log);
-    int ret = avt_front_weights_open(&c->front, &c->sizes, &(FrontFiles){ wav2vec2, c->t5, cancel }, c->keep, &opt, c->plan.front_device, p->front);
+    const FrontFiles from = { wav2vec2, c->t5, files->cancel, files->loading };
+    int ret = avt_front_weights_open(&c->front, &c->sizes, &from, c->keep, &opt, c->plan.front_device, p->front);
 
     if (ret < 0)
         return ret;
@@ -187,15 +192,19 @@ static int load_front(Core *c, const Placed *p, const Ckpt *wav2vec2, const int 
 static int load_places(Core *c, const ModelFiles *files, const Log *log)
 {
     Placed p = { .front = 0 };
+    ModelFiles from = *files;
+    Loading loading;
     Ckpt *wav2vec2 = NULL;
     int ret = avt_ckpt_open(&wav2vec2, c->dir.wav2vec2, log);
 
     if (ret >= 0)
         ret = plan_weights(c, &p, files, wav2vec2, log);
+    avt_loading_begin(&loading, (double)p.all, avt_now_ns, log);
+    from.loading = &loading;
     if (ret >= 0)
-        ret = load_ranks(c, &p, files, log);
+        ret = load_ranks(c, &p, &from, log);
     if (ret >= 0 && !c->process)
-        ret = load_front(c, &p, wav2vec2, files->cancel, log);
+        ret = load_front(c, &p, wav2vec2, &from, log);
     avt_ckpt_close(&wav2vec2);
     return ret;
 }
@@ -394,7 +403,7 @@ static int load_all(Core *c, const AvatarOptions *opt, const Files *f, const Log
     int ret = c->process ? 0 : load_tokenizer(c, log);
 
     if (ret >= 0)
-        ret = load_places(c, &(ModelFiles){ f->dit, f->vae, f->lora, opt->cancel }, log);
+        ret = load_places(c, &(ModelFiles){ .dit = f->dit, .vae = f->vae, .lora = f->lora, .cancel = opt->cancel }, log);
     if (ret >= 0)
         ret = warm(c, log);
     if (ret >= 0)

@@ -35,11 +35,12 @@ static int bind_dit(RankWeights *w, const Plan *plan, const PlanRank *place, con
     int ret = avt_binder_open(&b, files->dit, files->lora, w->arena, "dit", sizes->dtype, log);
 
     b.cancel = files->cancel;
+    b.loading = files->loading;
     b.shelf = plan->offload ? &room : NULL;
     if (ret >= 0)
         ret = avt_dit_open_part(&w->dit, &sizes->dit, &b, place->l0, place->l1, team);
     if (ret >= 0 && w->dit.shelf && !avt_backend_is_dry(w->be))
-        ret = avt_shelf_fill(w->dit.shelf, files->cancel, log);
+        ret = avt_shelf_fill(w->dit.shelf, files->cancel, files->loading, log);
     avt_binder_close(&b);
     return ret;
 }
@@ -51,6 +52,7 @@ static int bind_vae(RankWeights *w, int halves, const PlanSizes *sizes, const Mo
     int ret = avt_binder_open(&b, files->vae, NULL, w->arena, "vae", DT_F32, log);
 
     b.cancel = files->cancel;
+    b.loading = files->loading;
     if (ret >= 0)
         ret = avt_vae_open(&w->vae, &b, sizes->vae_width, halves);
     avt_binder_close(&b);
@@ -96,6 +98,14 @@ void avt_rank_weights_count(PlanMemory *m, const RankWeights *w)
     m->coming = 0;
     if (w->dit.shelf)
         avt_shelf_coming(w->dit.shelf, &m->coming);
+}
+
+size_t avt_rank_weights_read(const RankWeights *w)
+{
+    PlanMemory m;
+
+    avt_rank_weights_count(&m, w);
+    return m.weights + m.coming;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------------------- */

@@ -68,12 +68,15 @@ typedef struct ModelFiles {             // checkpoints that weights come from; a
     const Ckpt *dit, *vae;
     Lora *lora;
     const int *cancel;                  // as in Binder
+    struct Loading *loading;            // as in Binder
 } ModelFiles;
 
 /** Bind the weights of rank `r` of a plan into an arena of `capacity` bytes on a backend of its own. */
 int  avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSizes *sizes, const ModelFiles *files,
                            const BackendOptions *opt, const char *device, size_t capacity, const Log *log);
 void avt_rank_weights_close(RankWeights *w);
+/** Bytes that opening them reads in, as they lie on the device: of what stays, and once of the layers that come each time. */
+size_t avt_rank_weights_read(const RankWeights *w);
 /** m->weights, host and coming. */
 void avt_rank_weights_count(PlanMemory *m, const RankWeights *w);
 

@@ -14,6 +14,7 @@
 
 #include "base/half.h"
 #include "files/bind_read.h"
+#include "files/loading.h"
 #include "quantize.h"
 
 #define NAME 512
@@ -30,6 +31,10 @@ static Tensor harmless(const Binder *b, int nd, const int64_t *dim)
 
 static Tensor placed(Binder *b, Tensor t)
 {
+    const size_t used = avt_arena_used(b->weights);
+
+    avt_loading_add(b->loading, used - b->counted);
+    b->counted = used;
     if (avt_arena_backend(b->weights)->status < 0 && b->status >= 0)
         b->status = avt_arena_backend(b->weights)->status;
     return t;
@@ -283,7 +288,7 @@ static Tensor bind(Binder *b, WeightUse use, int nd, const int64_t *dim, const c
 int avt_binder_open(Binder *b, const Ckpt *ckpt, Lora *lora, Arena *weights, const char *what, DType dtype, const Log *log)
 {
     *b = (Binder){ .ckpt = ckpt, .lora = lora, .weights = weights, .log = log, .what = what, .dtype = dtype,
-                   .act = avt_arena_backend(weights)->act };
+                   .act = avt_arena_backend(weights)->act, .counted = avt_arena_used(weights) };
     if (ckpt) {
         b->used = avt_calloc(MEM_CKPT, (size_t)avt_ckpt_nb(ckpt) + 1, 1);
         if (!b->used)

@@ -25,6 +25,8 @@ typedef struct Binder {
     DType act;                          // of the activations that the matrices meet: the backend's, until a network says otherwise
     const struct ShelfRoom *shelf;      // layers of a network that can lie on a shelf, with this room; NULL: they are bound like all else
     int reserve;                        // look at the headers and make room; read nothing
+    struct Loading *loading;            // gets the bytes that are placed; or NULL
+    size_t counted;                     // of the arena, by then
     const int *cancel;                  // when it becomes non-zero (another thread's doing), binding fails with ECANCELED; or NULL
     int status;                         // first failure
     int nb_problems;                    // logged so far (the first five are)

@@ -14,6 +14,7 @@ struct Shelf {
     int nb_coming;                      // that do not stand
     int nb_slots;                       // of a reader
     size_t planned, standing, used;
+    struct Loading *loading;            // while it is filled
     pthread_mutex_t lock;               // of what follows, and of `be`
     Arena *arena;                       // layers that stand
     char *layers;                       // [nb_layers, size]
@@ -48,6 +49,7 @@ static int bind(const Shelf *s, Arena *a, void *layer, int l, int reserve, Binde
 
     b.reserve = reserve;
     b.cancel = cancel;
+    b.loading = reserve ? NULL : s->loading;
     if (ret >= 0)
         ret = s->book.bind(layer, &b, s->book.opaque, l);
     for (int64_t i = 0; seen && b.used && i < avt_ckpt_nb(b.ckpt); i++)
@@ -356,7 +358,7 @@ int avt_shelf_begin(ShelfReader *r, Shelf *s, Backend *be, Backend *copy, Arena 
     return r->status;
 }
 
-int avt_shelf_fill(Shelf *s, const int *cancel, const Log *log)
+int avt_shelf_fill(Shelf *s, const int *cancel, struct Loading *loading, const Log *log)
 {
     const int *cancel_before = s->be->cancel;
     const Log *log_before = s->be->log;
@@ -368,10 +370,12 @@ int avt_shelf_fill(Shelf *s, const int *cancel, const Log *log)
         return ret;
     s->be->cancel = cancel;
     s->be->log = log;
+    s->loading = loading;
     ret = avt_shelf_begin(&r, s, s->be, s->be, slots, 0);
     for (int l = 0; l < s->book.nb_layers && ret >= 0; l++)
         ret = avt_shelf_layer(&r, l) ? 0 : -1;
     ret = avt_shelf_end(&r);
+    s->loading = NULL;
     s->be->cancel = cancel_before;
     s->be->log = log_before;
     avt_arena_close(&slots);

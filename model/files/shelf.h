@@ -51,9 +51,9 @@ typedef struct Shelf Shelf;
  */
 int  avt_shelf_open(Shelf **s, const ShelfBook *book, Backend *be, ShelfRoom room, Binder *seen);
 void avt_shelf_close(Shelf **s);
-/** Prepare every layer now; those that will be read each time are read once, and found sound.
+/** Prepare every layer now; those that will be read each time are read once, and found sound. loading: (opt) is told.
  *  @return 0; the first failure: AVT_INVALID (logged), ENOMEM, ECANCELED */
-int  avt_shelf_fill(Shelf *s, const int *cancel, const Log *log);
+int  avt_shelf_fill(Shelf *s, const int *cancel, struct Loading *loading, const Log *log);
 /** Bytes of all layers that stay, and of those that have been asked for. */
 size_t avt_shelf_planned(const Shelf *s);
 size_t avt_shelf_used(Shelf *s);

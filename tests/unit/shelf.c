@@ -209,7 +209,7 @@ static void readers_go_round(void **state)
 
     (void)state;
     open_stack(&s, "cpu", (size_t)1 << 40, 1);
-    REQUIRE_OK(avt_shelf_fill(s.shelf, NULL, test_log()));
+    REQUIRE_OK(avt_shelf_fill(s.shelf, NULL, NULL, test_log()));
     REQUIRE(avt_shelf_used(s.shelf) == avt_shelf_planned(s.shelf));
     walks(&s, want, 0);
     close_stack(&s);
@@ -222,7 +222,7 @@ static void readers_go_round(void **state)
             s.part = part;
             s.slots = slots;
             REQUIRE_OK(open_shelf(&s, all_bytes()));
-            REQUIRE_OK(avt_shelf_fill(s.shelf, NULL, test_log()));
+            REQUIRE_OK(avt_shelf_fill(s.shelf, NULL, NULL, test_log()));
             coming = avt_shelf_coming(s.shelf, &bytes);
             REQUIRE(avt_shelf_standing(s.shelf) <= all_bytes() * part / 8 && avt_shelf_standing(s.shelf) + bytes == all_bytes());
             REQUIRE(walks(&s, got, 0) == (coming > slots ? bytes : 0));
