@@ -74,6 +74,16 @@ int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what)
     return code;
 }
 
+int avt_cuda_is_done(Backend *be, cudaEvent_t event, const char *what)
+{
+    const cudaError_t e = cudaEventQuery(event);
+
+    if (e != cudaErrorNotReady)
+        return e == cudaSuccess ? 1 : avt_cuda_check(be, e, what);
+    cudaGetLastError();
+    return 0;
+}
+
 static int enter(Backend *be)
 {
     return avt_cuda_check(be, cudaSetDevice(avt_cuda(be)->index), "choosing the device");
@@ -86,12 +96,14 @@ static int devices(const Log *log)
     int driver = 0, nb = 0;
     cudaError_t e = cudaDriverGetVersion(&driver);
 
+    cudaGetLastError();                                             // what was told is not told again
     if (e != cudaSuccess || !driver)
         return avt_fail(log, AVT_ERR(ENOSYS), "cuda: this machine has no NVIDIA driver; install R580 or newer, or use devices=cpu");
     if (driver < NEED_DRIVER)
         return avt_fail(log, AVT_ERR(ENOSYS), "cuda: the NVIDIA driver knows CUDA up to %d.%d, this build needs %d.%d; install R580 or newer, or use "
                         "devices=cpu", driver / 1000, driver % 1000 / 10, NEED_DRIVER / 1000, NEED_DRIVER % 1000 / 10);
     e = cudaGetDeviceCount(&nb);
+    cudaGetLastError();
     if (e != cudaSuccess && e != cudaErrorNoDevice)
         return avt_fail(log, AVT_ERR(ENOSYS), "cuda: the driver does not start (%s); see nvidia-smi, or use devices=cpu", cudaGetErrorString(e));
     return nb;
@@ -139,16 +151,20 @@ static int64_t memory_left(int index)
 {
     size_t left = 0, all = 0;
 
-    if (arch_of(index, NULL) < 0 || start_device(index) != cudaSuccess || cudaMemGetInfo(&left, &all) != cudaSuccess)
-        return -1;
-    return (int64_t)left;
+    if (arch_of(index, NULL) >= 0 && start_device(index) == cudaSuccess && cudaMemGetInfo(&left, &all) == cudaSuccess)
+        return (int64_t)left;
+    cudaGetLastError();
+    return -1;
 }
 
 static int reaches(int index, int other)
 {
     int can = 0;
 
-    return cudaDeviceCanAccessPeer(&can, index, other) == cudaSuccess && can;
+    if (cudaDeviceCanAccessPeer(&can, index, other) == cudaSuccess)
+        return can;
+    cudaGetLastError();
+    return 0;
 }
 
 /* ---- memory ---------------------------------------------------------------------------------------------------------------- */

@@ -55,6 +55,9 @@ int avt_cuda_check(Backend *be, cudaError_t e, const char *what);
 int avt_cuda_check_lt(Backend *be, cublasStatus_t e, const char *what);
 int avt_cuda_check_dnn(Backend *be, cudnnStatus_t e, const char *what);
 
+/** Is an event's work done? 1, or 0: not yet. Asking leaves no error behind, which a library would take for its own. @return a negative errno after a failure */
+int avt_cuda_is_done(Backend *be, cudaEvent_t event, const char *what);
+
 /** cuDNN's handle is there, made now if it was not: it takes device memory, and a queue that has no use for one has none. @return 0 or an error */
 int avt_cuda_dnn_open(Backend *be);
 

@@ -300,7 +300,7 @@ int avt_dnn_plan(Backend *be, DnnPlan **plan, const DnnWish *wish)
     return ret < 0 ? ret : (*plan)->refused ? AVT_ERR(ENOSYS) : 0;
 }
 
-int avt_dnn_execute(Backend *be, const DnnPlan *plan, int64_t nb, const int64_t *uid, void *const *address, void *workspace, const char *what)
+int avt_dnn_execute(Backend *be, DnnPlan *plan, int64_t nb, const int64_t *uid, void *const *address, void *workspace, const char *what)
 {
     DnnPart pack = NULL;
     cudnnStatus_t e = cudnnBackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
@@ -317,5 +317,9 @@ int avt_dnn_execute(Backend *be, const DnnPlan *plan, int64_t nb, const int64_t 
         e = cudnnBackendExecute(avt_cuda(be)->dnn, plan->plan, pack);
     if (pack)
         cudnnBackendDestroyDescriptor(pack);
-    return avt_cuda_check_dnn(be, e, what);
+    if (CUDNN_STATUS_CATEGORY(e) != CUDNN_STATUS_NOT_SUPPORTED)
+        return avt_cuda_check_dnn(be, e, what);
+    plan->refused = 1;
+    avt_log(be->log, LOG_WARNING, "%s: %s: cuDNN has made a plan that it does not run (%s): another way is taken", be->device, what, cudnnGetErrorString(e));
+    return AVT_ERR(ENOSYS);
 }

@@ -65,6 +65,7 @@ int avt_dnn_take(Backend *be, DnnPlan *plan, const DnnWish *wish, uint64_t sum);
 /** Keep it, if the library can say it as a text. */
 void avt_dnn_keep(Backend *be, const DnnPlan *plan, const DnnWish *wish, uint64_t sum);
 
-int avt_dnn_execute(Backend *be, const DnnPlan *plan, int64_t nb, const int64_t *uid, void *const *address, void *workspace, const char *what);
+/** @return 0, ENOSYS: it is not run after all (told; the plan is refused from then on), or an error */
+int avt_dnn_execute(Backend *be, DnnPlan *plan, int64_t nb, const int64_t *uid, void *const *address, void *workspace, const char *what);
 
 #endif

@@ -103,6 +103,20 @@ static cublasStatus_t choose(Cuda *cuda, LtPlan *plan, const LtProduct *p)
     return e ? e : nb <= p->choice ? CUBLAS_STATUS_NOT_SUPPORTED : found[p->choice].state;
 }
 
+static bool is_refusal(cublasStatus_t e)
+{
+    return e == CUBLAS_STATUS_NOT_SUPPORTED || e == CUBLAS_STATUS_INVALID_VALUE || e == CUBLAS_STATUS_ARCH_MISMATCH;
+}
+
+static void refuse(Backend *be, LtPlan *plan, const LtProduct *p)
+{
+    plan->refused = 1;
+    if (!p->choice && avt_cuda_lt_facts(avt_cuda(be)->plans)->asked)
+        avt_log(be->log, LOG_WARNING, "%s: cuBLASLt has no product of %lld x %lld x %lld, %s to %s: %s", be->device,
+                (long long)p->m, (long long)p->n, (long long)p->k, avt_dtype_name((DType)p->x), avt_dtype_name((DType)p->out),
+                avt_is_code((DType)p->x) ? "cuDNN's or our own is used" : "our own is used, which is slow");
+}
+
 static int make(Backend *be, LtPlan **out, const LtProduct *p)
 {
     LtPlan *plan = (LtPlan *)avt_calloc(MEM_BACKEND, 1, sizeof(*plan));
@@ -114,11 +128,8 @@ static int make(Backend *be, LtPlan **out, const LtProduct *p)
     e = describe(plan, p);
     if (!e)
         e = choose(avt_cuda(be), plan, p);
-    plan->refused = e == CUBLAS_STATUS_NOT_SUPPORTED || e == CUBLAS_STATUS_INVALID_VALUE || e == CUBLAS_STATUS_ARCH_MISMATCH;
-    if (plan->refused && !p->choice && avt_cuda_lt_facts(avt_cuda(be)->plans)->asked)
-        avt_log(be->log, LOG_WARNING, "%s: cuBLASLt has no product of %lld x %lld x %lld, %s to %s: %s", be->device,
-                (long long)p->m, (long long)p->n, (long long)p->k, avt_dtype_name((DType)p->x), avt_dtype_name((DType)p->out),
-                avt_is_code((DType)p->x) ? "cuDNN's or our own is used" : "our own is used, which is slow");
+    if (is_refusal(e))
+        refuse(be, plan, p);
     ret = plan->refused ? 0 : avt_cuda_check_lt(be, e, "a plan for a product");
     if (ret >= 0)
         ret = avt_cuda_plan_put(avt_cuda(be)->plans, p, sizeof(*p), plan, close_plan);
@@ -149,6 +160,10 @@ int avt_cuda_lt_run(Backend *be, const LtProduct *p, const LtOperands *o)
         e = cublasLtMatmul(cuda->lt, plan->desc, whole ? (const void *)&one_i : &one, o->w, plan->w, o->x, plan->x,
                            whole ? (const void *)&none_i : &beta, p->res ? o->res : o->out, plan->out, o->out,
                            plan->out, &plan->algo, o->workspace, (size_t)p->library, cuda->stream);
+    if (e == CUBLAS_STATUS_NOT_SUPPORTED || (is_refusal(e) && !avt_cuda_lt_facts(cuda->plans)->asked)) {
+        refuse(be, plan, p);                                        // its list had it; nothing was done
+        return AVT_ERR(ENOSYS);
+    }
     return avt_cuda_check_lt(be, e, "a product");
 }
 

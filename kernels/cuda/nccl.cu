@@ -180,7 +180,6 @@ static int mark_message(CudaWay *way)
 static int way_poll(CudaWay *way)
 {
     ncclResult_t state = ncclSuccess;
-    cudaError_t e;
     int ret = begun(way, "asking", nccl.CommGetAsyncError(way->comm, &state));
 
     if (ret < 0)
@@ -194,11 +193,11 @@ static int way_poll(CudaWay *way)
         ret = mark_message(way);
     if (ret < 0 || !way->moving)
         return ret;
-    e = cudaEventQuery(way->done);
-    if (e == cudaErrorNotReady)
+    ret = avt_cuda_is_done(way->be, way->done, "moving a message");
+    if (!ret)
         return AVT_ERR(EINPROGRESS);
     way->moving = 0;
-    return avt_cuda_check(way->be, e, "moving a message");
+    return ret < 0 ? ret : 0;
 }
 
 static const char *way_why(const CudaWay *way)

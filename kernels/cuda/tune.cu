@@ -83,7 +83,8 @@ static int time_of(Backend *be, float *ms, float best, const Contest *c, const C
             ret = avt_cuda_check(be, cudaEventSynchronize(to), "timing");
         if (ret >= 0)
             ret = avt_cuda_check(be, cudaEventElapsedTime(&t, from, to), "timing");
-        *ms = fminf(*ms, t / REPEATS);
+        if (ret >= 0)
+            *ms = fminf(*ms, t / REPEATS);
     }
     return ret == AVT_ERR(ENOSYS) ? 0 : ret;
 }

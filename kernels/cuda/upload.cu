@@ -76,8 +76,9 @@ static int next_chunk(Backend *be)
     left->used = 1;
     s->at = (s->at + 1) % CUDA_CHUNKS;
     s->full = 0;
-    if (!c->used || cudaEventQuery(c->done) == cudaSuccess)
-        return 0;
+    ret = c->used ? avt_cuda_is_done(be, c->done, "waiting for an upload") : 1;
+    if (ret)
+        return ret < 0 ? ret : 0;
     be->queue.stops++;
     return avt_cuda_check(be, cudaEventSynchronize(c->done), "waiting for an upload");
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <cuda_runtime_api.h>
+
 #include "avatar.h"
 #include "control.h"
 #include "files.h"
@@ -157,6 +159,26 @@ static void long_uploads(void **state)
     free(back);
 }
 
+/* That a chunk of the staging is still in use is asked, and no error of that is left for a library to find. */
+static void no_error_is_left(void **state)
+{
+    float *v = calloc(MANY, sizeof(*v));
+    Backend *be;
+    Arena *a = NULL;
+
+    (void)state;
+    REQUIRE_OK(simt_set("SCHEDULE", "lazy"));
+    be = opened("cuda0");
+    REQUIRE_OK(avt_arena_open(&a, be, "test", MANY * sizeof(*v)));
+    avt_upload(be, avt_new(a, DT_F32, MANY), v);
+    assert_int_equal(cudaPeekAtLastError(), cudaSuccess);
+    REQUIRE_OK(avt_sync(be));
+    avt_arena_close(&a);
+    avt_backend_close(&be);
+    free(v);
+    REQUIRE_OK(simt_set("SCHEDULE", getenv("SIMT_SCHEDULE") ? getenv("SIMT_SCHEDULE") : "eager"));
+}
+
 /* One queue writes, the other reads, the first writes again: `rounds` times, with the two waits that this wants. */
 static void marks_order_queues(void **state)
 {
@@ -215,7 +237,7 @@ static void fetches(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices_that_are_none), cmocka_unit_test(no_memory), cmocka_unit_test(a_margin), cmocka_unit_test(a_lost_device), cmocka_unit_test(long_uploads),
+        cmocka_unit_test(devices_that_are_none), cmocka_unit_test(no_memory), cmocka_unit_test(a_margin), cmocka_unit_test(a_lost_device), cmocka_unit_test(long_uploads), cmocka_unit_test(no_error_is_left),
         cmocka_unit_test(marks_order_queues), cmocka_unit_test(fetches),
     };
 

@@ -51,6 +51,7 @@ struct Settings {
     std::map<std::string, double> pace;         // microseconds of what is named so
     int64_t fail_memory = -1;                   // the allocation that fails, counted from 0
     int64_t fail_device = -1;                   // the operation at which the device is lost
+    int64_t fail_product = -1;                  // the call of cuBLASLt or cuDNN that is refused when it is to be run
     cudaError_t fail_with = cudaErrorECCUncorrectable;
 };
 extern Settings settings;

@@ -16,7 +16,8 @@
  *                                           that events read stands between operations
  *   SIMT_DRIVER    version, as 12080        of CUDA that the driver knows; 0: no driver
  *   SIMT_FLAGS     number                   of the primary contexts, as somebody has opened them
- *   SIMT_FAIL      memory:N | lost:N | ecc:N     the N-th allocation fails; the device is lost at its N-th operation
+ *   SIMT_FAIL      memory:N | lost:N | ecc:N | product:N     the N-th allocation fails; the device is lost at its N-th operation; a library
+ *                                           refuses to run its N-th call, which it had a plan for
  *
  * Whatever was reported makes the program exit with SIMT_FOUND, unless it was cleared.
  */

@@ -468,10 +468,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     Plan plan = { problem_of(call.p, layout), DEFAULT_ALIGNMENT, 0, 0 };
     Operation o;
 
-    if (sticky)
+    if (cudaPeekAtLastError())                                      // an error of an earlier call counts as one of its own launch
         return CUBLAS_STATUS_EXECUTION_FAILED;
     if (e != CUBLAS_STATUS_SUCCESS)
         return e;
+    if (settings.fail_product >= 0 && !settings.fail_product--)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     if (algo)
         memcpy((void *)&plan, algo, sizeof(plan));
     if (call.p.get<int32_t>(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT) & CUBLASLT_EPILOGUE_BIAS)

@@ -433,6 +433,8 @@ static cudnnStatus_t execute(cudnnContext *h, const Descriptor *plan, const Desc
     b.tf32 = std::count(plan->engine.notes.begin(), plan->engine.notes.end(), CUDNN_NUMERICAL_NOTE_TENSOR_CORE) > 0;
     if (b.workspace_size && !b.workspace)
         return no(CUDNN_STATUS_BAD_PARAM, "no workspace");
+    if (settings.fail_product >= 0 && !settings.fail_product--)
+        return no(CUDNN_STATUS_NOT_SUPPORTED, "refused, as was asked for");
     if (!is_aligned(*g, b))
         return no(CUDNN_STATUS_EXECUTION_FAILED, "a misaligned address");
     for (const Node &n : g->node)
@@ -540,7 +542,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t h, cudnnBackendDescriptor_t plan
 {
     Guard guard(lock);
 
-    if (sticky)
+    if (cudaPeekAtLastError())                                      // an error of an earlier call counts as one of its own launch
         return CUDNN_STATUS_EXECUTION_FAILED;
     if (!((Descriptor *)plan)->finished || !((Descriptor *)pack)->finished)
         return no(CUDNN_STATUS_BAD_PARAM, "plan or pack is not finished");

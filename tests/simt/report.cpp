@@ -90,13 +90,13 @@ static int word(const char *value, const char *const *list)
 
 static int set_failure(const char *value)
 {
-    static const char *const kinds[] = { "memory", "lost", "ecc", NULL };
+    static const char *const kinds[] = { "memory", "lost", "ecc", "product", NULL };
     const char *colon = strchr(value, ':');
     const int kind = colon ? word(std::string(value, colon).c_str(), kinds) : -1;
 
     if (kind < 0)
         return -1;
-    (kind ? settings.fail_device : settings.fail_memory) = atoll(colon + 1);
+    (kind == 0 ? settings.fail_memory : kind == 3 ? settings.fail_product : settings.fail_device) = atoll(colon + 1);
     settings.fail_with = kind == 1 ? cudaErrorDevicesUnavailable : cudaErrorECCUncorrectable;
     return 0;
 }
@@ -244,7 +244,7 @@ void simt_clear(void)
 
     faults.clear();
     sticky = cudaSuccess;
-    settings.fail_memory = settings.fail_device = -1;
+    settings.fail_memory = settings.fail_device = settings.fail_product = -1;
 }
 
 }

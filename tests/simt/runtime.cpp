@@ -126,7 +126,7 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
     const Stream *stream = stream_of(s);
 
     step(settings.schedule == Schedule::RANDOM);
-    return sticky ? sticky : stream->done >= stream->submitted ? cudaSuccess : cudaErrorNotReady;
+    return failed(sticky ? sticky : stream->done >= stream->submitted ? cudaSuccess : cudaErrorNotReady);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
@@ -205,7 +205,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
             host_waited_for(r->clock);
         return sticky;
     }
-    return cudaErrorNotReady;
+    return failed(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
