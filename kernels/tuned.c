@@ -10,8 +10,10 @@ Tuned *avt_tuned_open(void)
 {
     Tuned *t = avt_calloc(MEM_BACKEND, 1, sizeof(*t));
 
-    if (t)
-        pthread_mutex_init(&t->lock, NULL);
+    if (!t)
+        return NULL;
+    pthread_mutex_init(&t->lock, NULL);
+    t->least = TUNED_LEAST;
     return t;
 }
 

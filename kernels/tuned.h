@@ -33,6 +33,7 @@ typedef struct Tuned {
     pthread_mutex_t lock;
     TunedEntry *first;                  // under lock, as what follows
     int found;                          // entries that were put since it was set to 0
+    double least;                       // operations of a call that is worth finding out for; may be set before a backend has the table
     /* Where larger things are kept, once it is there; NULL: nowhere. Callable by all queues at the same time. */
     const struct TunedShelf *shelf;
 } Tuned;
@@ -44,7 +45,13 @@ typedef struct TunedShelf {
     void (*put)(const struct TunedShelf *s, const char *device, const char *name, const void *bytes, size_t size);
 } TunedShelf;
 
-/** An empty table, or NULL: no memory. */
+/*
+ * A way that a library has to compile first costs a second of a CPU, once a card; so many operations take some 30 microseconds of a large card, of
+ * which a contest may win a few. All large calls of the published model have more, hardly any of nano.
+ */
+#define TUNED_LEAST 0x1p34
+
+/** An empty table with that least, or NULL: no memory. */
 Tuned *avt_tuned_open(void);
 /** The shelf is the caller's. */
 void avt_tuned_close(Tuned **t);

@@ -426,7 +426,7 @@ static int by_contest(Backend *be, const OpCall *c)
     const int nb = entrants(entrant, avt_cuda(be)->arch);
     char text[128];
 
-    if (won || !be->tuned || 4. * (double)(shape.n * (shape.first + shape.second)) * (double)(shape.heads * shape.hd) < CONTEST_LEAST)
+    if (won || !be->tuned || 4. * (double)(shape.n * (shape.first + shape.second)) * (double)(shape.heads * shape.hd) < be->tuned->least)
         return by_choice(be, c, won ? won : &entrant[0]);
     write_shape(text, sizeof(text), &shape);
     const Contest contest = { &shape, sizeof(shape), text, entrant, nb, by_choice, c, c };

@@ -246,7 +246,7 @@ static int by_contest(Backend *be, const OpCall *c)
     won = avt_cuda_choice(be, &shape, sizeof(shape));
     if (won)
         return by_choice(be, c, won);
-    if (2 * sums * (double)avt_numel(c->out) < CONTEST_LEAST || !can_repeat(be, &again, c))
+    if (2 * sums * (double)avt_numel(c->out) < be->tuned->least || !can_repeat(be, &again, c))
         return AVT_ERR(ENOSYS);
     write_shape(text, sizeof(text), &shape);
     const Contest contest = { &shape, sizeof(shape), text, entrant, entrants(entrant, c, avt_cuda(be)->arch), by_choice, c, &again };

@@ -348,7 +348,7 @@ static int by_contest(Backend *be, const OpCall *c)
 
     if (won)
         return by_choice(be, c, won);
-    if (2. * (double)shape.m * (double)shape.n * (double)shape.k < CONTEST_LEAST || !can_repeat(be, &again, c))
+    if (2. * (double)shape.m * (double)shape.n * (double)shape.k < be->tuned->least || !can_repeat(be, &again, c))
         return AVT_ERR(ENOSYS);
     write_shape(text, sizeof(text), &shape);
     const Contest contest = { &shape, sizeof(shape), text, entrant, entrants(entrant, c, avt_cuda(be)->arch), by_choice, c, &again };

@@ -41,8 +41,6 @@ typedef enum CudaLibrary { BY_LT, BY_DNN, BY_HAND } CudaLibrary;
 
 enum { ENTRANTS_MOST = 8 };
 
-#define CONTEST_LEAST (1 << 28)         // operations of a call that is worth one: a plan of cuDNN's takes a second to compile
-
 typedef struct CudaChoice {
     CudaLibrary library;
     int number;                         // BY_LT: as LtProduct.choice; BY_DNN: as DnnWish.engine; BY_HAND: 0

@@ -23,6 +23,15 @@ typedef struct Numbers {
 static Numbers n[1];
 static double largest;                          // of the right results
 
+/* A table for calls that the bed computes in no time */
+static Tuned *table(void)
+{
+    Tuned *t = avt_tuned_open();
+
+    t->least = 0x1p28;
+    return t;
+}
+
 static void draw(void)
 {
     test_random(n->x, M * K, 1);
@@ -103,7 +112,7 @@ static const char *make_fast(int way)
 static void contest(Form form, int way)
 {
     const char *const fast = make_fast(way);
-    Tuned *t = avt_tuned_open();
+    Tuned *t = table();
     uint64_t products;
 
     multiply(n->out, "cuda0", t, form, &products);
@@ -133,7 +142,7 @@ static void fastest(void **state)
 /* Hardly faster is not enough to leave the libraries' own choice. */
 static void nearly_as_fast(void **state)
 {
-    Tuned *t = avt_tuned_open();
+    Tuned *t = table();
 
     (void)state;
     REQUIRE_OK(simt_set("PACE", "cuBLASLt 0=1000,cuBLASLt 1=980,cuBLASLt 2=2000,cuDNN 7=990,cuDNN 2=2000"));
@@ -146,7 +155,7 @@ static void nearly_as_fast(void **state)
 /* By way of the file: the other run multiplies once, in the same way, whatever is fast by then; the same bits. */
 static void kept(void **state)
 {
-    Tuned *t = avt_tuned_open();
+    Tuned *t = table();
     float *first = malloc(sizeof(n->out));
     uint64_t products;
 
@@ -157,7 +166,7 @@ static void kept(void **state)
     REQUIRE_OK(avt_tuning_write(t, tmp_dir, test_log()));
     avt_tuned_close(&t);
     make_fast(3);
-    t = avt_tuned_open();
+    t = table();
     avt_tuning_read(t, tmp_dir, test_log());
     multiply(n->out, "cuda0", t, PLAIN, &products);
     REQUIRE(products == 1 && !t->found && !strcmp(only_choice(t), "cuBLASLt 2"));
@@ -171,7 +180,7 @@ static void kept(void **state)
 static void of_no_use(void **state)
 {
     static const char *const choice[] = { "cuBLASLt 3", "abacus 7", "" };
-    Tuned *t = avt_tuned_open();
+    Tuned *t = table();
 
     (void)state;
     find_right(PLAIN);
@@ -184,6 +193,49 @@ static void of_no_use(void **state)
         compare();
     }
     avt_tuned_close(&t);
+}
+
+/* [32, 64] of the first rows and columns, without a bias, by a device; fail: what happens then, or NULL */
+static float *small_product(const char *device, const char *fail)
+{
+    TestBench t;
+    Linear l = { .b = AVT_NONE };
+    Tensor y;
+    float *got;
+
+    test_bench_open_act(&t, device, CPU_AUTO, 1, DT_BF16);
+    t.be->log = test_log();
+    l.w = test_weight(&t, WEIGHT_LINEAR, n->w, 2, (int64_t[]){ 64, 64 });
+    y = avt_new(t.arena, DT_F32, 32, 64);
+    if (fail)
+        REQUIRE_OK(simt_set("FAIL", fail));
+    avt_linear(t.be, y, TEST_ACT(&t, n->x, 32, 64), &l, ACT_NONE);
+    REQUIRE_OK(avt_sync(t.be));
+    got = test_read(&t, y);
+    test_bench_close(&t);
+    return got;
+}
+
+/* What the library's list has and the library does not run: one of the products that the backend asks for when it opens, or one that counts. */
+static void refused_when_run(void **state)
+{
+    static const char *const while_opening[] = { "product:0", "product:1", NULL };
+    float *right = small_product("cpu", NULL);
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        float *got;
+
+        if (while_opening[i])
+            REQUIRE_OK(simt_set("FAIL", while_opening[i]));
+        got = small_product("cuda0", while_opening[i] ? NULL : "product:0");
+        assert_int_equal(strstr(test_log_text(), "our own is used, which is slow") != NULL, !while_opening[i]);
+        for (int k = 0; k < 32 * 64; k++)
+            REQUIRE(fabs(got[k] - right[k]) <= 1e-4);
+        free(got);
+    }
+    simt_clear();
+    free(right);
 }
 
 /* Without a table: the libraries' first way, nothing is timed. */
@@ -204,7 +256,7 @@ static void without(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(fastest), cmocka_unit_test(nearly_as_fast), cmocka_unit_test(kept), cmocka_unit_test(of_no_use),
-                                        cmocka_unit_test(without) };
+                                        cmocka_unit_test(refused_when_run), cmocka_unit_test(without) };
 
     draw();
     return test_main("tune", tests);
