@@ -236,14 +236,14 @@ check-gpu:
 	@$(MAKE) -s --no-print-directory SIMT=$(BUILD)/simt check-gpu-simt
 else
 check-gpu: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames
-	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD)
+	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) $(if $(TIME),--seconds $(TIME))
 endif
 # the same to be carried to a machine that has no compiler
 gpu-kit: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames
 	@$(SRC)/tests/gpu/kit.sh $(SRC) $(BUILD)
 check-gpu-simt: $(addprefix $(BUILD)/simt/,avatar lib/libavatar.so.0 tests/parity tests/gpu/stream tests/kernels/rope tests/kernels/copy) \
 		$(BUILD)/tests/gpu/frames $(TINY_MODEL)
-	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) simt
+	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) --simt
 
 # ---- demo, install, habits -----------------------------------------------------------------------------------------------------
 

@@ -1,107 +1,170 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# check.sh SRC BUILD [simt]: everything that only a GPU can tell, in one run; writes doc/gpu/CARD.md and .json, results in BUILD/gpu.
+# check.sh SRC BUILD [--simt] [--seconds N] [--into DIR]: everything that only a GPU can tell, in one run of at most N seconds (540); writes
+# DIR/CARD.md and .json (DIR: SRC/doc/gpu), logs in BUILD/gpu. What matters most comes first, what there is no time for is said, and whoever ends the
+# run (TERM) has the report of what was done until then.
 #
 #   kernels      every op against plain C                        parity    networks and the chain against the reference, f32 and bf16
-#   frames       that stay on the GPU, read in another context, are those of the host
-#   sanitizer    four tools of compute-sanitizer, one nano block  verify    two blocks of nano against its known answer
 #   stream       the published sizes on random weights: times by op, memory, equal bits; beside PyTorch where that is installed
+#   verify       two blocks of nano against its known answer      frames    that stay on the GPU, read in another context, are those of the host
+#   film         with contests: what the first one costs          sanitizer four tools of compute-sanitizer, one nano block
 #
-# With `simt` the same on the emulated GPU of tests/simt, with tiny shapes: that the run itself is whole. What has no tool here is said
+# With --simt the same on the emulated GPU of tests/simt, with tiny shapes: that the run itself is whole. What has no tool here is said
 # and stays "not measured". Exit code 1 when something that ran has failed.
 set -u
-src=$(cd "$1" && pwd) build=$(cd "$2" && pwd) simt=${3:-}
-out=$build/gpu
-bin=$build
+src=$(cd "$1" && pwd) build=$(cd "$2" && pwd) simt='' most='' into=
+shift 2
+while [ $# -gt 0 ]; do
+    case $1 in
+        --simt) simt=yes; shift ;;
+        --seconds) most=$2; shift 2 ;;
+        --into) into=$2; shift 2 ;;
+        *) echo "check.sh: $1 is no option; --simt, --seconds N, --into DIR are" >&2; exit 2 ;;
+    esac
+done
+most=${most:-$([ -n "$simt" ] && echo 3600 || echo 540)}
+out=$build/gpu bin=$build device=cuda0
 [ -z "$simt" ] || bin=$build/simt out=$build/gpu-simt
 rm -rf "$out" && mkdir -p "$out" || exit 2
-device=cuda0 passed=0 failed=0 skipped=0
-export OMP_WAIT_POLICY=passive
+[ -n "$into" ] || into=$([ -n "$simt" ] && echo "$out" || echo "$src/doc/gpu")
+passed=0 failed=0 skipped=0
+# nano where the kit lies; no plans of an earlier run
+export OMP_WAIT_POLICY=passive AVATAR_MODELS=$src/model XDG_CACHE_HOME=$out/cache
 
-say() { printf '%-32s %s\n' "$1" "$2"; }
-# step NAME SECONDS COMMAND...: run it, its output into NAME.log, or, where NAME.json is named in `into`, what it prints into that; its verdict into NAME.rc
-into=
-step() {
+# the plugin, for test programs, which are not beside it; NVIDIA's libraries where Python's packages alone have them
+if [ -z "$simt" ]; then
+    libs=$build
+    ldconfig -p 2>/dev/null | grep -q libcudnn.so.9 ||
+        libs=$libs:$(python3 -c 'import glob, sysconfig; print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))')
+    export LD_LIBRARY_PATH=$libs${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+fi
+
+# ---- steps --------------------------------------------------------------------------------------------------------------------
+
+say() { printf '%4d s  %-26s %s\n' $SECONDS "$1" "$2"; }
+skip() { say "$1" "not measured: $2"; echo "$2" > "$out/$1.skip"; [ -n "$simt" ] || skipped=$((skipped + 1)); }
+# perform NAME SECONDS COMMAND...: what it prints into NAME.out, all else into NAME.log, its exit code into NAME.rc
+perform() {
     local name=$1 limit=$2 start=$SECONDS rc
     shift 2
-    timeout "$limit" "$@" > "$out/${into:-$name.log}" 2> "$out/$name.errors" < /dev/null
+    [ $limit -le $((most - SECONDS)) ] || limit=$((most - SECONDS))
+    timeout -k 5 "$limit" "$@" > "$out/$name.out" 2> "$out/$name.log" < /dev/null &
+    wait $!
     rc=$?
-    cat "$out/$name.errors" >> "$out/$name.log" && rm "$out/$name.errors"
+    echo "$((SECONDS - start)) s of $limit" > "$out/$name.took"
     echo $rc > "$out/$name.rc"
-    say "$name" "$([ $rc = 0 ] && echo passed || echo "FAILED ($rc), see $out/$name.log"), $((SECONDS - start)) s"
-    if [ $rc = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 }
-skip() { say "$1" "not measured: $2"; echo "$2" > "$out/$1.skip"; [ -n "$simt" ] || skipped=$((skipped + 1)); }
+# verdict NAME: a line, and of a failure the end of what was printed
+verdict() {
+    local rc
+    rc=$(cat "$out/$1.rc" 2>/dev/null || echo 'no end')
+    if [ "$rc" = 0 ]; then passed=$((passed + 1)); say "$1" "passed, $(cat "$out/$1.took")"; return 0; fi
+    failed=$((failed + 1))
+    case $rc in 124|137) rc="$rc: no end in time" ;; esac
+    say "$1" "FAILED ($rc), $(cat "$out/$1.took" 2>/dev/null); $out/$1.log:"
+    cat "$out/$1.out" "$out/$1.log" 2>/dev/null | grep -v '^\[ *\(OK\|RUN\)' | tail -n 6 | cut -c1-300 | sed 's/^/            /'
+    return 1
+}
+there_is_time() { [ $((most - SECONDS)) -ge 10 ] || { skip "$1" "no time was left"; return 1; }; }
+step() { there_is_time "$1" || return 1; perform "$@"; verdict "$1"; }
+# side_by_side N NAME...: steps of check(), N at a time
+side_by_side() {
+    local at_once=$1 names='' name
+    shift
+    for name; do
+        there_is_time "$name" || continue
+        names="$names $name"
+        check "$name" &
+        while [ "$(jobs -rp | wc -l)" -ge "$at_once" ]; do wait -n; done
+    done
+    wait
+    for name in $names; do verdict "$name"; done
+}
 
 card=simt
+report() {
+    trap - EXIT
+    mkdir -p "$into"
+    python3 "$src/tests/gpu/report.py" "$out" "$into/$card" || failed=$((failed + 1))
+    echo "report: $into/$card.md"
+    echo "$passed passed, $failed failed, $skipped skipped"
+    exit $((failed > 0))
+}
+trap report EXIT
+trap 'kill $(jobs -p) 2>/dev/null; skip rest "the run was ended from outside"; failed=$((failed + 1)); exit 1' TERM INT
+
+# ---- the card -------------------------------------------------------------------------------------------------------------------
+
 if [ -z "$simt" ]; then
-    command -v nvidia-smi >/dev/null || { echo "check-gpu: no nvidia-smi, so no NVIDIA driver; make check-gpu SIMT=1 runs on an emulated GPU" >&2; exit 2; }
+    command -v nvidia-smi >/dev/null || { trap - EXIT; echo "check-gpu: no nvidia-smi, so no NVIDIA driver; make check-gpu SIMT=1 runs on an emulated GPU" >&2; exit 2; }
     nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit --format=csv,noheader -i 0 > "$out/card.txt"
     card=$(cut -d, -f1 "$out/card.txt" | tr 'A-Z ' 'a-z-' | sed 's/^nvidia-//; s/^geforce-//')
 else
     echo "emulated GPU (tests/simt)" > "$out/card.txt"
 fi
 echo "$card: $(cat "$out/card.txt")"
+# nothing else makes sense where the backend does not open: a library that is missing, a plugin of another build
+step kernels-copy 60 "$bin/tests/kernels/copy" --device $device || { skip rest "the simplest operation does not run: see above"; exit 1; }
 
-# ---- is it right ------------------------------------------------------------------------------------------------------------
+# ---- is it right ------------------------------------------------------------------------------------------------------------------
 
-kernels=$(cd "$bin/tests/kernels" && ls | grep -v '\.d$')
-[ -z "$simt" ] || kernels="rope copy"
-for t in $kernels; do step "kernels-$t" 120 "$bin/tests/kernels/$t" --device $device; done
-for set in gold/parity ../../shared/golden; do
-    dir=$src/tests/$set name=parity-$(basename $set)
-    [ "$set" = gold/parity ] || dir=$(cd "$src/.." && pwd)/shared/golden
-    [ -d "$dir" ] || { skip "$name-f32" "no $dir"; skip "$name-bf16" "no $dir"; continue; }
-    case=$([ -z "$simt" ] || echo "--case rope")
-    step "$name-f32" 120 "$bin/tests/parity" "$dir" --device $device $case
-    step "$name-bf16" 120 "$bin/tests/parity" "$dir" --device $device --precision bf16 $case
+set_of() { case $1 in parity-parity-*) echo "$src/tests/gold/parity" ;; *) echo "$src/../shared/golden" ;; esac; }
+check() {
+    case $1 in
+        kernels-*) perform "$1" 150 "$bin/tests/kernels/${1#kernels-}" --device $device ;;
+        *) perform "$1" 150 "$bin/tests/parity" "$(set_of "$1")" --device $device --precision "${1##*-}" $([ -z "$simt" ] || echo --case rope) ;;
+    esac
+}
+names=$([ -n "$simt" ] && echo rope || (cd "$bin/tests/kernels" && ls | grep -v '\.d$\|^copy$'))
+names=$(for t in $names; do echo "kernels-$t"; done)
+for name in parity-{parity,golden}-{f32,bf16}; do
+    if [ -d "$(set_of $name)" ]; then names="$names $name"; else skip $name "no $(set_of $name)"; fi
 done
+side_by_side $([ -n "$simt" ] && echo 1 || echo 8) $names
+
+# ---- how fast, how large ------------------------------------------------------------------------------------------------------------
+
+tiny=$([ -z "$simt" ] || echo "--tiny --repeats 2")
+stream() { step stream-$1 $([ -z "$simt" ] && echo 200 || echo 1200) "$bin/tests/gpu/stream" --device $device --precision $1 $tiny $2; }
+stream bf16 ""
+paper=$(echo "$card" | grep -oE 'h100-pcie|h100|h200|b200|l40s|4090|5090|3090|a100' | head -n 1 | sed 's/^a100$/a100-80/')
+"$bin/avatar" plan --ops --devices $device --gpu "${paper:-h100}" --json > "$out/paper.json" 2>/dev/null
+if [ -z "$simt" ] && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    step peer 120 python3 "$src/tests/gpu/peer.py" "$out/peer.json"
+else skip peer "no PyTorch with CUDA here"; fi
+
+# ---- films ----------------------------------------------------------------------------------------------------------------------------
+
 python3 - "$out/short.wav" <<'P'
 import math, struct, sys, wave
 w = wave.open(sys.argv[1], "wb"); w.setnchannels(1); w.setsampwidth(2); w.setframerate(16000)
 w.writeframes(b"".join(struct.pack("<h", int(6000 * math.sin(i * 0.1) * math.sin(i * 0.001))) for i in range(4800)))
 P
 face=$src/model/nano/faces/anna.png
-speak() { "$bin/avatar" speak "$out/short.wav" "$face" --devices $device --quiet --seed 7 "$@"; }
 if [ -z "$simt" ]; then
-    for p in f32 bf16; do step "verify-$p" 60 "$bin/avatar" verify --devices $device --precision $p; done
-    step film 60 "$bin/avatar" speak "$src/tests/gold/lips.wav" "$face" --devices $device -o "$out/film.mp4"
-    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-    for tool in memcheck racecheck initcheck synccheck; do
-        if [ -n "$sanitizer" ]; then
-            step "sanitizer-$tool" 90 "$sanitizer" --tool $tool --error-exitcode 9 --kernel-regex kns=avt "$bin/avatar" speak "$out/short.wav" "$face" \
-                --devices $device --quiet -o "$out/$tool.mp4"
-        else skip "sanitizer-$tool" "no compute-sanitizer"; fi
-    done
+    for p in f32 bf16; do step "verify-$p" 100 "$bin/avatar" verify --devices $device --precision $p; done
+    step frames 100 "$bin/tests/gpu/frames" --devices $device --model "$src/model/nano"
+    stream f32 "--repeats 3"
+    step film 120 "$bin/avatar" speak "$src/tests/gold/lips.wav" "$face" --devices $device -o "$out/film.mp4"
+    step film-again 60 "$bin/avatar" speak "$src/tests/gold/lips.wav" "$face" --devices $device -o "$out/again.mp4"
 else
     step film 400 "$bin/avatar" speak "$out/short.wav" "$face" --devices $device --size 64x64 --steps 1 --quiet -o "$out/film.mkv"
-    for tool in memcheck racecheck initcheck synccheck; do skip "sanitizer-$tool" "the emulated GPU has checks of its own"; done
-fi
-
-if [ -z "$simt" ]; then
-    step frames 60 "$bin/tests/gpu/frames" --devices $device
-else
     step frames 300 env LD_LIBRARY_PATH="$bin/lib" "$build/tests/gpu/frames" --tiny
+    skip stream-f32 "one precision is enough on the emulated GPU"
 fi
-
-# ---- how fast, how large ------------------------------------------------------------------------------------------------------
-
-tiny=$([ -z "$simt" ] || echo "--tiny --repeats 2") limit=$([ -z "$simt" ] && echo 200 || echo 1200)
-for p in bf16 f32; do
-    [ -z "$simt" ] || [ $p = bf16 ] || { skip "stream-$p" "one precision is enough on the emulated GPU"; continue; }
-    into=stream-$p.json
-    step stream-$p $limit "$bin/tests/gpu/stream" --device $device --precision $p $tiny $([ $p = bf16 ] || echo "--repeats 3")
-    into=
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+# ours alone, by what their names end in; but whose numbers are uninitialized is seen of all or of none
+for f in --kernel-regex --kernel-name --filter; do
+    [ -n "$sanitizer" ] && "$sanitizer" --help 2>&1 | grep -q -e "$f" && { ours="$f kns=_kernel"; break; }
 done
-paper=$(echo "$card" | grep -oE 'h100-pcie|h100|h200|b200|l40s|4090|5090|3090|a100' | head -n 1 | sed 's/^a100$/a100-80/')
-"$bin/avatar" plan --ops --devices $device --gpu "${paper:-h100}" --json > "$out/paper.json" 2>/dev/null
-if [ -z "$simt" ] && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-    step peer 120 python3 "$src/tests/gpu/peer.py" "$out/peer.json"
-else skip peer "no PyTorch with CUDA here"; fi
-mkdir -p "$src/doc/gpu"
-doc=$src/doc/gpu/$card
-[ -z "$simt" ] || doc=$out/simt
-python3 "$src/tests/gpu/report.py" "$out" "$doc" || failed=$((failed + 1))
-echo "report: $doc.md"
-echo "$passed passed, $failed failed, $skipped skipped"
-[ $failed = 0 ]
+for tool in memcheck racecheck synccheck initcheck; do
+    name=sanitizer-$tool
+    if [ -n "$simt" ]; then skip $name "the emulated GPU has checks of its own"
+    elif [ -z "$sanitizer" ]; then skip $name "no compute-sanitizer"
+    elif there_is_time $name; then
+        perform $name 100 "$sanitizer" --tool $tool --error-exitcode 9 $([ $tool = initcheck ] || echo "${ours:-}") "$bin/avatar" speak "$out/short.wav" \
+            "$face" --devices $device --no-tune --quiet -o "$out/$tool.mp4"
+        if grep -qi 'device not supported' "$out/$name.out" "$out/$name.log"; then rm "$out/$name.rc"; skip $name "compute-sanitizer does not know this machine"
+        else verdict $name; fi
+    fi
+done

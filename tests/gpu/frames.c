@@ -3,7 +3,7 @@
  * Frames that stay on the GPU (AvatarLook.on_device), read as FFmpeg reads them: by the driver, in a context of the program's own, into rows
  * with a pitch. They are the bytes of those that go to the host, and whole when they are handed out; repeated ones (late=repeat) too.
  *
- *   frames [--tiny] [--careless] [--devices LIST] [--plan WORD] [--vae-device NAME] [--vae-split N]
+ *   frames [--tiny] [--careless] [--model DIR] [--devices LIST] [--plan WORD] [--vae-device NAME] [--vae-split N]
  *
  * --tiny: the model of random weights beside the tests, not nano. --careless waits for no copy before the next frame is asked for, which is
  * wrong: the emulated GPU says so.
@@ -203,7 +203,7 @@ static int read_options(AvatarOptions *opt, int argc, char **argv)
     static char tiny[4096];
     const struct {
         const char *name, **value;
-    } words[] = { { "--devices", &opt->devices }, { "--plan", &opt->plan }, { "--vae-device", &opt->vae_device } };
+    } words[] = { { "--devices", &opt->devices }, { "--plan", &opt->plan }, { "--vae-device", &opt->vae_device }, { "--model", &opt->model } };
     int careless = 0;
 
     for (int i = 1; i < argc; i++) {
@@ -212,7 +212,7 @@ static int read_options(AvatarOptions *opt, int argc, char **argv)
             snprintf(tiny, sizeof(tiny), "%.*s../tiny", (int)(strrchr(argv[0], '/') + 1 - argv[0]), argv[0]);
             opt->model = tiny;
         }
-        for (int k = 0; k < 3 && i + 1 < argc; k++)
+        for (int k = 0; k < 4 && i + 1 < argc; k++)
             if (!strcmp(argv[i], words[k].name))
                 *words[k].value = argv[i + 1];
         if (!strcmp(argv[i], "--vae-split") && i + 1 < argc)

@@ -3,7 +3,7 @@
 # kit.sh SRC BUILD: BUILD/gpu-kit.tar.gz, what `make check-gpu` needs on a machine that has a driver, CUDA, cuDNN and Python alone: the
 # programs with their libraries (those of CUDA and of the C library left out), goldens, the embedded model. There:
 #
-#   tar xf gpu-kit.tar.gz && gpu-kit/run        the report is gpu-kit/tree/doc/gpu/CARD.md
+#   tar xf gpu-kit.tar.gz && gpu-kit/run [--seconds N] [--into DIR]        the report is DIR/CARD.md (DIR: gpu-kit/tree/doc/gpu)
 set -eu
 src=$(cd "$1" && pwd) build=$(cd "$2" && pwd)
 top=$build/gpu-kit
@@ -24,7 +24,7 @@ ldd "$build/avatar" "$build/tests/parity" "$top"/tree/build/tests/kernels/* | aw
 cat > "$top/run" <<'R'
 #!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
-LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/tree/tests/gpu/check.sh" "$here/tree" "$here/tree/build"
+LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/tree/tests/gpu/check.sh" "$here/tree" "$here/tree/build" "$@"
 R
 chmod +x "$top/run"
 tar -C "$build" -czf "$build/gpu-kit.tar.gz" gpu-kit

@@ -398,6 +398,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--repeats"))
             repeats = atoi(value);
     }
+    setvbuf(stdout, NULL, _IONBF, 0);                                   // what is measured is told, whatever comes then
     choose_sizes(&s);
     ret = run(&s, repeats);
     if (ret < 0)
