@@ -75,7 +75,8 @@ typedef struct OpCall {
     OpId op;
     Tensor out;
     Tensor more[OP_MAX_OUT - 1];        // linear_group: results of the products after the first
-    union {                             // operands, by number or by name; absent ones are AVT_NONE
+    union {                             // operands, by number or by name; absent ones are AVT_NONE, so an initializer gives `in`:
+                                        // of the bytes behind a shorter member C says nothing, and compilers leave what was there
         Tensor in[OP_MAX_IN];
         Tensor x;                       // in[0]: of every op that has but one input, and of most others
         struct { Tensor x, w, b, gate, res; } linear;

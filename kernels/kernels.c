@@ -107,7 +107,7 @@ void avt_copy(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_COPY, avt_numel(out) == avt_numel(x) && !out.packed && !x.packed);
     CHECK(be, OP_COPY, out.dtype == x.dtype || (out.dtype <= DT_F16 && x.dtype <= DT_F16));
-    submit(be, &(OpCall){ .op = OP_COPY, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_COPY, .out = out, .in = { x } }, 0);
 }
 
 void avt_fill(Backend *be, Tensor out, float value)
@@ -119,7 +119,7 @@ void avt_fill(Backend *be, Tensor out, float value)
 void avt_quantize(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_QUANTIZE, is_codes(out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && avt_last_dim(out) == avt_last_dim(x));
-    submit(be, &(OpCall){ .op = OP_QUANTIZE, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_QUANTIZE, .out = out, .in = { x } }, 0);
 }
 
 Tensor avt_factor(Backend *be, Arena *scratch, const Linear *l, Tensor x)
@@ -146,7 +146,7 @@ static void linear(Backend *be, Tensor out, Tensor res, Tensor x, const Linear *
     CHECK(be, OP_LINEAR, (is_key(out) || (is_codes(out) && !res.be)) && avt_last_dim(out) == n && avt_rows_of(x) == avt_rows_of(out));
     CHECK(be, OP_LINEAR, is_vec_or_none(l->b, n) && is_vec_or_none(gate, n));
     CHECK(be, OP_LINEAR, is_act_or_none(be, res) && (!res.be || (res.dtype == out.dtype && avt_numel(res) == avt_numel(out))));
-    submit(be, &(OpCall){ .op = OP_LINEAR, .out = out, .linear = { x, l->w, l->b, gate, res }, .u.act = act }, 1 << 4);
+    submit(be, &(OpCall){ .op = OP_LINEAR, .out = out, .in = { x, l->w, l->b, gate, res }, .u.act = act }, 1 << 4);
 }
 
 void avt_linear(Backend *be, Tensor out, Tensor x, const Linear *l, Act act)
@@ -162,7 +162,7 @@ void avt_linear_add(Backend *be, Tensor out, Tensor res, Tensor x, const Linear 
 
 void avt_linear_group(Backend *be, int nb, const Tensor *out, Tensor x, const Linear *const *l)
 {
-    OpCall c = { .op = OP_LINEAR_GROUP, .group = { .x = x } };
+    OpCall c = { .op = OP_LINEAR_GROUP, .in = { x } };
 
     CHECK(be, OP_LINEAR_GROUP, nb > 1 && nb <= OP_MAX_OUT && is_factor(be, x));
     for (int i = 0; i < nb; i++) {
@@ -189,7 +189,7 @@ void avt_norm_rope_part(Backend *be, Tensor out, Tensor x, Tensor w, Tensor tabl
     CHECK(be, OP_NORM_ROPE, !table.be || (is_f32(table) && table.nd == 3 && table.dim[0] == rows && table.dim[2] == 2));
     CHECK(be, OP_NORM_ROPE, !table.be || D % (2 * table.dim[1]) == 0);
     CHECK(be, OP_NORM_ROPE, squares.be ? is_vec(squares, rows) : width == D);
-    submit(be, &(OpCall){ .op = OP_NORM_ROPE, .out = out, .norm_rope = { x, w, table, squares },
+    submit(be, &(OpCall){ .op = OP_NORM_ROPE, .out = out, .in = { x, w, table, squares },
                           .u.norm = { .eps = eps, .width = width } }, 1);
 }
 
@@ -201,13 +201,13 @@ void avt_norm_rope(Backend *be, Tensor out, Tensor x, Tensor w, Tensor table, fl
 void avt_squares(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_SQUARES, is_act(be, x) && is_vec(out, avt_rows_of(x)));
-    submit(be, &(OpCall){ .op = OP_SQUARES, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_SQUARES, .out = out, .in = { x } }, 0);
 }
 
 void avt_channel_norm(Backend *be, Tensor out, Tensor x, Tensor w, Act act)
 {
     CHECK(be, OP_CHANNEL_NORM, is_act(be, out) && is_act(be, x) && avt_same_shape(out, x) && is_vec(w, avt_last_dim(x)));
-    submit(be, &(OpCall){ .op = OP_CHANNEL_NORM, .out = out, .norm = { .x = x, .w = w }, .u.norm.act = act }, 1);
+    submit(be, &(OpCall){ .op = OP_CHANNEL_NORM, .out = out, .in = { x, w }, .u.norm.act = act }, 1);
 }
 
 void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float eps, Act act)
@@ -216,7 +216,7 @@ void avt_layer_norm(Backend *be, Tensor out, Tensor x, Tensor w, Tensor b, float
 
     CHECK(be, OP_LAYER_NORM, is_factor(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && (!out.scale || avt_last_dim(out) == D));
     CHECK(be, OP_LAYER_NORM, is_vec_or_none(w, D) && is_vec_or_none(b, D));
-    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .norm = { x, w, b }, .u.norm = { .act = act, .eps = eps } }, 1);
+    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .in = { x, w, b }, .u.norm = { .act = act, .eps = eps } }, 1);
 }
 
 void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor shift, float eps)
@@ -225,7 +225,7 @@ void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor s
 
     CHECK(be, OP_LAYER_NORM, is_factor(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && (!out.scale || avt_last_dim(out) == D));
     CHECK(be, OP_LAYER_NORM, groups > 0 && avt_rows_of(x) % groups == 0 && is_vec(scale, groups * D) && is_vec(shift, groups * D));
-    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .norm = { x, scale, shift }, .u.norm = { .eps = eps, .plus = 1 } }, 1);
+    submit(be, &(OpCall){ .op = OP_LAYER_NORM, .out = out, .in = { x, scale, shift }, .u.norm = { .eps = eps, .plus = 1 } }, 1);
 }
 
 int64_t avt_rope_tokens(const RopeGrid *grid)
@@ -247,7 +247,7 @@ void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table)
 {
     CHECK(be, OP_ROPE, is_kept(out) && is_key(x) && x.nd == 3 && avt_same_shape(out, x));
     CHECK(be, OP_ROPE, is_f32(table) && table.nd == 3 && table.dim[0] == x.dim[0] && 2 * table.dim[1] == x.dim[2]);
-    submit(be, &(OpCall){ .op = OP_ROPE, .out = out, .rope = { x, table } }, 1);
+    submit(be, &(OpCall){ .op = OP_ROPE, .out = out, .in = { x, table } }, 1);
 }
 
 /* Do k and v, one segment, suit q (both without the dimension of a batch)? */
@@ -271,7 +271,7 @@ void avt_attention(Backend *be, Tensor out, Tensor q, Tensor k1, Tensor v1, Tens
     CHECK(be, OP_ATTENTION, !batch || (k1.dim[0] == q.dim[0] && v1.dim[0] == q.dim[0] && !k2.be && !rel.be));
     CHECK(be, OP_ATTENTION, !k2.be || is_segment(k2, v2, one));
     CHECK(be, OP_ATTENTION, !rel.be || (is_vec(rel, (q.dim[0] + k1.dim[0] - 1) * q.dim[1]) && !k2.be));
-    submit(be, &(OpCall){ .op = OP_ATTENTION, .out = out, .attention = { q, k1, v1, k2, v2, rel }, .u.attention.scale = scale }, 0);
+    submit(be, &(OpCall){ .op = OP_ATTENTION, .out = out, .in = { q, k1, v1, k2, v2, rel }, .u.attention.scale = scale }, 0);
 }
 
 void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, Tensor res, ConvSpec s)
@@ -287,7 +287,7 @@ void avt_conv3d(Backend *be, Tensor out, Tensor x, Tensor prev, const Conv *c, T
     CHECK(be, OP_CONV3D, out.dim[2] == (s.pad0 + x.dim[2] + s.pad1 - w[4]) / s.stride + 1);
     CHECK(be, OP_CONV3D, !res.be || (is_act(be, res) && res.dtype == out.dtype && avt_same_shape(res, out)));
     CHECK(be, OP_CONV3D, s.frame >= 0);
-    submit(be, &(OpCall){ .op = OP_CONV3D, .out = out, .conv = { x, prev, c->w, c->b, res }, .u.conv = s }, 1 << 4);
+    submit(be, &(OpCall){ .op = OP_CONV3D, .out = out, .in = { x, prev, c->w, c->b, res }, .u.conv = s }, 1 << 4);
 }
 
 void avt_conv1d(Backend *be, Tensor out, Tensor x, const Conv *c, Conv1dSpec s, Act act)
@@ -300,7 +300,7 @@ void avt_conv1d(Backend *be, Tensor out, Tensor x, const Conv *c, Conv1dSpec s, 
     CHECK(be, OP_CONV1D, s.pad0 + x.dim[0] + s.pad1 >= w[2]);
     CHECK(be, OP_CONV1D, out.dim[0] == (s.pad0 + x.dim[0] + s.pad1 - w[2]) / s.stride + 1);
     CHECK(be, OP_CONV1D, is_vec_or_none(c->b, w[0]));
-    submit(be, &(OpCall){ .op = OP_CONV1D, .out = out, .conv1d = { x, c->w, c->b }, .u.conv1d = s }, 0);
+    submit(be, &(OpCall){ .op = OP_CONV1D, .out = out, .in = { x, c->w, c->b }, .u.conv1d = s }, 0);
 }
 
 void avt_upsample(Backend *be, Tensor out, Tensor x)
@@ -308,20 +308,20 @@ void avt_upsample(Backend *be, Tensor out, Tensor x)
     CHECK(be, OP_UPSAMPLE, is_act(be, out) && out.dtype == x.dtype && out.nd == 4 && x.nd == 4);
     CHECK(be, OP_UPSAMPLE, out.dim[0] == x.dim[0] && out.dim[3] == x.dim[3]);
     CHECK(be, OP_UPSAMPLE, out.dim[1] == 2 * x.dim[1] && out.dim[2] == 2 * x.dim[2]);
-    submit(be, &(OpCall){ .op = OP_UPSAMPLE, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_UPSAMPLE, .out = out, .in = { x } }, 0);
 }
 
 void avt_act(Backend *be, Tensor out, Tensor x, Act act)
 {
     CHECK(be, OP_ACT, is_act(be, out) && is_act(be, x) && avt_numel(out) == avt_numel(x));
-    submit(be, &(OpCall){ .op = OP_ACT, .out = out, .x = x, .u.act = act }, 1);
+    submit(be, &(OpCall){ .op = OP_ACT, .out = out, .in = { x }, .u.act = act }, 1);
 }
 
 static void elementwise(Backend *be, OpId op, Tensor out, Tensor a, Tensor b)
 {
     CHECK(be, op, is_act(be, out) && is_act(be, a) && is_act(be, b) && avt_numel(out) == avt_numel(a));
     CHECK(be, op, avt_numel(b) == avt_numel(a) || avt_numel(b) == avt_last_dim(a));
-    submit(be, &(OpCall){ .op = op, .out = out, .pair = { a, b } }, 3);
+    submit(be, &(OpCall){ .op = op, .out = out, .in = { a, b } }, 3);
 }
 
 void avt_add(Backend *be, Tensor out, Tensor a, Tensor b)
@@ -338,42 +338,42 @@ void avt_axpy(Backend *be, Tensor out, float alpha, Tensor x, float beta, Tensor
 {
     CHECK(be, OP_AXPY, is_act(be, out) && is_act(be, x) && is_act(be, y));
     CHECK(be, OP_AXPY, avt_numel(out) == avt_numel(x) && avt_numel(x) == avt_numel(y));
-    submit(be, &(OpCall){ .op = OP_AXPY, .out = out, .pair = { x, y }, .u.axpy = { alpha, beta } }, 3);
+    submit(be, &(OpCall){ .op = OP_AXPY, .out = out, .in = { x, y }, .u.axpy = { alpha, beta } }, 3);
 }
 
 void avt_gate_add(Backend *be, Tensor out, Tensor x, Tensor y, Tensor mask)
 {
     CHECK(be, OP_GATE_ADD, is_act(be, out) && is_act(be, x) && is_act(be, y) && is_vec(mask, avt_rows_of(x)));
     CHECK(be, OP_GATE_ADD, avt_numel(out) == avt_numel(x) && avt_numel(x) == avt_numel(y));
-    submit(be, &(OpCall){ .op = OP_GATE_ADD, .out = out, .gate_add = { x, y, mask } }, 1);
+    submit(be, &(OpCall){ .op = OP_GATE_ADD, .out = out, .in = { x, y, mask } }, 1);
 }
 
 void avt_gather(Backend *be, Tensor out, Tensor table, Tensor ids)
 {
     CHECK(be, OP_GATHER, is_act(be, out) && is_act(be, table) && ids.dtype == DT_I32 && out.nd == 2 && table.nd == 2);
     CHECK(be, OP_GATHER, out.dim[0] == avt_numel(ids) && out.dim[1] == table.dim[1]);
-    submit(be, &(OpCall){ .op = OP_GATHER, .out = out, .gather = { table, ids } }, 0);
+    submit(be, &(OpCall){ .op = OP_GATHER, .out = out, .in = { table, ids } }, 0);
 }
 
 void avt_lerp_rows(Backend *be, Tensor out, Tensor x, Tensor i, Tensor w)
 {
     CHECK(be, OP_LERP_ROWS, is_act(be, out) && is_act(be, x) && out.nd == 2 && x.nd == 2 && out.dim[1] == x.dim[1] && x.dim[0] > 0);
     CHECK(be, OP_LERP_ROWS, i.dtype == DT_I32 && avt_numel(i) == out.dim[0] && is_vec(w, out.dim[0]));
-    submit(be, &(OpCall){ .op = OP_LERP_ROWS, .out = out, .lerp = { x, i, w } }, 0);
+    submit(be, &(OpCall){ .op = OP_LERP_ROWS, .out = out, .in = { x, i, w } }, 0);
 }
 
 void avt_layer_mix(Backend *be, Tensor out, Tensor x, Tensor w)
 {
     CHECK(be, OP_LAYER_MIX, is_act(be, out) && is_act(be, x) && x.nd == 3 && out.nd == 2);
     CHECK(be, OP_LAYER_MIX, out.dim[0] == x.dim[0] && out.dim[1] == x.dim[2] && is_vec(w, x.dim[1]));
-    submit(be, &(OpCall){ .op = OP_LAYER_MIX, .out = out, .mix = { x, w } }, 0);
+    submit(be, &(OpCall){ .op = OP_LAYER_MIX, .out = out, .in = { x, w } }, 0);
 }
 
 void avt_transpose(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_TRANSPOSE, is_act(be, out) && out.dtype == x.dtype && x.nd == 3 && out.nd == 3);
     CHECK(be, OP_TRANSPOSE, out.dim[0] == x.dim[1] && out.dim[1] == x.dim[0] && out.dim[2] == x.dim[2]);
-    submit(be, &(OpCall){ .op = OP_TRANSPOSE, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_TRANSPOSE, .out = out, .in = { x } }, 0);
 }
 
 void avt_patchify(Backend *be, Tensor out, Tensor x, int pt, int ph, int pw)
@@ -381,7 +381,7 @@ void avt_patchify(Backend *be, Tensor out, Tensor x, int pt, int ph, int pw)
     CHECK(be, OP_PATCHIFY, is_act(be, out) && is_act(be, x) && x.nd == 4 && out.nd == 2 && pt > 0 && ph > 0 && pw > 0);
     CHECK(be, OP_PATCHIFY, out.dim[0] == (x.dim[0] / pt) * (x.dim[2] / ph) * (x.dim[3] / pw));
     CHECK(be, OP_PATCHIFY, out.dim[1] == x.dim[1] * pt * ph * pw);
-    submit(be, &(OpCall){ .op = OP_PATCHIFY, .out = out, .x = x, .u.patch = { pt, ph, pw } }, 0);
+    submit(be, &(OpCall){ .op = OP_PATCHIFY, .out = out, .in = { x }, .u.patch = { pt, ph, pw } }, 0);
 }
 
 void avt_unpatchify(Backend *be, Tensor out, Tensor x, int ph, int pw)
@@ -389,13 +389,13 @@ void avt_unpatchify(Backend *be, Tensor out, Tensor x, int ph, int pw)
     CHECK(be, OP_UNPATCHIFY, is_act(be, out) && is_act(be, x) && out.nd == 4 && ph > 0 && pw > 0);
     CHECK(be, OP_UNPATCHIFY, out.dim[2] % ph == 0 && out.dim[3] % pw == 0 && avt_last_dim(x) == out.dim[1] * ph * pw);
     CHECK(be, OP_UNPATCHIFY, avt_numel(out) == avt_numel(x));
-    submit(be, &(OpCall){ .op = OP_UNPATCHIFY, .out = out, .x = x, .u.patch = { 1, ph, pw } }, 0);
+    submit(be, &(OpCall){ .op = OP_UNPATCHIFY, .out = out, .in = { x }, .u.patch = { 1, ph, pw } }, 0);
 }
 
 static void turn_channels(Backend *be, OpId op, Tensor out, Tensor x, Tensor mul, Tensor add, int64_t channels)
 {
     CHECK(be, op, is_act(be, out) && is_act(be, x) && is_vec_or_none(mul, channels) && is_vec_or_none(add, channels));
-    submit(be, &(OpCall){ .op = op, .out = out, .channels = { x, mul, add } }, 0);
+    submit(be, &(OpCall){ .op = op, .out = out, .in = { x, mul, add } }, 0);
 }
 
 void avt_channels_last(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor add)
@@ -415,13 +415,13 @@ void avt_channels_first(Backend *be, Tensor out, Tensor x, Tensor mul, Tensor ad
 void avt_picture(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_PICTURE, is_act(be, out) && x.be && x.dtype == DT_U8 && avt_last_dim(x) == 3 && avt_same_shape(out, x));
-    submit(be, &(OpCall){ .op = OP_PICTURE, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_PICTURE, .out = out, .in = { x } }, 0);
 }
 
 void avt_count_nonfinite(Backend *be, Tensor out, Tensor x)
 {
     CHECK(be, OP_COUNT_NONFINITE, out.dtype == DT_I32 && avt_numel(out) == 1 && is_key(x));
-    submit(be, &(OpCall){ .op = OP_COUNT_NONFINITE, .out = out, .x = x }, 0);
+    submit(be, &(OpCall){ .op = OP_COUNT_NONFINITE, .out = out, .in = { x } }, 0);
 }
 
 int64_t avt_pixels_size(PixelFormat format, int64_t h, int64_t w)
@@ -434,5 +434,5 @@ void avt_pixels(Backend *be, Tensor out, Tensor x, PixelFormat format)
     CHECK(be, OP_PIXELS, out.dtype == DT_U8 && is_act(be, x) && x.nd == 4 && x.dim[3] == 3 && format < PIX_NB);
     CHECK(be, OP_PIXELS, x.dim[1] % 2 == 0 && x.dim[2] % 2 == 0);
     CHECK(be, OP_PIXELS, avt_numel(out) == x.dim[0] * avt_pixels_size(format, x.dim[1], x.dim[2]));
-    submit(be, &(OpCall){ .op = OP_PIXELS, .out = out, .x = x, .u.pixels.format = format }, 0);
+    submit(be, &(OpCall){ .op = OP_PIXELS, .out = out, .in = { x }, .u.pixels.format = format }, 0);
 }

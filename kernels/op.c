@@ -28,12 +28,12 @@ OpCall avt_op_numbers(const OpCall *c, void *data)
 
 OpCall avt_op_codes(const OpCall *c, Tensor numbers)
 {
-    return (OpCall){ .op = OP_QUANTIZE, .out = c->out, .x = numbers };
+    return (OpCall){ .op = OP_QUANTIZE, .out = c->out, .in = { numbers } };
 }
 
 OpCall avt_op_product(const OpCall *c, int i)
 {
-    return (OpCall){ .op = OP_LINEAR, .out = i ? c->more[i - 1] : c->out, .linear = { .x = c->group.x, .w = c->group.w[i], .b = c->group.b[i] } };
+    return (OpCall){ .op = OP_LINEAR, .out = i ? c->more[i - 1] : c->out, .in = { c->group.x, c->group.w[i], c->group.b[i] } };
 }
 
 void avt_op_cost(const OpCall *c, double *flops, double *bytes)

@@ -52,6 +52,11 @@ calls=$(grep -nE '(^|[^a-zA-Z_>.])(malloc|calloc|realloc|free|printf|exit|getenv
 [ -z "$calls" ] || fail "calls that the library does not make: $calls"
 done_with "no malloc, printf, exit, getenv in the library"
 
+operands=$(sed -n '/operands, by number/,/^    };/p' kernels/backend.h | sed -nE 's|//.*||; s/.*[ }]([a-z_0-9]+);.*/\1/p' | paste -sd'|')
+some=$(grep -rnE '\.op = (OP_|op,)' kernels tests --include=*.c --include=*.h --include=*.cu | grep -E "[ ,]\.($operands) = ")
+[ "$operands" ] && [ -z "$some" ] || fail "an initializer that gives an op's operands by another name than in, so the others are what was there: $some"
+done_with "absent operands are none"
+
 for f in $(git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.sh' '*.py' Makefile configure); do
     head -n 3 "$f" | grep -q 'SPDX-License-Identifier: LGPL-2.1-or-later' || fail "$f has no licence line"
 done

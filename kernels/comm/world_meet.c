@@ -89,7 +89,7 @@ static void list_addresses(uint8_t address[WORLD_ADDRESSES][16])
 /* A socket at a free port of all addresses; where there is no IPv6, of those of IPv4. @return it, or -1 */
 static int listen_at(sa_family_t family, uint16_t *port)
 {
-    union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } at = { .any.sa_family = family };
+    union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } at = { .v6.sin6_family = family };
     socklen_t size = family == AF_INET ? sizeof(at.v4) : sizeof(at.v6);
     const int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0), both = 0;
 

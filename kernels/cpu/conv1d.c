@@ -51,7 +51,7 @@ int avt_conv1d_act(Backend *be, const OpCall *c)
 
     if (c->u.conv1d.act == ACT_NONE)
         return 0;
-    return cpu->op[OP_ACT](be, &(OpCall){ .op = OP_ACT, .out = c->out, .x = c->out, .u.act = c->u.conv1d.act });
+    return cpu->op[OP_ACT](be, &(OpCall){ .op = OP_ACT, .out = c->out, .in = { c->out }, .u.act = c->u.conv1d.act });
 }
 
 int avt_plain_conv1d(Backend *be, const OpCall *c)

@@ -105,7 +105,7 @@ static int multiply(const Scaled *s, Tensor w, int64_t m, int64_t nb_m, int64_t 
     const size_t mark = avt_cpu_work_mark(cpu);
     const Tensor x = { .be = s->be, .data = s->x, .dtype = s->inner, .nd = 2, .dim = { nb_m, k } };
     const Tensor sum = { .be = s->be, .data = s->sum, .dtype = DT_F32, .nd = 2, .dim = { nb_m, nb_n } };
-    const OpCall inner = { .op = OP_LINEAR, .out = sum, .linear = { .x = x, .w = w } };
+    const OpCall inner = { .op = OP_LINEAR, .out = sum, .in = { x, w } };
     int ret = 0;
 
     if (!cpu->measuring)
