@@ -20,6 +20,7 @@
 
 #define NAME      1024
 #define ROOM      16                    // that a translated name may grow by
+#define MAX_RANK  16384                 // more than the published model is wide
 
 typedef enum Role { ROLE_A, ROLE_B, ROLE_ALPHA, ROLE_NONE } Role;
 
@@ -211,6 +212,8 @@ static int check_pair(const Lora *l, const LoraPair *p, const Log *log)
                         "%s: pair %s does not fit together: A is %s, B is %s; [rank, in] and [out, rank] are wanted", path,
                         p->module, avt_shape_text(sa, sizeof(sa), p->a->nd, p->a->dim),
                         avt_shape_text(sb, sizeof(sb), p->b->nd, p->b->dim));
+    if (p->a->dim[0] > MAX_RANK)
+        return avt_fail(log, AVT_INVALID, "%s: pair %s has rank %lld; at most %d is supported", path, p->module, (long long)p->a->dim[0], MAX_RANK);
     if (!p->alpha != !l->pair[0].alpha)
         return avt_fail(log, AVT_INVALID, "%s: some pairs have an alpha, %s has not", path, (p->alpha ? l->pair : p)->module);
     return 0;
@@ -378,6 +381,6 @@ int avt_lora_finish(const Lora *l, const Log *log)
                         "model?",
                         avt_ckpt_path(l->ckpt), (long long)nb, (long long)l->nb, first->module);
     if (!l->nonzero)
-        avt_log(log, LOG_WARNING, "%s: every B is zero, so this LoRA changes nothing", avt_ckpt_path(l->ckpt));
+        avt_log(log, LOG_WARNING, "%s: every B, or its scale, is zero, so this LoRA changes nothing", avt_ckpt_path(l->ckpt));
     return 0;
 }

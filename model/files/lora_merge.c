@@ -88,7 +88,7 @@ static int read_halves(Halves *h, Lora *l, LoraPair *p, int64_t out, int64_t in,
         ret = read_values(l, b, p->b, log);
     if (ret < 0)
         return ret;
-    if (any_nonzero(b, r * out))
+    if (p->scale != 0 && any_nonzero(b, r * out))
         __atomic_store_n(&l->nonzero, 1, __ATOMIC_RELAXED);         // ranks may read their layers at the same time
     turn(at, a + columns.first, columns.nb, in, r, (float)p->scale);
     h->b = b + r * rows.first;

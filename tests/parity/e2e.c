@@ -216,7 +216,7 @@ void case_e2e_tpp(Golden *g)
 {
     int64_t noise[CKPT_MAX_DIM], dist[CKPT_MAX_DIM], px[CKPT_MAX_DIM], nb;
     Run r = { .g = g };
-    SessionHooks hooks = { .rank = { &r, give_noise, see_latents, see_pixels, see_picture, NULL }, .distance = give_distance };
+    SessionHooks hooks = { .rank = { &r, give_noise, see_latents, see_pixels, see_picture, NULL, NULL }, .distance = give_distance };
     AvatarEngine *e;
     AvatarLook look;
 

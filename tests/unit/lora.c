@@ -173,6 +173,7 @@ static void test_alpha(void **state)
 
 static void test_refused(void **state)
 {
+    static const uint16_t many[16385];
     const struct {
         FileTensor t[4];
         int nb;
@@ -202,6 +203,8 @@ static void test_refused(void **state)
         { { { "x.q.lora_A.weight", "I32", 2, { R, IN }, w, R * IN * 4 }, B_OF("x.q") }, 2, "type i32", "x.q" },
         { { A_OF("x.q"), { "x.q.lora_B.weight", "F8_E4M3", 2, { OUT, R }, w, OUT * R } }, 2, "type f8_e4m3", "x.q" },
         { { A_OF("x.q"), B_OF("x.q"), { "x.q.alpha", "F32", 1, { 2 }, w, 8 } }, 3, "one finite number", "x.q.alpha" },
+        { { { "x.q.lora_A.weight", "F16", 2, { 16385, 1 }, many, sizeof(many) }, { "x.q.lora_B.weight", "F16", 2, { 1, 16385 }, many, sizeof(many) } },
+          2, "rank 16385; at most 16384", "x.q" },
     };
 
     (void)state;
@@ -262,19 +265,24 @@ static void test_refused_merge(void **state)
 
 static void test_zero(void **state)
 {
-    const FileTensor t[] = { A_OF("x.q"), { "x.q.lora_B.weight", "F32", 2, { OUT, R }, zero, sizeof(zero) } };
-    float v[OUT * IN] = { 0 };
-    Buf f = st_make(t, 2, NULL, 1);
-    Lora *l;
+    static const float none[1];
+    const FileTensor t[2][3] = { { A_OF("x.q"), { "x.q.lora_B.weight", "F32", 2, { OUT, R }, zero, sizeof(zero) } },
+                                 { A_OF("x.q"), B_OF("x.q"), { "x.q.alpha", "F32", 0, { 0 }, none, 4 } } };
 
     (void)state;
     tmp_open();
-    REQUIRE_OK(open_file(&l, &f, 0, LOG_ERROR));
-    REQUIRE(avt_lora_merge(l, "x.q", bench.be, v, OUT, IN, test_log()) == 1);
-    REQUIRE_OK(avt_lora_finish(l, test_log()));
-    require_said("every B is zero", "some-lora.safetensors");
-    avt_lora_close(&l);
-    buf_free(&f);
+    for (int i = 0; i < 2; i++) {
+        float v[OUT * IN] = { 0 };
+        Buf f = st_make(t[i], 2 + i, NULL, 1);
+        Lora *l;
+
+        REQUIRE_OK(open_file(&l, &f, 0, LOG_ERROR));
+        REQUIRE(avt_lora_merge(l, "x.q", bench.be, v, OUT, IN, test_log()) == 1);
+        REQUIRE_OK(avt_lora_finish(l, test_log()));
+        require_said("is zero, so this LoRA changes nothing", "some-lora.safetensors");
+        avt_lora_close(&l);
+        buf_free(&f);
+    }
     tmp_close();
 }
 
