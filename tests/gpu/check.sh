@@ -104,15 +104,16 @@ else
 fi
 echo "$card: $(cat "$out/card.txt")"
 # nothing else makes sense where the backend does not open: a library that is missing, a plugin of another build
-step kernels-copy 60 "$bin/tests/kernels/copy" --device $device || { skip rest "the simplest operation does not run: see above"; exit 1; }
+short=$([ -n "$simt" ] && echo 600 || echo 150)
+step kernels-copy $short "$bin/tests/kernels/copy" --device $device || { skip rest "the simplest operation does not run: see above"; exit 1; }
 
 # ---- is it right ------------------------------------------------------------------------------------------------------------------
 
 set_of() { case $1 in parity-parity-*) echo "$src/tests/gold/parity" ;; *) echo "$src/../shared/golden" ;; esac; }
 check() {
     case $1 in
-        kernels-*) perform "$1" 150 "$bin/tests/kernels/${1#kernels-}" --device $device ;;
-        *) perform "$1" 150 "$bin/tests/parity" "$(set_of "$1")" --device $device --precision "${1##*-}" $([ -z "$simt" ] || echo --case rope) ;;
+        kernels-*) perform "$1" $short "$bin/tests/kernels/${1#kernels-}" --device $device ;;
+        *) perform "$1" $short "$bin/tests/parity" "$(set_of "$1")" --device $device --precision "${1##*-}" $([ -z "$simt" ] || echo --case rope) ;;
     esac
 }
 names=$([ -n "$simt" ] && echo rope || (cd "$bin/tests/kernels" && ls | grep -v '\.d$\|^copy$'))
@@ -148,8 +149,8 @@ if [ -z "$simt" ]; then
     step film 120 "$bin/avatar" speak "$src/tests/gold/lips.wav" "$face" --devices $device -o "$out/film.mp4"
     step film-again 60 "$bin/avatar" speak "$src/tests/gold/lips.wav" "$face" --devices $device -o "$out/again.mp4"
 else
-    step film 400 "$bin/avatar" speak "$out/short.wav" "$face" --devices $device --size 64x64 --steps 1 --quiet -o "$out/film.mkv"
-    step frames 300 env LD_LIBRARY_PATH="$bin/lib" "$build/tests/gpu/frames" --tiny
+    step film 1200 "$bin/avatar" speak "$out/short.wav" "$face" --devices $device --size 64x64 --steps 1 --quiet -o "$out/film.mkv"
+    step frames 900 env LD_LIBRARY_PATH="$bin/lib" "$build/tests/gpu/frames" --tiny
     skip stream-f32 "one precision is enough on the emulated GPU"
 fi
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
