@@ -170,7 +170,7 @@ static double most_used(const Answer *a, const Found *f)
 static void show_instead(const Answer *a)
 {
     if (a->has_lighter)
-        printf("instead: --precision int8%s fits: %.1f fps at the rates of bf16, at most %.2f GB of a card\n", offload_option(&a->lighter.plan), fps(&a->lighter),
+        printf("instead: --precision " SEARCH_LIGHTER "%s fits: %.1f fps at the rates of bf16, at most %.2f GB of a card\n", offload_option(&a->lighter.plan), fps(&a->lighter),
                most_used(a, &a->lighter) / GB);
     for (int i = 0; i < a->nb_instead; i++)
         printf("instead: --size %dx%d --steps %d%s fits: %.1f fps\n", a->instead[i].width, a->instead[i].height, a->instead[i].steps,
@@ -256,7 +256,7 @@ static void show_json(const Answer *a, const char *precision)
                a->instead[i].height, a->instead[i].steps, avt_offload_name(&a->instead[i].plan), fps(&a->instead[i]));
     printf("], \"lighter\": ");
     if (a->has_lighter)
-        printf("{\"precision\": \"int8\", \"offload\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", avt_offload_name(&a->lighter.plan), fps(&a->lighter), most_used(a, &a->lighter));
+        printf("{\"precision\": \"" SEARCH_LIGHTER "\", \"offload\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", avt_offload_name(&a->lighter.plan), fps(&a->lighter), most_used(a, &a->lighter));
     else
         printf("null");
     printf(", \"changes\": [");
@@ -299,17 +299,6 @@ static void try_changes(Answer *a, const PlanOptions *p, const PlanSizes *sizes,
     try_change(a, p, sizes, &other);
 }
 
-/* The same in 8 bits, of layers asked for in more. */
-static void try_lighter(Answer *a, const PlanOptions *p, const PlanSizes *sizes, const BackendOptions *be)
-{
-    BackendOptions other = *be;
-
-    other.log = NULL;
-    other.act = DT_BF16;
-    other.product = DT_I8;
-    a->has_lighter = !avt_is_code(be->product) && avt_search_plan(&a->lighter, &a->pool, p, sizes, &other) >= 0 && a->lighter.lack <= 0;
-}
-
 static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const Log *log)
 {
     const PlanOptions p = { .plan = o->engine.plan, .vae_device = o->engine.vae_device, .vae_split = o->engine.vae_split,
@@ -325,7 +314,7 @@ static int search(Answer *a, const ToolOptions *o, const PlanSizes *sizes, const
     avt_search_options(a->options, sizeof(a->options), &a->best);
     if (a->best.lack > 0) {
         a->nb_instead = avt_search_instead(a->instead, INSTEAD, &a->pool, &p, sizes, &be);
-        try_lighter(a, &p, sizes, &be);
+        a->has_lighter = avt_search_lighter(&a->lighter, &a->pool, &p, sizes, &be);
     } else
         try_changes(a, &p, sizes, &be);
     return 0;

@@ -124,11 +124,14 @@ static void find_room(double *room, double *host, const Core *c)
     }
 }
 
-static void say(char *text, size_t size, const Found *f, const PlanOptions *asked, const PlanSizes *sizes, int on_gpus)
+/* precision: NULL: the engine's. */
+static void say(char *text, size_t size, const Found *f, const char *precision, const PlanOptions *asked, const PlanSizes *sizes, int on_gpus)
 {
     size_t n = strlen(text);
 
     n += (size_t)snprintf(text + n, size - n, "%s", n ? ", or" : "what fits:");
+    if (precision && n < size)
+        n += (size_t)snprintf(text + n, size - n, " precision=%s", precision);
     if (f->steps != asked->steps && n < size)
         n += (size_t)snprintf(text + n, size - n, " steps=%d", f->steps);
     if ((f->width != sizes->width || f->height != sizes->height) && n < size)
@@ -136,7 +139,7 @@ static void say(char *text, size_t size, const Found *f, const PlanOptions *aske
     if (f->plan.offload && !asked->offload && n < size)
         n += (size_t)snprintf(text + n, size - n, " offload=%s", avt_offload_name(&f->plan));
     if (on_gpus && n < size)
-        snprintf(text + n, size - n, " (%.1f fps on paper)", AVATAR_BLOCK_FRAMES / f->paper.period);
+        snprintf(text + n, size - n, " (%.1f fps on paper%s)", AVATAR_BLOCK_FRAMES / f->paper.period, precision ? ", at the rates of bf16" : "");
 }
 
 void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log)
@@ -146,11 +149,11 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
                             .kv = c->plan.kv == DT_F32 ? NULL : avt_kv_name(&c->plan, c->act), .offload = c->plan.offload ? avt_offload_name(&c->plan) : NULL,
                             .resident = c->plan.resident / 1e9, .cpu_threads = c->cpu_threads };
     const BackendOptions be = avt_core_backend(c, 1, log);
-    Found *list = avt_calloc(MEM_ENGINE, INSTEAD, sizeof(*list));
+    Found *list = avt_calloc(MEM_ENGINE, INSTEAD + 1, sizeof(*list));
     double room[PLAN_MAX_RANKS], host = 0;
     PlanSizes sizes = c->sizes;
     Pool pool;
-    int nb = 0;
+    int nb = 0, lighter = 0;
 
     text[0] = 0;
     sizes.width = w;
@@ -160,10 +163,13 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
         pool_of(&pool, &c->plan, room);
         pool.host = (double)avt_host_memory_left() + host;
         nb = avt_search_instead(list, INSTEAD, &pool, &o, &sizes, &be);
+        lighter = avt_search_lighter(&list[INSTEAD], &pool, &o, &sizes, &be);
     }
+    if (lighter)
+        say(text, size, &list[INSTEAD], SEARCH_LIGHTER, &o, &sizes, is_gpu(c->plan.rank[0].device));
     for (int i = 0; i < nb; i++)
-        say(text, size, &list[i], &o, &sizes, is_gpu(c->plan.rank[0].device));
-    if (!nb)
+        say(text, size, &list[i], NULL, &o, &sizes, is_gpu(c->plan.rank[0].device));
+    if (!nb && !lighter)
         snprintf(text, size, "choose a smaller size=");
     avt_free(list);
 }

@@ -14,8 +14,8 @@
  * @return 0 or an error (logged to be->log)
  */
 int  avt_choose_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
-/** "steps=3 fits, size=624x336 fits", or that nothing does: what a session could be instead of frames of w x h, on what the engine's devices have
- *  left now. On GPUs with frames a second, on paper. */
+/** "what fits: precision=int8, or steps=3, or size=624x336", or that nothing does: what a session could be instead of frames of w x h, on what the
+ *  engine's devices have left now. On GPUs with frames a second, on paper. */
 void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log);
 
 #endif

@@ -388,6 +388,16 @@ int avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions
     return nb;
 }
 
+int avt_search_lighter(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be)
+{
+    BackendOptions other = *be;
+
+    other.log = NULL;
+    other.act = DT_BF16;
+    other.product = DT_I8;
+    return !avt_is_code(be->product) && avt_search_plan(f, pool, o, sizes, &other) >= 0 && f->lack <= 0;
+}
+
 void avt_search_options(char *text, size_t size, const Found *f)
 {
     const PlanRank *vae = &f->plan.rank[f->plan.vae_rank];

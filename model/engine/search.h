@@ -99,6 +99,9 @@ int  avt_search_plan(Found *f, const Pool *pool, const PlanOptions *o, const Pla
 int  avt_search_offload(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
 /** What fits instead: fewer steps, a smaller size, and either with layers from the host if offload was left open. @return how many were found, at most `max` */
 int  avt_search_instead(Found *list, int max, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
+/** The same with layers in 8 bits, where these were asked for in more. @return 1: it fits */
+int  avt_search_lighter(Found *f, const Pool *pool, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
+#define SEARCH_LIGHTER "int8"           // its precision=
 /** The first of a name in the pool, others included; -1: none. */
 int  avt_pool_find(const Pool *pool, const char *device);
 /** "devices=...:plan=..." that say this plan. */

@@ -7,6 +7,7 @@
 #include "base/thread.h"
 #include "engine/cards.h"
 #include "engine/choose.h"
+#include "engine/room.h"
 #include "model.h"
 #include "test.h"
 
@@ -285,6 +286,34 @@ static void auto_is_the_search(void **state)
     REQUIRE(p.kind == PLAN_LAYER && p.nb_ranks == 3);
 }
 
+/* An engine whose weights leave no room for a session offers what avatar plan does: the same in 8 bits, unless it has those. */
+static void refusal_offers_a_precision(void **state)
+{
+    static Core c;
+    const double left = (double)avt_host_memory_left();
+    PlanOptions o = { .plan = "sequential", .devices = "cpu", .steps = 4, .nb_layers = 4, .nb_heads = 40, .cpu_threads = 1 };
+    char text[256];
+
+    (void)state;
+    if (left < 6e9)
+        SKIP("less than 6 GB of memory are free");
+    c = (Core){ .level = -1, .act = DT_BF16, .product = DT_BF16, .cpu_threads = 1 };
+    avt_plan_sizes_published(&c.sizes);
+    c.sizes.dit.nb_layers = 4;
+    c.sizes.dit.nb_inject = 1;
+    c.sizes.dit.ffn_dim = (int)(1.2 * left / (4.0 * 2 * c.sizes.dit.dim * 2)) / 256 * 256;      // two matrices a layer, in 16 bits
+    REQUIRE_OK(avt_plan_make(&c.plan, &o, NULL));
+    REQUIRE_OK(avt_backend_open(&c.rank[0].be, "dry", &bf16));
+    REQUIRE_OK(avt_arena_open(&c.rank[0].arena, c.rank[0].be, "weights", ARENA_UNLIMITED));
+    for (int light = 0; light < 2; light++) {
+        c.product = light ? DT_I8 : DT_BF16;
+        avt_choose_instead(text, sizeof(text), &c, 128, 128, NULL);
+        REQUIRE((strstr(text, "precision=int8") != NULL) == !light && strstr(text, light ? "steps=3" : "offload=weights"));
+    }
+    avt_arena_close(&c.rank[0].arena);
+    avt_backend_close(&c.rank[0].be);
+}
+
 /* ---- by a clock ---------------------------------------------------------------------------------------------------- */
 
 static PaperSeconds same_time(void *opaque, const OpCall *call, int threads)
@@ -353,7 +382,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(instead), cmocka_unit_test(twins),
-        cmocka_unit_test(offload_is_said), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
+        cmocka_unit_test(offload_is_said), cmocka_unit_test(refusal_offers_a_precision), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
         cmocka_unit_test(small_ops_wait_for_the_host),
         cmocka_unit_test(auto_is_the_search), cmocka_unit_test(who_works_alone_has_the_machine), cmocka_unit_test(who_works_beside_others_shares),
     };
