@@ -247,14 +247,14 @@ static void refuse(Findings *f, const char *name, Input kind)
     doctor_remedy(f, kind == INPUT_ONCE ? "write it into a file, and name that" : "give files that ffmpeg plays");
 }
 
-static void look_at_inputs(Findings *f, ToolOptions *o)
+static void look_at_inputs(Findings *f, Heard *heard, ToolOptions *o)
 {
     for (int i = 0; i < o->nb_positional; i++) {
         const char *name = file_name(o->positional[i]);
         const Input kind = kind_of(name, o->input_format);
 
         if (kind == INPUT_SOUND)
-            doctor_sound(f, name, o->input_format);
+            doctor_sound(f, heard, name, o->input_format);
         else if (kind == INPUT_PICTURE)
             look_at_picture(f, name, o);
         else
@@ -278,7 +278,7 @@ static void look_at_film(Findings *f, const ToolOptions *o)
         doctor_film(f, name[0], name[1], o->output);
 }
 
-/* The embedded model's two blocks take less than a second; a large one is loaded only when asked. */
+/* The embedded model's blocks take a second or two; a large one is loaded only when asked. */
 static int model_is_small(const ToolOptions *o)
 {
     const int64_t bytes = plan_host_bytes(&o->engine, &o->look, NULL);
@@ -289,6 +289,7 @@ static int model_is_small(const ToolOptions *o)
 int cmd_doctor(int argc, char **argv)
 {
     static Findings f;
+    Heard heard = { .pcm = NULL };
     ToolOptions o;
     int ret = tool_options(&o, argc, argv);
 
@@ -305,13 +306,14 @@ int cmd_doctor(int argc, char **argv)
     if (o.picture)
         look_at_film(&f, &o);
     else {
-        look_at_inputs(&f, &o);
+        look_at_inputs(&f, &heard, &o);
         doctor_model(&f, &o);
         if (o.quick || (o.look.rgb && model_is_small(&o)))
-            doctor_block(&f, &o);
+            doctor_block(&f, &o, &heard);
         doctor_system(&f, &o);
         doctor_links(&f, &o);
         free((void *)o.look.rgb);
+        free(heard.pcm);
     }
     (o.json ? show_json : show)(&f);
     return (int)worst_of(&f);

@@ -67,14 +67,27 @@ int  doctor_face_box(int box[4], const uint8_t *seen, int w, int h);
 double doctor_sharpness(const uint8_t *luma, int w, int h);
 /** doctor_video.c: a finished film against the picture that it was made of. @param svg  where its curves go, or NULL */
 void doctor_film(Findings *f, const char *path, const char *picture, const char *svg);
+
+#define DOCTOR_HEARD (60 * AVATAR_SAMPLE_RATE)
+
+typedef struct Heard {                  // the beginning of a sound, at most DOCTOR_HEARD samples of 16 kHz mono
+    float *pcm;                         // or NULL; free()
+    int64_t nb;
+} Heard;
+
 /** doctor_sound.c: a file of sound, read to its end. @return 0 or an error that was said */
-int  doctor_sound(Findings *f, const char *path, const char *format);
+int  doctor_sound(Findings *f, Heard *heard, const char *path, const char *format);
 /** doctor_model.c: the folder's files, the LoRA, the prompt. */
 void doctor_model(Findings *f, const ToolOptions *o);
 /** doctor_lora.c: the LoRA of a folder. */
 void doctor_lora(Findings *f, const ToolOptions *o, const ModelDir *m);
-/** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face. */
-void doctor_block(Findings *f, const ToolOptions *o);
+/** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face; more where the sound is to move the picture. */
+void doctor_block(Findings *f, const ToolOptions *o, const Heard *heard);
+/** doctor_motion.c: the part of a sound that is enough to see whether a film moves. @return samples from *pcm on; 0: there is none, or the model's
+ *  card does not say what is motion */
+int  doctor_speech(const float **pcm, const ToolOptions *o, const Heard *heard);
+/** What came of it: `moved` as Probe has it. */
+void doctor_motion(Findings *f, const ToolOptions *o, const Heard *heard, double moved);
 /** A number behind `key` in a line of a file of /proc, or -1. */
 int64_t doctor_proc(const char *file, const char *key);
 /** doctor_links.c: what is between GPUs and between processes. */

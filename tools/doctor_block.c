@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Two blocks through the model: does its VAE know such pictures, which numbers are used where, are the latents what latents are. They are
+ * Two blocks through the model, or as many as it takes to see a film move: does its VAE know such pictures, does the sound move them, which
+ * numbers are used where, are the latents what latents are. They are
  * normalized: about 1 in the root of their mean square (0.6 to 1.4 seen of nano and of what the published model gives), beyond 6 in hardly any
  * value; a wrong LoRA, scale or file shows here first.
  */
@@ -94,16 +95,21 @@ static double paged_MB(void)
     return in < 0 || out < 0 ? -1 : (double)(in + out) * (double)sysconf(_SC_PAGESIZE) / 1e6;
 }
 
-void doctor_block(Findings *f, const ToolOptions *o)
+void doctor_block(Findings *f, const ToolOptions *o, const Heard *heard)
 {
     const double before = paged_MB();
+    ProbeVoice voice;
     Probe p;
-    const int ret = probe_run(&p, o);
-    const double after = paged_MB();
+    int ret;
+    double after;
+
+    voice.nb = o->look.rgb ? doctor_speech(&voice.pcm, o, heard) : 0;
+    ret = probe_run(&p, o, voice.nb ? &voice : NULL);
+    after = paged_MB();
 
     if (before >= 0 && after >= 0)
         doctor_number(f, "memory", "paged while it ran", after - before, "MB", doctor_judge(after - before, 16, 1e12),
-                      "memory went to disk and back while two blocks were made: close other programs, or take a smaller size or offload=weights");
+                      "memory went to disk and back while some blocks were made: close other programs, or take a smaller size or offload=weights");
     if (ret < 0) {
         doctor_words(f, "latents", "two blocks", BAD, "they cannot be made: %s", avatar_error_text(ret));
         doctor_remedy(f, "avatar speak says more; see the other findings first");
@@ -111,6 +117,8 @@ void doctor_block(Findings *f, const ToolOptions *o)
         judge_precision(f, &p, o);
         if (p.nb_px && o->look.rgb)
             judge_vae(f, &p);
+        if (o->look.rgb)
+            doctor_motion(f, o, heard, p.moved);
         judge_latents(f, &p);
         judge_answer(f, o);
     }

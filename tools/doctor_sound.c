@@ -85,6 +85,13 @@ static int end_frame(Hearing *h)
     return 1;
 }
 
+/* What is no number, and told apart, a session would refuse. */
+static void keep(Heard *heard, const float *pcm, int nb)
+{
+    for (int i = 0; i < nb && heard->pcm && heard->nb < DOCTOR_HEARD; i++)
+        heard->pcm[heard->nb++] = isfinite(pcm[i]) ? pcm[i] : 0;
+}
+
 static int hear(Hearing *h, const float *pcm, int nb)
 {
     for (int done = 0, n; done < nb; done += n) {
@@ -307,33 +314,37 @@ static void judge(Findings *f, const Hearing *h, const Levels *l)
                   "a copy of the voice follows after %.0f ms: the mouth speaks both", 1000 * delay);
 }
 
-static int listen(Hearing *h, SoundIn *in)
+static int listen(Hearing *h, Heard *heard, SoundIn *in)
 {
     SwrContext *swr = NULL;
     const AVFrame *frame;
     const float *pcm;
     int nb, ret;
 
-    while ((ret = media_read_sound(in, &pcm, &nb, &frame)) > 0)
+    while ((ret = media_read_sound(in, &pcm, &nb, &frame)) > 0) {
+        keep(heard, pcm, nb);
         if (!hear(h, pcm, nb) || (frame && !hear_frame(h, &swr, frame))) {
             ret = AVERROR(ENOMEM);
             break;
         }
+    }
     swr_free(&swr);
     return ret;
 }
 
-int doctor_sound(Findings *f, const char *path, const char *format)
+int doctor_sound(Findings *f, Heard *heard, const char *path, const char *format)
 {
     Hearing *h = calloc(1, sizeof(*h));
     SoundIn *in = NULL;
     Levels l;
     int ret = h && spectrum_open(&h->fine, SPECTRUM) && spectrum_open(&h->coarse, CEPSTRUM) ? media_open_sound(&in, path, format, NULL) : AVERROR(ENOMEM);
 
+    free(heard->pcm);
+    *heard = (Heard){ .pcm = malloc(sizeof(float) * DOCTOR_HEARD) };
     if (ret >= 0) {
         h->loudest = QUIET_DB;
         media_sound_shape(in, &h->rate, &h->channels);
-        ret = listen(h, in);
+        ret = listen(h, heard, in);
     }
     if (ret == AVERROR(ETIMEDOUT))
         doctor_late(f, "sound", (double)h->nb_samples / RATE);

@@ -75,9 +75,14 @@ static void take_returned(void *opaque, const float *px, const float *back, int6
     p->nb_px = nb;
 }
 
-static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look)
+static void take_motion(void *opaque, double share)
 {
-    const SessionHooks hooks = { .rank = { .opaque = p, .latents = take_latents, .returned = take_returned } };
+    ((Probe *)opaque)->moved = share;
+}
+
+static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look, const ProbeVoice *voice)
+{
+    const SessionHooks hooks = { .rank = { .opaque = p, .latents = take_latents, .returned = take_returned }, .moved = take_motion };
     float pcm[SAMPLES];
     AvatarSession *s = NULL;
     AvatarFrame frame;
@@ -87,7 +92,7 @@ static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look)
     probe_voice(pcm, SAMPLES);
     if (ret >= 0) {
         avatar_session_info(s, &p->info);
-        ret = avatar_session_send(s, pcm, SAMPLES);
+        ret = avatar_session_send(s, voice ? voice->pcm : pcm, voice ? voice->nb : SAMPLES);
     }
     if (ret >= 0)
         ret = avatar_session_send(s, NULL, 0);
@@ -98,14 +103,14 @@ static int run_session(Probe *p, AvatarEngine *e, const AvatarLook *look)
     return ret == AVATAR_EOF ? 0 : ret;
 }
 
-int probe_run(Probe *p, const ToolOptions *o)
+int probe_run(Probe *p, const ToolOptions *o, const ProbeVoice *voice)
 {
     AvatarEngine *e = NULL;
     AvatarLook look = o->look;
     uint8_t *face = malloc(3 * FACE * FACE);
     int ret = face ? avatar_engine_open(&e, &o->engine) : AVATAR_ERR(ENOMEM);
 
-    memset(p, 0, sizeof(*p));
+    *p = (Probe){ .moved = -1 };
     if (face)
         probe_face(face);
     if (!look.rgb) {
@@ -115,7 +120,7 @@ int probe_run(Probe *p, const ToolOptions *o)
     look.seed = 7;
     look.mode = AVATAR_OFFLINE;                                     // all of it, however late
     if (ret >= 0)
-        ret = run_session(p, e, &look);
+        ret = run_session(p, e, &look, voice);
     avatar_engine_close(&e);
     avatar_engine_flush();
     free(face);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Two blocks through the whole chain, and what is seen inside of it: for avatar verify and avatar doctor. */
+/* Two blocks through the whole chain, or some more, and what is seen inside of it: for avatar verify and avatar doctor. */
 #ifndef AVT_TOOL_PROBE_H
 #define AVT_TOOL_PROBE_H
 
@@ -17,11 +17,18 @@ typedef struct Probe {
     float *px, *back;                   // [nb_px]: the picture as the VAE took it and gave it back, [H, W, 3] in [-1, 1]; or NULL
     int64_t nb_px;
     int got;                            // blocks
+    double moved;                       // share of frames in which the film's liveliest place changes (engine/motion.h); < 0: nobody has seen
 } Probe;
 
-/** Open the model, compute the blocks, close it. Of o->look the picture is used, or a drawn face when there is none; the voice is made up
- *  and the seed 7. @return 0 or an error (logged by o->engine.log); probe_free() is due in any case */
-int  probe_run(Probe *p, const ToolOptions *o);
+typedef struct ProbeVoice {
+    const float *pcm;                   // 16 kHz mono
+    int nb;                             // samples: PROBE_BLOCKS of them or more
+} ProbeVoice;
+
+/** Open the model, compute the blocks, close it. Of o->look the picture is used, or a drawn face when there is none; the seed is 7.
+ *  @param voice  NULL: one that is made up, PROBE_BLOCKS of it
+ *  @return 0 or an error (logged by o->engine.log); probe_free() is due in any case */
+int  probe_run(Probe *p, const ToolOptions *o, const ProbeVoice *voice);
 void probe_free(Probe *p);
 #define PROBE_FACE 256                              // pixels of the face, each way
 /** The face, [PROBE_FACE][PROBE_FACE][3], and nb samples of the voice: of other questions, too. */

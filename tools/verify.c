@@ -135,7 +135,7 @@ int verify_model(Likeness *l, const ToolOptions *o, const char *path, const Log 
         asked.look.out_width = (int)frame[0];
         asked.look.out_height = (int)frame[1];
         asked.engine.steps = (int)frame[2];
-        ret = probe_run(&got, &asked);
+        ret = probe_run(&got, &asked, NULL);
     }
     if (ret >= 0 && got.nb != want.nb)
         ret = avt_fail(log, AVATAR_INVALID, "%s: its latents have another size than %dx%d gives", path, got.info.width, got.info.height);
@@ -182,7 +182,7 @@ static int check(const ToolOptions *o, const char *path, const Log *log)
 static int record(ToolOptions *o, const char *path)
 {
     Probe got = { .nb = 0 };
-    int ret = probe_run(&got, o);
+    int ret = probe_run(&got, o, NULL);
 
     if (!avt_ends_with(path, ANSWER))                               // which belongs there
         tool_protect(o);

@@ -114,7 +114,9 @@ static void watch(AvatarSession *s, const Flight *f, int place)
         avt_motion_add(&s->motion, &frame, f->block);
     }
     share = avt_motion_end(&s->motion);
-    if (share >= 0 && share < MOTION_SHARE)
+    if (share >= 0 && s->hooks.moved)
+        s->hooks.moved(s->hooks.rank.opaque, share);
+    else if (share >= 0 && share < MOTION_SHARE)
         avt_log(&s->e->log, LOG_WARNING, "the film hardly moves although there is speech (in %.1f s of it the liveliest place changes by %d levels in %.0f %% of "
                 "the frames, with pictures that %s knows in %.0f %% or more): take another picture, its face as large in the frame as theirs",
                 MOTION_BLOCKS * BLOCK_FRAMES / (double)AVATAR_FPS, s->motion.least, 100 * share, name, 100 * MOTION_SHARE);

@@ -10,6 +10,7 @@ typedef struct SessionHooks {
     CommKind comm;
     int (*distance)(void *opaque, int64_t block, int step);         // sink distance of an item
     int (*admit)(void *opaque, int64_t block, int64_t wave);        // 0: pretend that the sound of this block is not there yet
+    void (*moved)(void *opaque, double share);                      // what avt_motion_end() came to, once a picture; it is not logged then
     const float *features;              // [nb_rows, layers, dim] in place of wav2vec2's; a multiple of 12 rows
     int64_t nb_rows;
     const float *context;               // [nb_context, text_dim] in place of umT5's

@@ -5,7 +5,7 @@ the kind before. Healthy are: the shipped portraits, tests/gold/lips.wav, the em
 
   topic      planted faults (the case that plants them)
   picture    soft enlargements, noise, compression blocks, dark, flat, burnt, without detail, too small, too long (doctor_picture); no face, small ones,
-             two, one cut off (doctor_faces); one that the VAE does not know (doctor_blocks)
+             two, one cut off (doctor_faces); one that the VAE does not know (doctor_blocks); one whose film stands still (doctor_motion)
   sound      clipped, quiet, noisy, echo, narrow, of a telephone, channels against each other, one empty, late, few words, music, silence, too short
              (doctor_sound)
   prompt     too long, characters that are unknown, not UTF-8 (doctor_prompt)
@@ -31,7 +31,7 @@ import time
 import wave
 
 import tool_harness
-from tool_harness import Run, Skip, case, media, require
+from tool_harness import Run, Skip, case, cropped, media, require
 
 SRC = pathlib.Path(__file__).resolve().parents[2]
 NANO = SRC / 'model/nano'
@@ -520,6 +520,23 @@ def doctor_blocks(tmp):
     found(doctor('--quick', '--lora', 'none'), 'latents', 'off the known answer', 'bad')
     found(doctor('--quick', '--opts', 'lora_alpha=1e30'), 'latents', 'two blocks', 'bad')
     require([f for f in doctor('--quick', '--precision', 'f32') if f['topic'] == 'precision' and f['text'].startswith('f32')], 'f32')
+
+
+@case
+def doctor_motion(tmp):
+    """A face a third larger in the frame than the model's own, which its VAE gives back as well as those: its film stands still, doctor makes it and sees."""
+    faces, what, large = NANO / 'faces', 'moves with the sound', cropped(NANO / 'faces/anna.png', tmp / 'large.ppm', 0.75, tmp)
+    for picture in (faces / 'anna.png', faces / 'ben.png'):
+        seen = [f for f in doctor(SPEECH, picture) if f['what'] == what]
+        require(len(seen) == 1 and seen[0]['verdict'] == 'good' and seen[0]['value'] > 20, seen)
+    ill = doctor(SPEECH, large)
+    found(ill, 'picture', what)
+    require(all(f['verdict'] == 'good' for f in ill if 'VAE' in f['what'] or f['what'] == 'its face alone'), 'nothing else tells', ill)
+    silence = tmp / 'silence.wav'
+    silence.write_bytes(media.wav_head(400000) + bytes(400000))
+    for args, why in (((large,), 'name the sound'), ((silence, large), '4 s of speech')):
+        seen = [f for f in doctor(*args) if f['what'] == what]
+        require(len(seen) == 1 and seen[0]['verdict'] == 'good' and seen[0]['value'] is None and why in seen[0]['text'], args, seen)
 
 
 @case

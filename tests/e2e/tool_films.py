@@ -7,7 +7,7 @@ import subprocess
 import threading
 
 import tool_harness
-from tool_harness import Film, Nut, Run, Skip, case, face, fails, media, read_picture, read_sound, require, speak, tone
+from tool_harness import Film, Nut, Run, Skip, case, cropped, face, fails, media, read_picture, read_sound, require, speak, tone
 
 SUFFIXES = {'mp4': ('mov', 'aac'), 'mov': ('mov', 'aac'), 'mkv': ('matroska', 'aac'), 'ts': ('mpegts', 'aac'), 'webm': ('matroska', 'opus')}
 
@@ -189,15 +189,6 @@ def tools_without_encoders(tmp):
         if 'no such encoder' in r.err:
             raise Skip('libavcodec has not got what %s wants' % suffix)
         require(r.ret == 0 and Film(tmp / ('o.' + suffix)).frames == 10, r.what)
-
-
-def cropped(path, to, keep, tmp):
-    """The middle of a picture, as a PPM: its face is 1 / keep as large in the frame."""
-    p = subprocess.run([tool_harness.A.media, 'picture', str(path), str(tmp / 'rgb')], stdout=subprocess.PIPE, check=True)
-    w, h = (int(v) for v in p.stdout.split())
-    rgb, n, x, y = (tmp / 'rgb').read_bytes(), int(w * keep), int(w * (1 - keep) / 2), int(h * (1 - keep) / 2)
-    to.write_bytes(b'P6 %d %d 255\n' % (n, n) + b''.join(rgb[3 * (w * (y + i) + x):3 * (w * (y + i) + x + n)] for i in range(n)))
-    return to
 
 
 @case

@@ -101,6 +101,15 @@ class Nut:
     exact = True
 
 
+def cropped(path, to, keep, tmp):
+    """The middle of a picture, as a PPM: its face is 1 / keep as large in the frame."""
+    p = subprocess.run([A.media, 'picture', str(path), str(tmp / 'rgb')], stdout=subprocess.PIPE, check=True)
+    w, h = (int(v) for v in p.stdout.split())
+    rgb, n, x, y = (tmp / 'rgb').read_bytes(), int(w * keep), int(w * (1 - keep) / 2), int(h * (1 - keep) / 2)
+    to.write_bytes(b'P6 %d %d 255\n' % (n, n) + b''.join(rgb[3 * (w * (y + i) + x):3 * (w * (y + i) + x + n)] for i in range(n)))
+    return to
+
+
 def face(tmp, name='face.png', **kw):
     return media.png(tmp / name, **kw)
 
