@@ -17,14 +17,21 @@
 #define BAR_X  150
 #define BAR_W  600
 #define TIME_W (WIDTH - BAR_X - 20)
-#define TOP    66                       // of the first bar
+#define TOP    86                       // of the first bar
 #define BAR    30                       // from card to card, above
 #define LANE   22                       // and below
 #define BLOCKS 4
-#define PARTS  6
+#define KEYS   6                        // of the legend in a row
 
-static const char *const colour[] = { "#4878a8", "#e0903c", "#8c8c8c", "#b07aa1", "#59a14f", "#d4c34a" };
-static const char *const part_name[] = { "weights", "rings and sinks", "scratch", "workspace", "messages", "speech and text" };
+static const struct {
+    const char *name, *colour;
+} part[] = {                            // from the left: weights, the state's in their order, what a command takes, the front
+    { "weights", "#4878a8" }, { "layers to come", "#8fb3d6" }, { "rings", "#e0903c" }, { "sinks", "#f3c48a" }, { "keys of text", "#c4a35a" },
+    { "keys of sound", "#9c7a3c" }, { "VAE's past", "#d1615d" }, { "latents", "#e7a5a2" }, { "scratch", "#8c8c8c" }, { "workspace", "#b07aa1" },
+    { "messages", "#59a14f" }, { "speech and text", "#d4c34a" },
+};
+
+#define PARTS ((int)(sizeof(part) / sizeof(part[0])))
 static const char *const shade[] = { "#2b5d8a", "#c9742a", "#3f7f3a", "#8a4f86" };
 
 static double fps(const Found *f)
@@ -45,11 +52,14 @@ static void head(FILE *out, const PlanPicture *p)
         fprintf(out, "<tspan fill=\"#c00\">does not fit, %.2f GB are missing</tspan></text>\n", f->lack / GB);
     else
         fprintf(out, "fits, %.1f fps on paper (25 is real time)</text>\n", fps(f));
-    for (int i = 0; i < PARTS; i++)
-        fprintf(out, "<rect x=\"%d\" y=\"36\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"47\">%s</text>\n", BAR_X + 120 * i, colour[i],
-                BAR_X + 16 + 120 * i, part_name[i]);
-    fprintf(out, "<path d=\"M%d 34 v16\" stroke=\"#c00\" stroke-width=\"2\"/><text x=\"%d\" y=\"47\">usable</text>\n", BAR_X + 120 * PARTS + 6,
-            BAR_X + 120 * PARTS + 16);
+    for (int i = 0; i < PARTS; i++) {
+        const int x = BAR_X + 120 * (i % KEYS), y = 36 + 20 * (i / KEYS);
+
+        fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"12\" height=\"12\" fill=\"%s\"/><text x=\"%d\" y=\"%d\">%s</text>\n", x, y, part[i].colour, x + 16, y + 11,
+                part[i].name);
+    }
+    fprintf(out, "<path d=\"M%d 34 v16\" stroke=\"#c00\" stroke-width=\"2\"/><text x=\"%d\" y=\"47\">usable</text>\n", BAR_X + 120 * KEYS + 6,
+            BAR_X + 120 * KEYS + 16);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------ */
@@ -57,10 +67,10 @@ static void head(FILE *out, const PlanPicture *p)
 static double part_of(const PlanPicture *p, int r, int i)
 {
     const PlanMemory *m = &p->found->memory[r];
-    const size_t part[] = { m->weights, m->state, m->scratch, m->workspace, m->messages };
+    const size_t call[] = { m->scratch, m->workspace, m->messages };
 
     if (i < PARTS - 1)
-        return (double)part[i];
+        return (double)(!i ? m->weights : i <= STATE_NB ? m->part[i - 1] : call[i - 1 - STATE_NB]);
     return r == avt_pool_find(p->pool, p->found->plan.front_device) ? (double)avt_plan_sum(&p->found->front) : 0;
 }
 
@@ -77,7 +87,7 @@ static void card(FILE *out, const PlanPicture *p, int r, double most)
     for (int i = 0; i < PARTS; i++) {
         const double w = part_of(p, r, i) / most * BAR_W;
 
-        fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, w, colour[i]);
+        fprintf(out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"20\" fill=\"%s\"/>\n", x, y, w, part[i].colour);
         x += w;
     }
     fprintf(out, "<path d=\"M%.1f %d v28\" stroke=\"#c00\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\"%s>%.2f of %.2f GB</text>\n", BAR_X + usable / most * BAR_W,

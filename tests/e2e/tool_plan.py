@@ -238,6 +238,15 @@ def plan_picture_is_true(tmp):
             require(all(b[0] > a[1] - 0.2 for a, b in zip(way, way[1:])), gpus, 'a block is at two places', way)
         ways = sorted(blocks.values())
         require(name != 'sequential' or all(b[0][0] > a[-1][1] - 0.2 for a, b in zip(ways, ways[1:])), gpus, 'blocks overlap', ways)
+    d = plan('--gpus', '4x24', '-o', tmp / 'p.svg')                 # what is drawn of a card is what --json says of it
+    width = {}
+    for r in xml.dom.minidom.parse(str(tmp / 'p.svg')).getElementsByTagName('rect'):
+        if r.getAttribute('height') == '20':
+            width.setdefault(r.getAttribute('y'), []).append(float(r.getAttribute('width')))
+    require(len(width) == 4 and all(len(w) == 12 for w in width.values()), width)
+    for bar, rank in zip((w for _, w in sorted(width.items(), key=lambda v: int(v[0]))), d['ranks']):
+        parts = [rank['weights']] + list(rank['parts'].values()) + [rank['scratch'], rank['workspace'], rank['messages']]
+        require(all(abs(w - bar[0] * v / rank['weights']) < 0.5 for w, v in zip(bar, parts)), bar, parts)
     r = Run('plan', '--gpus', '1x12', '-o', tmp / 'p.svg')
     text = (tmp / 'p.svg').read_text()
     require(r.ret == 1 and 'does not fit, 2.26 GB are missing' in text and 'GB of its memory' in text and not pieces(tmp / 'p.svg'), text)
