@@ -4,6 +4,8 @@
  * Frames of the avatar filter: which formats there are, and what a frame is given on its way out.
  */
 
+#include <inttypes.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -60,10 +62,25 @@ int ff_avatar_output_format(AVFilterContext *ctx)
     return AVERROR(EINVAL);
 }
 
+/* With a decimal point, whatever the locale of the host writes. */
+static void set_number(AVDictionary **metadata, const char *key, double v, int digits)
+{
+    const int64_t unit = digits == 6 ? 1000000 : 1000;
+    char text[64];
+    double whole;
+    int64_t part = llrint(modf(fabs(v), &whole) * unit);
+
+    if (part == unit) {
+        whole++;
+        part = 0;
+    }
+    snprintf(text, sizeof(text), "%s%.0f.%0*"PRId64, v < 0 ? "-" : "", whole, digits, part);
+    av_dict_set(metadata, key, text, 0);
+}
+
 static void set_metadata(const AvatarStream *st, AVFrame *out, const AvatarFrame *in)
 {
     const double sound = st->start_sample / (double)AVATAR_SAMPLE_RATE + in->index / (double)AVATAR_FPS;
-    char text[32];
 
     av_dict_set_int(&out->metadata, "lavfi.avatar.frame", in->index, 0);
     av_dict_set_int(&out->metadata, "lavfi.avatar.block", in->block, 0);
@@ -72,16 +89,11 @@ static void set_metadata(const AvatarStream *st, AVFrame *out, const AvatarFrame
     av_dict_set_int(&out->metadata, "lavfi.avatar.repeated", in->repeated, 0);
     av_dict_set(&out->metadata, "lavfi.avatar.precision", st->precision, 0);
     av_dict_set(&out->metadata, "lavfi.avatar.kv", st->kv, 0);
-    snprintf(text, sizeof(text), "%.6f", sound);
-    av_dict_set(&out->metadata, "lavfi.avatar.audio_pts", text, 0);
-    snprintf(text, sizeof(text), "%.3f", st->clock.filled / (double)AVATAR_SAMPLE_RATE);
-    av_dict_set(&out->metadata, "lavfi.avatar.filled", text, 0);
-    snprintf(text, sizeof(text), "%.3f", st->clock.cut / (double)AVATAR_SAMPLE_RATE);
-    av_dict_set(&out->metadata, "lavfi.avatar.cut", text, 0);
-    if (in->compute_ms > 0) {
-        snprintf(text, sizeof(text), "%.3f", in->compute_ms);
-        av_dict_set(&out->metadata, "lavfi.avatar.compute_ms", text, 0);
-    }
+    set_number(&out->metadata, "lavfi.avatar.audio_pts", sound, 6);
+    set_number(&out->metadata, "lavfi.avatar.filled", st->clock.filled / (double)AVATAR_SAMPLE_RATE, 3);
+    set_number(&out->metadata, "lavfi.avatar.cut", st->clock.cut / (double)AVATAR_SAMPLE_RATE, 3);
+    if (in->compute_ms > 0)
+        set_number(&out->metadata, "lavfi.avatar.compute_ms", in->compute_ms, 3);
 }
 
 int ff_avatar_output_send(AVFilterContext *ctx, AvatarFrame *in, int64_t pts)

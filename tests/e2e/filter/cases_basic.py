@@ -274,6 +274,32 @@ def metadata_on_frames(d):
     assert 'tags' not in probe(graph, '-f', 'lavfi', '-show_entries', 'frame=pts_time:frame_tags')['frames'][0]
 
 
+COMMA = """#include <locale.h>
+__attribute__((constructor)) static void host(void)
+{
+    setlocale(LC_ALL, "comma");
+}
+"""
+
+
+@case
+def metadata_has_a_point(d):
+    """Also in a host whose locale writes 0,5: ffmpeg sets none, so a library in front of it does."""
+    (d.path / 'comma.src').write_text('LC_NUMERIC\ndecimal_point ","\nthousands_sep ""\ngrouping -1\nEND LC_NUMERIC\n')
+    (d.path / 'host.c').write_text(COMMA)
+    subprocess.run(['localedef', '--no-archive', '-c', '-i', 'comma.src', '-f', 'ANSI_X3.4-1968', './comma'], cwd=d.path, capture_output=True)
+    subprocess.run(['cc', '-shared', '-fPIC', '-o', d / 'host.so', d / 'host.c'], check=True)
+    if not (d.path / 'comma').exists():
+        raise Skip('no locale with a decimal comma could be made: install locales')
+    graph = 'amovie=%s,%s' % (d.wav(1280), filt(image=d.png(), metadata=1))
+    env = dict(LOCPATH=str(d.path), LC_ALL='comma', LD_PRELOAD=str(d / 'host.so'))
+    r = run('ffprobe', '-loglevel', 'error', '-of', 'json', '-f', 'lavfi', '-show_entries', 'frame_tags', graph, env=env)
+    assert r.code == 0, r.text()
+    tags = [f['tags'] for f in json.loads(r.out)['frames']]
+    for key in 'audio_pts', 'filled', 'cut':
+        assert tags[1]['lavfi.avatar.' + key] == ('0.040000' if key == 'audio_pts' else '0.000'), (key, tags)
+
+
 @case
 def metadata_filter_prints(d):
     ffmpeg('-i', d.wav(8000), '-filter_complex', '[0:a]%s,metadata=print:file=%s' % (filt(image=d.png(), metadata=1), d / 'log'),
