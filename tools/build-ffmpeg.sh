@@ -171,7 +171,7 @@ run_make()
             if (tty) printf "\rffmpeg %s: %d files compiled", name, nb >"/dev/stderr"
             else if (nb % 200 == 0) printf "ffmpeg %s: %d files compiled\n", name, nb >"/dev/stderr" }
         END { if (tty && nb) print "" >"/dev/stderr" }'
-    [ "$(cat make.rc)" = 0 ] || die "make failed: $(grep -m 2 'error' make.log | tr '\n' ' ') see $PWD/make.log"
+    [ "$(cat make.rc)" = 0 ] || die "make failed: $(grep -m 2 -E '(error|Error|ERROR|\*\*\*):? ' make.log | tr '\n' ' ') see $PWD/make.log"
 }
 
 absolute() { mkdir -p "$1" && cd "$1" && pwd; }

@@ -98,6 +98,7 @@ headers()
         tar -C "$at/src" --strip-components=1 -xf "$a"/get/*.orig.tar.*
         make -s -C "$at/src" install PREFIX="$at" >"$a/log" 2>&1 || { note "NVIDIA's headers: $(tail -n 1 "$a/log")"; exit 77; }
     fi
+    sed -i 's|^prefix=.*|prefix=${pcfiledir}/../..|' "$at/lib/pkgconfig/ffnvcodec.pc"      # a tree that is moved keeps them
     echo "$at/lib/pkgconfig"
     exit 0
 }

@@ -86,6 +86,13 @@ PATH=$dir/few sh "$src/tools/fetch-ffmpeg.sh" 7.1 "$dir/cache" > "$dir/out" 2>&1
 [ $? = 77 ] && grep -q 'curl is not installed' "$dir/out"
 ok $? "without apt and curl the source's address is named"
 
+mkdir -p "$dir/moved/nv-codec-7.1/lib/pkgconfig" "$dir/moved/nv-codec-7.1/include"
+printf 'prefix=/where/it/was\nincludedir=${prefix}/include\n\nName: ffnvcodec\nDescription: headers\nVersion: 12\nCflags: -I${includedir}\n' \
+    > "$dir/moved/nv-codec-7.1/lib/pkgconfig/ffnvcodec.pc"
+pc=$("$src/tools/fetch-ffmpeg.sh" --headers 7.1 "$dir/moved" 2>"$dir/out")
+[ "$(PKG_CONFIG_PATH=$pc pkg-config --variable=includedir ffnvcodec)" -ef "$dir/moved/nv-codec-7.1/include" ]
+ok $? "NVIDIA's headers are found in a tree that was moved"
+
 # ---- what run.sh counts -------------------------------------------------------------------------------------------------------
 
 stub old 'printf "[==========] 3 test(s) run.\n[  PASSED  ] 2 test(s).\n[  SKIPPED ] 1 test(s), listed below:\n[  SKIPPED ] a\n\n 1 SKIPPED TEST(S)\n"'
