@@ -116,21 +116,15 @@ static int close_written(FILE *f, const char *path)
     return failed ? fprintf(stderr, "%s: %s\n", path, strerror(errno)), AVT_ERR(EIO) : 0;
 }
 
-static int write_safetensors(const List *l, const char *path, DType dtype, uint64_t seed, const SeededGain *gain, int (*stop)(void))
+/* The list of tensors that a safetensors file begins with. */
+static void write_head(const List *l, FILE *f, DType dtype, char *head)
 {
-    char *head = l->ret < 0 ? NULL : malloc((size_t)l->nb * 512 + 16), shape[160];
-    FILE *f = head ? fopen(path, "wb") : NULL;
-    uint64_t at = 0, n = 0;
+    const int half = dtype == DT_BF16;
+    char shape[160];
+    uint64_t at = 0, n = (uint64_t)sprintf(head, "{");
 
-    if (!f) {
-        fprintf(stderr, "avatar: %s: %s\n", path, l->ret < 0 ? avatar_error_text(l->ret) : strerror(errno));
-        free(head);
-        return l->ret < 0 ? l->ret : head ? AVT_ERR(EIO) : AVT_ERR(ENOMEM);
-    }
-    n += (uint64_t)sprintf(head, "{");
     for (int i = 0; i < l->nb; i++) {
         const Item *it = &l->item[i];
-        const int half = dtype == DT_BF16;
         const uint64_t size = (uint64_t)count(it) * (half ? 2 : 4);
 
         avt_shape_text(shape, sizeof(shape), it->nd, it->dim);
@@ -143,23 +137,52 @@ static int write_safetensors(const List *l, const char *path, DType dtype, uint6
         head[n++] = ' ';
     fwrite(&n, 8, 1, f);
     fwrite(head, 1, n, f);
-    free(head);
+}
+
+/* v: room for the largest tensor. */
+static int write_tensors(const List *l, FILE *f, DType dtype, float *v, uint64_t seed, const SeededGain *gain, int (*stop)(void))
+{
+    uint16_t *h = (uint16_t *)v;
+
     for (int i = 0; i < l->nb && !ferror(f); i++) {
         const int64_t nb = count(&l->item[i]);
-        float *v = malloc((size_t)nb * 4 + 1);
-        uint16_t *h = (uint16_t *)v;
 
-        if (!v || (stop && stop())) {
-            fclose(f);
-            return v ? free(v), AVT_ERR(ECANCELED) : (fprintf(stderr, "avatar: %s: no memory for a tensor\n", path), AVT_ERR(ENOMEM));
-        }
+        if (stop && stop())
+            return AVT_ERR(ECANCELED);
         fill(v, &l->item[i], seed, gain);
         for (int64_t j = 0; dtype == DT_BF16 && j < nb; j++)
             h[j] = avt_f32_bf16(v[j]);
         fwrite(v, dtype == DT_BF16 ? 2 : 4, (size_t)nb, f);
-        free(v);
     }
-    return close_written(f, path);
+    return 0;
+}
+
+/* One room for all tensors: fresh pages for each cost as much as its numbers. */
+static int write_safetensors(const List *l, const char *path, DType dtype, uint64_t seed, const SeededGain *gain, int (*stop)(void))
+{
+    int64_t most = 0;
+    char *head = NULL;
+    float *v = NULL;
+    FILE *f = NULL;
+    int ret = l->ret;
+
+    for (int i = 0; i < l->nb; i++)
+        most = count(&l->item[i]) > most ? count(&l->item[i]) : most;
+    if (ret >= 0 && (!(head = malloc((size_t)l->nb * 512 + 16)) || !(v = malloc((size_t)most * 4 + 1))))
+        ret = AVT_ERR(ENOMEM);
+    if (ret >= 0)
+        f = fopen(path, "wb");
+    if (!f) {
+        fprintf(stderr, "avatar: %s: %s\n", path, ret < 0 ? avatar_error_text(ret) : strerror(errno));
+        ret = ret < 0 ? ret : AVT_ERR(EIO);
+    } else {
+        write_head(l, f, dtype, head);
+        ret = write_tensors(l, f, dtype, v, seed, gain, stop);
+        ret = close_written(f, path) < 0 && ret >= 0 ? AVT_ERR(EIO) : ret;
+    }
+    free(head);
+    free(v);
+    return ret;
 }
 
 typedef struct Bench {                  // a dry backend whose binder records
