@@ -57,7 +57,7 @@ static void tiny_tensor(TinyWriter *w, int64_t fan_in, const char *name, int nd,
 
 static void tiny_linear(TinyWriter *w, int64_t out, int64_t in, const char *module)
 {
-    char name[128];
+    char name[160];
 
     snprintf(name, sizeof(name), "%s.weight", module);
     TINY(w, in, name, out, in);

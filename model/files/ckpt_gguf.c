@@ -409,7 +409,7 @@ static int read_head(Reader *r, uint64_t *nb_tensors, uint64_t *nb_keys)
 static int read_all(Reader *r)
 {
     const int64_t first = avt_ckpt_nb(r->c);
-    uint64_t nb_tensors, nb_keys;
+    uint64_t nb_tensors = 0, nb_keys = 0;
     int ret = read_head(r, &nb_tensors, &nb_keys);
 
     for (uint64_t i = 0; ret >= 0 && i < nb_keys; i++)

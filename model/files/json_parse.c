@@ -326,7 +326,7 @@ static int read_value(Parser *s, Json *v);
 /* The next value of a list, the next member of an object, and what stands behind it: a comma or the closing bracket. */
 static int read_next(Parser *s, Json *list, Json **last)
 {
-    Json *v;
+    Json *v = NULL;
     int ret = new_value(s, &v);
 
     if (ret >= 0 && list->type == JSON_OBJECT) {
@@ -401,7 +401,7 @@ static int read_value(Parser *s, Json *v)
 
 static int read_document(Parser *s, Json **out)
 {
-    Json *root;
+    Json *root = NULL;
     int ret;
 
     skip_space(s);

@@ -24,7 +24,7 @@ typedef struct Golden {
     int failed;
     int64_t nb_compared;
     double max_abs, rel_l2;             // worst of the case
-    char worst[160];                    // the tensor that had it, or the reason of the failure
+    char worst[256];                    // the tensor that had it, or the reason of the failure
     double worst_ratio;                 // distance over limit of `worst`: above 1 is a failure
     uint8_t *seen;                      // per tensor of `file`: compared or read
     struct GoldenMem *mem;              // host values handed out, freed after the case

@@ -15,7 +15,7 @@
 /* ---- a file --------------------------------------------------------------------------------------------------- */
 
 typedef struct Entry {
-    char name[64];
+    char name[96];
     int nd;
     int64_t dim[5];
 } Entry;
@@ -68,7 +68,7 @@ static void add_residual(Table *t, const char *name, int64_t in, int64_t out)
 
 static void add_resample(Table *t, const char *name, int64_t in, int64_t out, int64_t time_out)
 {
-    char full[64];
+    char full[96];
 
     snprintf(full, sizeof(full), "%s.resample.1", name);
     add_conv(t, full, 4, (const int64_t[]){ out, in, 3, 3 });
