@@ -236,7 +236,7 @@ void avt_amx_multiply(const Tiles *t)
 {
     const int64_t begin = t->first / SIDE * SIDE, pairs = (t->end - begin + 2 * SIDE - 1) / (2 * SIDE), fours = (t->nb + SUMS - 1) / SUMS;
     const int light = pairs * 2 * t->w_step <= LIGHT, all = t->add || t->keep;
-    Block last = { 0 };
+    Block last = { .n = begin };                             // none yet: it has no rows
 
     for (int64_t i = 0, nb = 0; i < pairs * fours; i++) {
         const int64_t n = begin + (light ? i % pairs : i / fours) * 2 * SIDE, row = (light ? i / pairs : i % fours) * SUMS;
