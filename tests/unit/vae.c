@@ -15,7 +15,7 @@
 /* ---- a file --------------------------------------------------------------------------------------------------- */
 
 typedef struct Entry {
-    char name[96];
+    char name[128];
     int nd;
     int64_t dim[5];
 } Entry;
@@ -36,7 +36,7 @@ static void add(Table *t, int nd, const int64_t *dim, const char *name)
 
 static void add_conv(Table *t, const char *name, int nd, const int64_t *dim)
 {
-    char full[64];
+    char full[128];
 
     snprintf(full, sizeof(full), "%s.weight", name);
     add(t, nd, dim, full);
