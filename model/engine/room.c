@@ -51,15 +51,25 @@ int64_t avt_room_left(const char *device)
     return left;
 }
 
+/* In GB, or in MB what would be nothing in GB. */
+static const char *bytes_text(char *buf, size_t size, int64_t bytes)
+{
+    const int small = bytes < 100000000;
+
+    snprintf(buf, size, small ? "%.1f MB" : "%.2f GB", (double)bytes / (small ? 1e6 : 1e9));
+    return buf;
+}
+
 int avt_room_check(const Room *room, const char *who, const char *remedy, const Log *log)
 {
     for (int i = 0; i < room->nb; i++) {
         const char *device = room->place[i].device;
         const int64_t left = avt_room_left(device);
+        char takes[32], has[32];
 
         if (left >= 0 && room->place[i].bytes > left)
-            return avt_fail(log, AVT_ERR(ENOMEM), "%s %.2f GB of %s%s, %.2f GB are free; %s", who, (double)room->place[i].bytes / 1e9,
-                            on_host(device) ? "host" : device, on_host(device) ? " memory" : "'s memory", (double)left / 1e9, remedy);
+            return avt_fail(log, AVT_ERR(ENOMEM), "%s %s of %s%s, %s are free; %s", who, bytes_text(takes, sizeof(takes), room->place[i].bytes),
+                            on_host(device) ? "host" : device, on_host(device) ? " memory" : "'s memory", bytes_text(has, sizeof(has), left), remedy);
     }
     return 0;
 }
