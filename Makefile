@@ -60,8 +60,9 @@ no-tool:
 
 # Strict IEEE arithmetic: faster, but the same bits for any number of threads and any order of files.
 $(BUILD)/obj/kernels/cpu/%.o $(BUILD)/obj/kernels/convert.o: FLAGS += -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math
-$(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c
-AVX512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+# Each level is that level, also where CFLAGS has -march=native.
+$(BUILD)/obj/%_avx2.o: FLAGS += -mavx2 -mfma -mf16c -mno-avx512f
+AVX512 = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mno-avx512bf16
 $(BUILD)/obj/%_avx512.o: FLAGS += $(AVX512)
 $(BUILD)/obj/%_vnni_avx512.o: FLAGS += -mavx512vnni
 $(BUILD)/obj/%_amx.o: FLAGS += $(AVX512) -mavx512bf16 -mamx-tile -mamx-bf16 -mamx-int8

@@ -9,6 +9,8 @@
 #include "cpu/elementwise.inc.h"
 #include "cpu/norms.inc.h"
 
+_Static_assert(sizeof(LEVEL) == sizeof("avx2"), "built for another level: CFLAGS has what the Makefile does not take back");
+
 void avt_cpu_avx2(Cpu *cpu)
 {
     static const struct {

@@ -11,6 +11,8 @@
 #include "cpu/norms.inc.h"
 #include "cpu/quantize.inc.h"
 
+_Static_assert(sizeof(LEVEL) == sizeof("avx512"), "built for another level: CFLAGS has what the Makefile does not take back");
+
 void avt_cpu_avx512(Cpu *cpu)
 {
     static const struct {
