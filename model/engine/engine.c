@@ -153,7 +153,7 @@ static Core *find(const char *key)
 static int core_new(Core **out, const AvatarOptions *opt, const Given *given, const Log *log)
 {
     Core *c = avt_calloc(MEM_ENGINE, 1, sizeof(*c));
-    int ret = c ? avt_options_model(&c->dir, opt, log) : AVT_ERR(ENOMEM);
+    int ret = c ? avt_options_model(&c->dir, opt, log) : avt_fail(log, AVT_ERR(ENOMEM), "no memory for %.1f MB of an engine", sizeof(*c) / 1e6);
 
     if (ret >= 0) {
         c->compat = opt->compat;
