@@ -142,6 +142,17 @@ static int model_in(char path[PATH_MAX], const char *dir, size_t len, const char
            snprintf(config, sizeof(config), "%.*s/%s/config.json", (int)len, dir, name) < (int)sizeof(config) && !stat(config, &st);
 }
 
+/* The same; where this user may not look, kept has that folder, if it has none yet: whoever opens it says so. */
+static int look_in(char path[PATH_MAX], char kept[PATH_MAX], const char *dir, size_t len, const char *name)
+{
+    errno = 0;
+    if (model_in(path, dir, len, name))
+        return 1;
+    if (errno == EACCES && !kept[0])
+        snprintf(kept, PATH_MAX, "%s", path);
+    return 0;
+}
+
 static const char *asked_model(const AvatarOptions *opt)
 {
     return opt->model && *opt->model ? opt->model : "nano";
@@ -149,22 +160,20 @@ static const char *asked_model(const AvatarOptions *opt)
 
 int avt_options_folder(char *path, const AvatarOptions *opt)
 {
-    const char *name = asked_model(opt);
-    char kept[PATH_MAX] = "";                       // from this user: whoever opens it says so
+    const char *name = asked_model(opt), *const own[] = { AVT_DATADIR "/avatar", AVT_SRCDIR "/model" };
+    const int searched = !strchr(name, '/');
+    char kept[PATH_MAX] = "";
     struct stat st;
     size_t len;
 
-    for (const char *p = strchr(name, '/') ? NULL : opt->models; p && *p; p += len + (p[len] == ':')) {
+    for (const char *p = searched ? opt->models : NULL; p && *p; p += len + (p[len] == ':')) {
         len = strcspn(p, ":");
-        errno = 0;
-        if (model_in(path, p, len, name))
+        if (look_in(path, kept, p, len, name))
             return 1;
-        if (errno == EACCES && !kept[0])
-            snprintf(kept, sizeof(kept), "%s", path);
     }
-    if (!strchr(name, '/') && (model_in(path, AVT_DATADIR "/avatar", strlen(AVT_DATADIR "/avatar"), name) ||
-                               model_in(path, AVT_SRCDIR "/model", strlen(AVT_SRCDIR "/model"), name)))
-        return 1;
+    for (int i = 0; searched && i < 2; i++)
+        if (look_in(path, kept, own[i], strlen(own[i]), name))
+            return 1;
     snprintf(path, PATH_MAX, "%s", kept[0] && stat(name, &st) ? kept : name);
     return kept[0] || !stat(name, &st);
 }

@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -226,6 +227,8 @@ def threads_for_random_weights(tmp):
     """Where no thread is to be had libgomp ends the program: a sentence instead, and no folder is left."""
     if os.getuid():
         raise Skip('only root can become a user without other processes')
+    if not all(p.stat().st_mode & 1 for p in pathlib.Path(__file__).resolve().parents):
+        raise Skip('this tree lies where other users may not look')
     tmp.chmod(0o777)
     user = 10000 + os.getpid() % 50000
 
