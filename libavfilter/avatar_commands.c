@@ -52,14 +52,7 @@ static int check_change(AVFilterContext *ctx, const AvatarChange *ch)
     AvatarLook look = s->stream->look;
     int w, h, ret;
 
-    look.seed   = ch->seed;
-    look.prompt = ch->prompt;
-    if (ch->picture) {
-        look.rgb    = ch->picture->data[0];
-        look.stride = ch->picture->linesize[0];
-        look.width  = ch->picture->width;
-        look.height = ch->picture->height;
-    }
+    ff_avatar_change_look(&look, ch);
     if ((ret = avatar_look_check(s->stream->engine, &look)) < 0 || !ch->picture)
         return ret;
     if ((ret = avatar_engine_size(s->stream->engine, &look, &w, &h)) < 0)
@@ -92,7 +85,7 @@ static int change(AVFilterContext *ctx, const char *cmd, const char *arg)
     if (ret >= 0)
         ret = check_change(ctx, &ch);
     if (ret >= 0)
-        ret = ff_avatar_read_sound(ctx);                              // what came before the command is before it in the queue
+        ret = ff_avatar_read_sound(ctx);                    // what came before the command is before it in the queue
     if (ret >= 0)
         return ff_avatar_stream_change(s->stream, &ch, !comes_with_sound(ctx));
     av_frame_free(&ch.picture);

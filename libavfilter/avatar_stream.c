@@ -104,16 +104,21 @@ void ff_avatar_stream_free(AvatarStream **pst)
     av_freep(pst);
 }
 
+static void set_picture(AvatarLook *look, const AVFrame *picture)
+{
+    look->rgb    = picture->data[0];
+    look->stride = picture->linesize[0];
+    look->width  = picture->width;
+    look->height = picture->height;
+}
+
 int ff_avatar_stream_open(AvatarStream *st)
 {
     AvatarLook look = st->look;
     AvatarInfo info;
     int ret;
 
-    look.rgb    = st->picture->data[0];
-    look.stride = st->picture->linesize[0];
-    look.width  = st->picture->width;
-    look.height = st->picture->height;
+    set_picture(&look, st->picture);
     look.prompt = st->prompt;
     look.stats  = st->stats;
     if ((ret = avatar_session_open(&st->session, st->engine, &look)) < 0)
@@ -324,6 +329,14 @@ static void tell_change(AvatarStream *st, const char *name, int ret, double aske
                name, asked, acts);
 }
 
+void ff_avatar_change_look(AvatarLook *look, const AvatarChange *ch)
+{
+    look->seed   = ch->seed;
+    look->prompt = ch->prompt;
+    if (ch->picture)
+        set_picture(look, ch->picture);
+}
+
 /* Make a change for sound that follows what was sent (a piece of sound counts as one moment), or for blocks that have not begun. */
 static int apply_change(AvatarStream *st, AvatarChange *ch, int now)
 {
@@ -335,15 +348,9 @@ static int apply_change(AvatarStream *st, AvatarChange *ch, int now)
     int ret = 0;
 
     avatar_look_default(&look);
-    look.seed   = ch->seed;
-    look.prompt = ch->prompt;
-    if (ch->picture) {
-        look.rgb    = ch->picture->data[0];
-        look.stride = ch->picture->linesize[0];
-        look.width  = ch->picture->width;
-        look.height = ch->picture->height;
+    ff_avatar_change_look(&look, ch);
+    if (ch->picture)
         ff_avatar_picture_pixels(st->log, ch->picture);
-    }
     if (st->session)
         ret = avatar_session_set_at(st->session, &look, from, &frame);
     if (st->session && (ret >= 0 || ret == AVATAR_EOF))

@@ -98,6 +98,8 @@ int ff_avatar_stream_push(AvatarStream *st, struct AVFrame *frame);
 int64_t ff_avatar_stream_queued(const AvatarStream *st, int64_t *pending);
 /** No more sound will be pushed. */
 void ff_avatar_stream_end(AvatarStream *st);
+/** What a change gives of a session's look; all else stays. The picture and the prompt are still the change's. */
+void ff_avatar_change_look(AvatarLook *look, const AvatarChange *ch);
 /**
  * Make a change that was checked: for the sound that is queued from now on, or (now) for what has not begun. Takes what is in `ch`.
  */

@@ -90,7 +90,8 @@ static av_cold int init(AVFilterContext *ctx)
     AVFilterPad picture = { .name = "picture", .type = AVMEDIA_TYPE_VIDEO };
     int ret;
 
-    if ((ret = check_library(ctx)) < 0 || (ret = ff_avatar_output_format(ctx)) < 0 || (ret = ff_avatar_options_check(ctx)) < 0 || (ret = ff_avatar_options_key(ctx)) < 0)
+    if ((ret = check_library(ctx)) < 0 || (ret = ff_avatar_output_format(ctx)) < 0 ||
+        (ret = ff_avatar_options_check(ctx)) < 0 || (ret = ff_avatar_options_key(ctx)) < 0)
         return ret;
     if ((ret = ff_append_inpad(ctx, &speech)) < 0)
         return ret;
