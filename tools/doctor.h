@@ -83,11 +83,11 @@ void doctor_model(Findings *f, const ToolOptions *o);
 void doctor_lora(Findings *f, const ToolOptions *o, const ModelDir *m);
 /** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face; more where the sound is to move the picture. */
 void doctor_block(Findings *f, const ToolOptions *o, const Heard *heard);
-/** doctor_motion.c: the part of a sound that is enough to see whether a film moves. @return samples from *pcm on; 0: there is none, or the model's
- *  card does not say what is motion */
-int  doctor_speech(const float **pcm, const ToolOptions *o, const Heard *heard);
-/** What came of it: `moved` as Probe has it. */
-void doctor_motion(Findings *f, const ToolOptions *o, const Heard *heard, double moved);
+/** doctor_motion.c: the part of a sound that is enough to see whether a film moves. @param why  gets why a film that has not been seen to move is
+ *  not judged; static. @return samples from *pcm on; 0: there is no such part, or something stands in the way */
+int  doctor_speech(const float **pcm, const char **why, const ToolOptions *o, const Heard *heard);
+/** What came of it: `moved` as Probe has it, `why` as above. */
+void doctor_motion(Findings *f, const char *why, double moved);
 /** A number behind `key` in a line of a file of /proc, or -1. */
 int64_t doctor_proc(const char *file, const char *key);
 /** doctor_links.c: what is between GPUs and between processes. */

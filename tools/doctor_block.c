@@ -98,12 +98,13 @@ static double paged_MB(void)
 void doctor_block(Findings *f, const ToolOptions *o, const Heard *heard)
 {
     const double before = paged_MB();
+    const char *why = NULL;
     ProbeVoice voice;
     Probe p;
     int ret;
     double after;
 
-    voice.nb = o->look.rgb ? doctor_speech(&voice.pcm, o, heard) : 0;
+    voice.nb = o->look.rgb ? doctor_speech(&voice.pcm, &why, o, heard) : 0;
     ret = probe_run(&p, o, voice.nb ? &voice : NULL);
     after = paged_MB();
 
@@ -118,7 +119,7 @@ void doctor_block(Findings *f, const ToolOptions *o, const Heard *heard)
         if (p.nb_px && o->look.rgb)
             judge_vae(f, &p);
         if (o->look.rgb)
-            doctor_motion(f, o, heard, p.moved);
+            doctor_motion(f, why, p.moved);
         judge_latents(f, &p);
         judge_answer(f, o);
     }

@@ -46,11 +46,17 @@ static const char *obstacle(const ToolOptions *o)
     return w * h > LARGE * own_w * own_h ? "frames of this size would take too long; the film will tell" : NULL;
 }
 
-int doctor_speech(const float **pcm, const ToolOptions *o, const Heard *h)
+int doctor_speech(const float **pcm, const char **why, const ToolOptions *o, const Heard *h)
 {
-    const int64_t last = h->pcm && !obstacle(o) ? h->nb / BLOCK - MOTION_BLOCKS : -1;
+    const int64_t last = h->nb / BLOCK - MOTION_BLOCKS;
     int best = 0;
 
+    *why = obstacle(o);
+    if (*why || !h->pcm) {
+        *why = *why ? *why : "name the sound as well";
+        return 0;
+    }
+    *why = "there is no 8 s with 4 s of speech in the first minute of the sound";
     for (int64_t b = 0; b <= last && best != MOTION_BLOCKS; b++) {
         const int nb = run_of_speech(h, b);
 
@@ -62,20 +68,9 @@ int doctor_speech(const float **pcm, const ToolOptions *o, const Heard *h)
     return best * BLOCK;
 }
 
-static const char *why_not(const ToolOptions *o, const Heard *h, double moved)
+void doctor_motion(Findings *f, const char *why, double moved)
 {
-    const char *why = obstacle(o);
-
-    if (why || moved >= 0)
-        return why;
-    return h->pcm ? "there is no 8 s with 4 s of speech in the first minute of the sound" : "name the sound as well";
-}
-
-void doctor_motion(Findings *f, const ToolOptions *o, const Heard *h, double moved)
-{
-    const char *why = why_not(o, h, moved);
-
-    if (why)
+    if (moved < 0)
         doctor_words(f, "picture", "moves with the sound", GOOD, "not judged: %s", why);
     else
         doctor_number(f, "picture", "moves with the sound", 100 * moved, "% of frames", doctor_judge(moved, MOTION_SHARE, STILL),
