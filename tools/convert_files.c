@@ -30,16 +30,25 @@ int convert_write(Convert *c, const void *p, size_t size)
     return 0;
 }
 
-static int make_folders(const char *path)
+/* there: (opt) gets the characters of `path` up to the last of its folders that was there before. */
+static int make_folders(const char *path, size_t *there)
 {
     char part[PATH_MAX];
+    size_t before = 0;
+    int made = 0, ret = 0;
 
-    for (const char *p = path; (p = strchr(p + 1, '/'));) {
+    for (const char *p = path; ret >= 0 && (p = strchr(p + 1, '/'));) {
         snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
-        if (mkdir(part, 0777) < 0 && errno != EEXIST)
-            return AVT_ERR(errno);
+        if (!mkdir(part, 0777))
+            made = 1;
+        else if (errno != EEXIST)
+            ret = AVT_ERR(errno);
+        else if (!made)
+            before = (size_t)(p - path);
     }
-    return 0;
+    if (there)
+        *there = before;
+    return ret;
 }
 
 int convert_open(Convert *c, const char *name)
@@ -48,7 +57,7 @@ int convert_open(Convert *c, const char *name)
     int ret;
 
     snprintf(path, sizeof(path), "%s/%s", c->out, name);
-    ret = make_folders(path);
+    ret = make_folders(path, NULL);
     if (ret < 0)
         return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno));
     ret = file_create(&c->file, path, stop_asked);
@@ -98,7 +107,7 @@ static int pass_on(Convert *c, const char *from, const char *name)
     struct stat st;
 
     snprintf(to, sizeof(to), "%s/%s", c->out, name);
-    if (make_folders(to) < 0)
+    if (make_folders(to, NULL) < 0)
         return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", to, strerror(errno));
     if (!stat(from, &st) && st.st_size > LARGE && realpath(from, real) && !link(real, to)) {
         progress_add(&c->progress, (double)st.st_size);
@@ -171,30 +180,14 @@ int convert_json(Convert *c)
     return ret;
 }
 
-/* Characters of `path` up to the last of its folders that is there. */
-static size_t folders_there(const char *path)
-{
-    char part[PATH_MAX];
-    size_t there = 0;
-
-    for (const char *p = path; (p = strchr(p + 1, '/'));) {
-        snprintf(part, sizeof(part), "%.*s", (int)(p - path), path);
-        if (access(part, F_OK) < 0)
-            break;
-        there = (size_t)(p - path);
-    }
-    return there;
-}
-
 int convert_room(Convert *c)
 {
     char path[PATH_MAX];
 
     snprintf(path, sizeof(path), "%s/config.json", c->out);
-    c->there = folders_there(path);
     if (!access(path, F_OK))
         return avt_fail(c->log, AVT_ERR(EEXIST), "%s: a model is there already; name another folder with -o", c->out);
-    if (make_folders(path) < 0)
+    if (make_folders(path, &c->there) < 0)
         return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", c->out, strerror(errno));
     return 0;
 }
