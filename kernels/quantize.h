@@ -21,7 +21,6 @@
 #ifndef AVT_QUANTIZE_H
 #define AVT_QUANTIZE_H
 
-
 #include "base/half.h"
 #include "tensor.h"
 

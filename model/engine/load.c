@@ -133,7 +133,7 @@ static int plan_rank(Core *c, Placed *p, int r, const ModelFiles *files, const L
     avt_rank_weights_count(&m, &w);
     count_bytes(c, p, device, m.weights, merging);
     count_bytes(c, p, "cpu", m.host, 0);
-    p->all += avt_rank_weights_read(&w);
+    p->all += m.weights + m.coming;                                 // what comes each time is read once, and found sound
     p->rank[r] = avt_arena_peak(w.arena);                           // a shelf has an arena of its own
     avt_rank_weights_close(&w);
     return ret;

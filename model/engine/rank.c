@@ -100,14 +100,6 @@ void avt_rank_weights_count(PlanMemory *m, const RankWeights *w)
         avt_shelf_coming(w->dit.shelf, &m->coming);
 }
 
-size_t avt_rank_weights_read(const RankWeights *w)
-{
-    PlanMemory m;
-
-    avt_rank_weights_count(&m, w);
-    return m.weights + m.coming;
-}
-
 /* ---- opening ------------------------------------------------------------------------------------------------------- */
 
 /* What was taken of the state since the last call is `part`'s. */

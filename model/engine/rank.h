@@ -75,9 +75,7 @@ typedef struct ModelFiles {             // checkpoints that weights come from; a
 int  avt_rank_weights_open(RankWeights *w, const Plan *plan, int r, const PlanSizes *sizes, const ModelFiles *files,
                            const BackendOptions *opt, const char *device, size_t capacity, const Log *log);
 void avt_rank_weights_close(RankWeights *w);
-/** Bytes that opening them reads in, as they lie on the device: of what stays, and once of the layers that come each time. */
-size_t avt_rank_weights_read(const RankWeights *w);
-/** m->weights, host and coming. */
+/** m->weights, host and coming. Opening them reads in weights + coming bytes. */
 void avt_rank_weights_count(PlanMemory *m, const RankWeights *w);
 
 typedef struct RankSetup {              // what all ranks of a session share

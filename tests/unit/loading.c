@@ -64,6 +64,7 @@ static void to_the_end(const TestModel *m, const char *offload, double resident)
     ModelFiles files = { 0 };
     Ckpt *dit, *vae;
     RankWeights w;
+    PlanMemory memory;
     Loading l;
     Plan p;
 
@@ -76,7 +77,8 @@ static void to_the_end(const TestModel *m, const char *offload, double resident)
     files.vae = vae;
     REQUIRE_OK(avt_rank_weights_open(&w, &p, 0, &m->sizes, &files, &opt, "dry", ARENA_UNLIMITED, test_log()));
     tick_ns = 0;
-    avt_loading_begin(&l, (double)avt_rank_weights_read(&w), now, NULL);
+    avt_rank_weights_count(&memory, &w);
+    avt_loading_begin(&l, (double)(memory.weights + memory.coming), now, NULL);
     avt_rank_weights_close(&w);
     files.loading = &l;
     REQUIRE_OK(avt_rank_weights_open(&w, &p, 0, &m->sizes, &files, &opt, "cpu", (size_t)l.all, test_log()));
