@@ -29,6 +29,7 @@
 
 #define ANSWER  "verify.safetensors"
 #define SEEDED  "seeded.safetensors"                // beside the embedded model: of --seeded 40
+#define SEEDED_HEADS 40
 
 /* Relative L2: what other orders of summing give, and what the other precisions do; tests/e2e/precision holds those. */
 #define SAME_F32  4e-3                              // the answer itself is rounded to bf16: 1.6e-3
@@ -237,6 +238,8 @@ int cmd_verify(int argc, char **argv)
     verify_path(path, sizeof(path), &o);
     if (o.seeded && o.engine.model)
         return fprintf(stderr, "avatar: verify: --seeded makes its own model; leave --model away\n"), 2;
+    if (o.seeded && o.seeded != SEEDED_HEADS && !o.nb_positional)
+        return fprintf(stderr, "avatar: verify: --seeded %d: the answer that is shipped is that of %d; name the FILE of yours\n", o.seeded, SEEDED_HEADS), 2;
     o.engine.log = tool_log_line;
     o.engine.log_level = AVATAR_LOG_ERROR;
     return (o.seeded ? answer_seeded : answer)(&o, o.nb_positional ? o.positional[0] : path, &log);

@@ -8,6 +8,7 @@
 #include "engine/room.h"
 
 #define INSTEAD 3
+#define TO_SEARCH (16ll << 20)         // of the host's memory: oneDNN, asked what it would take, does not say so where it gets none
 
 static int is_gpu(const char *device)
 {
@@ -115,7 +116,7 @@ static void find_room(double *room, double *host, const Core *c)
         for (int i = 0; i < c->plan.nb_ranks; i++) {
             PlanMemory m = { 0 };
 
-            if (c->plan.rank[i].process == c->process)
+            if (c->plan.rank[i].process == c->process && c->rank[i].arena)
                 avt_rank_weights_count(&m, &c->rank[i]);
             room[r] += avt_plan_same_device(&c->plan.rank[i], &c->plan.rank[r]) ? (double)m.weights : 0;
             if (!r)
@@ -142,7 +143,7 @@ static void say(char *text, size_t size, const Found *f, const char *precision, 
         snprintf(text + n, size - n, " (%.1f fps on paper%s)", AVATAR_BLOCK_FRAMES / f->paper.period, precision ? ", at the rates of bf16" : "");
 }
 
-void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log)
+int avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log)
 {
     const PlanOptions o = { .steps = c->plan.steps, .nb_layers = c->sizes.dit.nb_layers, .nb_heads = c->sizes.dit.nb_heads,
                             .vae_split = c->plan.vae_parts > 1 ? c->plan.vae_parts : 0, .front_device = c->plan.front_device,
@@ -155,10 +156,10 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
     Pool pool;
     int nb = 0, lighter = 0;
 
-    text[0] = 0;
     sizes.width = w;
     sizes.height = h;
-    if (list && !avt_plan_is_spread(&c->plan)) {
+    text[0] = 0;
+    if (list && !avt_plan_is_spread(&c->plan) && avt_host_memory_left() >= TO_SEARCH) {
         find_room(room, &host, c);
         pool_of(&pool, &c->plan, room);
         pool.host = (double)avt_host_memory_left() + host;
@@ -169,7 +170,6 @@ void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, co
         say(text, size, &list[INSTEAD], SEARCH_LIGHTER, &o, &sizes, is_gpu(c->plan.rank[0].device));
     for (int i = 0; i < nb; i++)
         say(text, size, &list[i], NULL, &o, &sizes, is_gpu(c->plan.rank[0].device));
-    if (!nb && !lighter)
-        snprintf(text, size, "choose a smaller size=");
     avt_free(list);
+    return nb + lighter;
 }

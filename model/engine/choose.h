@@ -14,8 +14,11 @@
  * @return 0 or an error (logged to be->log)
  */
 int  avt_choose_plan(Plan *p, const PlanOptions *o, const PlanSizes *sizes, const BackendOptions *be);
-/** "what fits: precision=int8, or steps=3, or size=624x336", or that nothing does: what a session could be instead of frames of w x h, on what the
- *  engine's devices have left now. On GPUs with frames a second, on paper. */
-void avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log);
+/**
+ * "what fits: precision=int8, or steps=3, or size=624x336": what a session could be instead of frames of w x h, on what the engine's devices have left
+ * now, its weights read or not. On GPUs with frames a second, on paper.
+ * @return how many were found; 0: `text` is empty
+ */
+int  avt_choose_instead(char *text, size_t size, const Core *c, int w, int h, const Log *log);
 
 #endif

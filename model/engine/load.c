@@ -12,7 +12,6 @@
 #include "engine/choose.h"
 #include "engine/orders.h"
 #include "engine/room.h"
-#include "engine/search.h"
 #include "engine/threads.h"
 #include "engine/tuning.h"
 #include "files/loading.h"
@@ -142,7 +141,7 @@ static int plan_rank(Core *c, Placed *p, int r, const ModelFiles *files, const L
 /* Bytes of the weights of every rank and of the front, against what the devices have left. */
 static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt *wav2vec2, const Log *log)
 {
-    char who[256], remedy[96];
+    char who[256], remedy[256];
     int ret = 0;
 
     for (int r = 0; r < c->plan.nb_ranks && ret >= 0; r++)
@@ -153,8 +152,11 @@ static int plan_weights(Core *c, Placed *p, const ModelFiles *files, const Ckpt 
     if (ret < 0)
         return ret;
     snprintf(who, sizeof(who), "%s: the weights take", c->dir.dir);
-    snprintf(remedy, sizeof(remedy), "use a smaller model%s%s or fewer ranks", c->plan.offload ? "" : ", offload=weights",
-             avt_is_code(c->product) ? "" : ", precision=" SEARCH_LIGHTER);
+    ret = avt_room_check(&p->room, who, "", NULL);
+    if (ret >= 0)
+        return ret;
+    if (!avt_choose_instead(remedy, sizeof(remedy), c, c->sizes.width, c->sizes.height, log))
+        snprintf(remedy, sizeof(remedy), "use a smaller model, fewer ranks, or a machine with more");
     return avt_room_check(&p->room, who, remedy, log);
 }
 

@@ -72,7 +72,8 @@ static int plan_memory(AvatarSession *s)
     snprintf(who, sizeof(who), "%dx%d with %s takes", s->info.width, s->info.height, avt_plan_text(&c->plan, text, sizeof(text)));
     if (avt_room_check(&room, who, "", NULL) >= 0)
         return 0;
-    avt_choose_instead(remedy, sizeof(remedy), c, s->info.width, s->info.height, &s->e->log);
+    if (!avt_choose_instead(remedy, sizeof(remedy), c, s->info.width, s->info.height, &s->e->log))
+        snprintf(remedy, sizeof(remedy), "choose a smaller size=");
     return avt_room_check(&room, who, remedy, &s->e->log);
 }
 

@@ -642,7 +642,7 @@ def verify_seeded_on_a_full_disk(tmp):
     """No byte and no name is left there: one sentence, no crash."""
     if os.getuid() or not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
         raise Skip('nobody here can mount a small disk: that takes root, and a root that is no chroot')
-    script = 'mount -t tmpfs -o size=1m,nr_inodes=7 tmpfs %s && TMPDIR=%s "$0" verify --seeded 2' % (tmp, tmp)
+    script = 'mount -t tmpfs -o size=1m,nr_inodes=7 tmpfs %s && TMPDIR=%s "$0" verify %s/a --seeded 2' % (tmp, tmp, tmp)
     p = subprocess.run(['unshare', '-m', 'sh', '-c', script, tool_harness.A.tool], stderr=subprocess.PIPE, timeout=tool_harness.LIMIT)
     require(p.returncode == 1 and b'No space left on device' in p.stderr, p.returncode, p.stderr)
 
@@ -664,6 +664,8 @@ def verify_seeded(tmp):
     require(run(heads=3).ret == 2, 'other weights pass')
     for args in (('--seeded', 41), ('--seeded', -1), ('--seeded', 2, '--model', 'nano')):
         require(Run('verify', answer, *args).ret in (1, 2), args)
+    r = Run('verify', '--seeded', 2, env=env)
+    require(r.ret == 2 and 'name the FILE' in r.err and not r.out, r.what)
     for command in (('verify', str(answer)), ('bench', '--damage')):            # a signal ends it, whatever it does
         p = subprocess.Popen([tool_harness.A.tool, *command, '--seeded', '2'], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while not list(tmp.glob('avatar-seeded-*/avatar.json')):

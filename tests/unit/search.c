@@ -307,7 +307,7 @@ static void refusal_offers_a_precision(void **state)
     REQUIRE_OK(avt_arena_open(&c.rank[0].arena, c.rank[0].be, "weights", ARENA_UNLIMITED));
     for (int light = 0; light < 2; light++) {
         c.product = light ? DT_I8 : DT_BF16;
-        avt_choose_instead(text, sizeof(text), &c, 128, 128, NULL);
+        REQUIRE(avt_choose_instead(text, sizeof(text), &c, 128, 128, NULL) > 0);
         REQUIRE((strstr(text, "precision=int8") != NULL) == !light && strstr(text, light ? "steps=3" : "offload=weights"));
     }
     avt_arena_close(&c.rank[0].arena);

@@ -204,6 +204,20 @@ def memory_for_no_thread(tmp):
 
 
 @case
+def memory_for_fewer_bits(tmp):
+    """Weights that find no room are refused with what does fit, and that does. Shapes of 8 heads: 0.21 GB in f32; the libraries' own appetite is a few MB."""
+    def at(mb, precision):
+        return limited(resource.RLIMIT_AS, mb << 10, mb << 20, 'verify', tmp / 'a', '--record', '--seeded', 8, '--cpu-threads', 1, '--precision', precision)
+
+    for mb in range(640, 4000, 40):
+        r = at(mb, 'f32')
+        if r.ret == 0 or 'what fits: precision=int8' in r.err:
+            break
+    fails(r, 1, 'the weights take', 'what fits: precision=int8')
+    require('the weights take' not in at(mb, 'int8').err and at(mb + 100, 'int8').ret == 0, mb, 'MB')
+
+
+@case
 def time_is_up(tmp):
     """SIGXCPU comes again with each second: no second word of it ends what is being tidied up, nor leaves gigabytes; two others do end it, tidily."""
     def left():
