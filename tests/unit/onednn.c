@@ -253,19 +253,28 @@ static void what_was_left_behind_does_not_matter(void **state)
     }
 }
 
-/* One network's worth of shapes; the number of times it runs must not matter to the allocator. */
-static int forward(Backend *be, Arena *a, DType act)
+typedef struct Net {
+    Linear l;
+    Conv c, d;
+} Net;
+
+static void put_net(Net *n, Arena *a, DType act)
 {
-    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
     const int64_t wd[2] = { 48, 32 }, cd[5] = { 16, 8, 3, 3, 3 }, td[3] = { 12, 6, 3 };
     float v[16 * 8 * 27];
-    Linear l = { 0 };
-    Conv c = { 0 }, d = { 0 };
 
+    *n = (Net){ 0 };
     test_random(v, 16 * 8 * 27, 3);
-    l.w = avt_weight_put(a, WEIGHT_LINEAR, act, DT_F32, 2, wd, v);
-    c.w = avt_weight_put(a, WEIGHT_CONV3D, act, DT_F32, 5, cd, v);
-    d.w = avt_weight_put(a, WEIGHT_CONV1D, act, DT_F32, 3, td, v);
+    n->l.w = avt_weight_put(a, WEIGHT_LINEAR, act, DT_F32, 2, wd, v);
+    n->c.w = avt_weight_put(a, WEIGHT_CONV3D, act, DT_F32, 5, cd, v);
+    n->d.w = avt_weight_put(a, WEIGHT_CONV1D, act, DT_F32, 3, td, v);
+}
+
+/* One network's worth of shapes; the number of times it runs must not matter to the allocator. */
+static int forward(Backend *be, Arena *a, DType act, const Net *n)
+{
+    const ConvSpec spec = { .stride_t = 1, .stride = 1, .pad_t = 2, .pad0 = 1, .pad1 = 1 };
+
     for (int64_t m = 1; m <= 4; m++) {
         const Tensor x = avt_new(a, act, m, 32), y = avt_new(a, act, m, 48), q = avt_view(y, m, 3, 16);
         const Tensor f = avt_new(a, act, m, 4, 6, 8), g = avt_new(a, act, m, 4, 6, 16), o = avt_new(a, act, m, 3, 16);
@@ -274,10 +283,10 @@ static int forward(Backend *be, Arena *a, DType act)
         avt_fill(be, x, 0.25f);
         avt_fill(be, f, 0.5f);
         avt_fill(be, s, 0.5f);
-        avt_linear(be, y, x, &l, ACT_GELU_TANH);
+        avt_linear(be, y, x, &n->l, ACT_GELU_TANH);
         avt_attention(be, o, q, q, q, AVT_NONE, AVT_NONE, AVT_NONE, 0.25f);
-        avt_conv3d(be, g, f, AVT_NONE, &c, AVT_NONE, spec);
-        avt_conv1d(be, u, s, &d, (Conv1dSpec){ .stride = 1, .groups = 1, .pad0 = 1, .pad1 = 1 }, ACT_NONE);
+        avt_conv3d(be, g, f, AVT_NONE, &n->c, AVT_NONE, spec);
+        avt_conv1d(be, u, s, &n->d, (Conv1dSpec){ .stride = 1, .groups = 1, .pad0 = 1, .pad1 = 1 }, ACT_NONE);
     }
     return avt_sync(be);
 }
@@ -287,13 +296,15 @@ static void later_calls_allocate_nothing(void **state)
     (void)state;
     for (DType act = DT_F32; act <= DT_BF16; act++) {
         TestBench t;
+        Net n;
 
         test_bench_open_act(&t, "cpu", CPU_AUTO, 2, act);
+        put_net(&n, t.arena, act);
         for (int round = 0; round < 3; round++) {
             const int64_t before = avt_mem_calls();
             const size_t mark = avt_arena_mark(t.arena);
 
-            REQUIRE_OK(forward(t.be, t.arena, act));
+            REQUIRE_OK(forward(t.be, t.arena, act, &n));
             avt_arena_release(t.arena, mark);
             REQUIRE(round == 0 || avt_mem_calls() == before);
         }
@@ -310,6 +321,7 @@ static void let_allocations_fail(const char *device, DType act)
     while (ret < 0) {
         Backend *be = NULL;
         Arena *a = NULL;
+        Net net;
 
         REQUIRE(++n < 1000);
         avt_mem_fail_at(n);
@@ -317,7 +329,7 @@ static void let_allocations_fail(const char *device, DType act)
         if (ret >= 0)
             ret = avt_arena_open(&a, be, "test", 1 << 20);
         if (ret >= 0)
-            ret = forward(be, a, act);
+            put_net(&net, a, act), ret = forward(be, a, act, &net);
         REQUIRE(ret == 0 || ret == AVT_ERR(ENOMEM));
         avt_mem_fail_at(0);
         avt_arena_close(&a);
