@@ -18,6 +18,7 @@ static struct {
     int nb, film;                                                   // place of the one with the film; -1: none, -2: all
     const char *devices;                                            // NULL: cpu
     int ipv6;                                                       // they have no other addresses
+    void (*before)(const WorldCard *card);                          // what happens at the port of the film's process before the others know it; or NULL
 } meeting;
 static _Thread_local int place;
 
@@ -39,6 +40,8 @@ static inline int meet(WorldMeeting *m, const WorldCard *own)
     meeting.card[place] = *own;
     if (meeting.ipv6)
         keep_ipv6(&meeting.card[place]);
+    if (meeting.before && place == meeting.film)
+        meeting.before(own);
     pthread_barrier_wait(&meeting.all);
     m->card = avt_malloc(MEM_COMM, sizeof(meeting.card));
     memcpy(m->card, meeting.card, sizeof(meeting.card));
