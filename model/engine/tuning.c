@@ -10,6 +10,7 @@
 #include "files/file.h"
 #include "files/json.h"
 
+#define MOST 4096                       // choices that a file may have: the table is a list, and dozens are found
 #define REMEDY "calls are timed again in the next run; XDG_CACHE_HOME names another folder, tune=0 times none"
 
 static char *file_in(const char *folder)
@@ -21,11 +22,13 @@ static char *file_in(const char *folder)
 
 static int is_ours(const Json *file)
 {
+    int nb = 0;
+
     for (const Json *device = avt_json_first(file); device; device = device->next) {
         if (device->type != JSON_OBJECT)
             return 0;
         for (const Json *shape = avt_json_first(device); shape; shape = shape->next)
-            if (shape->type != JSON_TEXT || strlen(shape->text) >= TUNED_CHOICE)
+            if (shape->type != JSON_TEXT || strlen(shape->text) >= TUNED_CHOICE || ++nb > MOST)
                 return 0;
     }
     return 1;

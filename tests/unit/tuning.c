@@ -7,6 +7,7 @@
 
 #include "avatar.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "engine/tuning.h"
 #include "files.h"
 
@@ -129,6 +130,29 @@ static void damaged(void **state)
     }
 }
 
+/* One of a million choices, which no run has found: not looked through for each of them. */
+static void monstrous(void **state)
+{
+    const int64_t start = avt_now_ns();
+    Tuned *t = avt_tuned_open();
+    FILE *f;
+
+    (void)state;
+    test_shell("mkdir -p %s", folder);
+    f = fopen(path_of_file(), "w");
+    REQUIRE(f && fputs("{\"" OTHER "\": {\"0\": \"a\"", f) >= 0);
+    for (int i = 1; i < 1000000; i++)
+        fprintf(f, ", \"%d\": \"a\"", i);
+    REQUIRE(fputs("}}", f) >= 0 && !fclose(f));
+    avt_tuning_read(t, folder, test_log());
+    require_said("tuned.json", "made anew");
+    REQUIRE(!t->first);
+    put(t, CARD, "one", "a");
+    REQUIRE_OK(avt_tuning_write(t, folder, test_log()));
+    REQUIRE((double)(avt_now_ns() - start) < 60e9);                 // seconds
+    avt_tuned_close(&t);
+}
+
 /* A folder in which nothing can be made, for root as well: a file stands in its place. What was found goes on to count in this process. */
 static void cannot_write(void **state)
 {
@@ -184,7 +208,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table), cmocka_unit_test_setup_teardown(write_and_read, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(damaged, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(damaged, make_folder, remove_folder), cmocka_unit_test_setup_teardown(monstrous, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(cannot_write, make_folder, remove_folder), cmocka_unit_test(cache_folder),
     };
 
