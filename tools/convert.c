@@ -382,6 +382,7 @@ int cmd_convert(int argc, char **argv)
         return fprintf(stderr, "avatar: convert: --precision is int8 or fp8\n"), 2;
     if (stop_watch() < 0)
         return 1;
+    tool_protect(&o);
     c.out = o.output;
     c.there = strlen(c.out);
     c.type = be.product;

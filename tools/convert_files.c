@@ -11,6 +11,7 @@
 #include <libavutil/error.h>
 
 #include "convert.h"
+#include "files/file.h"
 #include "json_out.h"
 #include "stop.h"
 
@@ -61,6 +62,8 @@ int convert_open(Convert *c, const char *name)
     if (ret < 0)
         return avt_fail(c->log, AVT_ERR(EIO), "%s cannot be made: %s", path, strerror(errno));
     ret = file_create(&c->file, path, stop_asked);
+    if (ret == AVERROR(EEXIST))
+        return avt_fail(c->log, ret, "%s: is, perhaps by a link, a file of the model that is converted; name a folder of its own with -o", path);
     return ret < 0 ? avt_fail(c->log, ret, "%s cannot be made: %s", path, strerror(AVUNERROR(ret))) : 0;
 }
 
@@ -81,26 +84,24 @@ int convert_text(Convert *c, const char *name, const char *text)
 static int copy_file(Convert *c, const char *from, const char *name)
 {
     char piece[65536];
-    FILE *f = fopen(from, "rb");
-    size_t nb;
-    int ret = f ? convert_open(c, name) : avt_fail(c->log, AVT_ERR(errno), "%s: %s", from, strerror(errno));
+    struct stat st;
+    int fd, ret = avt_file_open(&fd, &st, from, c->log);
+    ssize_t nb = 0;
 
-    if (ret < 0) {
-        if (f)
-            fclose(f);
-        return ret;
-    }
-    while (ret >= 0 && (nb = fread(piece, 1, sizeof(piece), f)) > 0) {
-        ret = convert_write(c, piece, nb);
+    if (ret >= 0)
+        ret = convert_open(c, name);
+    while (ret >= 0 && (nb = read(fd, piece, sizeof(piece))) > 0) {
+        ret = convert_write(c, piece, (size_t)nb);
         progress_add(&c->progress, (double)nb);
     }
-    if (ret >= 0 && ferror(f))
-        ret = avt_fail(c->log, AVT_ERR(EIO), "%s cannot be read", from);
-    fclose(f);
+    if (ret >= 0 && nb < 0)
+        ret = avt_fail(c->log, AVT_ERR(errno), "%s cannot be read: %s", from, strerror(errno));
+    if (fd >= 0)
+        close(fd);
     return convert_close(c, ret);
 }
 
-/* What is large and has not changed is the same file, if the file system can, else a copy. */
+/* What is large and has not changed is the same file, if the file system can, else a copy; what is the same already stays. */
 static int pass_on(Convert *c, const char *from, const char *name)
 {
     char to[PATH_MAX], real[PATH_MAX];
@@ -109,22 +110,25 @@ static int pass_on(Convert *c, const char *from, const char *name)
     snprintf(to, sizeof(to), "%s/%s", c->out, name);
     if (make_folders(to, NULL) < 0)
         return avt_fail(c->log, AVT_ERR(errno), "%s cannot be made: %s", to, strerror(errno));
-    if (!stat(from, &st) && st.st_size > LARGE && realpath(from, real) && !link(real, to)) {
+    if (!stat(from, &st) && (file_same(from, to) || (st.st_size > LARGE && realpath(from, real) && !link(real, to)))) {
         progress_add(&c->progress, (double)st.st_size);
         return 0;
     }
     return copy_file(c, from, name);
 }
 
+/* config.json is the last: a folder that has it is whole, any other one can be converted into again. */
 int convert_rest(Convert *c)
 {
-    const char *name, *path;
+    const char *name, *path, *last = "config.json";
     int ret = 0;
 
     for (int i = 0; avt_modeldir_part(&c->dir, i, &name, &path) && ret >= 0; i++)
-        if (path != c->dir.dit)
+        if (path == c->dir.config)
+            last = name;
+        else if (path != c->dir.dit)
             ret = pass_on(c, path, name);
-    return ret;
+    return ret < 0 ? ret : pass_on(c, c->dir.config, last);
 }
 
 double convert_rest_bytes(const Convert *c)

@@ -105,7 +105,8 @@ static void look_at_manifest(Findings *f, const ModelDir *m, int full)
     if (manifest_check(&c, m->dir, full ? INT64_MAX : (int64_t)DOCTOR_READ) < 0)
         doctor_words(f, "files", "checksums", GOOD, "no %s in the folder to compare with", MANIFEST_NAME);
     else if (c.bad[0])
-        doctor_words(f, "files", "checksums", BAD, "%s", c.bad), doctor_remedy(f, "get that file again: %s says what it was", MANIFEST_NAME);
+        doctor_words(f, "files", "checksums", BAD, "%s", c.bad),
+            doctor_remedy(f, c.unread ? "write it anew: avatar inspect --manifest MODEL >%s" : "get that file again: %s says what it was", MANIFEST_NAME);
     else
         doctor_words(f, "files", "checksums", GOOD, "%d files are those of %s, %d were too large to read without --full", c.same, MANIFEST_NAME,
                      c.left);

@@ -7,13 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <libavutil/mem.h>
 #include <libavutil/sha.h>
 
+#include "base/log.h"
+#include "base/mem.h"
+#include "files/file.h"
 #include "manifest.h"
 
 #define SUM   32                                    // bytes of SHA-256
+#define MOST  (64 << 20)                            // bytes of a list of sums
 #define DEPTH 8                                     // folders in folders
 
 /* ---- one file ------------------------------------------------------------------------------------------------------ */
@@ -119,7 +124,7 @@ static void check_line(ManifestCheck *c, const char *dir, char *line, int64_t *b
     char *name = strlen(line) > 2 * SUM + 2 ? line + 2 * SUM + 2 : NULL;
     struct stat st;
 
-    if (!name || line[2 * SUM] != ' ' || !within(name))
+    if (!name || line[2 * SUM] != ' ' || !within(name) || strlen(name) >= PATH_MAX)
         return;
     line[2 * SUM] = 0;
     snprintf(path, sizeof(path), "%s/%s", dir, name);
@@ -131,19 +136,28 @@ static void check_line(ManifestCheck *c, const char *dir, char *line, int64_t *b
 
 int manifest_check(ManifestCheck *c, const char *dir, int64_t most)
 {
-    char path[PATH_MAX], line[PATH_MAX + 2 * SUM + 4];
-    FILE *f;
+    Reason why = { .text = "" };
+    const Log log = { .write = avt_keep_reason, .opaque = &why, .level = LOG_ERROR };
+    char path[PATH_MAX], *next;
+    void *text;
+    size_t size;
 
     memset(c, 0, sizeof(*c));
     snprintf(path, sizeof(path), "%s/%s", dir, MANIFEST_NAME);
-    f = fopen(path, "r");
-    if (!f)
+    if (access(path, F_OK))
         return -1;
-    while (!c->bad[0] && fgets(line, sizeof(line), f)) {
-        line[strcspn(line, "\r\n")] = 0;
+    c->unread = avt_file_read_all(&text, &size, path, MOST, &log) < 0;
+    if (c->unread)
+        snprintf(c->bad, sizeof(c->bad), "%s", why.text[0] ? why.text : strerror(ENOMEM));
+    for (char *line = text; line && *line && !c->bad[0]; line = next) {
+        const size_t n = strcspn(line, "\n");
+
+        next = line + n + (line[n] == '\n');
+        line[n] = 0;
+        line[strcspn(line, "\r")] = 0;
         check_line(c, dir, line, &most);
     }
-    fclose(f);
+    avt_free(text);
     return 0;
 }
 

@@ -14,10 +14,11 @@ int manifest_write(const char *dir, FILE *out);
 
 typedef struct ManifestCheck {
     int same, left;                     // files that are as they were; files that were left out for their size
-    char bad[160];                      // a sentence on the first that is not, or ""
+    int unread;                         // `bad` is of the list itself
+    char bad[256];                      // a sentence on the first that is not, or ""
 } ManifestCheck;
 
-/** Compare the folder's files with its MANIFEST_NAME, up to `most` bytes. @return 0, or -1: there is none that can be read */
+/** Compare the folder's files with its MANIFEST_NAME, up to `most` bytes. @return 0, or -1: there is none */
 int manifest_check(ManifestCheck *c, const char *dir, int64_t most);
 
 /**

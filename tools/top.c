@@ -254,57 +254,70 @@ int cmd_top(int argc, char **argv)
 /* ---- plot ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct Lines {
-    StatsLine *l;
-    int64_t nb, room;
+    StatsLine first;
+    float *v;                           // [nb, rows]: fps, ms of a block, ms that the sound is ahead, how busy each rank is
+    int64_t nb, room, rows;
+    int full;                           // there is no memory for more
 } Lines;
-
-static void keep(void *opaque, const StatsLine *l)
-{
-    Lines *all = opaque;
-
-    if (all->nb == all->room) {
-        StatsLine *p = realloc(all->l, sizeof(*p) * (size_t)(all->room ? 2 * all->room : 256));
-
-        if (!p)
-            return;
-        all->l = p;
-        all->room = all->room ? 2 * all->room : 256;
-    }
-    all->l[all->nb++] = *l;
-}
 
 static double busy_of(const StatsLine *l, int rank)
 {
     double all = 0;
 
-    for (int i = 0; i < STAGE_NB; i++)
+    for (int i = 0; i < STAGE_NB && rank < l->nb_ranks; i++)
         all += l->rank[rank].ms[i];
     return all > 0 ? 100 * (1 - l->rank[rank].ms[STAGE_WAIT] / all) : 0;
 }
 
+/* What is drawn of a line; of weeks there are millions. */
+static void keep(void *opaque, const StatsLine *l)
+{
+    Lines *all = opaque;
+    float *to;
+
+    if (!all->nb) {
+        all->first = *l;
+        all->rows = 3 + l->nb_ranks;
+    }
+    if (all->nb == all->room) {
+        const int64_t room = all->room ? 2 * all->room : 256;
+        float *p = all->full ? NULL : realloc(all->v, sizeof(*p) * (size_t)(room * all->rows));
+
+        all->full = !p;
+        if (!p)
+            return;
+        all->v = p;
+        all->room = room;
+    }
+    to = all->v + all->nb++ * all->rows;
+    to[0] = (float)l->fps;
+    to[1] = (float)l->block_ms;
+    to[2] = (float)l->ahead_ms;
+    for (int i = 3; i < all->rows; i++)
+        to[i] = (float)busy_of(l, i - 3);
+}
+
 typedef struct Curve {
     const Lines *all;
-    int kind;                           // 0 fps, 1 ms of a block, 2 sound ahead, 3 and up: how busy a rank is
+    int row;
 } Curve;
 
 static double value_of(const void *opaque, int64_t i)
 {
     const Curve *c = opaque;
-    const StatsLine *l = &c->all->l[i];
 
-    return c->kind == 0 ? l->fps : c->kind == 1 ? l->block_ms : c->kind == 2 ? l->ahead_ms : c->kind - 3 < l->nb_ranks ? busy_of(l, c->kind - 3) : 0;
+    return c->all->v[i * c->all->rows + c->row];
 }
 
 static int plot(const Lines *all, const char *path)
 {
     static const char *const names[] = { "frames a second", "ms of a block", "ms that the sound is ahead" };
-    const int rows = 3 + all->l[0].nb_ranks;
-    FILE *out = curves_open(path, rows, (double)(all->nb - 1), " blocks");
+    FILE *out = curves_open(path, (int)all->rows, (double)(all->nb - 1), " blocks");
 
-    for (int i = 0; i < rows && out; i++) {
+    for (int i = 0; i < all->rows && out; i++) {
         char rank[80];
 
-        snprintf(rank, sizeof(rank), "rank %d, %.40s: %% busy", i - 3, i < 3 ? "" : all->l[0].rank[i - 3].device);
+        snprintf(rank, sizeof(rank), "rank %d, %.40s: %% busy", i - 3, i < 3 ? "" : all->first.rank[i - 3].device);
         curves_add(out, i, i < 3 ? names[i] : rank, all->nb, 0, value_of, &(Curve){ all, i });
     }
     if (!out)
@@ -330,9 +343,12 @@ int cmd_plot(int argc, char **argv)
         return 1;
     while ((n = read_some(&f)) > 0)
         take_lines(&f, keep, &all);
-    ret = n < 0 || !all.nb ? (fprintf(stderr, "avatar: %s holds no statistics\n", file_shown(o.positional[0])), 1) : plot(&all, o.output);
+    if (all.full)
+        ret = (fprintf(stderr, "avatar: %s: not enough memory for more than %lld lines\n", file_shown(o.positional[0]), (long long)all.nb), 1);
+    else
+        ret = n < 0 || !all.nb ? (fprintf(stderr, "avatar: %s holds no statistics\n", file_shown(o.positional[0])), 1) : plot(&all, o.output);
     close(f.fd);
     free(f.text);
-    free(all.l);
+    free(all.v);
     return ret;
 }

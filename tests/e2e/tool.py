@@ -350,6 +350,7 @@ import tool_films       # noqa: E402,F401
 import tool_hostile     # noqa: E402,F401
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'hostile'))
 import tool_beside      # noqa: E402,F401
+import tool_folders     # noqa: E402,F401
 import tool_media       # noqa: E402,F401
 import tool_values      # noqa: E402,F401
 import tool_world       # noqa: E402,F401
