@@ -82,12 +82,13 @@ $(BUILD)/avatar: $(TOOL_O) $(BUILD)/libavatar.a
 	@echo "LD      $@"
 	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBAV_LIBS) $(DLIB_LIBS) $(LIBS)
 
-# The plugin: what needs CUDA, and the few of our files that it calls; warnings, spills and local memory are errors.
+# The plugin: what needs CUDA, and the few of our files that it calls; warnings, spills and local memory are errors. Machine code for each kind of card,
+# and PTX of each that newer ones can take: avt_cuda_archs_serve() counts on it.
 CUDA_HOME = $(patsubst %/bin/,%,$(dir $(NVCC)))
 CUDA_CU := $(sort $(wildcard $(SRC)/kernels/cuda/*.cu))
 CUDA_O := $(call object,$(CUDA_CU)) $(patsubst %,$(BUILD)/obj/plugin/%.o,kernels/cuda/plugin/host kernels/cuda/facts kernels/cuda/space kernels/op kernels/tensor kernels/tuned kernels/base/log kernels/base/text)
 CUDA_FLAGS = -std=c++17 -O3 -Werror all-warnings -Xptxas -Werror,-warn-spills,-warn-lmem-usage -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(INC) \
-	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) $(foreach a,$(filter-out %a %f,$(CUDA_ARCHS)),-gencode arch=compute_$a,code=compute_$a)
 ifneq ($(NVCC),)
 cuda: $(BUILD)/libavatar_cuda.so
 else
@@ -197,6 +198,7 @@ run-check: to-check
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard --precision int8 --case dit_forward" \
 		"$(BUILD)/tests/parity $(SRC)/tests/gold/parity --device guard --kv fp8 --case dit_forward" \
 		$(if $(SIMT_SHORT),"$(MAKE) -s --no-print-directory check-gpu SIMT=1") \
+		$(if $(filter yes,$(CUDA)),"$(SRC)/tests/simt/kinds.py $(BUILD)/libavatar_cuda.so '$(CUDA_ARCHS)'") \
 		$(TOOL_TESTS) "$(BUILD)/tests/soak 60" \
 		"$(SRC)/tests/tree.sh $(SRC) $(BUILD)" "$(MAKE) -s --no-print-directory check-patches" \
 		"$(MAKE) -s --no-print-directory check-filter" $(MPI_TESTS) $(SLURM_TESTS) $(if $(filter yes,$(TOOL)),"$(EXAMPLES)") "$(MAKE) -s --no-print-directory check-bad" "$(SRC)/tests/e2e/build.sh $(SRC)" "$(SRC)/tests/e2e/install.sh $(SRC)" \

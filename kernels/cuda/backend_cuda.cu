@@ -15,6 +15,13 @@
 
 #include "cuda/cuda.h"
 #include "cuda/plugin.h"
+#ifdef AVT_SIMT
+#include "control.h"
+#define KERNELS_FOR simt_kernels()
+#else
+#include "config.h"
+#define KERNELS_FOR AVT_CUDA_ARCHS      // compute capabilities that the kernels are built for
+#endif
 
 #define NEED_DRIVER 13000               // of CUDA 13: R580
 
@@ -132,6 +139,9 @@ static int arch_of(int index, const Log *log)
     if (arch < 80)
         return avt_fail(log, AVT_ERR(ENOSYS), "device cuda%d: the card's compute capability is %d.%d, 8.0 (Ampere) is the least; use another device "
                         "or devices=cpu", index, arch / 10, arch % 10);
+    if (!avt_cuda_archs_serve(KERNELS_FOR, arch))
+        return avt_fail(log, AVT_ERR(ENOSYS), "device cuda%d: this libavatar_cuda.so has kernels for %s, the card's compute capability is %d.%d; build it "
+                        "with ./configure --cuda-archs=%d, or use another device or devices=cpu", index, KERNELS_FOR, arch / 10, arch % 10, arch);
     return arch;
 }
 

@@ -1,8 +1,24 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a CUDA device keeps of a weight: see facts.h. In the library and in the plugin. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/facts.h"
+
+int avt_cuda_archs_serve(const char *archs, int arch)
+{
+    char *end;
+
+    for (; *archs; archs = end + strspn(end, " ")) {
+        const int built = (int)strtol(archs, &end, 10);
+        const char letter = *end;
+
+        end += strcspn(end, " ");
+        if (built == arch || (built < arch && (letter == 'f' ? built / 10 == arch / 10 : letter != 'a')))
+            return 1;
+    }
+    return 0;
+}
 
 /* What is bf16 and meets f32 is widened as it is used, since matrices are large; the filters of pictures are not, and are kept as they are
  * used: what a plan, which has seen no file, counts on. */

@@ -25,6 +25,10 @@ extern "C" {
 #define CUDA_CHUNKS    8
 #define CUDA_STAGING   (CUDA_CHUNK * CUDA_CHUNKS)       // pinned bytes of a queue that has brought something
 
+/** Have kernels that were built for `archs`, as configure writes them ("80 86 90a 100"), code for a card of compute capability `arch`? A number alone: machine
+ *  code of that card and PTX, which the driver of a newer one compiles. With an a: of that card alone; with an f: of its generation from it on. */
+int avt_cuda_archs_serve(const char *archs, int arch);
+
 /** Type in which a weight is kept for activations of type `act`. */
 DType avt_cuda_weight_dtype(WeightUse use, DType act, DType dtype);
 

@@ -64,6 +64,15 @@ ok $? "a build without the tool says so"
 make -n -C "$src" -W "$src/model/avatar.map" build/libavatar.so CFLAGS=-DMARK LDFLAGS=-Wl,-z,now | sed -e ':a' -e '/\\$/N; s/\\\n//; ta' | grep -e '-DMARK.*-shared' | grep -q 'z,now'
 ok $? "the shared library is linked with CFLAGS and LDFLAGS"
 
+# ---- kinds of card --------------------------------------------------------------------------------------------------------
+
+mkdir "$dir/archs" && bad=0
+for list in 75 sm_90 9.0 90b '' '80,x'; do
+    (cd "$dir/archs" && ! "$src/configure" "--cuda-archs=$list" > out 2> said && grep -q '^configure: --cuda-archs: ' said && [ ! -e config.mak ]) || bad=1
+done
+(cd "$dir/archs" && "$src/configure" --cuda-archs=89,90a,120f > out && grep -qx '#define AVT_CUDA_ARCHS "89 90a 120f"' config.h) || bad=1
+ok $bad "kinds of card that are none are refused, others are told to the kernels"
+
 # ---- packages ---------------------------------------------------------------------------------------------------------------
 
 stub dpkg-query 'exit 1'

@@ -50,6 +50,7 @@ static void devices_that_are_none(void **state)
     refused("DRIVER", "0", "13000", "cuda0", "no NVIDIA driver");
     refused("DRIVER", "12080", "13000", "cuda0", "12.8");
     refused("ARCH", "75", "90", "cuda0", "7.5");
+    refused("KERNELS", "80a 100 120", "80 86 89 90a 100 120", "cuda0", "has kernels for 80a 100 120, the card's compute capability is 9.0; build it with ./configure --cuda-archs=90,");
     refused("DEVICES", "0", "2", "cuda0", "no GPU");
     refused("DEVICES", "1", "2", "cuda1", "no such device");
 }

@@ -42,6 +42,7 @@ struct Settings {
     int devices = 2;
     bool peers = true;                          // devices can be given access to each other's memory
     int arch = 90;                              // compute capability
+    std::string kernels = "80 86 89 90a 100 120";           // what they are built for
     size_t memory = (size_t)80 << 30;           // bytes of a device
     int driver = CUDART_VERSION;                // 0: none
     int flags = cudaDeviceScheduleBlockingSync; // of the primary contexts

@@ -8,6 +8,7 @@
  *   SIMT_SEED      number                   of both
  *   SIMT_CHECKS    off                      look at no access (fast)
  *   SIMT_DEVICES, SIMT_ARCH, SIMT_MEMORY    number of devices, compute capability (80 .. 120), bytes of each
+ *   SIMT_KERNELS   list, as "80 90a"        of what the kernels are built for
  *   SIMT_PEERS     off                      no device can be given access to another one's memory
  *   SIMT_NCCL      off | on | stuck         stuck: what is sent stays on its way, as over a cable that was cut
  *   SIMT_HOST      number                   of the place of the cards on the bus: processes with the same one share them
@@ -43,6 +44,8 @@ typedef struct SimtStats {
 } SimtStats;
 
 const SimtStats *simt_stats(void);
+/** What SIMT_KERNELS says, else configure's own list. */
+const char *simt_kernels(void);
 /** Set one of the settings above: simt_set("SCHEDULE", "lazy"). @return 0, -1: there is none of that name or value */
 int simt_set(const char *name, const char *value);
 /** Faults reported so far, of a kind or (NULL) of any. */

@@ -164,6 +164,8 @@ static int set(const char *name, const char *value)
         settings.peers = i;
     else if (!strcmp(name, "NCCL") && (i = word(value, nccl)) >= 0)
         settings.nccl = i;
+    else if (!strcmp(name, "KERNELS"))
+        settings.kernels = value;
     else if (!strcmp(name, "FAIL"))
         return set_failure(value);
     else if (!strcmp(name, "PACE"))
@@ -185,7 +187,7 @@ static void say_at_exit()
 
 __attribute__((constructor)) static void read_settings()
 {
-    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "MEMORY", "DRIVER", "FLAGS", "FAIL", "PACE" };
+    static const char *const names[] = { "SCHEDULE", "ORDER", "SEED", "CHECKS", "DEVICES", "PEERS", "NCCL", "HOST", "PATIENCE", "ARCH", "KERNELS", "MEMORY", "DRIVER", "FLAGS", "FAIL", "PACE" };
 
     for (const char *name : names) {
         const char *value = getenv((std::string("SIMT_") + name).c_str());
@@ -207,6 +209,11 @@ extern "C" {
 const SimtStats *simt_stats(void)
 {
     return &stats;
+}
+
+const char *simt_kernels(void)
+{
+    return settings.kernels.c_str();
 }
 
 int simt_set(const char *name, const char *value)
