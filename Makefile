@@ -241,9 +241,14 @@ else
 check-gpu: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames
 	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) $(if $(TIME),--seconds $(TIME))
 endif
-# the same to be carried to a machine that has no compiler
-gpu-kit: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames
-	@$(SRC)/tests/gpu/kit.sh $(SRC) $(BUILD)
+# the same to be carried to a machine that has no compiler; LEAN=1: one that has the tree
+gpu-kit: all cuda build-tests $(BUILD)/tests/gpu/stream $(BUILD)/tests/gpu/frames $(if $(LEAN),$(BUILD)/tests/gpu/avatar)
+	@$(SRC)/tests/gpu/kit.sh $(SRC) $(BUILD) $(if $(LEAN),--lean)
+# the tool without FFmpeg's libraries, which are most of a kit: verify and plan never come to a call of theirs
+$(BUILD)/tests/gpu/avatar: $(TOOL_O) $(BUILD)/libavatar.a
+	@mkdir -p $(@D); echo "LD      $@"
+	@{ echo '#include <stdlib.h>'; nm -u $(TOOL_O) | sed -n 's/^ *U \(\(av\|avcodec\|avformat\|avio\|avutil\|swr\|sws\)_[A-Za-z0-9_]*\)$$/int \1(void) { abort(); }/p' | sort -u; } > $@.c
+	@$(CC) $(CFLAGS) $(OPENMP) $(LDFLAGS) -o $@ $^ $@.c $(DLIB_LIBS) $(LIBS)
 check-gpu-simt: $(addprefix $(BUILD)/simt/,avatar lib/libavatar.so.0 tests/parity tests/gpu/stream tests/kernels/rope tests/kernels/copy) \
 		$(BUILD)/tests/gpu/frames $(TINY_MODEL)
 	@$(SRC)/tests/gpu/check.sh $(SRC) $(BUILD) --simt
@@ -330,7 +335,7 @@ help:
 	@echo "make fuzz T=name TIME=60         one fuzzer (clang); its corpus is run by make check"
 	@echo "make soak SECONDS=10000 MODEL=dir   hours of live sound: memory and time stay flat"
 	@echo "make check-gpu       on a machine with a GPU: all that only it can tell, into doc/gpu; SIMT=1: the same run on an emulated one"
-	@echo "make gpu-kit         build/gpu-kit.tar.gz: check-gpu for a machine without a compiler"
+	@echo "make gpu-kit         build/gpu-kit.tar.gz: check-gpu for a machine without a compiler; LEAN=1: that has the tree"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"
 	@echo "make patches         write patches/ anew from libavfilter/"
 	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * stream [--device D] [--precision P] [--tiny] [--repeats N]: a model of the published sizes on one GPU, with random weights that are made
+ * stream [--device D] [--precision P] [--tiny] [--repeats N] [--forward]: a model of the published sizes on one GPU, with random weights that are made
  * there, run as a session runs it; what it takes and how long, as JSON on stdout. For tests/gpu/check.sh.
  *
  *   memory    planned by arena, and what the device has less of when all is open
@@ -8,6 +8,7 @@
  *   block     four steps, decoded, in host memory: frames a second, waits of the host, allocations
  *   repeats   the first step of one block again and again: equal bits
  *
+ * --forward: the forward alone, few runs of it, for a precision in which blocks would take minutes. Exit code 77: the model has no room here.
  * --tiny: the tests' model at 32x32, a short stream, so that the emulated GPU goes through all of it.
  */
 #include <inttypes.h>
@@ -33,7 +34,8 @@ typedef struct Stream {
     PlanMemory memory;
     BackendOptions opt;
     const char *device;
-    int tiny;
+    int tiny, forward;
+    int no_room;                        // the device has less than is planned
 } Stream;
 
 static double now(void)
@@ -182,7 +184,18 @@ static void choose_sizes(Stream *s)
     avt_plan_sizes_published(&s->sizes);
 }
 
-static int stream_open(Stream *s)
+/* left: bytes that the device has, or -1 */
+static int has_room(Stream *s, int64_t left)
+{
+    const double wanted = (double)avt_plan_sum(&s->memory);
+
+    s->no_room = left >= 0 && wanted > (double)left;
+    if (s->no_room)
+        fprintf(stderr, "%.1f GB are wanted, %s has %.1f free\n", wanted / 1e9, s->device, (double)left / 1e9);
+    return s->no_room ? AVT_ERR(ENOMEM) : 0;
+}
+
+static int stream_open(Stream *s, int64_t left)
 {
     int ret = avt_plan_make(&s->plan, &(PlanOptions){ .plan = "sequential", .devices = s->device, .steps = 4,
                                                       .nb_layers = s->sizes.dit.nb_layers }, s->opt.log);
@@ -193,6 +206,8 @@ static int stream_open(Stream *s)
         ret = avt_schedule(&s->set.schedule, 4, 3);
     if (ret >= 0)
         ret = avt_rank_measure(&s->memory, &s->set, 0, &s->sizes, &s->opt, NULL, NULL);
+    if (ret >= 0)
+        ret = has_room(s, left);
     if (ret >= 0)
         ret = weights_open(s);
     if (ret >= 0)
@@ -214,13 +229,18 @@ static int step(Rank *r, int64_t block, int at)
                                     .item = { { .block = block, .step = at, .seed = 7 } } });
 }
 
-static int whole_block(Rank *r, int64_t block)
+static int steps_of(Rank *r, int64_t block, int nb)
 {
     int ret = 0;
 
-    for (int i = 0; i < r->set->plan->steps && ret >= 0; i++)
+    for (int i = 0; i < nb && ret >= 0; i++)
         ret = step(r, block, i);
     return ret < 0 ? ret : avt_sync(r->be);
+}
+
+static int whole_block(Rank *r, int64_t block)
+{
+    return steps_of(r, block, r->set->plan->steps);
 }
 
 static int start(Stream *s)
@@ -287,10 +307,10 @@ static int print_ops(Rank *r, int at, const char *name)
     return ret;
 }
 
-static int time_blocks(Rank *r, int reps)
+static int time_blocks(Rank *r, int reps, double forward)
 {
     const int64_t stops = r->be->queue.stops;
-    double v[64], forward = 0, submit = 0;
+    double v[64];
     int64_t calls = avt_mem_calls();
     int ret = 0;
 
@@ -306,9 +326,7 @@ static int time_blocks(Rank *r, int reps)
         printf(", \"block_ms\": %.3f, \"fps\": %.3f, \"waits_a_block\": %.2f, \"allocations_in_blocks\": %" PRId64, v[reps / 2], 12e3 / v[reps / 2],
                (double)(r->be->queue.stops - stops) / reps - 1, calls);             // one of them is whole_block()'s own
     if (ret >= 0)
-        ret = time_forward(r, reps, &forward, &submit);
-    if (ret >= 0)
-        printf(", \"forward_ms\": %.3f, \"submit_ms\": %.3f, \"decode_ms\": %.3f", forward, submit, v[reps / 2] - r->set->plan->steps * forward);
+        printf(", \"decode_ms\": %.3f", v[reps / 2] - r->set->plan->steps * forward);
     return ret;
 }
 
@@ -335,15 +353,20 @@ static int repeat(Rank *r, int repeats, int *other)
 static int measure(Stream *s, int reps, int repeats, int64_t left)
 {
     const PlanMemory *m = &s->memory;
+    double forward = 0, submit = 0;
     int other, ret = 0;
 
     for (int i = 1; i < (s->tiny ? 1 : FULL_RING) && ret >= 0; i++)
-        ret = whole_block(&s->rank, i);
+        ret = steps_of(&s->rank, i, s->forward ? 2 : s->plan.steps);            // the ring of the step that is timed is full
     if (ret >= 0)
-        ret = time_blocks(&s->rank, reps);
+        ret = time_forward(&s->rank, reps, &forward, &submit);
+    if (ret >= 0)
+        printf(", \"forward_ms\": %.3f, \"submit_ms\": %.3f", forward, submit);
+    if (ret >= 0 && !s->forward)
+        ret = time_blocks(&s->rank, reps, forward);
     if (ret >= 0)
         ret = print_ops(&s->rank, 1, "forward");
-    if (ret >= 0)
+    if (ret >= 0 && !s->forward)
         ret = print_ops(&s->rank, s->plan.steps - 1, "forward_and_decode");
     if (ret >= 0)
         ret = repeat(&s->rank, repeats, &other);
@@ -366,7 +389,7 @@ static int run(Stream *s, int repeats)
     if (ret >= 0)
         left = be->cls->memory_left(be);
     if (ret >= 0)
-        ret = stream_open(s);
+        ret = stream_open(s, left);
     opened = now();
     if (ret >= 0)
         ret = start(s);
@@ -374,7 +397,7 @@ static int run(Stream *s, int repeats)
         printf("{\"device\": \"%s\", \"precision\": \"%s\", \"width\": %d, \"height\": %d, \"layers\": %d, \"open_s\": %.3f, \"first_block_s\": %.3f",
                s->device, avt_dtype_name(s->opt.act), s->sizes.width, s->sizes.height, s->sizes.dit.nb_layers, opened - begin, now() - opened);
     if (ret >= 0)
-        ret = measure(s, s->tiny ? 1 : 9, repeats, left);
+        ret = measure(s, s->tiny ? 1 : s->forward ? 3 : 9, s->forward ? 2 : repeats, left);
     if (ret >= 0)
         printf(", \"weights_gb_s\": %.3f, \"copy_gb_s\": %.3f}\n", time_put(s, s->tiny ? 64 : 131072) / 1e9, time_fetch(s, s->tiny ? 64 : 131072) / 1e9);
     stream_close(s);
@@ -391,6 +414,7 @@ int main(int argc, char **argv)
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
         s.tiny |= !strcmp(argv[i], "--tiny");
+        s.forward |= !strcmp(argv[i], "--forward");
         if (!strcmp(argv[i], "--device"))
             s.device = value;
         if (!strcmp(argv[i], "--precision"))
@@ -401,6 +425,8 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IONBF, 0);                                   // what is measured is told, whatever comes then
     choose_sizes(&s);
     ret = run(&s, repeats);
+    if (s.no_room)
+        return 77;
     if (ret < 0)
         fprintf(stderr, "stream: failed (%d)\n", ret);
     return ret < 0;
