@@ -14,7 +14,7 @@ typedef struct Level8 {
     void (*open)(void), (*close)(void); // around pieces, in their thread; or NULL
 } Level8;
 
-enum { CACHE = 768 << 10, ROWS = 192, COLUMNS = 512, MOST = 32 };   // bytes and most rows of a piece's x; columns; rows of a block
+enum { CACHE = 768 << 10, ROWS = 192, COLUMNS = 2048, MOST = 32 };   // bytes and most rows of a piece's x; columns; rows of a block
 
 /* One row of a block into the result, from column n on */
 static void finish(const OpCall *c, const int32_t *sum, int64_t m, int64_t n)
