@@ -118,7 +118,7 @@ void avt_fill(Backend *be, Tensor out, float value)
 
 void avt_quantize(Backend *be, Tensor out, Tensor x)
 {
-    CHECK(be, OP_QUANTIZE, is_codes(out) && is_act(be, x) && avt_numel(out) == avt_numel(x) && avt_last_dim(out) == avt_last_dim(x));
+    CHECK(be, OP_QUANTIZE, is_codes(out) && is_key(x) && avt_numel(out) == avt_numel(x) && avt_last_dim(out) == avt_last_dim(x));
     submit(be, &(OpCall){ .op = OP_QUANTIZE, .out = out, .in = { x } }, 0);
 }
 
@@ -250,10 +250,12 @@ void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table)
     submit(be, &(OpCall){ .op = OP_ROPE, .out = out, .in = { x, table } }, 1);
 }
 
-/* Do k and v, one segment, suit q (both without the dimension of a batch)? */
+/* Do k and v, one segment, suit q (both without the dimension of a batch)? What is rotated meets what is. */
 static int is_segment(Tensor k, Tensor v, Tensor q)
 {
-    return is_kept(k) && is_kept(v) && (k.dtype == v.dtype || is_codes(v)) && k.nd == 3 && avt_same_shape(k, v) && k.dim[1] == q.dim[1] && k.dim[2] == q.dim[2];
+    const int types = q.scale ? is_codes(k) && k.dtype == q.dtype : is_kept(k) && (k.dtype == v.dtype || is_codes(v));
+
+    return types && is_kept(v) && k.nd == 3 && avt_same_shape(k, v) && k.dim[1] == q.dim[1] && k.dim[2] == q.dim[2];
 }
 
 static Tensor first_of(Tensor t, int batched)
@@ -266,7 +268,7 @@ void avt_attention(Backend *be, Tensor out, Tensor q, Tensor k1, Tensor v1, Tens
     const int batch = q.nd == 4;
     const Tensor one = first_of(q, batch), key = first_of(k1, batch), value = first_of(v1, batch);
 
-    CHECK(be, OP_ATTENTION, is_act(be, out) && is_act(be, q) && one.nd == 3 && avt_same_shape(out, q));
+    CHECK(be, OP_ATTENTION, is_act(be, out) && (is_act(be, q) || (is_codes(q) && q.dtype == DT_I8)) && one.nd == 3 && avt_same_shape(out, q));
     CHECK(be, OP_ATTENTION, is_segment(key, value, one) && key.dim[0] > 0);
     CHECK(be, OP_ATTENTION, !batch || (k1.dim[0] == q.dim[0] && v1.dim[0] == q.dim[0] && !k2.be && !rel.be));
     CHECK(be, OP_ATTENTION, !k2.be || is_segment(k2, v2, one));

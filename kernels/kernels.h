@@ -78,7 +78,7 @@ typedef struct Linear {
     Tensor b;                           // [N] or AVT_NONE
 } Linear;
 
-/** The codes of x [.., D], rotated if they are i8, and their scales: what a product takes whose weight was put for out's type. A scale
+/** The codes of x [.., D] (f32 or bf16), rotated if they are i8, and their scales: what a product takes whose weight was put for out's type. A scale
  *  is NaN where its row has a NaN or an infinity. Exact. */
 void avt_quantize(Backend *be, Tensor out, Tensor x);
 /** x as the product l takes it: x itself, or its codes, in scratch. */
@@ -124,6 +124,7 @@ void avt_rope(Backend *be, Tensor out, Tensor x, Tensor table);
 
 /** out[N, NH, hd] = softmax(scale * q k^T + bias) v over the keys of two segments, as if they were one list:
  *  q [N, NH, hd]; k1, v1 [M1, NH, hd]; k2, v2 [M2, NH, hd] (opt). No mask. Keys and values: f32, bf16 or f8_e4m3 codes, each segment its own.
+ *  q may be codes of i8, a scale a token and head as avt_quantize() gives them of [N, NH, hd]; then all keys are such, too, and no values.
  *  With one more dimension in front, out, q [B, N, NH, hd] and k1, v1 [B, M1, NH, hd]: B attentions, then no k2, no rel.
  *  rel (opt) [N + M1 - 1, NH]: bias of query i and key j (first segment only, then M2 = 0) is rel[j - i + N - 1].
  *  No N x M buffer; a copy of the keys only of codes. Tolerance 5e-6; with keys of bf16 or codes 2^-7: the weights may be rounded before they meet v. */

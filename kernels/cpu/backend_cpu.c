@@ -97,6 +97,8 @@ static int run_numbers(Backend *be, const OpCall *c)
 
     if (is_scaled(c))
         return (c->linear.x.dtype == DT_I8 ? cpu->linear8 : avt_cpu_scaled)(be, c);
+    if (c->op == OP_ATTENTION && c->attention.q.scale)
+        return cpu->attention8(be, c);
     return (is_narrow(c) ? cpu->op16 : cpu->op)[c->op](be, c);
 }
 

@@ -29,9 +29,10 @@ static inline int64_t avt_codes8_columns(int64_t n)
 size_t avt_codes8_weight_bytes(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
 int    avt_codes8_weight_put(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);
 
-/* One file each; CpuOp of products of i8. */
+/* One file each; CpuOp of products of i8, and of an attention whose queries and keys are such codes. */
 int avt_vnni_linear8(Backend *be, const OpCall *c);
 int avt_amx_linear8(Backend *be, const OpCall *c);
+int avt_vnni_attention8(Backend *be, const OpCall *c);
 /** Does this machine have what they are made of, besides their level? */
 int avt_cpu_has_vnni(void);
 int avt_cpu_has_amx8(void);

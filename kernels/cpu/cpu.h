@@ -36,6 +36,7 @@ typedef struct Cpu {                    // Backend.priv
     size_t (*weight_bytes8)(Backend *be, WeightUse use, DType act, DType dtype, int nd, const int64_t *dim);
     int    (*weight_put8)(Backend *be, Tensor *dst, WeightUse use, DType dtype, const void *src);   // codes of i8; NULL: row-major
     CpuOp linear8;                      // product of i8: avt_cpu_scaled() unless a level does better
+    CpuOp attention8;                   // attention whose queries and keys are codes of i8: avt_cpu_widened() unless a level does better
     const char *level8;
     CpuOp conv3d_wide;                  // conv3d of weights in another order, when those that keep plain C's have their own
     void *onednn;                       // engine, stream, primitive cache; onednn.h

@@ -47,6 +47,7 @@ void avt_cpu_plain(Cpu *cpu)
     cpu->op16[OP_TRANSPOSE] = plain[OP_TRANSPOSE];
     cpu->op16[OP_QUANTIZE] = plain[OP_QUANTIZE];                    // reads any activation
     cpu->linear8 = avt_cpu_scaled;
+    cpu->attention8 = avt_cpu_widened;
     cpu->level8 = "plain";
     cpu->weight_bytes = avt_plain_weight_bytes;
     cpu->weight_put = avt_plain_weight_put;

@@ -371,5 +371,26 @@ INLINE V v_act(Act act, V x, DType to)
     }
 }
 
+/* dst[c][r] = src[r][c], four by four */
+INLINE void transpose(float *dst, int64_t dst_ld, const float *src, int64_t src_ld, int64_t rows, int64_t cols)
+{
+    const int64_t r4 = rows & ~(int64_t)3, c4 = cols & ~(int64_t)3;
+
+    for (int64_t r = 0; r < r4; r += 4)
+        for (int64_t c = 0; c < c4; c += 4) {
+            __m128 a0 = _mm_loadu_ps(src + r * src_ld + c), a1 = _mm_loadu_ps(src + (r + 1) * src_ld + c);
+            __m128 a2 = _mm_loadu_ps(src + (r + 2) * src_ld + c), a3 = _mm_loadu_ps(src + (r + 3) * src_ld + c);
+
+            _MM_TRANSPOSE4_PS(a0, a1, a2, a3);
+            _mm_storeu_ps(dst + c * dst_ld + r, a0);
+            _mm_storeu_ps(dst + (c + 1) * dst_ld + r, a1);
+            _mm_storeu_ps(dst + (c + 2) * dst_ld + r, a2);
+            _mm_storeu_ps(dst + (c + 3) * dst_ld + r, a3);
+        }
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = r < r4 ? c4 : 0; c < cols; c++)
+            dst[c * dst_ld + r] = src[r * src_ld + c];
+}
+
 #endif
 #endif

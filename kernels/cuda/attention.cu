@@ -337,7 +337,7 @@ static Segment segment_of(Tensor k, Tensor v, int batched)
 {
     if (!k.be)
         return {};
-    return { k.data, v.data, k.dtype, (int)k.dim[batched] };
+    return { k.data, v.data, k.dtype, v.dtype, (int)k.dim[batched] };
 }
 
 static const float *scales_of(Tensor t)
@@ -377,7 +377,7 @@ static int by_hand(Backend *be, const OpCall *c)
                           { segment_of(c->attention.k1, c->attention.v1, batched), segment_of(c->attention.k2, c->attention.v2, batched) },
                           (const float *)c->attention.rel.data, (int)q.dim[batched], (int)q.dim[batched + 1], (int)q.dim[batched + 2],
                           read_by4(c, (int)q.dim[batched + 2]), c->u.attention.scale };
-    const Scales s = { { { scales_of(c->attention.k1), scales_of(c->attention.v1) }, { scales_of(c->attention.k2), scales_of(c->attention.v2) } } };
+    const Scales s = { { { scales_of(c->attention.k1), scales_of(c->attention.v1) }, { scales_of(c->attention.k2), scales_of(c->attention.v2) } }, scales_of(c->attention.q) };
 
     return suits_mma(&a, &s) ? avt_cuda_attention_mma(be, &a, &s, batch) : avt_cuda_attention_exact(be, &a, &s, batch);
 }

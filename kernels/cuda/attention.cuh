@@ -8,7 +8,7 @@
 
 typedef struct Segment {                // keys and values, [nb, NH, hd]
     const void *k, *v;
-    DType dtype;                        // of the keys; the values are of it or codes
+    DType dtype, v_dtype;
     int nb;
 } Segment;
 
@@ -26,6 +26,7 @@ typedef struct Attention {
 /* Of codes: a parameter of its own, for the kernels without would need more registers. */
 typedef struct Scales {
     const float *of[2][2];              // a segment's keys, values: [nb, NH]; NULL: they are no codes
+    const float *q;                     // [B, n, NH]; or NULL
 } Scales;
 
 int avt_cuda_attention_exact(Backend *be, const Attention *a, const Scales *s, int batch);           // attention_exact.cu

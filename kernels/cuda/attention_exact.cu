@@ -180,15 +180,14 @@ template <int GROUPS> __global__ void __launch_bounds__(THREADS, 1) exact_kernel
     const int x = threadIdx.x % 16, y = threadIdx.x / 16, head = blockIdx.y, q0 = blockIdx.x * QUERIES;
     const int d0 = (int)(blockIdx.z % parts) * 64 * GROUPS;
     const size_t item = blockIdx.z / parts;
-    const Kept queries = { a.q, NULL, a.q_dtype };
+    const Kept queries = { a.q, scales.q, a.q_dtype };
     float top[4] = { -INFINITY, -INFINITY, -INFINITY, -INFINITY }, sum[4] = {};
     float4 o[4][GROUPS] = {};
 
     for (int i = 0; i < 2; i++) {
         const Segment part = i ? a.part[1] : a.part[0];             // no index: it would need local memory
         const Kept keys = { part.k, i ? scales.of[1][0] : scales.of[0][0], part.dtype };
-        const float *of_values = i ? scales.of[1][1] : scales.of[0][1];
-        const Kept values = { part.v, of_values, of_values ? DT_F8_E4M3 : part.dtype };
+        const Kept values = { part.v, i ? scales.of[1][1] : scales.of[0][1], part.v_dtype };
 
         for (int k0 = 0; k0 < part.nb; k0 += KEYS) {
             float s[4][4] = {};
