@@ -8,7 +8,8 @@
  *
  * x is f32; q and attention have the backend's type of activations, rings and sinks their own (Dit.kv), to which the norm of keys gives
  * them, codes a row of each head; values, and what parts of a team have exchanged, are converted on their way in.
- * A product whose weight is codes takes codes: u and the FFN's inside are made as such (avt_new_factor()), attention's results become such.
+ * A product whose weight is codes takes codes: u and the FFN's inside are made as such (avt_new_factor()), attention's results become such; in int8
+ * between f32 queries and keys as well.
  * Keys in the ring are rotated once, at their absolute frame, and so are the motion keys of the sink, which stand still. The reference
  * moves along with the stream: its keys are also kept as they come out of the norm and are rotated anew for each block, into their
  * place in front of the motion keys. A sink item attends to itself alone.
@@ -134,6 +135,32 @@ static void fill_ring(Backend *be, Arena *scratch, const Dit *d, const DitAttent
     avt_arena_release(scratch, mark);
 }
 
+/* x [N, heads, hd] as its codes of i8, in scratch */
+static Tensor turned(Backend *be, Arena *scratch, Tensor x)
+{
+    const Tensor codes = x.be ? avt_new_codes(scratch, DT_I8, x.nd, x.dim) : AVT_NONE;
+
+    if (x.be)
+        avt_quantize(be, codes, x);
+    return codes;
+}
+
+/* att = attention of q over one or two segments, each of keys and values. Where layers are i8 and activations f32, on a CPU without tiles, queries
+ * and keys become codes as well: attention would be half of the pass. */
+static void attend_over(Backend *be, Arena *scratch, const Dit *d, Tensor att, Tensor q, Tensor k1, Tensor v1, Tensor k2, Tensor v2)
+{
+    const size_t mark = avt_arena_mark(scratch);
+    Tensor of_heads = heads(d, q);
+
+    if (be->product == DT_I8 && be->act == DT_F32 && !k1.scale && !k2.scale) {
+        of_heads = turned(be, scratch, of_heads);
+        k1 = turned(be, scratch, k1);
+        k2 = turned(be, scratch, k2);
+    }
+    avt_attention(be, heads(d, att), of_heads, k1, v1, k2, v2, AVT_NONE, scale_of(d));
+    avt_arena_release(scratch, mark);
+}
+
 /* The reference's keys of the sink, at the place where they are for this block. */
 static void turn_reference(Backend *be, const DitItem *it, int i)
 {
@@ -141,20 +168,19 @@ static void turn_reference(Backend *be, const DitItem *it, int i)
 }
 
 /* att = attention of the block's q over the ring so far, this block included, and over the sink. */
-static void attend_block(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
+static void attend_block(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q)
 {
     const int64_t n = it->shape->n, frames = it->f0 + DIT_BLOCK < DIT_RING ? it->f0 + DIT_BLOCK : DIT_RING;
 
     turn_reference(be, it, i);
-    avt_attention(be, heads(d, att), heads(d, q), avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n),
-                  it->sink->k[i], it->sink->v[i], AVT_NONE, scale_of(d));
+    attend_over(be, scratch, d, att, q, avt_rows(it->ring->k[i], 0, frames * n), avt_rows(it->ring->v[i], 0, frames * n), it->sink->k[i],
+                it->sink->v[i]);
 }
 
 /* own: the sink's keys as this pass itself sees them, AVT_NONE: as they are kept */
-static void attend_sink(Backend *be, const Dit *d, DitItem *it, int i, Tensor att, Tensor q, Tensor own)
+static void attend_sink(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int i, Tensor att, Tensor q, Tensor own)
 {
-    avt_attention(be, heads(d, att), heads(d, q), own.be ? heads(d, own) : it->sink->k[i], it->sink->v[i], AVT_NONE, AVT_NONE, AVT_NONE,
-                  scale_of(d));
+    attend_over(be, scratch, d, att, q, own.be ? heads(d, own) : it->sink->k[i], it->sink->v[i], AVT_NONE, AVT_NONE);
 }
 
 /* q of u, and the sink's keys and values of layer i, which are all that the last layer has to give (q: AVT_NONE). own: see attend_sink(). */
@@ -203,9 +229,9 @@ static Tensor attend(Backend *be, Arena *scratch, const Dit *d, DitItem *it, int
     const Tensor att = d->team.nb > 1 ? rows_like(scratch, M, d->keys) : own_rows;
 
     if (it->sink_pass)
-        attend_sink(be, d, it, i, att, q, own);
+        attend_sink(be, scratch, d, it, i, att, q, own);
     else
-        attend_block(be, d, it, i, att, q);
+        attend_block(be, scratch, d, it, i, att, q);
     if (!by_heads(d))
         return att;
     avt_team_to_tokens(&d->team, be, scratch, heads(d, own_rows), heads(d, att), &cut);
@@ -248,7 +274,7 @@ static void text_attention(Backend *be, Arena *scratch, const Dit *d, DitItem *i
     att = d->team.way == TEAM_COLUMNS ? rows_like(scratch, all.dim[0], d->width) : instead_of(scratch, u);
     avt_linear(be, q, all, &l->cross.q, ACT_NONE);
     avt_team_norm_rope(&d->team, be, scratch, &(TeamNorm){ q, q, l->cross.norm_q, AVT_NONE }, 1, d->cfg.eps, d->cfg.dim);
-    avt_attention(be, heads(d, att), heads(d, q), it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE, AVT_NONE, scale_of(d));
+    attend_over(be, scratch, d, att, q, it->text->k[i], it->text->v[i], AVT_NONE, AVT_NONE);
     avt_team_linear_add(&d->team, be, scratch, it->x, att, &l->cross.o, AVT_NONE, &cut);
     avt_arena_release(scratch, mark);
 }

@@ -386,6 +386,55 @@ static void last_sink_layer_is_cut(void **state)
     tiny_remove(&f);
 }
 
+/* ---- what attention is given ------------------------------------------------------------------------------------- */
+
+static struct {
+    const BackendClass *real;
+    BackendClass cls;
+    int nb, nb_codes;                           // calls of attention; with queries and keys of i8
+} spied;
+
+static int spy_run(Backend *be, const OpCall *c)
+{
+    if (c->op == OP_ATTENTION) {
+        spied.nb++;
+        spied.nb_codes += c->attention.q.dtype == DT_I8 && c->attention.k1.dtype == DT_I8 && (!c->attention.k2.be || c->attention.k2.dtype == DT_I8);
+    }
+    return spied.real->run(be, c);
+}
+
+/* In int8 on a CPU of f32 the block's own attention and the text's are of codes; the sound's few keys stay, and so does everything in f32. */
+static void int8_attends_in_codes(void **state)
+{
+    TinyFiles f;
+
+    (void)state;
+    tiny_write(&f, NULL, NULL);
+    for (int codes = 0; codes < 2; codes++) {
+        DitItem it;
+        Rank r;
+
+        open_rank(&r, &f, "cpu", 1, 0, TINY_L, 1, NULL);
+        prepare(&r, &r);
+        embed_sink(&r);
+        it = sink_item(&r);
+        REQUIRE_OK(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1));
+        spied.real = r.be->cls;
+        spied.cls = *r.be->cls;
+        spied.cls.run = spy_run;
+        spied.nb = spied.nb_codes = 0;
+        r.be->cls = &spied.cls;
+        if (codes)
+            r.be->product = DT_I8;
+        it = block_item(&r, 0, 0);
+        REQUIRE_OK(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1));
+        r.be->cls = spied.real;
+        REQUIRE(spied.nb >= 2 * TINY_L && spied.nb_codes == (codes ? 2 * TINY_L : 0));
+        close_rank(&r);
+    }
+    tiny_remove(&f);
+}
+
 static void wrong_items_are_refused(void **state)
 {
     TinyFiles f;
@@ -559,7 +608,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(planned_is_measured),    cmocka_unit_test(parts_add_up),           cmocka_unit_test(same_bits_everywhere),
-        cmocka_unit_test(items_do_not_meet),      cmocka_unit_test(last_sink_layer_is_cut), cmocka_unit_test(wrong_items_are_refused),
+        cmocka_unit_test(items_do_not_meet),      cmocka_unit_test(last_sink_layer_is_cut), cmocka_unit_test(int8_attends_in_codes), cmocka_unit_test(wrong_items_are_refused),
         cmocka_unit_test(binding_is_exact),       cmocka_unit_test(memory_runs_out),        cmocka_unit_test(published_costs),
     };
 
