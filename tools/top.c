@@ -255,7 +255,7 @@ int cmd_top(int argc, char **argv)
 
 typedef struct Lines {
     StatsLine first;
-    float *v;                           // [nb, rows]: fps, ms of a block, ms that the sound is ahead, how busy each rank is
+    double *v;                          // [nb, rows]: fps, ms of a block, ms that the sound is ahead, how busy each rank is
     int64_t nb, room, rows;
     int full;                           // there is no memory for more
 } Lines;
@@ -273,7 +273,7 @@ static double busy_of(const StatsLine *l, int rank)
 static void keep(void *opaque, const StatsLine *l)
 {
     Lines *all = opaque;
-    float *to;
+    double *to;
 
     if (!all->nb) {
         all->first = *l;
@@ -281,7 +281,7 @@ static void keep(void *opaque, const StatsLine *l)
     }
     if (all->nb == all->room) {
         const int64_t room = all->room ? 2 * all->room : 256;
-        float *p = all->full ? NULL : realloc(all->v, sizeof(*p) * (size_t)(room * all->rows));
+        double *p = all->full ? NULL : realloc(all->v, sizeof(*p) * (size_t)(room * all->rows));
 
         all->full = !p;
         if (!p)
@@ -290,11 +290,11 @@ static void keep(void *opaque, const StatsLine *l)
         all->room = room;
     }
     to = all->v + all->nb++ * all->rows;
-    to[0] = (float)l->fps;
-    to[1] = (float)l->block_ms;
-    to[2] = (float)l->ahead_ms;
+    to[0] = l->fps;
+    to[1] = l->block_ms;
+    to[2] = l->ahead_ms;
     for (int i = 3; i < all->rows; i++)
-        to[i] = (float)busy_of(l, i - 3);
+        to[i] = busy_of(l, i - 3);
 }
 
 typedef struct Curve {

@@ -7,6 +7,7 @@
  */
 #include <mpi.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "comm/mpi_plugin.h"
 
@@ -44,6 +45,8 @@ static int exchange(const MpiHost *host, WorldMeeting *m, const WorldCard *own)
         MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
         bad = MPI_Comm_size(comm, &m->nb) || MPI_Comm_rank(comm, &m->own);
         m->card = bad ? NULL : host->malloc(MEM_COMM, sizeof(*own) * (size_t)m->nb);
+        if (m->card)
+            memset(m->card, 0, sizeof(*own) * (size_t)m->nb);       // another version's card may be shorter
         bad = !m->card || MPI_Allgather(own, sizeof(*own), MPI_BYTE, m->card, sizeof(*own), MPI_BYTE, comm);
         MPI_Comm_free(&comm);
     }

@@ -112,6 +112,15 @@ static World *world_new(int nb)
     return w;
 }
 
+/* What another version has sent as its card may be anything. */
+static void end_texts(WorldMeeting *m)
+{
+    for (int i = 0; i < m->nb; i++) {
+        m->card[i].host[sizeof(m->card->host) - 1] = 0;
+        m->card[i].devices[sizeof(m->card->devices) - 1] = 0;
+    }
+}
+
 /* The process with the film comes first, the others keep their order. @return the number of such */
 static int order(WorldMeeting *m)
 {
@@ -207,6 +216,8 @@ int avt_world_open(World **w, const WorldCard *own, WorldMeet *meet, const Log *
     if (listener < 0)
         return avt_fail(log, listener, "the system gives no socket for other processes: %s", strerror(-listener));
     ret = meet(&m, &card);
+    if (ret >= 0)
+        end_texts(&m);
     if (ret < 0)
         avt_fail(log, ret, "%s", m.why);
     else if ((ret = check(&m, order(&m), log)) > 0)

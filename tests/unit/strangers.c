@@ -135,6 +135,31 @@ static void a_strangers_address_holds_nobody_up(void **state)
     close(o.listener);
 }
 
+/* ---- who is another version ---------------------------------------------------------------------------------------------------- */
+
+static int meet_another(WorldMeeting *m, const WorldCard *own)
+{
+    *m = (WorldMeeting){ .nb = 2, .card = avt_malloc(MEM_COMM, 2 * sizeof(*own)) };
+    memset(m->card, 'x', 2 * sizeof(*own));
+    m->card[0] = *own;
+    return 0;
+}
+
+/* Its card holds other things in other places, and no text ends. */
+static void another_version_is_named(void **state)
+{
+    const WorldCard own = { .cores = 1 };
+    char said[1024], host[65];
+    const Log log = { .write = keep, .opaque = said };
+    World *w;
+
+    (void)state;
+    memset(host, 'x', 63);
+    strcpy(host + 63, " ");
+    REQUIRE(avt_world_open(&w, &own, meet_another, &log) == AVT_ERR(EINVAL) && !w);
+    REQUIRE(!strncmp(said, "process 1 on ", 13) && !strncmp(said + 13, host, 64) && strstr(said, "is another version"));
+}
+
 /* ---- who breaks the rules ----------------------------------------------------------------------------------------------------- */
 
 #define ROOM 2
@@ -213,7 +238,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strangers_hold_nobody_up), cmocka_unit_test(a_strangers_address_holds_nobody_up),
-        cmocka_unit_test(who_breaks_the_rules_is_lost), cmocka_unit_test(odd_letters_are_told),
+        cmocka_unit_test(another_version_is_named), cmocka_unit_test(who_breaks_the_rules_is_lost), cmocka_unit_test(odd_letters_are_told),
     };
 
     return test_main("unit/strangers", tests);
