@@ -22,6 +22,13 @@ skeleton()
     cp "$src/model/avatar.h" "$1/model"
 }
 
+# ---- what configure does not take -----------------------------------------------------------------------------------------
+
+mkdir "$dir/relative"
+(cd "$dir/relative" && "$src/configure" --prefix=here > out 2>&1)
+[ $? = 2 ] && [ "$(wc -l < "$dir/relative/out")" = 1 ] && grep -qF 'prefix=here: an absolute path' "$dir/relative/out" && [ ! -e "$dir/relative/config.mak" ]
+ok $? "a relative prefix is refused"
+
 # ---- folders that make cannot work in -------------------------------------------------------------------------------------
 
 bad=0

@@ -95,3 +95,14 @@ def statistics_of_weeks(tmp):
     lines.write_text('{"block": 0, "ranks": [%s]}\n' % ', '.join(['{}'] * 60) * 140000)
     fails(Run('plot', lines, '-o', tmp / 'c.svg', preexec_fn=limit(40 << 20)), 1, 's.jsonl', 'not enough memory')
     require(not (tmp / 'c.svg').exists())
+
+
+@case
+def statistics_beyond_numbers(tmp):
+    """Numbers whose sums and differences are none: curves and bars without a NaN, an infinity, three hundred digits."""
+    line = '{"block": %d, "fps": %s, "block_ms": %s, "ahead_ms": %s, "ranks": [{"device": "cpu", "ms": {"wait": %s, "layers": 1e308}, "bytes": {"state": 1e308}}]}\n'
+    for fps in ('1e308', '1e18', '-1e308'):
+        (tmp / 's.jsonl').write_text(line % (0, fps, '-1e308', '1e308', '1e308') + line % (1, '-' + fps.strip('-'), '1e308', '-1e308', '-1e308') + line % (2, 1, 2, 3, 4))
+        require(Run('plot', tmp / 's.jsonl', '-o', tmp / 'a.svg').ret == 0)
+        svg, screen = (tmp / 'a.svg').read_text(), Run('top', tmp / 's.jsonl').out.decode()
+        require(not any(w in t for w in ('nan', 'inf', '0' * 30) for t in (svg, screen)) and len(screen) < 2000, fps, svg, screen)
