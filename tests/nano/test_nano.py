@@ -307,6 +307,29 @@ class Networks(unittest.TestCase):
             x = train_vae.frames(face.identity(face.HELD_OUT + 7), [face.NEUTRAL])
             self.assertLess((v.decode(v.encode(x)) - x).square().mean(), .004)
 
+    def test_made_latents_go_with_the_frames_that_they_make(self):
+        """Each latent of a made clip is a mark of its frames' opening, which the frame's mouth shows: a window that is off is seen."""
+        n = 24
+        p = np.tile(np.float32(face.NEUTRAL), (4 * n, 1))
+        p[:, 0] = np.repeat(np.random.default_rng(0).integers(0, 2, n), 4)
+        z = torch.zeros(16, train_vae.BEFORE + n, 16, 16)
+        z[:, train_vae.BEFORE:] = torch.tensor(p[::4, 0])[:, None, None]
+        with tempfile.TemporaryDirectory() as d:
+            torch.save([dict(z=z.half(), p=p, seed=8)], d + "/00000.pt")
+            made = train_vae.Made(d)
+            made.refresh()
+            made.refresh()
+        self.assertEqual(len(made.clips), 1)
+        rng, seen = random.Random(3), 0
+        for _ in range(12):
+            z, w, y = made.batch(1, rng, 5., 8.)
+            moved = (y[0, :, ::4] - y[0, :, :1]).abs().mean((0, 2, 3)) > 1e-4    # of the frames of each latent: as the first, or not
+            marks = z[0, 0, made.WARM:, 0, 0] != z[0, 0, made.WARM, 0, 0]
+            seen += bool(moved.any())
+            self.assertTrue(not moved.any() or (moved == marks).all())
+            self.assertEqual(float(w[..., 0].max()), 0)
+        self.assertGreater(seen, 3)
+
     def test_lora_and_base_make_the_matrix(self):
         w = torch.randn(48, 32)
         base, a, b = export.split(w)

@@ -24,6 +24,8 @@ import text
 MEAN = torch.tensor([-.7571, -.7089, -.9113, .1075, -.1745, .9653, -.1517, 1.5508, .4134, -.0715, .5517, -.3632, -.1922, -.9497, .2503, -.2921])
 STD = torch.tensor([2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160])
 RANK, SCALE = 8, .5
+DIT = ["diffusion_pytorch_model-00001-of-00002.safetensors", "diffusion_pytorch_model-00002-of-00002.safetensors",
+       "diffusion_pytorch_model.safetensors.index.json", "liveavatar.safetensors", "models_t5_umt5-xxl-enc-bf16.pth"]
 
 
 def bf16(t):
@@ -73,12 +75,12 @@ def write_dit(sd, out):
     for n, t in base.items():
         shards[size * 2 >= total][n] = t
         size += t.numel() * 2
-    names = [f"diffusion_pytorch_model-{i + 1:05d}-of-00002.safetensors" for i in range(2)]
+    names = DIT[:2]
     for f, s in zip(names, shards):
         save_file(s, f"{out}/{f}", metadata={"format": "pt"})
     index = {"metadata": {"total_size": total}, "weight_map": {n: names[n in shards[1]] for n in sorted(base)}}
-    write_json(index, f"{out}/diffusion_pytorch_model.safetensors.index.json")
-    save_file(lora, f"{out}/liveavatar.safetensors", metadata={"format": "pt"})
+    write_json(index, f"{out}/{DIT[2]}")
+    save_file(lora, f"{out}/{DIT[3]}", metadata={"format": "pt"})
 
 
 def write_json(x, path):
@@ -140,13 +142,15 @@ def main():
     if not taken_over(o.vae, "Wan2.1_VAE.pth", o.out):
         v = fold(parallel.load(o.vae)["m"])
         torch.save(OrderedDict((n, bf16(t)) for n, t in v.items()), o.out + "/Wan2.1_VAE.pth")
-    m = parallel.load(o.dit)["m"]
-    write_dit({n[4:]: t for n, t in m.items() if n.startswith("dit.")}, o.out)
-    torch.save(OrderedDict((n[3:], bf16(t)) for n, t in m.items() if n.startswith("t5.")), o.out + "/models_t5_umt5-xxl-enc-bf16.pth")
+    if not all([taken_over(o.dit, name, o.out) for name in DIT]):
+        m = parallel.load(o.dit)["m"]
+        write_dit({n[4:]: t for n, t in m.items() if n.startswith("dit.")}, o.out)
+        torch.save(OrderedDict((n[3:], bf16(t)) for n, t in m.items() if n.startswith("t5.")), f"{o.out}/{DIT[-1]}")
     folder = "wav2vec2-large-xlsr-53-english"
     if not taken_over(o.audio, folder, o.out):
         write_audio(parallel.load(o.audio)["m"], f"{o.out}/{folder}")
-    shutil.copyfile(o.tokenizer, o.out + "/google/umt5-xxl/spiece.model")
+    if not os.path.exists(spiece := o.out + "/google/umt5-xxl/spiece.model") or not os.path.samefile(o.tokenizer, spiece):
+        shutil.copyfile(o.tokenizer, spiece)
     write_json(dit_config(), o.out + "/config.json")
     write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required", motion=8), o.out + "/avatar.json")
     for d, _, fs in os.walk(o.out):

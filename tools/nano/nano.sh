@@ -42,15 +42,22 @@ clips() {
     wait
 }
 
-decoder() { run train_vae.py --decoder-of "$(of vae)" --minutes "$DECODER_MIN" --workers "$WORKERS" --out "$OUT/decoder.pt"; }
+# MADE, a model folder: the decoder learns to draw what its transformer makes, too.
+made() { run made.py --model "${MADE:-$MODEL}" --speech "$OUT/speech.pt" --out "$OUT/made"; }
+decoder() {
+    run train_vae.py --decoder-of "$(of vae)" --minutes "$DECODER_MIN" --workers "$WORKERS" --out "$OUT/decoder.pt" \
+        $([ -d "$OUT/made" ] && echo "--made $OUT/made")
+}
 dit() {
     [ -z "${START:-}" ] || cp -n "$START/google/umt5-xxl/spiece.model" "$OUT"
     run train_dit.py --minutes "$DIT_MIN" --workers "$WORKERS" --clips "$OUT/clips" --tokenizer "$OUT/spiece.model" \
         ${START:+--start "$START"} --out "$OUT/dit.pt"
 }
-export_() { run export.py --vae "$([ -e "$OUT/decoder.pt" ] && echo "$OUT/decoder.pt" || of vae)" --audio "$(of audio)" --dit "$OUT/dit.pt" \
-    --tokenizer "$OUT/spiece.model" --out "$MODEL"
-    build/avatar verify --record --model "$MODEL" --precision f32 --cpu-level 0; }
+export_() {
+    run export.py --vae "$([ -e "$OUT/decoder.pt" ] && echo "$OUT/decoder.pt" || of vae)" --audio "$(of audio)" --dit "$(of dit)" \
+        --tokenizer "$([ -e "$OUT/spiece.model" ] && echo "$OUT/spiece.model" || echo "${START:-}/google/umt5-xxl/spiece.model")" --out "$MODEL"
+    build/avatar verify --record --model "$MODEL" --precision f32 --cpu-level 0
+}
 report() { run report.py --model "$MODEL" --out "$OUT/report" ${REPORT:-}; }
 
 for stage in ${@:-all}; do
@@ -59,7 +66,7 @@ for stage in ${@:-all}; do
     env) ;;
     all) speech; vae; audio; clips; decoder; dit; export_; report ;;
     export) export_ ;;
-    speech|vae|audio|clips|decoder|dit|report) $stage ;;
+    speech|vae|audio|clips|made|decoder|dit|report) $stage ;;
     *) echo "nano.sh: no stage '$stage'" >&2; exit 1 ;;
     esac
 done
