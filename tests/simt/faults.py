@@ -118,7 +118,7 @@ def runs_of(o, test, program, lib):
     """What is run of a test's program, or with a library, the short set before the long one."""
     if test == 'frames':
         frames = 'LD_LIBRARY_PATH=%s %s/tests/gpu/frames --tiny' % (lib, o.build)
-        return [frames, frames + " --devices 'cuda0|cuda1' --plan layer --vae-device cuda1 --vae-split 2"]
+        return [frames + " --devices 'cuda0|cuda1' --plan layer --vae-device cuda1 --vae-split 2", frames]
     return [str(program) + sets for sets in ([''] if '/' not in test else [' --device cuda0 --sample', ' --device cuda0'])]
 
 
@@ -127,7 +127,7 @@ def limit_of(o, test, i, env, known={}):
     key = (test, i, tuple(env.items()))
     if key not in known:
         start = time.monotonic()
-        ret, out = shell(runs_of(o, test, o.build + '/simt/tests/' + test, o.build + '/simt/lib')[i], env, 3600)
+        ret, out = shell('exec env ' + runs_of(o, test, o.build + '/simt/tests/' + test, o.build + '/simt/lib')[i], env, 3600)
         if ret:
             sys.exit('faults.py: %s fails without a fault: %s' % (test, out[-300:]))
         known[key] = 60 + 5 * (time.monotonic() - start)
@@ -170,7 +170,7 @@ def try_fault(o, fault, at):
     for i, run in enumerate(runs_of(o, fault[4], at / 'test', at / 'lib')):
         for schedule, order in SCHEDULES:
             env = {'SIMT_SCHEDULE': schedule, 'SIMT_ORDER': order, 'OMP_WAIT_POLICY': 'passive'}
-            ret, out = shell(run, env, limit_of(o, fault[4], i, env))
+            ret, out = shell('exec env ' + run, env, limit_of(o, fault[4], i, env))         # exec: what has no end is itself ended
             if ret:
                 return True, '%s: %s' % (schedule, kind_of(ret, out))
     return False, 'nobody'
