@@ -52,7 +52,7 @@ typedef struct Conv1dSpec {
 
 /*
  * Positions of one group of tokens, ordered frame, row, column. Along an axis `cnt` positions are spread evenly from
- * `start` to `start + size - 1`, truncated to integers (dit.md 6.3). A negative start frame counts down and turns backwards.
+ * `start` to `start + size - 1`, truncated to integers. A negative start frame counts down and turns backwards.
  */
 typedef struct RopeGroup {
     int64_t f_start;

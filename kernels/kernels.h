@@ -115,7 +115,7 @@ void avt_norm_modulate(Backend *be, Tensor out, Tensor x, Tensor scale, Tensor s
 /* ---- positions and attention ---------------------------------------------------------------------------------- */
 
 /** out[N, P, 2] = (cos, sin) of position * 10000^(-i / P_axis) for the tokens of `grid`; P = hd / 2 split frame | row | column
- *  as P - 2 (P / 3), P / 3, P / 3. Angles in f64. Source: dit.md 6; causal_s2v_utils.py rope_precompute. Tolerance 1e-7. */
+ *  as P - 2 (P / 3), P / 3, P / 3. Angles in f64. Source: causal_s2v_utils.py rope_precompute. Tolerance 1e-7. */
 void avt_rope_table(Backend *be, Tensor out, const RopeGrid *grid);
 /** Number of tokens that a grid describes. */
 int64_t avt_rope_tokens(const RopeGrid *grid);

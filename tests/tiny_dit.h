@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A tiny diffusion transformer on disk, with seeded random weights: config.json and diffusion_pytorch_model.safetensors in a
- * folder of its own. The names and shapes are written down here once more, from dit.md 11, so that a test of the binder tests.
+ * folder of its own. The names and shapes are written down here once more, as published, so that a test of the binder tests.
  */
 #ifndef AVT_TEST_TINY_DIT_H
 #define AVT_TEST_TINY_DIT_H

@@ -88,7 +88,7 @@ int  avt_front_reserve(Front *f, int64_t samples, size_t result);
 int avt_front_text(Front *f, const Tokenizer *tokenizer, float **context, int64_t *rows, const char *prompt);
 
 /**
- * Feature rows of a piece: one for each video frame (product.md 1), or with compat the original's.
+ * Feature rows of a piece: one for each video frame (doc/model.md, "Time"), or with compat the original's.
  * @param pcm   p->n samples, normalized, silence where the stream has ended
  * @param out   host [room, layers, dim]: frame i's row is number i % room. room is a multiple of 12, at least p->nb
  * @return 0, EINVAL (compat: fewer than 400 samples), ECANCELED

@@ -2,7 +2,7 @@
 /*
  * What sound is normalized by before the speech encoder hears it: mean and variance of a stream of which the end is not known.
  *
- *   Loudness  live: of voiced sound, over its last 10 s (product.md 6)
+ *   Loudness  live: of voiced sound, over its last 10 s
  *   Level     a long sound offline: of all that was heard so far
  */
 #ifndef AVT_LOUDNESS_H

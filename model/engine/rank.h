@@ -30,7 +30,7 @@ typedef enum CmdKind { CMD_END, CMD_PICTURE, CMD_TEXT, CMD_SINK, CMD_WAVE } CmdK
 typedef struct CmdItem {                // block g at step i
     int64_t block;
     uint64_t seed;
-    int step, distance;                 // distance: of the sink's reference, product.md 4
+    int step, distance;                 // distance: that the sink's reference is ahead by, drawn from 4 .. 30
     int text, sink;                     // versions: slots
 } CmdItem;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The model folder, laid out as published (checkpoints.md 1; product.md 7): which file is which, and what avatar.json adds.
+ * The model folder, laid out as published (doc/model.md, "Files of a model folder"): which file is which, and what avatar.json adds.
  * Finds and checks; opens nothing large.
  */
 #ifndef AVT_MODELDIR_H

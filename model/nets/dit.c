@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Forward of the diffusion transformer's layers and head (dit.md 7, 8, 10; causal_model_s2v.py).
+ * Forward of the diffusion transformer's layers and head (reference causal_model_s2v.py).
  *
  *   u = LN(x) (1 + m1) + m0          x += m2 * o(attention(q, ring ++ sink))          a block's keys go into the ring first
  *   u = LN(x; norm3)                 x += o(attention(q, text))

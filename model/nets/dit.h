@@ -7,7 +7,7 @@
  *
  * The unit of work is an item: block g at step i, or a sink prefill. A Dit may hold only layers l0 .. l1-1 (a rank of a
  * pipeline), and of these only a part (team.h). Of the stem, embeddings are there with layer 0, time, text and audio encoder with its
- * first part, the head with the last layer. Spec: dit.md, streaming.md 6.
+ * first part, the head with the last layer. Rings, sink and positions: doc/model.md.
  */
 #ifndef AVT_DIT_H
 #define AVT_DIT_H
@@ -33,7 +33,7 @@ typedef struct DitConfig {
 int avt_dit_config(DitConfig *cfg, const char *path, const Ckpt *ckpt, const Log *log);
 /** In which type a checkpoint has matrices, for plans that are made without it: of codes those that are none, or what they stand for. */
 DType avt_dit_storage(const Ckpt *ckpt);
-/** The published model's sizes (dit.md 1), for plans and messages. */
+/** The published model's sizes, for plans and messages. */
 void avt_dit_config_published(DitConfig *cfg);
 
 /** Is the tensor of this name, [out, in], a weight of the layers' products, which Backend.product is for? */
@@ -152,7 +152,7 @@ void avt_dit_layer_keys(Tensor *k, Tensor *v, Tensor *ref, Arena *a, const Dit *
 void avt_dit_keep(Backend *be, Tensor keys, Tensor x);
 int  avt_dit_audio_open(DitAudio *o, Arena *a, const Dit *d, const DitShape *s, int nb_actors, int with_mask);
 
-/** out[freq_dim] on the host: cosines, then sines, of t * 10000^(-i / half); angles in f64. Source: dit.md 5. */
+/** out[freq_dim] on the host: cosines, then sines, of t * 10000^(-i / half); angles in f64. Reference: wan/modules/model.py, sinusoidal_embedding_1d. */
 void avt_dit_sinusoid(float *out, int freq_dim, float t);
 /** t in 0 .. 1000; the sink's is 0. With the encoders alone: other ranks are given `both` and do the second half. */
 int avt_dit_time(Backend *be, Arena *scratch, const Dit *d, DitTime *out, float t);
@@ -213,7 +213,7 @@ int avt_dit_inject(Backend *be, Arena *scratch, const Dit *d, const DitInject *i
 /** Velocity [3, 16, H, W] of x [N, D] after the last layer: all of it, on every part of a team. */
 int avt_dit_head(Backend *be, Arena *scratch, const Dit *d, Tensor velocity, Tensor x, const DitTime *time);
 
-/** Position grids of dit.md 6.3, for tests and for the layers. roll: frames that the reference is moved by. */
+/** Position grids (doc/model.md, "Ring, sink, positions"), for tests and for the layers. roll: frames that the reference is moved by. */
 void avt_dit_grid_block(RopeGrid *g, const DitShape *s, int64_t f0, int half);
 void avt_dit_grid_sink(RopeGrid *g, const DitShape *s, int64_t roll, int half);
 void avt_dit_grid_reference(RopeGrid *g, const DitShape *s, int64_t roll, int half);      // its first group

@@ -7,7 +7,7 @@
  *   trunk: LN, SiLU, conv (stride 2), LN, SiLU, conv (stride 2), LN, SiLU; shared by all tokens and both branches
  *
  * All convolutions look back only, over replicated edges. So the original's 73 copies of the first row in front of a block
- * equal one copy, exactly: 13 rows give 4 outputs, of which the first is dropped (dit.md 9.1).
+ * equal one copy, exactly: 13 rows give 4 outputs, of which the first is dropped.
  * Trap: AdaIN gives the shift first, the scale second; its LN has eps 1e-5, all others the config's.
  */
 #include <math.h>

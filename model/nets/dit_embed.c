@@ -4,7 +4,7 @@
  *
  * Motion packer: the last 19 latents, newest to oldest as 1 | 2 | 16 frames, in patches of 1x2x2, 2x4x4, 4x8x8:
  *   tokens [h w] ++ [H/4 W/4] ++ [4 H/8 W/8]; rows and columns that do not fill a patch are dropped.
- * Positions (dit.md 6.3): noisy frames f0 ..; the reference 30 + roll; the buckets at -1, -3, and -19, -14, -9, -4 for ever.
+ * Positions: noisy frames f0 ..; the reference 30 + roll; the buckets at -1, -3, and -19, -14, -9, -4 for ever.
  */
 #include <math.h>
 

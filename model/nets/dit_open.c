@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Weights of the diffusion transformer by name (dit.md 11), and the memory that items work in.
+ * Weights of the diffusion transformer by name, as published, and the memory that items work in.
  *
  * Patch convolutions have stride = kernel, so they are linear maps of patches: [D, 16, pt, ph, pw] is read as [D, K] with the
  * channel slowest, which is the order that avt_patchify() gives.

@@ -7,7 +7,7 @@
  * product   p = 5 j / 3, clamped to the last row
  * upstream  p = j (T - 1) / (L - 1), stretched so that the last rows meet; zeros from j = L on. In f32, as the original has it
  * Both interpolations fall on one read, so no 30 Hz sequence is kept.
- * Source: product.md 1; audio-encoder.md 5, 6; reference audio_encoder.py linear_interpolation, get_audio_embed_bucket_fps.
+ * Source: reference audio_encoder.py linear_interpolation, get_audio_embed_bucket_fps.
  */
 #include <math.h>
 

@@ -2,7 +2,7 @@
 /*
  * The reference picture on its way to the VAE: size rules, Pillow's bilinear resampling (triangle filter with
  * antialiasing, horizontal pass first, 8 bits between the passes), crop and padding. Host only, 8-bit RGB.
- * Spec: product.md 2 (ours), streaming.md 2 (the original's, compat=upstream).
+ * Ours, or the original's with compat=upstream (doc/model.md).
  */
 #ifndef AVT_PICTURE_H
 #define AVT_PICTURE_H

@@ -16,7 +16,7 @@ typedef struct Schedule {
 /** @return 0, or EINVAL for steps outside 1 .. 100 or shift <= 0 */
 int avt_schedule(Schedule *s, int steps, double shift);
 
-/** Noise of a block, out [T, C, hw] on the host, a function of seed and block alone. Its values are counted as [C, T, hw] (product.md 4);
+/** Noise of a block, out [T, C, hw] on the host, a function of seed and block alone. Its values are counted as [C, T, hw],
  *  hw is a multiple of 4. */
 void avt_noise(float *out, int64_t T, int64_t C, int64_t hw, uint64_t seed, int64_t block);
 

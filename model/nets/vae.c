@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Causal video VAE of Wan 2.1. See vae.h; spec: vae.md.
+ * Causal video VAE of Wan 2.1. See vae.h.
  *
  *   encoder   conv_in > stage 0 > down > stage 1 > down, time > stage 2 > down, time > stage 3 > middle > head > quant
  *   decoder   post_quant > conv_in > middle > stage 0 > time, up > stage 1 > time, up > stage 2 > up > stage 3 > head

@@ -6,7 +6,7 @@
  *
  * Streaming: each causal convolution keeps its last two input frames in VaeState, so that decoding T latents in pieces
  * gives the frames that decoding them at once gives. Channels last inside. Latents are normalized, (mu - mean) / std, on
- * this side of the interface, with f32 constants. Spec: vae.md.
+ * this side of the interface, with f32 constants. Reference: wan/modules/vae2_1.py.
  *
  * The decoder works in the backend's type of activations, the encoder in f32 always: what it loses goes into every frame that follows
  * (reference, sink), what the decoder loses is seen once.

@@ -59,7 +59,7 @@ int64_t avt_features_row(int64_t i, int64_t nb, int fps);
 enum { FEATURES_PRODUCT, FEATURES_UPSTREAM };       // fixed ratio 5/3, clamped | stretched over the clip, zeros after the end
 
 /**
- * Rows for video frames first .. first + nb - 1 (product.md 1 or audio-encoder.md 5, 6).
+ * Rows for video frames first .. first + nb - 1 (features.h: ours, or the original's with compat).
  * @param out     [nb, L + 1, D] f32
  * @param hidden  [L + 1, T, D] f32
  */

@@ -349,7 +349,7 @@ static void changes_start_with_a_block(void **state)
     free(features);
 }
 
-/* The definition's, product.md 4, [16, 3, H, W] turned by hand: seed 5, from block 2 on 77. */
+/* The definition's, [16, 3, H, W] turned by hand: seed 5, from block 2 on 77. */
 static void noise_by_definition(void *opaque, float *out, int64_t nb, int64_t block)
 {
     enum { HW = SIZE / 8 * (SIZE / 8) };

@@ -2,7 +2,7 @@
 /*
  * Reading a golden file and comparing with it: distances in f64, one verdict a tensor, the worst one kept for the line.
  *
- * A distance is judged as a share of its limit (product.md 9), so that max-abs and relative L2 of tensors of any size can be
+ * A distance is judged as a share of its limit, so that max-abs and relative L2 of tensors of any size can be
  * ranked; above 1 the tensor fails, and so does a NaN.
  */
 #include <math.h>

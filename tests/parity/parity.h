@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Parity: each network against numbers of the reference Python, from a directory laid out as tests/README.md says.
- * Nothing about a set's sizes is built in. One line a case with max-abs and relative L2; limits: product.md 9.
+ * Nothing about a set's sizes is built in. One line a case with max-abs and relative L2; limits: tests/README.md.
  */
 #ifndef AVT_PARITY_H
 #define AVT_PARITY_H

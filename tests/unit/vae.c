@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The VAE's bookkeeping, on seeded random weights: which tensors a file has (vae.md 12), which files are refused, and that a
+ * The VAE's bookkeeping, on seeded random weights: which tensors a file has, which files are refused, and that a
  * stream may be cut anywhere. What the numbers should be is the parity tests' matter.
  */
 #include <math.h>
@@ -643,7 +643,7 @@ static void keep(void *opaque, const char *name, Tensor t)
     REQUIRE_OK(avt_download(k->n->be, k->v, t));
 }
 
-/* vae.md 2.7: the first frame passes a temporal up-sampler and leaves no trace there; the next one has two zeros behind it. */
+/* The first frame passes a temporal up-sampler and leaves no trace there; the next one has two zeros behind it. */
 static void the_first_frame_is_no_history(void **state)
 {
     enum { SLOT = 11, C = 4 * WIDTH };

@@ -111,7 +111,7 @@ def targets(wave, seg, c):
 
 @torch.no_grad()
 def features(model, wave, nb_frames):
-    """The product's rows (spec/product.md 1): 50 Hz states, 30 Hz row j at 5j/3, frame i takes row (12 i + 5) div 10.
+    """The product's rows (doc/model.md): 50 Hz states, 30 Hz row j at 5j/3, frame i takes row (12 i + 5) div 10.
     -> [states, hidden, nb_frames]"""
     blocks = -(-nb_frames // 12)
     x = normalise(wave)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Live Avatar's diffusion transformer at any size (spec/dit.md), module names as in the published file.
+"""Live Avatar's diffusion transformer at any size, module names as in the published file.
 
 Three ways in: sink() makes the condition keys and values; forward() is training, all blocks of a clip at one time step, attention
 looped per block over at most four blocks and the re-rotated sink; step() is one denoise step of one block with its ring. On the

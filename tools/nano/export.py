@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Trained networks -> a model folder in the layout of the published checkpoints (spec/checkpoints.md), bf16.
+"""Trained networks -> a model folder in the layout of the published checkpoints (doc/model.md), bf16.
 
     export.py --vae vae.pt --audio audio.pt --dit dit.pt --tokenizer spiece.model --out model/nano
 
@@ -48,7 +48,7 @@ def fold(sd):
 
 
 def adapted(name):
-    """Every linear named q, k, v, o, ffn.0, ffn.2 (spec/checkpoints.md 2.1)"""
+    """Every linear named q, k, v, o, ffn.0, ffn.2."""
     m = name.removesuffix(".weight")
     return name.endswith(".weight") and m.startswith(("blocks.", "audio_injector.injector.")) and m.endswith((".q", ".k", ".v", ".o", ".ffn.0", ".ffn.2"))
 

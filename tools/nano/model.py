@@ -3,7 +3,7 @@
 
     model.py --model model/nano --face face.png --wav hello.wav [--prompt TEXT] -o out.mp4
 
-The noise comes from torch's generator, not from the engine's (spec/product.md 4); everything else is the product's semantics.
+The noise comes from torch's generator, not from the engine's (kernels/base/philox.h); everything else is the product's semantics.
 """
 import argparse
 import json

@@ -110,7 +110,7 @@ class Block(nn.Module):
 
 
 def bucket(n):
-    """Relative position buckets [query, key] (spec/text-encoder.md 3.1)."""
+    """Relative position buckets [query, key]."""
     rel = torch.arange(n)[None] - torch.arange(n)[:, None]
     d = rel.abs()
     far = (8 + (torch.log(d.float().clamp(min=1) / 8) / math.log(16) * 8).long()).clamp(max=15)
