@@ -36,7 +36,11 @@ def inputs(tmp):
 
 
 def tool(*args):
-    return subprocess.run([A.tool] + list(args), check=True, stdout=subprocess.PIPE, env=A.env).stdout
+    """What it prints; what it says is heard when it fails, as a humming voice moves no mouth, which it would say of each film."""
+    r = subprocess.run([A.tool] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=A.env)
+    if r.returncode:
+        sys.exit(r.stderr.decode())
+    return r.stdout
 
 
 def reckoned(args):
