@@ -22,6 +22,7 @@
 #include "speak.h"
 
 #define OFFSET_FRAMES 100                           // of a film whose lips and sound can be compared
+#define MOST_PIXELS (1280 * 720)                    // of a frame: a larger one is judged at that size, which is the largest of the published model
 #define STILL 0.02                                  // levels of mean difference: nothing has moved
 
 typedef struct Frame {                  // what is kept of one
@@ -92,10 +93,12 @@ static int look(Film *f)
 
 static int film_planes(Film *f, int w, int h)
 {
-    const size_t n = (size_t)w * (size_t)h * 3;
+    const double part = sqrt((double)MOST_PIXELS / ((double)w * h));
+    size_t n;
 
-    f->w = w;
-    f->h = h;
+    f->w = part < 1 ? 1 + (int)(w * part) : w;
+    f->h = part < 1 ? 1 + (int)(h * part) : h;
+    n = (size_t)f->w * (size_t)f->h * 3;
     f->yuv = malloc(n);
     f->before = malloc(n);
     return f->yuv && f->before ? 0 : AVERROR(ENOMEM);
@@ -110,8 +113,8 @@ static int read_pictures(Film *f, const char *path)
     while (ret >= 0 && (ret = reader_next(&r)) > 0) {
         if (!f->yuv)
             ret = film_planes(f, r.frame->width, r.frame->height);
-        sws = sws_getCachedContext(sws, r.frame->width, r.frame->height, r.frame->format, f->w, f->h, AV_PIX_FMT_YUV444P, SWS_BILINEAR, NULL, NULL,
-                                   NULL);
+        sws = sws_getCachedContext(sws, r.frame->width, r.frame->height, r.frame->format, f->w, f->h, AV_PIX_FMT_YUV444P,
+                                   f->w < r.frame->width ? SWS_AREA : SWS_BILINEAR, NULL, NULL, NULL);
         if (ret >= 0 && !sws)
             ret = AVERROR(EINVAL);
         if (ret >= 0) {
@@ -288,8 +291,8 @@ void doctor_film(Findings *d, const char *path, const char *picture, const char 
     if (ret == AVERROR(ETIMEDOUT))
         doctor_late(d, "film", (double)f.nb / AVATAR_FPS);
     if ((ret < 0 && ret != AVERROR(ETIMEDOUT)) || (ret >= 0 && f.nb < 2)) {
-        doctor_words(d, "film", "read", BAD, "%.150s holds no film that can be decoded", path);
-        doctor_remedy(d, "give a file that ffmpeg plays");
+        doctor_words(d, "film", "read", BAD, f.nb ? "%.150s holds one frame" : "%.150s holds no film that can be decoded", path);
+        doctor_remedy(d, f.nb ? "give a film of some seconds" : "give a file that ffmpeg plays");
     } else if (f.nb >= 2) {
         read_loudness(&f, path);
         doctor_number(d, "film", "frames", (double)f.nb, "", GOOD, "%s", "");

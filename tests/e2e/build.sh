@@ -28,6 +28,9 @@ mkdir "$dir/relative"
 (cd "$dir/relative" && "$src/configure" --prefix=here > out 2>&1)
 [ $? = 2 ] && [ "$(wc -l < "$dir/relative/out")" = 1 ] && grep -qF 'prefix=here: an absolute path' "$dir/relative/out" && [ ! -e "$dir/relative/config.mak" ]
 ok $? "a relative prefix is refused"
+(cd "$dir/relative" && "$src/configure" --extra-cflags=-DA=#b > out 2>&1)
+[ $? = 2 ] && grep -qF 'what follows a #' "$dir/relative/out" && [ ! -e "$dir/relative/config.mak" ]
+ok $? "a flag that make would cut is refused"
 
 # ---- folders that make cannot work in -------------------------------------------------------------------------------------
 

@@ -596,6 +596,29 @@ def doctor_film(tmp):
     for frames, what in planted:
         found(doctor(y4m(tmp / 'film.y4m', frames), *ref), 'film', what)
     found(doctor(SPEECH, *ref), 'film', 'read', 'bad')
+    one = doctor(y4m(tmp / 'one.y4m', film[:1]), *ref)
+    require('one frame' in one[0]['text'], one)
+
+
+@case
+def doctor_large_film(tmp):
+    """Beyond the sizes of the published model the pixels cost what reading them does: judged as they are, 18 times as many took 16 times as long."""
+    big = textured(192)
+
+    def film(k, name):
+        lines = [b''.join(bytes([max(0, min(255, round(v)))]) * k for v in line) for line in big[32:160]]
+        with open(tmp / name, 'wb') as f:
+            f.write(b'YUV4MPEG2 W%d H%d F25:1 Ip Cmono\n' % (128 * k, 128 * k))
+            for i in range(16):
+                f.write(b'FRAME\n' + b''.join(line[i * k:(i + 128) * k] * k for line in lines))
+        before = os.times().children_user
+        d = doctor(tmp / name, '--picture', tmp / 'ref.ppm')
+        healthy(d, 'film')
+        return os.times().children_user - before
+
+    ppm(tmp / 'ref.ppm', [row[16:144] for row in big[32:160]])
+    large, small = film(32, 'large.y4m'), film(7, 'small.y4m')
+    require(large < 8 * small, large, small)
 
 
 @case
