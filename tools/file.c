@@ -46,6 +46,7 @@ struct FileOut {
     char *path, *partial;               // partial: NULL when it is written at once
     FileStop stop;
     int dir;                            // the folder of both, whatever name it gets meanwhile; -1: none
+    int over;                           // the file that has the name already, for where no other can take its place; -1: none
     int fd, regular, error;             // error: the first one; nothing is written behind it
 };
 
@@ -248,7 +249,7 @@ static int open_beside(FileOut *f, const struct stat *st)
         return AVERROR(errno);
     free(f->path);
     f->path = real;
-    if (st && access(real, W_OK) < 0)
+    if (st && (f->over = open(real, O_WRONLY | O_NONBLOCK | O_CLOEXEC)) < 0)
         return AVERROR(errno);
     f->dir = open_folder(real);
     if (f->dir < 0)
@@ -298,7 +299,7 @@ int file_create(FileOut **out, const char *path, FileStop stop)
     *out = f;
     if (!f)
         return ret;
-    f->fd = f->dir = -1;
+    f->fd = f->dir = f->over = -1;
     f->stop = stop;
     f->path = strdup(path);
     if (f->path)
@@ -338,6 +339,38 @@ int64_t file_seek(FileOut *f, int64_t offset, int whence)
     return at < 0 ? AVERROR(errno) : at;
 }
 
+static int copy_over(const FileOut *f)
+{
+    const int in = openat(f->dir, bare_name(f->partial), O_RDONLY | O_CLOEXEC);
+    FileOut to = { .fd = f->over, .regular = 1 };
+    char buf[1 << 14];
+    int n = in < 0 ? AVERROR(errno) : 0;
+    off_t size = 0;
+
+    while (n >= 0 && (n = file_read(in, buf, sizeof(buf), NULL)) > 0) {
+        n = file_write(&to, buf, n);
+        size += n;
+    }
+    if (!n && ftruncate(f->over, size) < 0)
+        n = AVERROR(errno);
+    file_close_in(in);
+    return n;
+}
+
+/* A file that is mounted, as into a container, or another user's in a folder like /tmp keeps its place, but can be written. */
+static int take_name(const FileOut *f)
+{
+    int ret;
+
+    if (!renameat(f->dir, bare_name(f->partial), f->dir, bare_name(f->path)))
+        return 0;
+    ret = AVERROR(errno);
+    if (f->over >= 0 && (ret == AVERROR(EBUSY) || ret == AVERROR(EPERM) || ret == AVERROR(EACCES)))
+        ret = copy_over(f);
+    unlinkat(f->dir, bare_name(f->partial), 0);
+    return ret;
+}
+
 int file_close(FileOut **out, int keep)
 {
     FileOut *f = *out;
@@ -349,14 +382,16 @@ int file_close(FileOut **out, int keep)
         ret = AVERROR(errno);
     ret = f->error ? f->error : ret;
     if (f->partial) {
-        if (keep && !ret && renameat(f->dir, bare_name(f->partial), f->dir, bare_name(f->path)) < 0)
-            ret = AVERROR(errno);
         if (!keep || ret)
             unlinkat(f->dir, bare_name(f->partial), 0);
+        else
+            ret = take_name(f);
         files.partial = NULL;
     }
     if (f->dir >= 0)
         close(f->dir);
+    if (f->over >= 0)
+        close(f->over);
     free(f->partial);
     free(f->path);
     free(f);

@@ -129,6 +129,22 @@ def output_name_is_taken(tmp):
 
 
 @case
+def output_that_keeps_its_place(tmp):
+    """A file that is mounted, as into a container, cannot be replaced: it gets the film, or the curves; what is longer is cut; nothing is left beside."""
+    if os.getuid() or not shutil.which('unshare') or subprocess.run(['unshare', '-m', 'true'], stderr=subprocess.DEVNULL).returncode:
+        raise Skip('nobody here can mount a file: that takes root, and a root that is no chroot')
+    wav, png, stats, outer = media.wav(tmp / 'a.wav', 640), face(tmp), tmp / 's.jsonl', tmp / 'outer'
+    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    for name, old, args in (('o.nut', b'old', ('speak', '--model', tool_harness.A.model, '--seed', 3, wav, png, '--stats', stats)), ('o.svg', b'x' * 1000000, ('plot', stats))):
+        out = tmp / name
+        outer.write_bytes(old)
+        out.write_bytes(b'')
+        p = subprocess.run(['unshare', '-m', 'sh', '-c', script, 'sh', outer, out, tool_harness.A.tool, *map(str, args), '-o', out], stderr=subprocess.PIPE, timeout=LIMIT)
+        require(p.returncode == 0 and not left_over(tmp), name, p.returncode, p.stderr.decode())
+        require(Run(*args, '-o', tmp / ('w' + name)).ret == 0 and outer.read_bytes() == (tmp / ('w' + name)).read_bytes(), name, 'is not what it is elsewhere')
+
+
+@case
 def working_folder_goes(tmp):
     wav, png, gone = media.wav(tmp / 'a.wav', 640), face(tmp), tmp / 'gone'
     gone.mkdir()
