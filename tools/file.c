@@ -357,7 +357,8 @@ static int copy_over(const FileOut *f)
     return n;
 }
 
-/* A file that is mounted, as into a container, or another user's in a folder like /tmp keeps its place, but can be written. */
+/* A file that is mounted, as into a container, or another user's in a folder like /tmp keeps its place, but can be written. Where that fails,
+ * too, what was made stays beside it. */
 static int take_name(const FileOut *f)
 {
     int ret;
@@ -365,8 +366,13 @@ static int take_name(const FileOut *f)
     if (!renameat(f->dir, bare_name(f->partial), f->dir, bare_name(f->path)))
         return 0;
     ret = AVERROR(errno);
-    if (f->over >= 0 && (ret == AVERROR(EBUSY) || ret == AVERROR(EPERM) || ret == AVERROR(EACCES)))
+    if (f->over >= 0 && (ret == AVERROR(EBUSY) || ret == AVERROR(EPERM) || ret == AVERROR(EACCES))) {
         ret = copy_over(f);
+        if (ret < 0) {
+            fprintf(stderr, "avatar: %s: what was made is whole in %s\n", file_shown(f->path), file_shown(f->partial));
+            return ret;
+        }
+    }
     unlinkat(f->dir, bare_name(f->partial), 0);
     return ret;
 }

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import resource
 import shutil
 import signal
@@ -142,6 +143,13 @@ def output_that_keeps_its_place(tmp):
         p = subprocess.run(['unshare', '-m', 'sh', '-c', script, 'sh', outer, out, tool_harness.A.tool, *map(str, args), '-o', out], stderr=subprocess.PIPE, timeout=LIMIT)
         require(p.returncode == 0 and not left_over(tmp), name, p.returncode, p.stderr.decode())
         require(Run(*args, '-o', tmp / ('w' + name)).ret == 0 and outer.read_bytes() == (tmp / ('w' + name)).read_bytes(), name, 'is not what it is elsewhere')
+    small = 'mount -t tmpfs -o size=4k tmpfs "$1" && : > "$1/f" && mount --bind "$1/f" "$2" && shift 2 && exec "$@"'
+    (tmp / 'small').mkdir()
+    out = tmp / 'o.nut'
+    args = ('speak', '--model', tool_harness.A.model, '--seed', 3, wav, png, '-o', out)
+    p = subprocess.run(['unshare', '-m', 'sh', '-c', small, 'sh', tmp / 'small', out, tool_harness.A.tool, *map(str, args)], stderr=subprocess.PIPE, timeout=LIMIT)
+    kept = re.search('whole in (.*)', p.stderr.decode())
+    require(p.returncode == 1 and kept and pathlib.Path(kept[1]).read_bytes() == (tmp / 'wo.nut').read_bytes(), 'a place too small', p.returncode, p.stderr.decode())
 
 
 @case
