@@ -347,6 +347,14 @@ static void items_do_not_meet(void **state)
     tiny_remove(&f);
 }
 
+/* All layers on one rank, ready for the sink's pass */
+static void open_at_sink(Rank *r, const TinyFiles *f)
+{
+    open_rank(r, f, "cpu", 1, 0, TINY_L, 1, NULL);
+    prepare(r, r);
+    embed_sink(r);
+}
+
 /* The last layer of a sink gives keys alone; computing it to its end, as a probe makes it, changes no key. */
 static void see_nothing(void *opaque, const char *name, Tensor t)
 {
@@ -366,9 +374,7 @@ static void last_sink_layer_is_cut(void **state)
         DitItem it;
         Rank r;
 
-        open_rank(&r, &f, "cpu", 1, 0, TINY_L, 1, NULL);
-        prepare(&r, &r);
-        embed_sink(&r);
+        open_at_sink(&r, &f);
         calls[k] = -r.be->stat[OP_ATTENTION].calls;
         it = sink_item(&r);
         it.probe = k ? &probe : NULL;
@@ -414,9 +420,7 @@ static void int8_attends_in_codes(void **state)
         DitItem it;
         Rank r;
 
-        open_rank(&r, &f, "cpu", 1, 0, TINY_L, 1, NULL);
-        prepare(&r, &r);
-        embed_sink(&r);
+        open_at_sink(&r, &f);
         it = sink_item(&r);
         REQUIRE_OK(avt_dit_layers(r.be, r.scratch, &r.d, &it, 1));
         spied.real = r.be->cls;
