@@ -314,6 +314,20 @@ void *avt_cpu_work(Backend *be, size_t size)
     return cpu->measuring || cpu->work_used > cpu->work_size ? NULL : p;
 }
 
+void avt_cpu_enter(Cpu *cpu, const char *level, const CpuEntry *entries, size_t nb)
+{
+    for (const CpuEntry *e = entries; e < entries + nb; e++) {
+        if (e->tables & FOR_F32) {
+            cpu->op[e->op] = e->run;
+            cpu->level[e->op] = level;
+        }
+        if (e->tables & FOR_BF16) {
+            cpu->op16[e->op] = e->run;
+            cpu->level16[e->op] = level;
+        }
+    }
+}
+
 static int open_levels(Backend *be, Cpu *cpu)
 {
     int ret = 0;

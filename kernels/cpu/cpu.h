@@ -61,6 +61,17 @@ static inline int avt_conv3d_keeps_order(const Cpu *cpu, const int64_t *dim)
     return dim[0] <= NARROW || (cpu->conv3d_wide && avt_conv3d_is_minimal(dim));
 }
 
+enum { FOR_F32 = 1, FOR_BF16 = 2, FOR_BOTH = 3 };       // tables that an entry goes into: op, op16
+
+typedef struct CpuEntry {               // what a level does better
+    OpId op;
+    CpuOp run;
+    int tables;
+} CpuEntry;
+
+/** Put a level's entries into their tables; `level` is its name. */
+void avt_cpu_enter(Cpu *cpu, const char *level, const CpuEntry *entries, size_t nb);
+
 /* Each level's file sets its entries in `cpu`. */
 void avt_cpu_plain(Cpu *cpu);
 int  avt_cpu_onednn(Backend *be, Cpu *cpu);         // also the packed weights; 0 or an error

@@ -13,35 +13,25 @@ _Static_assert(sizeof(LEVEL) == sizeof("avx2"), "built for another level: CFLAGS
 
 void avt_cpu_avx2(Cpu *cpu)
 {
-    static const struct {
-        OpId op;
-        CpuOp run;
-        int narrow;                           // takes bf16, too: norms x 1.4 to 4 over widening, act x 2.4 to 5
-    } entries[] = {
-        { OP_ATTENTION, attention, 0 },       // x 2.7 to 3.2
-        { OP_CONV3D, conv3d, 0 },             // over oneDNN with AVX2: winograd x 3 to 4.3, narrow x 1.2 to 1.4, 3 channels x 7
-        { OP_CHANNEL_NORM, channel_norm, 1 }, // x 3 to 4
-        { OP_LAYER_NORM, layer_norm, 1 },     // x 1.6 to 2, with an activation 3.1 to 3.5
-        { OP_NORM_ROPE, norm_rope, 1 },       // x 1.2 to 1.3
-        { OP_SQUARES, squares, 1 },
-        { OP_ACT, act, 1 },                   // x 2.3 to 5
-        { OP_ADD, add, 1 },                   // this and what follows: bf16 x 3 to 7 over widening all of it, f32 as plain C
-        { OP_MUL, mul, 1 },
-        { OP_AXPY, axpy, 1 },
-        { OP_GATE_ADD, gate_add, 1 },
-        { OP_ROPE, rope, 1 },
-        { OP_COPY, copy, 1 },
-        { OP_CONV1D, conv1d, 0 },             // x 3 to 5: 120 GFLOP/s at 512 to 512 channels
+    static const CpuEntry entries[] = {
+        // in bf16, norms x 1.4 to 4 over widening, act x 2.4 to 5
+        { OP_ATTENTION, attention, FOR_F32 },        // x 2.7 to 3.2
+        { OP_CONV3D, conv3d, FOR_F32 },              // over oneDNN with AVX2: winograd x 3 to 4.3, narrow x 1.2 to 1.4, 3 channels x 7
+        { OP_CHANNEL_NORM, channel_norm, FOR_BOTH }, // x 3 to 4
+        { OP_LAYER_NORM, layer_norm, FOR_BOTH },     // x 1.6 to 2, with an activation 3.1 to 3.5
+        { OP_NORM_ROPE, norm_rope, FOR_BOTH },       // x 1.2 to 1.3
+        { OP_SQUARES, squares, FOR_BOTH },
+        { OP_ACT, act, FOR_BOTH },                   // x 2.3 to 5
+        { OP_ADD, add, FOR_BOTH },                   // this and what follows: bf16 x 3 to 7 over widening all of it, f32 as plain C
+        { OP_MUL, mul, FOR_BOTH },
+        { OP_AXPY, axpy, FOR_BOTH },
+        { OP_GATE_ADD, gate_add, FOR_BOTH },
+        { OP_ROPE, rope, FOR_BOTH },
+        { OP_COPY, copy, FOR_BOTH },
+        { OP_CONV1D, conv1d, FOR_F32 },              // x 3 to 5: 120 GFLOP/s at 512 to 512 channels
     };
 
     if (!cpu->conv3d_wide)
         cpu->conv3d_wide = cpu->op[OP_CONV3D];
-    for (size_t i = 0; i < sizeof(entries) / sizeof(entries[0]); i++) {
-        cpu->op[entries[i].op] = entries[i].run;
-        cpu->level[entries[i].op] = LEVEL;
-        if (entries[i].narrow) {
-            cpu->op16[entries[i].op] = entries[i].run;
-            cpu->level16[entries[i].op] = LEVEL;
-        }
-    }
+    avt_cpu_enter(cpu, LEVEL, entries, sizeof(entries) / sizeof(entries[0]));
 }
