@@ -454,9 +454,25 @@ static int damage_of(ToolOptions *o, const uint8_t *face, const float *pcm)
     return ret;
 }
 
-int cmd_bench(int argc, char **argv)
+/* The question is fixed: its seed, its mode, the format of its frames. @return 0, or the exit code behind a sentence */
+static int refuse(const ToolOptions *o)
 {
     const Log log = { .write = tool_log_line, .level = LOG_ERROR };
+    int ret;
+
+    if (o->calibrate && o->nb_positional)
+        return fprintf(stderr, "avatar: bench --calibrate has no use for a picture; leave '%s' away\n", file_shown(o->positional[0])), 2;
+    if (o->seeded && o->engine.model)
+        return fprintf(stderr, "avatar: bench: --seeded makes its own model; leave --model away\n"), 2;
+    if (o->calibrate)
+        ret = tool_takes(o, "bench --calibrate", " calibrate model devices memory host_memory" TAKES_FRAMES TAKES_PLAN TAKES_CPU);
+    else
+        ret = tool_takes(o, "bench --damage", " damage seconds seeded prompt compat stats json" TAKES_MODEL TAKES_FRAMES TAKES_RUN);
+    return ret ? ret : avt_options_numbers(&o->engine, &log) < 0;
+}
+
+int cmd_bench(int argc, char **argv)
+{
     uint8_t *face = malloc(3 * PROBE_FACE * PROBE_FACE), *rgb = NULL;
     float *pcm = malloc(SAMPLES * sizeof(*pcm));
     ToolOptions o;
@@ -468,9 +484,10 @@ int cmd_bench(int argc, char **argv)
                                           "       avatar bench --calibrate [--model DIR] [--size WxH] [--devices LIST] [--plan PLAN] [--precision P]\n"
                                           "how long this CPU takes for the operations of such a plan, in 3 s: avatar plan then knows times\n");
         ret = o.help ? -1 : 2;
-    } else if (!ret && avt_options_numbers(&o.engine, &log) < 0) {
-        ret = 1;
-    } else if (!ret && o.calibrate) {
+    } else if (!ret) {
+        ret = refuse(&o);
+    }
+    if (!ret && o.calibrate) {
         ret = calibrate(&o);
     } else if (!ret && (!face || !pcm || (o.nb_positional && media_read_picture(o.positional[0], &rgb, &o.look.width, &o.look.height, NULL) < 0))) {
         ret = 1;

@@ -374,6 +374,8 @@ int cmd_convert(int argc, char **argv)
                                           "a model whose layers are kept in 8 bits, the LoRA merged: doc/precision.md\n");
         return o.help ? 0 : 2;
     }
+    if (tool_takes(&o, "convert", " model lora precision output quiet"))
+        return 2;
     if (!*o.output || !strcmp(o.output, "-"))
         return fprintf(stderr, "avatar: convert: -o is '%s'; name a folder\n", o.output), 2;
     if (avt_options_precision(&be, o.engine.precision, &log) < 0)

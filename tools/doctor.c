@@ -286,6 +286,14 @@ static int model_is_small(const ToolOptions *o)
     return bytes >= 0 && bytes < SMALL_MODEL;
 }
 
+/* What bears on a verdict; how the film will be written does not. */
+static int takes(const ToolOptions *o)
+{
+    if (o->picture)
+        return tool_takes(o, "doctor FILM --picture", " picture json output");
+    return tool_takes(o, "doctor", TAKES_MODEL TAKES_FRAMES TAKES_RUN " prompt compat input_format json quick full");
+}
+
 int cmd_doctor(int argc, char **argv)
 {
     static Findings f;
@@ -301,6 +309,8 @@ int cmd_doctor(int argc, char **argv)
                 "Looks at sound, picture, model, prompt and machine; or at a finished film. Exit code: 0 good, 1 something is doubtful, 2 something is bad.\n");
         return o.help ? 0 : 2;
     }
+    if (takes(&o))
+        return 2;
     av_log_set_level(AV_LOG_QUIET);
     tool_protect(&o);
     if (o.picture)

@@ -27,6 +27,7 @@
 #define LOOK_MS 50                      // how often a wait asks whether to stop
 #define GRACE_MS 500                    // how long a write goes on to wait once it is to stop: the file's end may still get through
 #define MAX_INPUTS 8
+#define MAX_LINKS 40                    // of a name, as for the kernel
 
 typedef struct Id {
     dev_t dev;
@@ -200,15 +201,39 @@ static int status_of(struct stat *st, const char *path)
     return strcmp(path, "-") ? stat(path, st) : fstat(1, st);
 }
 
+/* The link's target as a name of its own, or NULL: it is no link. */
+static char *link_target(const char *path)
+{
+    char *target, *to = malloc(PATH_MAX);
+    const ssize_t n = to ? readlink(path, to, PATH_MAX - 1) : -1;
+
+    if (n < 0 || asprintf(&target, "%.*s%.*s", to[0] == '/' ? 0 : (int)(bare_name(path) - path), path, (int)n, to) < 0)
+        target = NULL;
+    free(to);
+    return target;
+}
+
+/* The name that a file would be made under: that at the end of its links, which lead to nothing yet. @return NULL: no memory */
+static char *new_name(const char *path)
+{
+    char *name = strdup(path), *next;
+
+    for (int i = 0; name && i < MAX_LINKS && (next = link_target(name)); i++) {
+        free(name);
+        name = next;
+    }
+    return name;
+}
+
 int file_same(const char *a, const char *b)
 {
-    char *in_a = strdup(a), *in_b = strdup(b);
+    char *in_a = new_name(a), *in_b = new_name(b);
     struct stat s, t;
     int same = 0;
 
     if (!status_of(&s, a) && !status_of(&t, b))
         same = s.st_dev == t.st_dev && s.st_ino == t.st_ino && !S_ISCHR(s.st_mode);
-    else if (in_a && in_b && !strcmp(bare_name(a), bare_name(b)))
+    else if (in_a && in_b && !strcmp(bare_name(in_a), bare_name(in_b)))
         same = !stat(dirname(in_a), &s) && !stat(dirname(in_b), &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
     free(in_a);
     free(in_b);
@@ -242,7 +267,7 @@ static int open_folder(const char *path)
 /* Beside the file that the name means in the end, with the mode of the one that is there. */
 static int open_beside(FileOut *f, const struct stat *st)
 {
-    char *real = st ? realpath(f->path, NULL) : strdup(f->path);
+    char *real = st ? realpath(f->path, NULL) : new_name(f->path);
     const int dir = real ? (int)(bare_name(real) - real) : 0;
 
     if (!real)

@@ -26,6 +26,8 @@ int cmd_inspect(int argc, char **argv)
         fprintf(o.help ? stdout : stderr, "usage: avatar inspect MODEL|FILE\n       avatar inspect --manifest MODEL > MODEL/" MANIFEST_NAME "\n");
         return o.help ? 0 : 2;
     }
+    if (tool_takes(&o, "inspect", " manifest"))
+        return 2;
     o.engine.model = o.positional[0];
     avt_options_folder(folder, &o.engine);
     if (o.manifest && manifest_write(folder, stdout) < 0)

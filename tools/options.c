@@ -76,6 +76,8 @@ static const Option options[] = {
     { "help",        FLAG,  AT(help),               "this list", NULL },
 };
 
+_Static_assert(sizeof(options) / sizeof(options[0]) <= TOOL_OPTIONS, "given[] has a place for each");
+
 static int find_word(const char *words, const char *value)
 {
     const size_t len = strlen(value);
@@ -236,6 +238,7 @@ int tool_options(ToolOptions *o, int argc, char **argv)
         opt = name ? find(name, len) : NULL;
         if (!opt && name && (opt = find_switch(name, len))) {
             *(int *)((char *)o + opt->at) = 0;
+            o->given[opt - options] = 1;
             continue;
         }
         if (!opt)
@@ -245,11 +248,31 @@ int tool_options(ToolOptions *o, int argc, char **argv)
         value = name[len] == '=' ? name + len + 1 : opt->kind == FLAG || opt->kind == SWITCH ? "" : i + 1 < argc ? argv[++i] : NULL;
         if (!value)
             return fprintf(stderr, "avatar: --%s wants a value\n", opt->name), 2;
+        o->given[opt - options] = 1;
         ret = set(o, opt, value);
         if (ret)
             return ret;
     }
     return fill_preset(o);
+}
+
+static int is_among(const char *names, const char *name)
+{
+    const size_t len = strlen(name);
+
+    for (const char *p = names; (p = strchr(p, ' ')) != NULL; p++)
+        if (!strncmp(p + 1, name, len) && (!p[1 + len] || p[1 + len] == ' '))
+            return 1;
+    return 0;
+}
+
+int tool_takes(const ToolOptions *o, const char *command, const char *names)
+{
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+        if (o->given[i] && !is_among(names, options[i].name))
+            return fprintf(stderr, "avatar: %s has no use for --%s; leave it away%s%s\n", command, options[i].name,
+                           *names ? ", these it takes:" : "", names), 2;
+    return 0;
 }
 
 void tool_protect(const ToolOptions *o)

@@ -7,6 +7,15 @@
 
 #include "avatar.h"
 
+#define TOOL_OPTIONS 80                 // at most
+
+/* Names for tool_takes(): what says where the model is and what it adds, how it runs, which frames it makes. */
+#define TAKES_MODEL " model lora opts"
+#define TAKES_FRAMES " preset size steps"
+#define TAKES_PLAN " plan vae_device vae_split precision kv offload resident front_device"
+#define TAKES_CPU " cpu_threads cpu_level"
+#define TAKES_RUN TAKES_PLAN TAKES_CPU " devices tune"
+
 typedef struct ToolOptions {
     AvatarOptions engine;
     AvatarLook look;
@@ -15,6 +24,7 @@ typedef struct ToolOptions {
     const char *positional[4];
     int nb_positional;
     int quiet, help, json, ops, full, quick, manifest, record, damage, calibrate, seeded, seconds;
+    unsigned char given[TOOL_OPTIONS];  // which of the table were
 } ToolOptions;
 
 /**
@@ -23,6 +33,12 @@ typedef struct ToolOptions {
  * @return 0, or 2 after a sentence on stderr
  */
 int tool_options(ToolOptions *o, int argc, char **argv);
+/**
+ * Refuse what was given and is not among `names`, each behind a blank: a command leaves no option out in silence.
+ * @param command  for the sentence; with the option that chooses what it does, as in "bench --damage"
+ * @return 0, or 2 after a sentence on stderr
+ */
+int tool_takes(const ToolOptions *o, const char *command, const char *names);
 /** Outputs spare the model's folder and its LoRA from here on: file_protect() of both. */
 void tool_protect(const ToolOptions *o);
 /** A log callback: a line on stderr, whatever its level. */

@@ -397,6 +397,15 @@ int plan_make(Planned *q, const ToolOptions *o)
     return avt_choose_plan(&q->plan, &q->p, &q->sizes, &q->opt) < 0;
 }
 
+static int takes(const ToolOptions *o)
+{
+    if (o->ops)
+        return tool_takes(o, "plan --ops", " model ops gpus devices precision kv json" TAKES_FRAMES TAKES_CPU);
+    if (o->gpus)
+        return tool_takes(o, "plan --gpus", " model gpus link host_memory output json" TAKES_FRAMES TAKES_PLAN);
+    return tool_takes(o, "plan", " model devices memory host_memory json" TAKES_FRAMES TAKES_PLAN TAKES_CPU);
+}
+
 int cmd_plan(int argc, char **argv)
 {
     static Planned q;
@@ -410,6 +419,8 @@ int cmd_plan(int argc, char **argv)
         fputs(plan_usage, o.help ? stdout : stderr);
         return o.help ? 0 : 2;
     }
+    if (takes(&o))
+        return 2;
     if (!o.engine.model)
         o.engine.model = "published";
     ret = plan_read(&q, &o);

@@ -247,7 +247,10 @@ int cmd_speak(int argc, char **argv)
             tool_options_help();
         return o.help ? 0 : 2;
     }
-    ret = check_names(&o);
+    ret = tool_takes(&o, "speak", TAKES_MODEL TAKES_FRAMES TAKES_RUN " prompt compat seed format tail mode latency late max_late stats output container"
+                     " video_codec audio_codec input_format quiet");
+    if (!ret)
+        ret = check_names(&o);
     if (ret)
         return ret;
     return stop_watch() < 0 ? 1 : speak(&o);

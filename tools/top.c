@@ -242,6 +242,8 @@ int cmd_top(int argc, char **argv)
         fprintf(o.help ? stdout : stderr, "usage: avatar top FILE|PID\nFILE: what stats=FILE writes; PID: a process that does. Not on a terminal: its last state, once.\n");
         return o.help ? 0 : 2;
     }
+    if (tool_takes(&o, "top", ""))
+        return 2;
     if (open_stats(&f, o.positional[0]) < 0)
         return 1;
     stop_watch();
@@ -339,6 +341,8 @@ int cmd_plot(int argc, char **argv)
         fprintf(o.help ? stdout : stderr, "usage: avatar plot FILE -o CURVES.svg\nFILE: what stats=FILE has written.\n");
         return o.help ? 0 : 2;
     }
+    if (tool_takes(&o, "plot", " output"))
+        return 2;
     if (open_stats(&f, o.positional[0]) < 0)
         return 1;
     while ((n = read_some(&f)) > 0)

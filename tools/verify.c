@@ -219,6 +219,14 @@ static int answer_seeded(ToolOptions *o, const char *path, const Log *log)
     return ret;
 }
 
+/* Size and steps of a comparison are the answer's. */
+static int takes(const ToolOptions *o)
+{
+    if (o->record)
+        return tool_takes(o, "verify --record", TAKES_MODEL TAKES_FRAMES TAKES_RUN " prompt compat seeded record quiet");
+    return tool_takes(o, "verify", TAKES_MODEL TAKES_RUN " preset prompt compat seeded json");
+}
+
 int cmd_verify(int argc, char **argv)
 {
     const Log log = { .write = tool_log_line, .level = LOG_ERROR };
@@ -235,6 +243,8 @@ int cmd_verify(int argc, char **argv)
                 "Exit code: 0 the same, 2 not the same, 1 an error.\n");
         return o.help ? 0 : 2;
     }
+    if (takes(&o))
+        return 2;
     verify_path(path, sizeof(path), &o);
     if (o.seeded && o.engine.model)
         return fprintf(stderr, "avatar: verify: --seeded makes its own model; leave --model away\n"), 2;

@@ -57,13 +57,15 @@ int cmd_worker(int argc, char **argv)
     if (o.help || o.nb_positional) {
         fprintf(o.help ? stdout : stderr, "usage: mpirun -n 1 avatar speak ... : -n N avatar worker [--model MODEL] [--devices LIST] ...\n"
                 "       mpirun -n N avatar worker [--model MODEL] [--devices LIST] ... -- avatar speak ...\n"
-                "Lends devices (--devices, default: the GPUs, or the CPU) to the process with the film, until that ends. Of the options those count\n"
-                "that say where the model's files are and how this host is used: model, lora, opts, devices, cpu_threads, cpu_level, quiet.\n"
+                "Lends devices (--devices, default: the GPUs, or the CPU) to the process with the film, until that ends. Of the options it takes those\n"
+                "that say where the model's files are and how this host is used: model, lora, opts, devices, cpu_threads, cpu_level, tune, quiet.\n"
                 "What stands behind -- is the film's command: the first process becomes it.\n");
         if (o.help)
             tool_options_help();
         return o.help ? 0 : 2;
     }
+    if (tool_takes(&o, "worker", TAKES_MODEL TAKES_CPU " devices tune quiet"))
+        return 2;
     if (film && is_first())
         return become(film);
     o.engine.log = log_line;

@@ -314,7 +314,7 @@ def inspect_and_plan(tmp):
     require(r.ret == 0 and b'complete' in r.out and b'spiece.model' in r.out, r.what, r.out)
     require(r.out.count(b'\n') <= 24, 'more than one screen')
     fails(Run('inspect', '/nonexistent'), 1, '/nonexistent')
-    for args in (('--model', A.model, '--size', '64x64', '--no-tune'), ('--model', A.model, '--devices', 'cpu|cpu', '--plan', 'layer'),
+    for args in (('--model', A.model, '--size', '64x64'), ('--model', A.model, '--devices', 'cpu|cpu', '--plan', 'layer'),
                  ('--devices', 'cuda0|cuda1|cuda2|cuda3', '--plan', 'layer'), ()):
         r = Run('plan', *args)
         require(r.ret == 0 and b'weights' in r.out and not r.err, r.what)

@@ -44,6 +44,25 @@ def output_is_an_input(tmp):
 
 
 @case
+def link_to_what_is_not_there_yet(tmp):
+    """The film is made where the link leads, over several and from another folder, and the link stays; the statistics are not that file."""
+    wav, png = media.wav(tmp / 'a.wav', 8000), face(tmp)
+    for name in ('disk', 'links'):
+        (tmp / name).mkdir()
+    os.symlink('../disk/film.nut', tmp / 'links/second')
+    os.symlink(tmp / 'links/second', tmp / 'first.nut')
+    fails(speak(wav, png, '-o', tmp / 'first.nut', '--stats', tmp / 'disk/film.nut'), 2, '--stats')
+    require(speak(wav, png, '-o', 'first.nut', cwd=tmp).ret == 0)
+    require((tmp / 'first.nut').is_symlink() and (tmp / 'links/second').is_symlink() and not (tmp / 'disk/film.nut').is_symlink(), 'a link is gone')
+    Nut(tmp / 'disk/film.nut').check(13, 8000)
+    os.symlink('disk/plan.svg', tmp / 'p.svg')
+    require(Run('plan', '--gpus', '1x80', '-o', tmp / 'p.svg').ret == 0 and (tmp / 'disk/plan.svg').stat().st_size > 1000)
+    os.symlink('nowhere/film.nut', tmp / 'lost.nut')
+    fails(speak(wav, png, '-o', tmp / 'lost.nut'), 1, 'lost.nut', 'No such file')
+    require(not left_over(tmp), left_over(tmp))
+
+
+@case
 def failure_leaves_the_old_file(tmp):
     """What had the name stays until the new one is whole: a typing error, a full disk, a limit of the file's size."""
     wav, png, out = media.wav(tmp / 'a.wav', 32000), face(tmp), tmp / 'keep.nut'
