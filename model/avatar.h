@@ -23,6 +23,8 @@
  * The library prints nothing, never exits, and reads no environment variable. Its threads leave the host's signals to the host.
  * fork() copies the calling thread alone: in the child, calls with a session of the parent return ECHILD, and closing it forgets it. An
  * engine can be shared with children that were forked while it had no session, and none was being opened.
+ * A host whose last thread leaves by pthread_exit() stays, as long as a session is open, whose threads no signal but SIGKILL ends: close it
+ * first. Leaving main(), and exit(), close it themselves.
  *
  * AvatarOptions, AvatarLook, AvatarFrame and AvatarInfo lie in the caller's memory and grow at their end. So the size that he was compiled
  * with goes along: in the member `size`, which ..._default() sets, or by a function ..._sized(), which the one without that ending calls.

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 
@@ -122,6 +123,29 @@ void *avt_pages_alloc(MemTag tag, size_t size)
         return NULL;
     atomic_fetch_add(&bytes_of[tag], (int64_t)size);
     return p;
+}
+
+int avt_pages_left(size_t size)
+{
+    void *p = must_fail() ? MAP_FAILED : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED)
+        return 0;
+    munmap(p, size);
+    return 1;
+}
+
+int avt_pages_may_run(void)
+{
+    const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int may;
+
+    if (p == MAP_FAILED)
+        return 1;                       // another matter
+    may = !mprotect(p, size, PROT_READ | PROT_EXEC);
+    munmap(p, size);
+    return may;
 }
 
 void avt_pages_large(void *p, size_t size)

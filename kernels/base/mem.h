@@ -22,6 +22,10 @@ char *avt_sprintf(MemTag tag, const char *fmt, ...) __attribute__((format(printf
 /** Pages straight from the system (tensor memory): zeroed, page-aligned, counted under the tag. */
 void *avt_pages_alloc(MemTag tag, size_t size);
 void  avt_pages_free(MemTag tag, void *p, size_t size);
+/** Can the process still map so much? For what libraries take by themselves and crash without. 1 or 0. */
+int   avt_pages_left(size_t size);
+/** May the process make code as it runs? Systems can deny it. 1 or 0. */
+int   avt_pages_may_run(void);
 /** Ask for large pages (2 MB) under such a block, before it is touched: ops that go through megabytes miss the TLB with small ones. A
  *  wish: where the system has none, nothing changes. */
 void  avt_pages_large(void *p, size_t size);

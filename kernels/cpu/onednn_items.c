@@ -8,6 +8,7 @@
 
 #include "cpu/onednn.h"
 
+#define CODE (8 << 20)                  // bytes of address space that a primitive is made in; most that was seen are 1.5 MB
 #define SMALL 4000000                   // floating-point operations below which one thread is faster than two
 
 /* ---- making a primitive ------------------------------------------------------------------------------------------- */
@@ -110,6 +111,12 @@ static dnnl_status_t make_memory(const Onednn *o, dnnl_memory_t *mem, const Md *
     return dnnl_memory_create(mem, REF(md), o->engine, DNNL_MEMORY_NONE);
 }
 
+/* Where no memory is left for its code, oneDNN writes it to address 0. @return 0 or an error (logged) */
+static int has_room(const Onednn *o)
+{
+    return avt_pages_left(CODE) ? 0 : avt_fail(o->log, AVT_ERR(ENOMEM), "cpu: there is no memory for the code of an operation");
+}
+
 static dnnl_status_t make_repack(const Onednn *o, Item *it, const Md *packed, const Md *wanted)
 {
     dnnl_primitive_desc_t pd = NULL;
@@ -195,8 +202,11 @@ static int item_open(const Onednn *o, Item **out, const Problem *p, const Md *pa
     Mds m = { 0 };
     int threads, ret;
 
-    if (!it)
-        return AVT_ERR(ENOMEM);
+    ret = it ? has_room(o) : AVT_ERR(ENOMEM);
+    if (ret < 0) {
+        avt_free(it);
+        return ret;
+    }
     it->p = *p;
     threads = avt_onednn_threads(p->threads ? p->threads : 1);
     s = make_mds(&m, p);
@@ -382,8 +392,12 @@ int avt_onednn_pack(const Onednn *o, const Item *packed, char *dst, dnnl_data_ty
     dnnl_exec_arg_t args[2];
     dnnl_dims_t dim;
     Md md = { 0 };
+    dnnl_status_t s;
     int nb = 0;
-    dnnl_status_t s = md_strided(&md, packed->p.nd, widen(dim, packed->p.wei, packed->p.nd), type, stride);
+
+    if (has_room(o) < 0)
+        return AVT_ERR(ENOMEM);
+    s = md_strided(&md, packed->p.nd, widen(dim, packed->p.wei, packed->p.nd), type, stride);
 
     if (!s)
         s = dnnl_reorder_primitive_desc_create(&pd, REF(&md), o->engine, REF(&packed->wei), o->engine, NULL);

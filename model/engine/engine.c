@@ -15,6 +15,7 @@
 #include "engine/engine.h"
 #include "engine/orders.h"
 #include "engine/structs.h"
+#include "engine/threads.h"
 
 #define KEEP_MS 10000
 
@@ -278,7 +279,9 @@ int avt_engine_open(AvatarEngine **out, const AvatarOptions *his, const Given *g
     e = handle_new(his);
     if (!e)
         return AVT_ERR(ENOMEM);
-    ret = avt_options_take(&opt, his, &e->log);
+    ret = avt_threads_begin(&e->log);
+    if (ret >= 0)
+        ret = avt_options_take(&opt, his, &e->log);
     if (ret >= 0)
         ret = avt_options_check(&opt, &x, &e->log);
     if (ret >= 0)

@@ -163,7 +163,9 @@ int avt_session_open(AvatarSession **out, AvatarEngine *e, const AvatarLook *loo
     s->e = e;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->change, NULL);
-    ret = fill_session(s, look, hooks);
+    ret = avt_threads_begin(&e->log);
+    if (ret >= 0)
+        ret = fill_session(s, look, hooks);
     if (ret >= 0)
         ret = plan_memory(s);
     if (ret >= 0)

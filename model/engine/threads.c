@@ -113,11 +113,16 @@ static void join_and_leave(AvatarSession *s)
     leave(s);
 }
 
+static void end(void)
+{
+    __atomic_store_n(&running.ending, 1, __ATOMIC_RELAXED);
+}
+
 /* The exit handler. */
 static void stop_all(void)
 {
     pthread_mutex_lock(&running.lock);
-    running.ending = 1;
+    end();
     for (AvatarSession *s = running.first; s; s = s->next_running)
         avatar_session_abort(s);
     while (running.first && !avt_in_callback()) {
@@ -161,6 +166,19 @@ static void register_handlers(void)
 {
     atexit(stop_all);
     pthread_atfork(lock_list, unlock_list, forget_sessions);
+}
+
+static void register_end(void)
+{
+    atexit(end);
+}
+
+int avt_threads_begin(const Log *log)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, register_end);
+    return __atomic_load_n(&running.ending, __ATOMIC_RELAXED) ? avt_fail(log, AVT_ERR(ECANCELED), "the process is at its end") : 0;
 }
 
 int avt_threads_refuse(const AvatarSession *s)

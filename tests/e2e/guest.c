@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 
@@ -278,12 +279,89 @@ static void traps_are_the_hosts(void **state)
     assert_int_equal(take_in_child(traps_of_the_host, 0, HANG_SECONDS), 0);
 }
 
+/* ---- memory, and the end ------------------------------------------------------------------------------------------------ */
+
+static long mapped_bytes(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    long pages = 0;
+
+    if (!f || fscanf(f, "%ld", &pages) != 1)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* From now on the process may map `kb` more. A stream, or no memory; oneDNN has no check of its own for the code that it makes. */
+static int memory_that_ends(int kb)
+{
+    AvatarEngine *e = NULL;
+    AvatarSession *s = open_all(&e);
+    const struct rlimit l = { (rlim_t)(mapped_bytes() + 1024L * kb), RLIM_INFINITY };
+    float *pcm = take_sound(16000);
+    int n;
+
+    setrlimit(RLIMIT_AS, &l);
+    n = avatar_session_send(s, pcm, 16000);
+    if (n >= 0)
+        n = avatar_session_send(s, NULL, 0);
+    if (n >= 0)
+        n = receive_all(s);
+    free(pcm);
+    close_all(&s, &e);
+    return n != 25 && n != AVATAR_ERR(ENOMEM);
+}
+
+static void memory_may_end_in_mid_stream(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    SKIP("a sanitizer maps memory of its own");
+#else
+    for (int kb = 0; kb < 12000; kb += kb < 3000 ? 300 : 3000)
+        assert_int_equal(take_in_child(memory_that_ends, kb, HANG_SECONDS), 0);
+#endif
+}
+
+static AvatarEngine *engine_at_end;
+
+/* Runs behind the exit handlers of all that was made at first use, which the libraries below are without then. */
+static void open_at_end(void)
+{
+    AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+    AvatarLook look = take_look(0);
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+
+    if (avatar_session_open(&s, engine_at_end, &look) != AVATAR_ERR(ECANCELED) || avatar_engine_open(&e, &opt) != AVATAR_ERR(ECANCELED))
+        _exit(1);
+    avatar_engine_close(&engine_at_end);
+    avatar_engine_flush();
+}
+
+static int exit_handler_opens(int arg)
+{
+    const AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+
+    (void)arg;
+    take_leaves = 1;
+    atexit(open_at_end);
+    return avatar_engine_open(&engine_at_end, &opt) < 0;
+}
+
+static void nothing_is_opened_at_the_end(void **state)
+{
+    (void)state;
+    assert_int_equal(take_in_child(exit_handler_opens, 0, HANG_SECONDS), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on), cmocka_unit_test(cancelled_threads_leave_no_lock),
         cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine),
-        cmocka_unit_test(traps_are_the_hosts),
+        cmocka_unit_test(traps_are_the_hosts), cmocka_unit_test(memory_may_end_in_mid_stream), cmocka_unit_test(nothing_is_opened_at_the_end),
     };
 
     return _cmocka_run_group_tests("guest", tests, sizeof(tests) / sizeof(tests[0]), take_setup, take_teardown) ? 1 : 0;

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Cases of tool.py: the world around the tool is odd or changes while it runs. README.md beside has the list of all that was tried."""
+import ctypes
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import threading
 import time
 
 import tool_harness
-from tool_harness import LIMIT, Film, Nut, Run, case, face, fails, interrupt, media, require, speak, watches
+from tool_harness import LIMIT, Film, Nut, Run, Skip, case, face, fails, interrupt, media, require, speak, watches
 
 
 def left_over(tmp):
@@ -248,6 +249,23 @@ def server_that_says_nothing(tmp):
 
 # ---- limits
 
+def writes_no_code():
+    if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):                      # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+        os._exit(77)
+
+
+@case
+def system_that_denies_code(tmp):
+    """As for a service with MemoryDenyWriteExecute: refused with what helps, and plain C, which makes no code, computes."""
+    wav, png = media.wav(tmp / 'a.wav', 640), face(tmp)
+    r = speak(wav, png, '-o', tmp / 'o.nut', preexec_fn=writes_no_code)
+    if r.ret == 77:
+        raise Skip('this kernel denies no code')
+    fails(r, 1, 'denies this process code', 'cpu_level=0')
+    require(speak(wav, png, '-o', tmp / 'o.nut', '--cpu-level', '0', preexec_fn=writes_no_code).ret == 0, 'plain C')
+    Nut(tmp / 'o.nut').check(1, 640)
+
+
 @case
 def few_descriptors(tmp):
     """As many as it needs, or an error that says so."""
@@ -279,6 +297,8 @@ def monstrous_models(tmp):
     model = tmp / 'model'
     dit = 'diffusion_pytorch_model.safetensors'
 
+    own = json.loads((pathlib.Path(tool_harness.A.model) / 'config.json').read_text())
+
     def sparse(name, size):
         with open(model / name, 'r+b') as f:
             f.truncate(size)
@@ -304,6 +324,10 @@ def monstrous_models(tmp):
         (lambda: config(lambda p: p.write_text('{"a":' * 100000)), 'config.json', 'too deep'),
         (lambda: config(lambda p: p.write_bytes(b'[' * 40000000)), 'config.json', 'an object was wanted'),
         (lambda: sparse('config.json', 2 << 30), 'config.json', 'at most'),
+        (lambda: config(lambda p: p.write_text(json.dumps({**own, **{'k%d' % i: 1 for i in range(650000)}, 'dim': 'x'}))), 'config.json', 'dim'),
+        (lambda: config(lambda p: p.write_text(json.dumps({**own, 'audio_inject_layers': [1] * 1900000}))), 'config.json', 'at most 64'),
+        (lambda: config(lambda p: p.write_text(json.dumps({**own, 'model_type': 'x' * 60000000}))), 'config.json', 'model_type'),
+        (lambda: config(lambda p: p.write_text(json.dumps({**own, 'num_layers': 1024, 'text_len': 65536}))), 'config.json', '1024'),
         (lambda: sparse('avatar.json', 2 << 30), 'avatar.json', 'at most'),
         (lambda: sparse('google/umt5-xxl/spiece.model', 3 << 30), 'spiece.model', 'at most'),
         (lambda: sparse(dit, 60 << 30), dit, 'follow the last tensor'),
