@@ -294,7 +294,8 @@ static int open_beside(FileOut *f, const struct stat *st)
     files.partial = bare_name(f->partial);
     files.dir = f->dir;
     f->regular = 1;
-    return fchmod(f->fd, st ? st->st_mode & 0777 : new_mode()) < 0 ? AVERROR(errno) : 0;
+    (void)!fchmod(f->fd, st ? st->st_mode & 0777 : new_mode());     // fails on a stick or a share, whose files have the mode of the mount
+    return 0;
 }
 
 static int open_out(FileOut *f)
@@ -383,7 +384,7 @@ static int copy_over(const FileOut *f)
 }
 
 /* A file that is mounted, as into a container, or another user's in a folder like /tmp keeps its place, but can be written. Where that fails,
- * too, what was made stays beside it. */
+ * too, or the file system renames nothing, what was made stays beside it, unless its place is gone or a folder's. */
 static int take_name(const FileOut *f)
 {
     int ret;
@@ -391,14 +392,12 @@ static int take_name(const FileOut *f)
     if (!renameat(f->dir, bare_name(f->partial), f->dir, bare_name(f->path)))
         return 0;
     ret = AVERROR(errno);
-    if (f->over >= 0 && (ret == AVERROR(EBUSY) || ret == AVERROR(EPERM) || ret == AVERROR(EACCES))) {
+    if (f->over >= 0 && (ret == AVERROR(EBUSY) || ret == AVERROR(EPERM) || ret == AVERROR(EACCES)))
         ret = copy_over(f);
-        if (ret < 0) {
-            fprintf(stderr, "avatar: %s: what was made is whole in %s\n", file_shown(f->path), file_shown(f->partial));
-            return ret;
-        }
-    }
-    unlinkat(f->dir, bare_name(f->partial), 0);
+    if (ret < 0 && ret != AVERROR(ENOENT) && ret != AVERROR(EISDIR))
+        fprintf(stderr, "avatar: %s: what was made is whole in %s\n", file_shown(f->path), file_shown(f->partial));
+    else
+        unlinkat(f->dir, bare_name(f->partial), 0);
     return ret;
 }
 

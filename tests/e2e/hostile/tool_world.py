@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Cases of tool.py: the world around the tool is odd or changes while it runs. README.md beside has the list of all that was tried."""
 import ctypes
+import errno
 import json
 import os
 import pathlib
+import platform
 import pty
 import re
 import resource
@@ -248,6 +250,35 @@ def server_that_says_nothing(tmp):
 
 
 # ---- limits
+
+def without(*calls):
+    """In a child: these system calls of x86-64 end with EPERM from now on, as on file systems that have not got them."""
+    code = [(0x20, 0, 0, 0)]                                         # the call's number
+    for nr in calls:
+        code += [(0x15, 0, 1, nr), (0x06, 0, 0, 0x00050000 | errno.EPERM)]
+    code.append((0x06, 0, 0, 0x7fff0000))
+    text = ctypes.create_string_buffer(b''.join(struct.pack('<HBBI', *c) for c in code))
+    prog = ctypes.create_string_buffer(struct.pack('<H6xQ', len(code), ctypes.addressof(text)))
+
+    def deny(libc=ctypes.CDLL(None), text=text):                     # which `prog` points to
+        if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, prog):    # PR_SET_NO_NEW_PRIVS; PR_SET_SECCOMP, a filter
+            os._exit(77)
+    return deny
+
+
+@case
+def file_systems_that_can_less(tmp):
+    """No mode can be given: a film all the same. Nothing can be renamed: it stays beside, whole, and that is said."""
+    if platform.machine() != 'x86_64':
+        raise Skip('these are numbers of x86-64')
+    wav, png = media.wav(tmp / 'a.wav', 8000), face(tmp)
+    r = speak(wav, png, '-o', tmp / 'o.nut', preexec_fn=without(91))
+    require(r.ret == 0, 'fchmod', r.what)
+    Nut(tmp / 'o.nut').check(13, 8000)
+    (tmp / 'o.nut').unlink()
+    fails(speak(wav, png, '-o', tmp / 'o.nut', preexec_fn=without(82, 264, 316)), 1, 'is whole in %s/.avatar-' % tmp)
+    Nut([f for f in tmp.iterdir() if f.name.startswith('.avatar-')][0]).check(13, 8000)
+
 
 def writes_no_code():
     if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0):                      # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
