@@ -15,6 +15,9 @@
 #include "nets/tokenizer_spm.h"
 
 #define MAX_MODEL_BYTES (256 << 20)
+/* Memory that sentencepiece is called with at least: in a library that was loaded by dlopen(), C++ cannot even say that there is none. */
+#define SPM_SPARE ((size_t)16 << 20)
+#define SPM_TIMES 8                     // of what it reads
 
 enum { PIECE_NORMAL = 1, PIECE_USER_DEFINED = 4, PIECE_UNUSED = 5 };
 enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5 };
@@ -175,7 +178,7 @@ static int open_model(Tokenizer *t, const uint8_t *file, size_t file_size, const
 
     if (retype_specials(NULL, &size, file, file_size) < 0)
         return avt_fail(log, AVT_INVALID, "tokenizer: %s: not a SentencePiece model, or truncated; get it again", path);
-    model = avt_malloc(MEM_NET, size);
+    model = avt_pages_left(SPM_SPARE + SPM_TIMES * size) ? avt_malloc(MEM_NET, size) : NULL;
     if (!model)
         return AVT_ERR(ENOMEM);
     retype_specials(model, &size, file, file_size);
@@ -233,7 +236,7 @@ int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *
 
     if (max < 1)
         return AVT_ERR(EINVAL);
-    nb = avt_spm_encode(t->spm, cleaned, strlen(cleaned), ids, max - 1);
+    nb = avt_pages_left(SPM_SPARE + SPM_TIMES * strlen(cleaned)) ? avt_spm_encode(t->spm, cleaned, strlen(cleaned), ids, max - 1) : -1;
     if (nb < 0)
         return AVT_ERR(ENOMEM);
     if (left_out)

@@ -324,6 +324,35 @@ static void memory_may_end_in_mid_stream(void **state)
 #endif
 }
 
+/* The same from before the engine is opened: nothing else is blamed. */
+static int memory_that_is_short(int kb)
+{
+    const struct rlimit l = { (rlim_t)(mapped_bytes() + 1024L * kb), RLIM_INFINITY };
+    const AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+    const AvatarLook look = take_look(0);
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+    int ret;
+
+    setrlimit(RLIMIT_AS, &l);
+    ret = avatar_engine_open(&e, &opt);
+    if (ret >= 0)
+        ret = avatar_session_open(&s, e, &look);
+    close_all(&s, &e);
+    return ret < 0 && ret != AVATAR_ERR(ENOMEM);
+}
+
+static void memory_is_short_at_opening(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    SKIP("a sanitizer maps memory of its own");
+#else
+    for (int kb = 0; kb < 40000; kb += kb < 20000 ? 500 : 4000)
+        assert_int_equal(take_in_child(memory_that_is_short, kb, HANG_SECONDS), 0);
+#endif
+}
+
 static AvatarEngine *engine_at_end;
 
 /* Runs behind the exit handlers of all that was made at first use, which the libraries below are without then. */
@@ -361,7 +390,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on), cmocka_unit_test(cancelled_threads_leave_no_lock),
         cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine),
-        cmocka_unit_test(traps_are_the_hosts), cmocka_unit_test(memory_may_end_in_mid_stream), cmocka_unit_test(nothing_is_opened_at_the_end),
+        cmocka_unit_test(traps_are_the_hosts), cmocka_unit_test(memory_may_end_in_mid_stream), cmocka_unit_test(memory_is_short_at_opening),
+        cmocka_unit_test(nothing_is_opened_at_the_end),
     };
 
     return _cmocka_run_group_tests("guest", tests, sizeof(tests) / sizeof(tests[0]), take_setup, take_teardown) ? 1 : 0;
