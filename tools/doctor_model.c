@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "doctor.h"
 #include "engine/engine.h"
 #include "manifest.h"
@@ -26,11 +27,18 @@ static int is_float(DType t)
     return t <= DT_F64;
 }
 
-/* 1: a value of the tensor is not finite; a negative error: it cannot be read. Packed values are widened behind their bytes. */
-static int tensor_is_bad(const CkptTensor *t, char *piece, const Log *log)
+static int is_zero(const char *p, size_t n)
+{
+    return !p[0] && !memcmp(p, p + 1, n - 1);
+}
+
+/* 1: a value of the tensor is not finite; a negative error: it cannot be read. Packed values are widened behind their bytes.
+ * *zero: it is a weight, of which training leaves none all zero. */
+static int tensor_is_bad(const CkptTensor *t, char *piece, int *zero, const Log *log)
 {
     const size_t one = t->pack ? (size_t)t->pack->bytes : avt_dtype_size(t->dtype), most = (t->pack ? PIECE / 16 : PIECE) / one * one;
 
+    *zero = t->size > 1 && avt_ends_with(t->name, ".weight");
     for (size_t at = 0; at < t->size; at += most) {
         const size_t n = t->size - at < most ? t->size - at : most;
         const int64_t nb = (int64_t)(n / one) * (t->pack ? t->pack->values : 1);
@@ -38,6 +46,7 @@ static int tensor_is_bad(const CkptTensor *t, char *piece, const Log *log)
 
         if (ret < 0)
             return ret;
+        *zero = *zero && is_zero(piece, n);
         if (t->pack)
             avt_ckpt_widen((float *)(piece + PIECE / 16), t, piece, nb);
         if (avt_nonfinite(t->dtype, t->pack ? piece + PIECE / 16 : piece, nb) >= 0)
@@ -51,8 +60,9 @@ static void scan_numbers(Findings *f, const char *name, const Ckpt *c, size_t *b
     Reason why = { "" };
     const Log log = { avt_keep_reason, &why, LOG_ERROR };
     void *piece = malloc(PIECE);
-    int64_t nb = 0, all = avt_ckpt_nb(c);
-    int ret = 0;
+    int64_t nb = 0, nb_zero = 0, all = avt_ckpt_nb(c);
+    const char *first = NULL;
+    int ret = 0, zero;
 
     for (int64_t i = 0; piece && i < all && !ret; i++) {
         const CkptTensor *t = avt_ckpt_get(c, i);
@@ -61,7 +71,9 @@ static void scan_numbers(Findings *f, const char *name, const Ckpt *c, size_t *b
             continue;
         *budget -= t->size;
         nb++;
-        ret = tensor_is_bad(t, piece, &log);
+        ret = tensor_is_bad(t, piece, &zero, &log);
+        if (zero && !nb_zero++)
+            first = t->name;
         if (ret > 0)
             doctor_words(f, "files", "numbers", BAD, "%.40s: %.80s holds a NaN or an infinity", name, t->name),
                 doctor_remedy(f, "get the file again, or undo what wrote it");
@@ -69,7 +81,10 @@ static void scan_numbers(Findings *f, const char *name, const Ckpt *c, size_t *b
     free(piece);
     if (ret < 0)
         doctor_words(f, "files", "numbers", BAD, "%s", why.text), doctor_remedy(f, "get the file again");
-    else if (!ret && nb)
+    else if (!ret && nb_zero) {
+        doctor_words(f, "files", "numbers", DOUBTFUL, "%.60s: every value of %.80s is zero, and of %lld more", name, first, (long long)nb_zero - 1);
+        doctor_remedy(f, "was the file got to its end? get it again");
+    } else if (!ret && nb)
         doctor_words(f, "files", "numbers", GOOD, "%.60s: %lld of %lld tensors read, all finite", name, (long long)nb, (long long)all);
 }
 

@@ -247,6 +247,10 @@ def doctor_files(tmp):
     data[at:at + 4] = {'F32': struct.pack('<f', math.nan), 'BF16': b'\xc0\x7f\xc0\x7f', 'F16': b'\x00\x7e\x00\x7e'}[tensor['dtype']]
     (m / w2v).write_bytes(data)
     found(doctor('--model', m), 'files', 'numbers', 'bad')
+    data[at:at + 4] = bytes(4)
+    half = len(data) // 2
+    (m / w2v).write_bytes(data[:half] + bytes(len(data) - half))     # made as large as it will be, and never filled
+    found(doctor('--model', m), 'files', 'numbers', 'doubtful')
     (m / w2v).write_bytes(data[:len(data) // 2])
     found(doctor('--model', m), 'files', 'readable', 'bad')
     found(doctor('--model', tmp / 'nowhere'), 'files', 'folder', 'bad')
