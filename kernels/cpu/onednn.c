@@ -282,7 +282,7 @@ int avt_cpu_onednn(Backend *be, Cpu *cpu)
         return 0;
     if (!avt_pages_may_run())
         return avt_fail(be->log, AVT_ERR(ENOSYS), "cpu: the system denies this process code that is made as it runs (MemoryDenyWriteExecute of a "
-                        "service, SELinux's execmem), which oneDNN needs: allow it, or take plain C, slow, with cpu_level=0");
+                        "service, SELinux's execmem), which oneDNN needs: allow it; plain C, slow, does without (avatar speak --cpu-level 0)");
     o = avt_calloc(MEM_BACKEND, 1, sizeof(*o));
     if (!o)
         return AVT_ERR(ENOMEM);

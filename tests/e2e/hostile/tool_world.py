@@ -292,7 +292,7 @@ def system_that_denies_code(tmp):
     r = speak(wav, png, '-o', tmp / 'o.nut', preexec_fn=writes_no_code)
     if r.ret == 77:
         raise Skip('this kernel denies no code')
-    fails(r, 1, 'denies this process code', 'cpu_level=0')
+    fails(r, 1, 'denies this process code', '--cpu-level 0')
     require(speak(wav, png, '-o', tmp / 'o.nut', '--cpu-level', '0', preexec_fn=writes_no_code).ret == 0, 'plain C')
     Nut(tmp / 'o.nut').check(1, 640)
 
