@@ -13,7 +13,7 @@
 
 #include "avatar_park.h"
 
-#define KEEP 2000000                    ///< microseconds; a graph is rebuilt within milliseconds
+#define KEEP 120000000                  ///< microseconds; a filter beside may wait for a network while the graph is built anew
 
 typedef struct Parked {
     struct Parked *next;

@@ -9,10 +9,10 @@
 
 /**
  * Leave `what` under a key, for this thread. It is given to release() when nobody came for it: at the thread's end, at exit, or
- * when something is parked or asked for later than two seconds after.
+ * when something is parked or asked for later than two minutes after.
  */
 void ff_avatar_park(const char *key, void *what, void (*release)(void *what));
-/** Take what this thread left under a key within the last two seconds, or NULL. */
+/** Take what this thread left under a key within the last two minutes, or NULL. */
 void *ff_avatar_unpark(const char *key);
 
 #endif

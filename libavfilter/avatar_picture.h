@@ -9,7 +9,7 @@
 struct AVFrame;
 
 /**
- * Read the first picture of a file that decodes, upright by its display matrix, as rgb24 without transparency. A picture that is stored
+ * Read the first picture of a file that decodes, upright by its display matrix or EXIF, as rgb24 without transparency. A picture that is stored
  * in tiles (HEIC and AVIF of cameras, from FFmpeg 7.1 on) is put together.
  *
  * One that comes over a network has some 20 s; of a damaged one, of which a decoder gives a part, a line warns.

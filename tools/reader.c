@@ -293,7 +293,8 @@ int reader_is_whole(const Reader *r)
 {
     const AVCodecDescriptor *what = avcodec_descriptor_get(r->dec->codec_id);
     const int level = av_log_get_level();
-    AVFrame *frame = what && what->props & AV_CODEC_PROP_INTRA_ONLY && r->last->size ? av_frame_alloc() : NULL;
+    const int strict = what && what->props & AV_CODEC_PROP_INTRA_ONLY && what->id != AV_CODEC_ID_TIFF;     // that takes each tag it does not know for damage
+    AVFrame *frame = strict && r->last->size ? av_frame_alloc() : NULL;
     AVCodecContext *dec = NULL;
     int ret = 0;
 

@@ -114,21 +114,26 @@ def stdin_wav_and_raw(tmp):
     require(r.ret == 0 and len(Nut(tmp / 'p.nut').video) == (n - 640 + 639) // 640, r.what)
 
 
+def turned(p):
+    """By EXIF orientation, the rows of a picture that is stored as `p`."""
+    mirror, flip, transpose = [row[::-1] for row in p], p[::-1], [list(c) for c in zip(*p)]
+    return {1: p, 2: mirror, 3: [row[::-1] for row in flip], 4: flip, 5: transpose, 6: [row[::-1] for row in transpose],
+            7: [row[::-1] for row in transpose[::-1]], 8: transpose[::-1]}
+
+
 @case
 def pictures(tmp):
-    """PNG exactly, alpha dropped, every EXIF orientation as an upright picture of the same pixels."""
+    """PNG exactly, alpha dropped, every EXIF orientation, of JPEG, PNG and TIFF, as an upright picture of the same pixels."""
     rows = media.face(40, 24)
     plain = read_picture(face(tmp, w=40, h=24), tmp)
     require(plain == [[r[3 * x:3 * x + 3] for x in range(40)] for r in rows], 'PNG')
     require(read_picture(face(tmp, 'alpha.png', w=40, h=24, alpha=True), tmp) == plain, 'PNG with alpha')
     jpeg = pathlib.Path(__file__).resolve().parent / 'filter' / 'portrait.jpg'
-    p = read_picture(jpeg, tmp)
-    mirror, flip = [row[::-1] for row in p], p[::-1]
-    transpose = [list(c) for c in zip(*p)]
-    want = {1: p, 2: mirror, 3: [row[::-1] for row in flip], 4: flip, 5: transpose, 6: [row[::-1] for row in transpose],
-            7: [row[::-1] for row in transpose[::-1]], 8: transpose[::-1]}
-    for o, rows in want.items():
+    for o, rows in turned(read_picture(jpeg, tmp)).items():
         require(read_picture(media.set_orientation(jpeg, tmp / 'o.jpg', o), tmp) == rows, 'EXIF orientation', o)
+    for o, rows in turned(plain).items():
+        require(read_picture(media.set_orientation(tmp / 'face.png', tmp / 'o.png', o), tmp) == rows, 'eXIf orientation', o)
+        require(read_picture(media.tiff(tmp / 'o.tif', 40, 24, o), tmp) == rows, 'TIFF orientation', o)
 
 
 @case

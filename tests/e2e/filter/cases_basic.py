@@ -180,7 +180,7 @@ STORED = {2: 'transpose=2,transpose=0', 3: 'transpose=1,transpose=1', 4: 'transp
 
 @case
 def picture_exif_orientation(d):
-    """A JPEG that says how to turn it gives what the upright JPEG gives; coding turned pixels costs a little."""
+    """A JPEG that says how to turn it gives what the upright JPEG gives; coding turned pixels costs a little. PNG, TIFF and WebP, as files, likewise."""
     def pixels(*inputs, image=None):
         graph = '[0:a]' + ('' if image else '[1:v]') + filt(image=image, size='96x64', format='rgb24')
         return ffmpeg('-i', d.wav(640), *inputs, '-filter_complex', graph, '-f', 'rawvideo', '-').out
@@ -193,6 +193,17 @@ def picture_exif_orientation(d):
         assert got < 0.4 * wrong, 'image=, orientation %d: distance %.0f, not turned %.0f' % (n, got, wrong)
         got = distance(pixels('-i', d / 'exif.jpg'), right)
         assert got < 0.4 * wrong, 'second input, orientation %d: distance %.0f, not turned %.0f' % (n, got, wrong)
+    right = pixels(image=d.png(96, 64))
+    for n, turn in STORED.items():
+        ffmpeg('-i', d.png(96, 64), '-vf', turn, '-pix_fmt', 'rgb24', d / 'turned.png')
+        assert pixels(image=media.set_orientation(d / 'turned.png', d / 'exif.png', n)) == right, 'image=, PNG of orientation %d' % n
+    if ffmpeg('-i', d.png(96, 64), '-c:v', 'libvpx', '-frames:v', '1', '-f', 'image2', d / 'f.vp8', ok=False).code == 0:
+        with open(d / 'f.vp8', 'rb') as f:
+            vp8 = f.read()
+        plain, upside_down = (pixels(image=media.webp(d / 'o.webp', vp8, 96, 64, n)) for n in (1, 3))
+        got = distance(upside_down, pixels(image=media.set_orientation(d.png(96, 64), d / 'exif.png', 3)))
+        assert got < 0.7 * distance(upside_down, plain), 'WebP: distance %.0f, not turned %.0f' % (got, distance(upside_down, plain))
+    assert pixels(image=media.tiff(d / 'o.tif', 96, 64, 3)) == pixels(image=media.set_orientation(d.png(96, 64), d / 'exif.png', 3)), 'TIFF'
 
 
 def distance(a, b):

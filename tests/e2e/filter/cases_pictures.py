@@ -137,10 +137,12 @@ def picture_that_never_comes(d):
 
 @case
 def picture_that_is_damaged(d):
-    """Half a photograph, as image= and by a command, is told; a whole one is not."""
+    """Half a photograph, as image= and by a command, is told; a whole one, or a TIFF with a tag that its decoder does not know, is not."""
     with open(Env.top / 'tests/e2e/filter/portrait.jpg', 'rb') as f:
         data = f.read()
-    for name, part in (('whole.jpg', data), ('half.jpg', data[:len(data) // 2])):
+    with open(media.tiff(d / 'face.tif'), 'rb') as f:
+        tiff = f.read()
+    for name, part in (('whole.jpg', data), ('half.jpg', data[:len(data) // 2]), ('whole.tif', tiff)):
         with open(d / name, 'wb') as out:
             out.write(part)
         by_command = "[0:a]asendcmd=c='0.0 avatar image %s',%s" % (d / name, filt(image=d.png()))

@@ -114,6 +114,31 @@ def rebuild_with_single_picture(d):
 
 
 @case
+def rebuild_beside_a_slow_network(d):
+    """A filter beside, whose picture takes three seconds each time the graph is built: nothing of the stream is lost meanwhile."""
+    with open(d.png(), 'rb') as f:
+        answer = b'HTTP/1.0 200 OK\r\nContent-Type: image/png\r\n\r\n' + f.read()
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        server.listen(9)
+
+        def serve():
+            while True:
+                try:
+                    c = server.accept()[0]
+                except OSError:
+                    return
+                with c:
+                    c.recv(4096)
+                    time.sleep(3)
+                    c.sendall(answer)
+        threading.Thread(target=serve, daemon=True).start()
+        graph = 'movie=http\\\\://127.0.0.1\\\\:%d/p.png:f=png_pipe[m];[0:a]%s[v];[v][m]overlay' % (server.getsockname()[1], filt(image=d.png()))
+        rebuilt(frames('-i', changing(d), '-copyts', '-filter_complex', graph, timeout=120))
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@case
 def rebuild_live(d):
     """Live too, and with commands' changes kept."""
     graph = "[0:a]asendcmd=c='0.0 avatar seed 8',%s" % filt(image=d.png(), mode='live')

@@ -88,11 +88,35 @@ def gif(path, w=96, h=96, colors=((200, 60, 60), (60, 60, 200))):
 
 
 def set_orientation(src, dst, orientation):
-    """Copy a JPEG with an EXIF block that only says how to turn it (1 to 8)."""
+    """Copy a JPEG or a PNG with an EXIF block that only says how to turn it (1 to 8)."""
     with open(src, 'rb') as f:
-        jpeg = f.read()
+        data = f.read()
     tiff = b'MM\0*\0\0\0\x08' + struct.pack('>HHHIHHI', 1, 0x0112, 3, 1, orientation, 0, 0)
     exif = b'Exif\0\0' + tiff
     with open(dst, 'wb') as f:
-        f.write(jpeg[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + jpeg[2:])
+        if data[1:4] == b'PNG':
+            f.write(data[:33] + struct.pack('>I', len(tiff)) + b'eXIf' + tiff + struct.pack('>I', zlib.crc32(b'eXIf' + tiff)) + data[33:])
+        else:
+            f.write(data[:2] + b'\xff\xe1' + struct.pack('>H', len(exif) + 2) + exif + data[2:])
     return str(dst)
+
+
+def webp(path, vp8, w, h, orientation):
+    """A key frame of VP8 with an EXIF block that says how to turn it."""
+    def chunk(tag, data):
+        return tag + struct.pack('<I', len(data)) + data + bytes(len(data) & 1)
+    exif = b'II*\0\x08\0\0\0' + struct.pack('<HHHIHHI', 1, 0x0112, 3, 1, orientation, 0, 0)
+    body = chunk(b'VP8X', struct.pack('<I', 8) + (w - 1).to_bytes(3, 'little') + (h - 1).to_bytes(3, 'little')) + chunk(b'VP8 ', vp8) + chunk(b'EXIF', exif)
+    with open(path, 'wb') as f:
+        f.write(b'RIFF' + struct.pack('<I', 4 + len(body)) + b'WEBP' + body)
+    return str(path)
+
+
+def tiff(path, w=96, h=96, orientation=1):
+    """The face without compression, with a tag that says how to turn it."""
+    tags = ((256, w), (257, h), (258, 8), (259, 1), (262, 2), (273, 8), (274, orientation), (277, 3), (278, h), (279, 3 * w * h))
+    pixels = b''.join(face(w, h))
+    ifd = struct.pack('<H', len(tags)) + b''.join(struct.pack('<HHII', t, 4 if t in (273, 279) else 3, 1, v) for t, v in tags) + bytes(4)
+    with open(path, 'wb') as f:
+        f.write(struct.pack('<2sHI', b'II', 42, 8 + len(pixels)) + pixels + ifd)
+    return str(path)

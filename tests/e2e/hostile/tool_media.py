@@ -45,6 +45,8 @@ def damaged_pictures(tmp):
         require(r.ret == 0 and ('is damaged' in r.err) == (name in ('half', 'turned')), name, r.what)
         read = [f['text'] for f in findings(tmp / 'p.jpg', code=2) if f['topic'] == 'picture' and f['what'] == 'read']
         require(bool(read) == (name in ('half', 'turned')) and all('damaged' in t for t in read), name, read)
+    r = speak(wav, media.tiff(tmp / 'p.tif'), '-o', tmp / 'o.nut')
+    require(r.ret == 0 and 'is damaged' not in r.err, 'TIFF', r.what)
     require('is damaged' not in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg).err and 'is damaged' in speak(wav, '-', '-o', tmp / 'o.nut', stdin=jpeg[:9000]).err)
 
 
