@@ -222,7 +222,7 @@ AVATAR_API int avatar_worker_run(const AvatarOptions *opt);
  * engine that comes 10 s later or after that: the library keeps no thread for it.
  *
  * @return 0; ENOENT, AVATAR_INVALID (files), EINVAL (options), ENOMEM (memory, threads), ENOSYS (a device this build has not),
- *         ESTALE (a file was changed meanwhile); *e is NULL then
+ *         ESTALE (a file was changed meanwhile), ECHILD (forked in the middle of a load); *e is NULL then
  */
 AVATAR_API int  avatar_engine_open(AvatarEngine **e, const AvatarOptions *opt);
 /** Give the engine back. Sessions must be closed first. */

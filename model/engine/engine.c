@@ -29,6 +29,13 @@ static _Thread_local int in_callback;
 
 /* ---- the handle's log ----------------------------------------------------------------------------------------------------- */
 
+static void leave_callback(void *lock)
+{
+    in_callback = 0;
+    pthread_mutex_unlock(lock);
+}
+
+/* The host's callback may be where its thread is cancelled, or leaves: the lock does not go with it. */
 static void pass_line(void *opaque, int level, const char *text)
 {
     AvatarEngine *e = opaque;
@@ -38,9 +45,9 @@ static void pass_line(void *opaque, int level, const char *text)
     pthread_mutex_lock(&e->log_lock);
     e->warnings += level == LOG_WARNING;
     in_callback = 1;
+    pthread_cleanup_push(leave_callback, &e->log_lock);
     e->callback(e->callback_opaque, level, text);
-    in_callback = 0;
-    pthread_mutex_unlock(&e->log_lock);
+    pthread_cleanup_pop(1);
 }
 
 int avt_in_callback(void)
@@ -248,6 +255,30 @@ static void settle(Core *c, int ret)
     pthread_mutex_unlock(&engines.lock);
 }
 
+static void lock_list(void)
+{
+    pthread_mutex_lock(&engines.lock);
+}
+
+static void unlock_list(void)
+{
+    pthread_mutex_unlock(&engines.lock);
+}
+
+/* A forked child has not got the threads that load, and whatever they held of the libraries below is held for ever. */
+static void forget_loads(void)
+{
+    for (const Core *c = engines.first; c; c = c->next)
+        if (c->loading)
+            avt_threads_lost();
+    unlock_list();
+}
+
+static void register_fork(void)
+{
+    pthread_atfork(lock_list, unlock_list, forget_loads);
+}
+
 static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, const Given *given, const Log *log)
 {
     Core *c;
@@ -269,12 +300,14 @@ static int find_or_load(Core **out, const AvatarOptions *opt, const Expert *x, c
 
 int avt_engine_open(AvatarEngine **out, const AvatarOptions *his, const Given *given)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     AvatarEngine *e;
     AvatarOptions opt;
     Expert x;
     int ret;
 
     *out = NULL;
+    pthread_once(&once, register_fork);
     free_expired();
     e = handle_new(his);
     if (!e)

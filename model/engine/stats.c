@@ -160,6 +160,12 @@ static Outside look_outside(AvatarSession *s)
     return o;
 }
 
+/* A clock may stand still, as one that is faked for a test: JSON knows no infinity. */
+static double per_second(int64_t nb, double seconds)
+{
+    return seconds > 0 ? (double)nb / seconds : 0;
+}
+
 static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
 {
     Stats *t = &s->stats;
@@ -172,7 +178,7 @@ static int whole_line(AvatarSession *s, const FrameBlock *b, int64_t now)
     n = snprintf(t->line, (size_t)size, "\n" STATS_HEAD " %lld, \"frame\": %lld, \"frames\": %d, \"time\": %.3f, \"block_ms\": %.2f, \"fps\": %.2f, "
                  "\"fps_mean\": %.2f, \"ahead_ms\": %.0f, \"queue\": %d, \"size\": \"%dx%d\", \"steps\": %d, \"precision\": \"%s\", \"kv\": \"%s\", \"plan\": \"%s\", "
                  "\"warnings\": %lld, \"stats_ms\": %.4f, \"front\": {\"device\": \"%s\", \"ms\": %.2f}, \"ranks\": [", (long long)b->block, (long long)b->index, nb, so_far, b->ms,
-                 nb / seconds, (double)t->frames / so_far, 1e3 * ((double)o.heard / AVATAR_SAMPLE_RATE - (double)(b->index + nb) / AVATAR_FPS), o.queue,
+                 per_second(nb, seconds), per_second(t->frames, so_far), 1e3 * ((double)o.heard / AVATAR_SAMPLE_RATE - (double)(b->index + nb) / AVATAR_FPS), o.queue,
                  s->info.width, s->info.height, s->info.steps, s->info.precision, s->info.kv, s->info.plan, (long long)o.warnings, 1e-6 * (double)t->took,
                  s->e->core->plan.front_device, 1e-6 * (double)(o.listened - t->listened));
     t->listened = o.listened;

@@ -19,6 +19,7 @@ static struct {
     pthread_cond_t change;
     AvatarSession *first;
     int ending;                         // the process is at its end
+    int lost;                           // it is a child that was forked in the middle of a load
 } running = { .lock = PTHREAD_MUTEX_INITIALIZER, .change = PTHREAD_COND_INITIALIZER };
 
 #define WARM 32                         // sides of all operands: a vector or two
@@ -178,7 +179,15 @@ int avt_threads_begin(const Log *log)
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
     pthread_once(&once, register_end);
+    if (running.lost)
+        return avt_fail(log, AVT_ERR(ECHILD), "this process was forked while a model was being loaded, so libraries below may be locked for ever; "
+                        "fork before or after that, or start a program");
     return __atomic_load_n(&running.ending, __ATOMIC_RELAXED) ? avt_fail(log, AVT_ERR(ECANCELED), "the process is at its end") : 0;
+}
+
+void avt_threads_lost(void)
+{
+    running.lost = 1;
 }
 
 int avt_threads_refuse(const AvatarSession *s)

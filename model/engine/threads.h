@@ -28,7 +28,9 @@ int  avt_threads_start(AvatarSession *s);
 int  avt_threads_refuse(const AvatarSession *s);
 /** Wait for all of them; the session was aborted or has finished. Does nothing when there are none. */
 void avt_threads_stop(AvatarSession *s);
-/** Nothing is opened once the process is at its end, where libraries below may be gone already. @return 0 or ECANCELED (logged) */
+/** Nothing is opened once the process is at its end, where libraries below may be gone already. @return 0; ECANCELED, ECHILD (logged) */
 int  avt_threads_begin(const Log *log);
+/** This process is a child that was forked in the middle of a load: nothing is opened in it. */
+void avt_threads_lost(void);
 
 #endif

@@ -175,11 +175,57 @@ static int cancel_at(int i)
     return 0;
 }
 
+/* One that says an error is cancelled in the host's own log, or leaves there: the next error can be said all the same. */
+static volatile int nb_said, leaves;
+
+static void never_return(void *opaque, int level, const char *text)
+{
+    (void)opaque;
+    (void)text;
+    if (level != AVATAR_LOG_ERROR || nb_said++)
+        return;
+    if (leaves)
+        pthread_exit(NULL);
+    for (;;)
+        pause();
+}
+
+static void *send_no_number(void *s)
+{
+    return avatar_session_send(s, &(float){ NAN }, 1) == AVATAR_ERR(EINVAL) ? s : NULL;
+}
+
+static int cancel_in_the_log(int leave)
+{
+    AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+    const AvatarLook look = take_look(0);
+    AvatarEngine *e = NULL;
+    AvatarSession *s = NULL;
+    pthread_t thread;
+
+    leaves = leave;
+    opt.log = never_return;
+    REQUIRE_OK(avatar_engine_open(&e, &opt));
+    REQUIRE_OK(avatar_session_open(&s, e, &look));
+    if (pthread_create(&thread, NULL, send_no_number, s))
+        return 1;
+    while (!nb_said)
+        usleep(1000);
+    pthread_cancel(thread);
+    pthread_join(thread, NULL);
+    if (!send_no_number(s) || nb_said != 2)
+        return 2;
+    close_all(&s, &e);
+    return 0;
+}
+
 static void cancelled_threads_leave_no_lock(void **state)
 {
     (void)state;
     for (int i = 0; i < 4; i++)
         assert_int_equal(take_in_child(cancel_at, i, HANG_SECONDS), 0);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(take_in_child(cancel_in_the_log, i, 20), 0);
 }
 
 /* ---- forks ----------------------------------------------------------------------------------------------------------------- */
@@ -241,6 +287,44 @@ static int fork_workers(int arg)
         bad |= wait(&status) < 0 || !WIFEXITED(status) || WEXITSTATUS(status);
     avatar_engine_close(&e);
     return bad;
+}
+
+/* A child that is forked while another thread loads a model may open nothing; before or after that it may. */
+static void *open_and_close(void *arg)
+{
+    AvatarOptions opt = take_options(NULL, NULL, NULL, NULL);
+    AvatarEngine *e = NULL;
+
+    *(int *)arg = avatar_engine_open(&e, &opt);
+    avatar_engine_close(&e);
+    return NULL;
+}
+
+static int fork_while_loading(int i)
+{
+    int ret = -1, status = -1;
+    pthread_t thread;
+    pid_t pid;
+
+    if (pthread_create(&thread, NULL, open_and_close, &ret))
+        return 1;
+    usleep((useconds_t)(i * 1500));
+    pid = fork();
+    if (!pid) {
+        alarm(20);
+        open_and_close(&ret);
+        _exit(ret < 0 && ret != AVATAR_ERR(ECHILD));
+    }
+    pthread_join(thread, NULL);
+    waitpid(pid, &status, 0);
+    return ret < 0 ? 2 : status;
+}
+
+static void loads_are_not_waited_for_in_a_child(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 12; i++)
+        assert_int_equal(take_in_child(fork_while_loading, i, HANG_SECONDS), 0);
 }
 
 static void workers_share_an_engine(void **state)
@@ -389,7 +473,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(signals_stay_with_the_host), cmocka_unit_test(small_stacks_are_enough), cmocka_unit_test(interrupted_calls_go_on), cmocka_unit_test(cancelled_threads_leave_no_lock),
-        cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine),
+        cmocka_unit_test(forks_are_harmless), cmocka_unit_test(workers_share_an_engine), cmocka_unit_test(loads_are_not_waited_for_in_a_child),
         cmocka_unit_test(traps_are_the_hosts), cmocka_unit_test(memory_may_end_in_mid_stream), cmocka_unit_test(memory_is_short_at_opening),
         cmocka_unit_test(nothing_is_opened_at_the_end),
     };
