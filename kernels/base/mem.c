@@ -28,6 +28,13 @@ static int must_fail(void)
     return atomic_load(&fail_at) > 0 && atomic_fetch_sub(&fail_at, 1) == 1;
 }
 
+void avt_mem_thread(void)
+{
+    void *volatile p = malloc(1 << 16);             // volatile, or the compiler leaves both calls out
+
+    free(p);
+}
+
 void *avt_malloc(MemTag tag, size_t size)
 {
     char *p;

@@ -11,6 +11,8 @@
 
 typedef enum MemTag { MEM_MISC, MEM_CKPT, MEM_BACKEND, MEM_TENSOR, MEM_NET, MEM_ENGINE, MEM_SESSION, MEM_COMM, MEM_NB } MemTag;
 
+/** The C library's memory of the calling thread is made now, as libraries below end the process that has none left for it later. */
+void  avt_mem_thread(void);
 void *avt_malloc(MemTag tag, size_t size);                          // NULL on failure; 64-byte aligned
 void *avt_calloc(MemTag tag, size_t nb, size_t size);               // zeroed; NULL on overflow too
 void *avt_realloc(MemTag tag, void *p, size_t size);                // p may be NULL; on failure p stays valid

@@ -182,6 +182,7 @@ static void make_team(int nb)
     omp_set_num_threads(nb);
 #pragma omp parallel num_threads(nb)
     {
+        avt_mem_thread();
 #pragma omp barrier
     }
 #else
