@@ -2,7 +2,7 @@
 /*
  * Measuring for calibrate.h. Calls are taken from a rehearsal of each rank on `dry` and made on the CPU with operands of the same forms, one
  * after another in rounds, so that each finds the caches as the others leave them: by one rank alone, then by as many as share the cores at a
- * time. The mean of a call's times counts, as means add up to the mean of the whole, whatever other programs do meanwhile.
+ * time. The median of a call's times counts: what another program takes once, for milliseconds, would be a call's share of a second otherwise.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +11,13 @@
 #include "calibrate.h"
 #include "kernels.h"
 
+#define SAMPLES 256                      // of a call, the last ones
+
 typedef struct Trial {                  // a call with operands
     OpCall call;
     Tensor *operand[OP_MAX_IN + OP_MAX_OUT];
     int nb_operands;
-    double seconds;                     // of all rounds
+    double seconds[SAMPLES];            // of the rounds
     int64_t nb;
 } Trial;
 
@@ -145,10 +147,8 @@ static void *run_bed(void *arg)
 {
     Bed *b = arg;
 
-    for (int i = 0; i < b->nb; i++) {
-        b->trial[i].seconds = 0;
+    for (int i = 0; i < b->nb; i++)
         b->trial[i].nb = 0;
-    }
     avt_thread_flush_denormals();
     b->ret = avt_thread_team(b->opt->threads, b->opt->log);
     for (int round = 0; b->ret >= 0 && (round < 2 || avt_now_ns() < b->end); round++)
@@ -157,7 +157,7 @@ static void *run_bed(void *arg)
             const int64_t start = avt_now_ns();
 
             avt_backend_run(b->be, &t->call);
-            t->seconds += round ? 1e-9 * (double)(avt_now_ns() - start) : 0;
+            t->seconds[t->nb % SAMPLES] = 1e-9 * (double)(avt_now_ns() - start);
             t->nb += round > 0;
         }
     if (b->ret >= 0)
@@ -181,12 +181,25 @@ static int run_beds(Bed *bed, int nb, double seconds)
     return ret;
 }
 
-static double mean_of(const Bed *bed, int nb, int k)
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* The mean over `nb` beds of their medians of call k. */
+static double time_of(Bed *bed, int nb, int k)
 {
     double sum = 0;
 
-    for (int i = 0; i < nb; i++)
-        sum += bed[i].trial[k].seconds / (double)bed[i].trial[k].nb;
+    for (int i = 0; i < nb; i++) {
+        Trial *t = &bed[i].trial[k];
+        const int known = t->nb < SAMPLES ? (int)t->nb : SAMPLES;
+
+        qsort(t->seconds, (size_t)known, sizeof(*t->seconds), by_size);
+        sum += t->seconds[known / 2];
+    }
     return sum / nb;
 }
 
@@ -196,11 +209,11 @@ static int measure_beds(Calibrated *call, Bed *bed, int beds, int nb, double sec
     int ret = run_beds(bed, 1, beds > 1 ? seconds / 2 : seconds);
 
     for (int k = 0; k < nb && ret >= 0; k++)
-        call[k].seconds = call[k].together = mean_of(bed, 1, k);
+        call[k].seconds = call[k].together = time_of(bed, 1, k);
     if (ret >= 0 && beds > 1)
         ret = run_beds(bed, beds, seconds / 2);
     for (int k = 0; k < nb && ret >= 0; k++)
-        call[k].together = mean_of(bed, beds, k);
+        call[k].together = time_of(bed, beds, k);
     return ret;
 }
 
