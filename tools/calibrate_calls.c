@@ -24,7 +24,7 @@ typedef struct Trial {                  // a call with operands
 typedef struct Bed {                    // what one rank's thread does
     const BackendOptions *opt;
     Trial *trial;
-    int nb, ret;
+    int nb, ret, back;                  // back: makes them from the last to the first, so that ranks do not do the same at the same time
     int64_t end;                        // avt_now_ns()
     Backend *be;
     Arena *own, *scratch;               // weights and indices of each call; what all of them write and read, as in a forward
@@ -153,7 +153,7 @@ static void *run_bed(void *arg)
     b->ret = avt_thread_team(b->opt->threads, b->opt->log);
     for (int round = 0; b->ret >= 0 && (round < 2 || avt_now_ns() < b->end); round++)
         for (int i = 0; i < b->nb; i++) {
-            Trial *t = &b->trial[i];
+            Trial *t = &b->trial[b->back ? b->nb - 1 - i : i];
             const int64_t start = avt_now_ns();
 
             avt_backend_run(b->be, &t->call);
@@ -228,6 +228,7 @@ static int measure_calls(Calibration *c, const OpCall *const *calls, int nb, int
     opt.threads = threads;
     for (int i = 0; i < beds && ret >= 0; i++) {
         bed[i].opt = &opt;
+        bed[i].back = i % 2;
         ret = open_bed(&bed[i], calls, nb);
     }
     if (ret >= 0)
