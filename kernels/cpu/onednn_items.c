@@ -114,7 +114,8 @@ static dnnl_status_t make_memory(const Onednn *o, dnnl_memory_t *mem, const Md *
 /* Where no memory is left for its code, oneDNN writes it to address 0. @return 0 or an error (logged) */
 static int has_room(const Onednn *o)
 {
-    return avt_pages_left(CODE) ? 0 : avt_fail(o->log, AVT_ERR(ENOMEM), "cpu: there is no memory for the code of an operation");
+    return avt_pages_left(CODE) ? 0 : avt_fail(o->log, AVT_ERR(ENOMEM), "cpu: there are not %d MB left for the code of an operation: raise "
+                                                "the limit (ulimit -v), or end what else runs", CODE >> 20);
 }
 
 static dnnl_status_t make_repack(const Onednn *o, Item *it, const Md *packed, const Md *wanted)

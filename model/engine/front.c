@@ -240,6 +240,8 @@ int avt_front_text(Front *f, const Tokenizer *tokenizer, float **context, int64_
         ret = avt_ckpt_unchanged(f->w->t5.ckpt, log);                    // it is read for as long as the engine lives
     if (ret >= 0)
         ret = avt_tokenizer_encode(tokenizer, ids, max, clean, &left_out);
+    if (ret == AVT_ERR(ENOMEM))
+        avt_fail(log, ret, "prompt: there is no memory left for its tokens");
     if (ret >= 0 && left_out)
         avt_log(log, LOG_WARNING, "prompt: the model reads %d tokens; the last %lld of %lld are left out", max, (long long)left_out,
                 (long long)(max + left_out));

@@ -171,6 +171,11 @@ static int retype_specials(uint8_t *dst, size_t *size, const uint8_t *model, siz
 
 /* ---- the tokenizer ------------------------------------------------------------------------------------------- */
 
+static size_t wanted(size_t size)
+{
+    return SPM_SPARE + SPM_TIMES * size;
+}
+
 static int open_model(Tokenizer *t, const uint8_t *file, size_t file_size, const char *path, const Log *log)
 {
     size_t size = 0;
@@ -178,9 +183,10 @@ static int open_model(Tokenizer *t, const uint8_t *file, size_t file_size, const
 
     if (retype_specials(NULL, &size, file, file_size) < 0)
         return avt_fail(log, AVT_INVALID, "tokenizer: %s: not a SentencePiece model, or truncated; get it again", path);
-    model = avt_pages_left(SPM_SPARE + SPM_TIMES * size) ? avt_malloc(MEM_NET, size) : NULL;
+    model = avt_pages_left(wanted(size)) ? avt_malloc(MEM_NET, size) : NULL;
     if (!model)
-        return AVT_ERR(ENOMEM);
+        return avt_fail(log, AVT_ERR(ENOMEM), "tokenizer: %s: reading it takes %.0f MB, and this process can have no more: raise its limit (ulimit -v), or end "
+                        "what else runs", path, 1e-6 * (double)wanted(size));
     retype_specials(model, &size, file, file_size);
     t->spm = avt_spm_open(model, size);
     avt_free(model);
@@ -236,7 +242,7 @@ int avt_tokenizer_encode(const Tokenizer *t, int32_t *ids, int max, const char *
 
     if (max < 1)
         return AVT_ERR(EINVAL);
-    nb = avt_pages_left(SPM_SPARE + SPM_TIMES * strlen(cleaned)) ? avt_spm_encode(t->spm, cleaned, strlen(cleaned), ids, max - 1) : -1;
+    nb = avt_pages_left(wanted(strlen(cleaned))) ? avt_spm_encode(t->spm, cleaned, strlen(cleaned), ids, max - 1) : -1;
     if (nb < 0)
         return AVT_ERR(ENOMEM);
     if (left_out)
