@@ -304,7 +304,8 @@ AVATAR_API int avatar_look_check(const AvatarEngine *e, const AvatarLook *look);
  */
 AVATAR_API int avatar_session_late(AvatarSession *s, int late, int max_late_ms);
 
-/** Give up: receive fails with ECANCELED soon. May be called from another thread, or a signal-driven flag's watcher. */
+/** Give up: receive fails with ECANCELED soon. May be called from another thread, one that watches a signal's flag too, but not
+ * from a signal handler: it takes a lock that the interrupted thread may hold. */
 AVATAR_API void avatar_session_abort(AvatarSession *s);
 
 #ifdef __cplusplus
