@@ -401,6 +401,7 @@ static void memory_may_end_in_mid_stream(void **state)
 {
     (void)state;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    (void)memory_that_ends;
     SKIP("a sanitizer maps memory of its own");
 #else
     for (int kb = 0; kb < 12000; kb += kb < 3000 ? 300 : 3000)
@@ -430,6 +431,8 @@ static void memory_is_short_at_opening(void **state)
 {
     (void)state;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    (void)memory_that_ends;
+    (void)memory_that_is_short;
     SKIP("a sanitizer maps memory of its own");
 #else
     for (int kb = 0; kb < 40000; kb += kb < 20000 ? 500 : 4000)
