@@ -289,8 +289,8 @@ static int model_is_small(const ToolOptions *o)
 /* What bears on a verdict; how the film will be written does not. */
 static int takes(const ToolOptions *o)
 {
-    if (o->picture)
-        return tool_takes(o, "doctor FILM --picture", " picture json output");
+    if (o->picture)                                     // the model judges no film, but a script may name it in every call
+        return tool_takes(o, "doctor FILM --picture", " model picture json output");
     return tool_takes(o, "doctor", TAKES_MODEL TAKES_FRAMES TAKES_RUN " prompt compat input_format json quick full");
 }
 

@@ -371,5 +371,6 @@ if __name__ == '__main__':
     parser.add_argument('--jobs', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('cases', nargs='*')
     parser.parse_args(namespace=A)
+    A.tool, A.media, A.model = (os.path.abspath(p) for p in (A.tool, A.media, A.model))     # cases work in folders of their own
     tool_harness.A = A
     sys.exit(tool_harness.run_cases(A.cases, A.jobs))

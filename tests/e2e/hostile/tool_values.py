@@ -87,7 +87,7 @@ USELESS = {
     ('verify',): ('--size 64x64', '--steps 2', '-o x', '--stats x', '--full'),
     ('verify', 'OUT', '--record'): ('--json', '--mode live', '--late drop', '-f nut'),
     ('doctor',): ('-o x', '--stats x', '-c:v ffv1', '--seed 3', '--late drop'),
-    ('doctor', 'FILM', '--picture', 'x.png'): ('--model MODEL', '--quick', '--size 64x64'),
+    ('doctor', 'FILM', '--picture', 'x.png'): ('--quick', '--size 64x64'),
     ('top', 'FILM'): ('-o x', '--json', '--quiet'),
     ('plot', 'FILM', '-o', 'OUT'): ('--stats x', '--json', '--size 640x480'),
     ('speak', 'a.wav', 'b.png'): ('--gpus 1x24', '--json', '--record', '--picture x', '--seconds 3', '--ops', '--memory 4'),
