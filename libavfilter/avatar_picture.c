@@ -6,7 +6,6 @@
 
 #include "libavutil/display.h"
 #include "libavutil/imgutils.h"
-#include "libavutil/intreadwrite.h"
 #include "libavutil/mem.h"
 #include "libavutil/pixdesc.h"
 #include "libavutil/time.h"
@@ -16,6 +15,7 @@
 #include "libavformat/version.h"
 #include "libswscale/swscale.h"
 
+#include "avatar_exif.h"
 #include "avatar_picture.h"
 
 #define PATIENCE    20000000                                ///< microseconds for a picture that comes over a network
@@ -108,48 +108,6 @@ static const int32_t *frame_matrix(const AVFrame *frame)
     return sd && sd->size >= 9 * sizeof(int32_t) ? (const int32_t *)sd->data : NULL;
 }
 
-/* The orientation that a TIFF says, as which EXIF is stored everywhere: 1 to 8, else 0. */
-static int tiff_orientation(const uint8_t *p, int64_t size)
-{
-    const int be = size >= 8 && p[0] == 'M';
-    int64_t at, nb;
-
-    if (size < 8 || (memcmp(p, "II*\0", 4) && memcmp(p, "MM\0*", 4)))
-        return 0;
-    at = be ? AV_RB32(p + 4) : AV_RL32(p + 4);
-    nb = at <= size - 2 ? be ? AV_RB16(p + at) : AV_RL16(p + at) : 0;
-    for (at += 2; nb-- > 0 && at <= size - 12; at += 12)
-        if ((be ? AV_RB16(p + at) : AV_RL16(p + at)) == 0x112) {
-            const int o = be ? AV_RB16(p + at + 8) : AV_RL16(p + at + 8);
-
-            return o >= 1 && o <= 8 ? o : 0;
-        }
-    return 0;
-}
-
-/* The same of a whole file, PNG (chunks with sums behind them), WebP (chunks of even length) or TIFF. */
-static int file_orientation(enum AVCodecID codec, const uint8_t *p, int64_t size)
-{
-    const int png = codec == AV_CODEC_ID_PNG;
-    int64_t at = png ? 8 : 12, len;
-
-    if (codec == AV_CODEC_ID_TIFF)
-        return tiff_orientation(p, size);
-    if (!png && codec != AV_CODEC_ID_WEBP)
-        return 0;
-    for (; at <= size - 8; at += 8 + len + (png ? 4 : len & 1)) {
-        len = png ? AV_RB32(p + at) : AV_RL32(p + at + 4);
-        if (len > size - at - 8)
-            return 0;
-        if (!memcmp(p + at + (png ? 4 : 0), png ? "eXIf" : "EXIF", 4)) {
-            const int named = len > 6 && !memcmp(p + at + 8, "Exif\0", 6);
-
-            return tiff_orientation(p + at + 8 + (named ? 6 : 0), len - (named ? 6 : 0));
-        }
-    }
-    return 0;
-}
-
 /* How to turn a picture: by the decoder's word, else by the file's, which decoders before FFmpeg 8.0 pass on of JPEG alone. */
 static const int32_t *find_matrix(const AVFrame *frame, const AVStream *st, const AVPacket *pkt)
 {
@@ -157,7 +115,7 @@ static const int32_t *find_matrix(const AVFrame *frame, const AVStream *st, cons
                                            { 0, 1, 0, 1, 0 }, { 0, 1, 0, -1, 0 }, { 0, -1, 0, -1, 0 }, { 0, -1, 0, 1, 0 } };
     const int32_t *m = frame_matrix(frame);
 
-    return m ? m : by_exif[file_orientation(st->codecpar->codec_id, pkt->data, pkt->size)];
+    return m ? m : by_exif[avatar_exif_orientation(st->codecpar->codec_id, pkt->data, pkt->size)];
 }
 
 /* strict: what is damaged gives nothing. */

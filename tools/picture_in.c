@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include <libavutil/imgutils.h>
-#include <libavutil/intreadwrite.h>
 #include <libswscale/swscale.h>
 
+#include "libavfilter/avatar_exif.h"
 #include "reader.h"
 #include "speak.h"
 
@@ -50,48 +50,6 @@ static int sign(int32_t v)
     return (v > 0) - (v < 0);
 }
 
-/* The orientation that a TIFF says, as which EXIF is stored everywhere: 1 to 8, else 0. */
-static int tiff_orientation(const uint8_t *p, int64_t size)
-{
-    const int be = size >= 8 && p[0] == 'M';
-    int64_t at, nb;
-
-    if (size < 8 || (memcmp(p, "II*\0", 4) && memcmp(p, "MM\0*", 4)))
-        return 0;
-    at = be ? AV_RB32(p + 4) : AV_RL32(p + 4);
-    nb = at <= size - 2 ? be ? AV_RB16(p + at) : AV_RL16(p + at) : 0;
-    for (at += 2; nb-- > 0 && at <= size - 12; at += 12)
-        if ((be ? AV_RB16(p + at) : AV_RL16(p + at)) == 0x112) {
-            const int o = be ? AV_RB16(p + at + 8) : AV_RL16(p + at + 8);
-
-            return o >= 1 && o <= 8 ? o : 0;
-        }
-    return 0;
-}
-
-/* The same of a whole file, PNG (chunks with sums behind them), WebP (chunks of even length) or TIFF. */
-static int file_orientation(enum AVCodecID codec, const uint8_t *p, int64_t size)
-{
-    const int png = codec == AV_CODEC_ID_PNG;
-    int64_t at = png ? 8 : 12, len;
-
-    if (codec == AV_CODEC_ID_TIFF)
-        return tiff_orientation(p, size);
-    if (!png && codec != AV_CODEC_ID_WEBP)
-        return 0;
-    for (; at <= size - 8; at += 8 + len + (png ? 4 : len & 1)) {
-        len = png ? AV_RB32(p + at) : AV_RL32(p + at + 4);
-        if (len > size - at - 8)
-            return 0;
-        if (!memcmp(p + at + (png ? 4 : 0), png ? "eXIf" : "EXIF", 4)) {
-            const int named = len > 6 && !memcmp(p + at + 8, "Exif\0", 6);
-
-            return tiff_orientation(p + at + 8 + (named ? 6 : 0), len - (named ? 6 : 0));
-        }
-    }
-    return 0;
-}
-
 /* From the display matrix that newer libavcodec makes of EXIF, else from the EXIF orientation that it tells, else from that in the file. */
 static Turn turn_of(const Reader *r)
 {
@@ -99,7 +57,7 @@ static Turn turn_of(const Reader *r)
                                  { 0, 1, 1, 0 }, { 0, 1, -1, 0 }, { 0, -1, -1, 0 }, { 0, -1, 1, 0 } };
     const AVFrameSideData *sd = av_frame_get_side_data(r->frame, AV_FRAME_DATA_DISPLAYMATRIX);
     const AVDictionaryEntry *tag = av_dict_get(r->frame->metadata, "Orientation", NULL, 0);
-    const int o = tag ? atoi(tag->value) : file_orientation(r->dec->codec_id, r->last->data, r->last->size);
+    const int o = tag ? atoi(tag->value) : avatar_exif_orientation(r->dec->codec_id, r->last->data, r->last->size);
 
     if (sd) {
         const int32_t *m = (const int32_t *)sd->data;
