@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Measuring for calibrate.h. Calls are taken from a rehearsal of each rank on `dry` and made on the CPU with operands of the same forms, one
- * after another in rounds, so that each finds the caches as the others leave them: by one rank alone, then by as many as share the cores at a
- * time. The median of a call's times counts: what another program takes once, for milliseconds, would be a call's share of a second otherwise.
+ * after another in rounds, so that each finds the caches as the others leave them; convolutions more than once in a row, as a decoder makes
+ * them. First by one rank alone, then by as many as share the cores at a time. The median of a call's times counts: what another program
+ * takes once, for milliseconds, would be a call's share of a second otherwise.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +13,20 @@
 #include "kernels.h"
 
 #define SAMPLES 256                      // of a call, the last ones
+#define IN_A_ROW 3                      // most times: what follows finds the caches alike
+
+typedef struct Wanted {                 // calls of all ranks with so many threads, each form once
+    DryCall *own[2 * PLAN_MAX_RANKS];   // lists that they lie in
+    int nb_own;
+    const OpCall *call[512];
+    int in_row[512];                    // times that it is made one after another
+    int nb;
+} Wanted;
 
 typedef struct Trial {                  // a call with operands
     OpCall call;
     Tensor *operand[OP_MAX_IN + OP_MAX_OUT];
-    int nb_operands;
+    int nb_operands, in_row;
     double seconds[SAMPLES];            // of the rounds
     int64_t nb;
 } Trial;
@@ -76,9 +86,10 @@ static int make_operand(Bed *b, OpId op, Tensor *o)
     return o->be ? 0 : AVT_ERR(ENOMEM);
 }
 
-static void open_trial(Trial *t, const OpCall *c)
+static void open_trial(Trial *t, const OpCall *c, int in_row)
 {
     t->call = *c;
+    t->in_row = in_row;
     for (int i = -OP_MAX_OUT; i < OP_MAX_IN; i++) {
         Tensor *o = i >= 0 ? &t->call.in[i] : i + OP_MAX_OUT ? &t->call.more[i + OP_MAX_OUT - 1] : &t->call.out;
 
@@ -112,21 +123,21 @@ static int open_memory(Bed *b)
     return ret < 0 ? ret : avt_workspace_open(b->be, (size_t)workspace);
 }
 
-static int open_bed(Bed *b, const OpCall *const *calls, int nb)
+static int open_bed(Bed *b, const Wanted *w)
 {
     int ret = avt_backend_open(&b->be, "cpu", b->opt);
 
-    b->trial = calloc((size_t)nb, sizeof(*b->trial));
-    b->nb = b->trial ? nb : 0;
+    b->trial = calloc((size_t)w->nb, sizeof(*b->trial));
+    b->nb = b->trial ? w->nb : 0;
     for (int i = 0; i < b->nb; i++)
-        open_trial(&b->trial[i], calls[i]);
+        open_trial(&b->trial[i], w->call[i], w->in_row[i]);
     if (ret >= 0)
         ret = b->trial ? open_memory(b) : AVT_ERR(ENOMEM);
-    for (int i = 0; i < nb && ret >= 0; i++) {
+    for (int i = 0; i < b->nb && ret >= 0; i++) {
         const size_t mark = avt_arena_mark(b->scratch);
 
         for (int k = 0; k < b->trial[i].nb_operands && ret >= 0; k++)
-            ret = make_operand(b, calls[i]->op, b->trial[i].operand[k]);
+            ret = make_operand(b, w->call[i]->op, b->trial[i].operand[k]);
         avt_arena_release(b->scratch, mark);
     }
     return ret;
@@ -142,6 +153,17 @@ static void close_bed(Bed *b)
     avt_backend_close(&b->be);
 }
 
+static void make_calls(Bed *b, Trial *t, int counts)
+{
+    for (int k = 0; k < t->in_row; k++) {
+        const int64_t start = avt_now_ns();
+
+        avt_backend_run(b->be, &t->call);
+        t->seconds[t->nb % SAMPLES] = 1e-9 * (double)(avt_now_ns() - start);
+        t->nb += counts;
+    }
+}
+
 /* One round warms up. */
 static void *run_bed(void *arg)
 {
@@ -152,14 +174,8 @@ static void *run_bed(void *arg)
     avt_thread_flush_denormals();
     b->ret = avt_thread_team(b->opt->threads, b->opt->log);
     for (int round = 0; b->ret >= 0 && (round < 2 || avt_now_ns() < b->end); round++)
-        for (int i = 0; i < b->nb; i++) {
-            Trial *t = &b->trial[b->back ? b->nb - 1 - i : i];
-            const int64_t start = avt_now_ns();
-
-            avt_backend_run(b->be, &t->call);
-            t->seconds[t->nb % SAMPLES] = 1e-9 * (double)(avt_now_ns() - start);
-            t->nb += round > 0;
-        }
+        for (int i = 0; i < b->nb; i++)
+            make_calls(b, &b->trial[b->back ? b->nb - 1 - i : i], round > 0);
     if (b->ret >= 0)
         b->ret = avt_sync(b->be);
     return NULL;
@@ -217,28 +233,28 @@ static int measure_beds(Calibrated *call, Bed *bed, int beds, int nb, double sec
     return ret;
 }
 
-static int measure_calls(Calibration *c, const OpCall *const *calls, int nb, int threads, const BackendOptions *be, double seconds)
+static int measure_calls(Calibration *c, const Wanted *w, int threads, const BackendOptions *be, double seconds)
 {
     BackendOptions opt = *be;
     const int beds = avt_nb_cores() / threads > 1 ? avt_nb_cores() / threads : 1;
     Bed *bed = calloc((size_t)beds, sizeof(*bed));
-    Calibrated *call = calloc((size_t)nb, sizeof(*call));
+    Calibrated *call = calloc((size_t)w->nb, sizeof(*call));
     int ret = bed && call ? 0 : AVT_ERR(ENOMEM);
 
     opt.threads = threads;
     for (int i = 0; i < beds && ret >= 0; i++) {
         bed[i].opt = &opt;
         bed[i].back = i % 2;
-        ret = open_bed(&bed[i], calls, nb);
+        ret = open_bed(&bed[i], w);
     }
     if (ret >= 0)
-        ret = measure_beds(call, bed, beds, nb, seconds);
-    for (int k = 0; k < nb && ret >= 0; k++) {
-        call[k].op = calls[k]->op;
+        ret = measure_beds(call, bed, beds, w->nb, seconds);
+    for (int k = 0; k < w->nb && ret >= 0; k++) {
+        call[k].op = w->call[k]->op;
         call[k].threads = threads;
         call[k].level = c->level;
-        calibration_key(call[k].key, sizeof(call[k].key), calls[k]);
-        avt_op_cost(calls[k], &call[k].flops, &call[k].bytes);
+        calibration_key(call[k].key, sizeof(call[k].key), w->call[k]);
+        avt_op_cost(w->call[k], &call[k].flops, &call[k].bytes);
         calibration_keep(c, &call[k]);
     }
     for (int i = 0; bed && i < beds; i++)
@@ -248,15 +264,10 @@ static int measure_calls(Calibration *c, const OpCall *const *calls, int nb, int
     return ret;
 }
 
-typedef struct Wanted {                 // calls of all ranks with so many threads, each form once
-    DryCall *own[2 * PLAN_MAX_RANKS];   // lists that they lie in
-    int nb_own;
-    const OpCall *call[512];
-    int nb;
-} Wanted;
-
-static void want(Wanted *w, const OpCall *c)
+/* Of all that a network repeats, a decoder's convolutions alone find what they need nearer than the calls between them left it. */
+static void want(Wanted *w, const DryCall *d)
 {
+    const OpCall *c = &d->first;
     char key[sizeof(((Calibrated *)0)->key)], other[sizeof(key)];
 
     calibration_key(key, sizeof(key), c);
@@ -265,8 +276,10 @@ static void want(Wanted *w, const OpCall *c)
         if (!strcmp(key, other))
             return;
     }
-    if (w->nb < (int)(sizeof(w->call) / sizeof(w->call[0])))
-        w->call[w->nb++] = c;
+    if (w->nb == (int)(sizeof(w->call) / sizeof(w->call[0])))
+        return;
+    w->in_row[w->nb] = c->op == OP_CONV3D && d->calls > 1 ? (int)(d->calls < IN_A_ROW ? d->calls : IN_A_ROW) : 1;
+    w->call[w->nb++] = c;
 }
 
 static int want_rank(Wanted *w, const RankSetup *set, int r, const PlanSizes *sizes, const BackendOptions *be)
@@ -278,7 +291,7 @@ static int want_rank(Wanted *w, const RankSetup *set, int r, const PlanSizes *si
 
         ret = (item ? avt_rank_item : avt_rank_wave)(&w->own[w->nb_own], &nb, set, r, sizes, be);
         for (int64_t i = 0; i < nb && ret >= 0; i++)
-            want(w, &w->own[w->nb_own][i].first);
+            want(w, &w->own[w->nb_own][i]);
         w->nb_own += ret >= 0;
     }
     return ret;
@@ -307,7 +320,7 @@ int calibration_measure(Calibration *c, const Plan *plan, const PlanSizes *sizes
             if (plan->rank[i].threads == plan->rank[r].threads)
                 ret = want_rank(w, &set, i, sizes, be);
         if (w && ret >= 0)
-            ret = measure_calls(c, w->call, w->nb, plan->rank[r].threads, be, seconds / kinds);
+            ret = measure_calls(c, w, plan->rank[r].threads, be, seconds / kinds);
         for (int i = 0; w && i < w->nb_own; i++)
             avt_free(w->own[i]);
         free(w);
