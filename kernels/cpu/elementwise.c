@@ -67,8 +67,8 @@ int avt_plain_act(Backend *be, const OpCall *c)
     return 0;
 }
 
-/* Rows of a, each with the row of b that belongs to it: its own, or the only one. */
-int avt_plain_add(Backend *be, const OpCall *c)
+/* Rows of a, each with the row of b that belongs to it: its own, or the only one. Inline, so that no loop asks which of the two it is. */
+static inline int join_rows(Backend *be, const OpCall *c, int times)
 {
     const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->in[0]);
     const int64_t step = avt_numel(c->in[1]) == nb ? width : 0;
@@ -79,25 +79,22 @@ int avt_plain_add(Backend *be, const OpCall *c)
         return 0;
 #pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
     for (int64_t r = 0; r < nb / width; r++)
-        for (int64_t i = 0; i < width; i++)
-            out[r * width + i] = a[r * width + i] + b[r * step + i];
+        for (int64_t i = 0; i < width; i++) {
+            const float x = a[r * width + i], y = b[r * step + i];
+
+            out[r * width + i] = times ? x * y : x + y;
+        }
     return 0;
+}
+
+int avt_plain_add(Backend *be, const OpCall *c)
+{
+    return join_rows(be, c, 0);
 }
 
 int avt_plain_mul(Backend *be, const OpCall *c)
 {
-    const int64_t nb = avt_numel(c->out), width = avt_last_dim(c->in[0]);
-    const int64_t step = avt_numel(c->in[1]) == nb ? width : 0;
-    const float *a = c->in[0].data, *b = c->in[1].data;
-    float *out = c->out.data;
-
-    if (!nb)
-        return 0;
-#pragma omp parallel for num_threads(be->threads) if (nb > 4 * PARALLEL_MIN)
-    for (int64_t r = 0; r < nb / width; r++)
-        for (int64_t i = 0; i < width; i++)
-            out[r * width + i] = a[r * width + i] * b[r * step + i];
-    return 0;
+    return join_rows(be, c, 1);
 }
 
 int avt_plain_axpy(Backend *be, const OpCall *c)
