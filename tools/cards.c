@@ -65,15 +65,21 @@ static int ask_driver(Cards *c)
     n.count(&nb);
     for (unsigned i = 0; i < nb && c->nb < PLAN_MAX_RANKS; i++) {
         NvmlMemory m = { 0, 0, 0 };
+        char name[96] = "";
         void *d;
+        double gb;
+        const Card *card;
 
         if (n.handle(i, &d) || n.memory(d, &m))
             continue;
-        c->card[c->nb] = avt_card_sized((double)m.total / 1.1e9);          // a card of 24 GB says 25.7e9
+        gb = (double)m.total / 1.1e9;                               // a card of 24 GB says 25.7e9
+        card = n.name(d, name, sizeof(name)) ? NULL : avt_card_called(name, gb);
+        c->assumed |= !card;
+        c->card[c->nb] = card ? card : avt_card_sized(gb);
         c->total[c->nb] = (double)m.total;
         c->usable[c->nb++] = (double)m.free > CONTEXT ? (double)m.free - CONTEXT : 0;
     }
-    c->assumed = c->here = 1;
+    c->here = 1;
     nvml_close(&n);
     return c->nb ? 0 : (fprintf(stderr, "avatar: --gpus here: the driver shows no card\n"), -1);
 }

@@ -16,6 +16,7 @@
 #define GB 1e9
 #define INSTEAD 4
 #define CHANGES 3
+#define OTHERS 3                                    // plans of a kind that are named beside the one that is taken
 
 static const double fsdp_gb = 25.65;                // of each card, when the original's FSDP gathers what it has sharded over 4 or 5
 
@@ -29,6 +30,7 @@ typedef struct Answer {
     const char *precision[CHANGES];
     int nb_changes;
     char options[1024];
+    int is_named;                       // plan= was said
 } Answer;
 
 static double fps(const Found *f)
@@ -132,6 +134,37 @@ static void show_lack(const Found *f)
         printf("cuda%d lacks %.2f GB\n", f->lacks, f->lack / GB);
 }
 
+/* Of the others from number `from` on those that fit, or those that do not. @return the number behind the last of the kind */
+static int show_kind(const Found *f, int from, int lacking)
+{
+    int i = from, shown = 0;
+
+    for (; i < f->nb_other && (f->other[i].lack > 0) == lacking; i++) {
+        const Tried *t = &f->other[i];
+
+        if (shown >= OTHERS)
+            continue;
+        printf("%s%s ", shown ? "; " : lacking ? "     without room: " : "     slower: ", t->plan);
+        if (lacking)
+            printf("lacks %.2f GB%s", t->lack / GB, t->bound ? " or more" : "");
+        else
+            printf("%s%.1f fps", t->bound ? "at most " : "", AVATAR_BLOCK_FRAMES / t->period);
+        shown++;
+    }
+    if (i > from)
+        printf(i - from > shown ? "; %d more\n" : "\n", i - from - shown);
+    return i;
+}
+
+/* Why this plan: what the others would be. */
+static void show_others(const Answer *a)
+{
+    const Found *f = &a->best;
+
+    printf(f->nb_other ? "why: the fastest that fits of %d ways to use the cards\n" : "why: there is no other way to use the cards\n", f->nb_other + 1);
+    show_kind(f, show_kind(f, 0, 0), 1);
+}
+
 static void show_time(const Answer *a)
 {
     const Paper *p = &a->best.paper;
@@ -219,8 +252,11 @@ static void show(const Answer *a, const PlanSizes *sizes)
     show_missing(f);
     if (f->lack > 0)
         show_lack(f);
-    else
+    else {
         show_time(a);
+        if (!a->is_named)
+            show_others(a);
+    }
     if (sizes->dit.nb_layers == 40 && (a->cards.nb == 4 || a->cards.nb == 5) && a->cards.usable[0] < fsdp_gb * GB)
         printf("the original's FSDP would need %.2f GB of each card: it gathers what it has sharded\n", fsdp_gb);
     if (f->lack > 0) {
@@ -254,6 +290,10 @@ static void show_json(const Answer *a, const char *precision)
     for (int i = 0; i < a->nb_instead; i++)
         printf("%s{\"width\": %d, \"height\": %d, \"steps\": %d, \"offload\": \"%s\", \"fps\": %.3f}", i ? ", " : "", a->instead[i].width,
                a->instead[i].height, a->instead[i].steps, avt_offload_name(&a->instead[i].plan), fps(&a->instead[i]));
+    printf("], \"others\": [");
+    for (int i = 0; i < f->nb_other; i++)
+        printf("%s{\"plan\": \"%s\", \"lack\": %.0f, \"fps\": %.3f, \"bound\": %s}", i ? ", " : "", f->other[i].plan, f->other[i].lack,
+               f->other[i].lack > 0 ? 0 : AVATAR_BLOCK_FRAMES / f->other[i].period, f->other[i].bound ? "true" : "false");
     printf("], \"lighter\": ");
     if (a->has_lighter)
         printf("{\"precision\": \"" SEARCH_LIGHTER "\", \"offload\": \"%s\", \"fps\": %.3f, \"most\": %.0f}", avt_offload_name(&a->lighter.plan), fps(&a->lighter), most_used(a, &a->lighter));
@@ -331,6 +371,7 @@ int plan_for_cards(const ToolOptions *o, const PlanSizes *sizes, const Log *log)
         return fprintf(stderr, "avatar: --link: '%s' is not allowed; pcie4, pcie5, nvlink, 100g\n", link), 2;
     if (cards_parse(&a.cards, o->gpus) < 0)
         return 2;
+    a.is_named = o->engine.plan && strcmp(o->engine.plan, "auto");
     cards_pool(&a.pool, &a.cards, a.link);
     if (plan_read_host(&a.pool.host, o) < 0)
         return 2;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* See cards.h. Rates are NVIDIA's data sheets': dense bf16 tensor products with f32 sums, and memory bandwidth. */
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -22,6 +23,39 @@ const Card *avt_card_named(const char *name, size_t len)
         if (strlen(cards[i].name) == len && !strncasecmp(cards[i].name, name, len))
             return &cards[i];
     return NULL;
+}
+
+/* Letters and digits alone, small. */
+static void squeeze(char *out, size_t size, const char *name)
+{
+    size_t n = 0;
+
+    for (; *name && n + 1 < size; name++)
+        if (isalnum((unsigned char)*name))
+            out[n++] = (char)tolower((unsigned char)*name);
+    out[n] = 0;
+}
+
+/* The longest that is in it: an l40s is no l4. A size in a name, a100-80, is told by the memory. */
+const Card *avt_card_called(const char *name, double gb)
+{
+    const Card *best = NULL;
+    size_t longest = 0;
+    char called[96], own[16];
+
+    squeeze(called, sizeof(called), name);
+    for (int i = 0; i < NB_CARDS; i++) {
+        const size_t part = strcspn(cards[i].name, "-");
+
+        squeeze(own, sizeof(own), cards[i].name);
+        if (cards[i].name[part] && isdigit((unsigned char)cards[i].name[part + 1]))
+            own[part] = 0;
+        if (strstr(called, own) && strlen(own) > longest && gb > 0.85 * cards[i].gb && gb < 1.15 * cards[i].gb) {
+            best = &cards[i];
+            longest = strlen(own);
+        }
+    }
+    return best;
 }
 
 const Card *avt_card_sized(double gb)

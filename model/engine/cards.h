@@ -27,6 +27,8 @@ typedef struct Link {                   // between cards
 const Card *avt_card_named(const char *name, size_t len);
 /** The usual one of the smallest size that is at least this. */
 const Card *avt_card_sized(double gb);
+/** A card by what its driver calls it, "NVIDIA GeForce RTX 4060 Ti", and its size; NULL: none of these. */
+const Card *avt_card_called(const char *name, double gb);
 /** The names, joined by spaces. */
 void  avt_card_names(char *text, size_t size);
 /** What its data sheet says, a second; starts are left out. */

@@ -5,6 +5,7 @@
  */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/search.h"
@@ -167,6 +168,8 @@ typedef struct Search {
     Work work;
     Found *best;
     int found;
+    Tried tried[TRIED_MAX];             // on this rung
+    int nb_tried, taken;                // taken: of these, which `best` is
 } Search;
 
 /* The VAE's device may be one that nobody knows. */
@@ -178,8 +181,8 @@ static int all_known(const Plan *p, const Pool *pool)
     return 1;
 }
 
-/* Can a plan of teams be faster than the best so far? Its memory is long to find, what its first rank exchanges is not. */
-static int may_win(Found *f, const Search *s)
+/* Can a plan of teams be faster than the best so far? Its memory is long to find, what its first rank exchanges is not. *least: its period, if not */
+static int may_win(Found *f, double *least, const Search *s)
 {
     RankSetup set;
 
@@ -187,17 +190,38 @@ static int may_win(Found *f, const Search *s)
         return 1;
     if (avt_search_setup(&set, &f->plan, s->sizes) < 0 || avt_rank_traffic(NULL, &f->traffic[0], &set, 0, s->sizes, s->be) < 0)
         return 0;
-    return avt_paper_least(f, &s->work, s->pool, s->sizes) < s->best->paper.period;
+    *least = avt_paper_least(f, &s->work, s->pool, s->sizes);
+    return *least < s->best->paper.period;
+}
+
+/* What the fullest of the ranks that were measured lacks. */
+static double lacks_so_far(const Found *f, const Pool *pool)
+{
+    double most = 0;
+
+    for (int r = 0; r < f->plan.nb_ranks; r++)
+        most = fmax(most, (double)avt_plan_sum(&f->memory[r]) - pool->room[avt_pool_find(pool, f->plan.rank[r].device)]);
+    return most;
+}
+
+static void note(Search *s, const char *kind, int own, double lack, double period, int bound)
+{
+    Tried *t = &s->tried[s->nb_tried < TRIED_MAX - 1 ? s->nb_tried++ : TRIED_MAX - 1];
+
+    *t = (Tried){ .lack = lack, .period = period, .bound = bound };
+    snprintf(t->plan, sizeof(t->plan), "%s%s", kind, own ? ", VAE alone" : "");
 }
 
 /* A candidate over all of the pool; own: its last device has the VAE alone. @return 1 when it is one, and may be better than `best` */
-static int try_one(Found *f, const char *kind, int own, const Search *s)
+static int try_one(Found *f, const char *kind, int own, Search *s)
 {
     const Pool *pool = s->pool;
     const int nb = pool->nb - (s->vae ? 0 : own);
     char devices[PLAN_MAX_RANKS * sizeof(pool->name[0])], vae[40];
     PlanOptions p = s->o;
     size_t n = 0;
+    double least = 0;
+    int ret;
 
     for (int i = 0; i < nb; i++)
         n += (size_t)snprintf(devices + n, sizeof(devices) - n, "%s%s", i ? "|" : "", pool->name[i]);
@@ -207,8 +231,18 @@ static int try_one(Found *f, const char *kind, int own, const Search *s)
     p.room = pool->room;
     p.loads = NULL;
     snprintf(vae, sizeof(vae), "%.30s:own", pool->name[pool->nb - 1]);
-    return avt_plan_make(&f->plan, &p, NULL) >= 0 && all_known(&f->plan, pool) && may_win(f, s) && avt_rank_plan(&f->plan, &p, s->sizes, s->be) >= 0 &&
-           measure(f, pool, s->found ? s->best->lack : INFINITY, s->sizes, s->be) >= 0;
+    if (avt_plan_make(&f->plan, &p, NULL) < 0 || !all_known(&f->plan, pool))
+        return 0;
+    if (!may_win(f, &least, s)) {
+        note(s, kind, own, 0, least, 1);
+        return 0;
+    }
+    ret = avt_rank_plan(&f->plan, &p, s->sizes, s->be);
+    if (ret >= 0)
+        ret = measure(f, pool, s->found ? s->best->lack : INFINITY, s->sizes, s->be);
+    if (ret == AVT_ERR(EAGAIN))
+        note(s, kind, own, lacks_so_far(f, pool), 0, 1);
+    return ret >= 0;
 }
 
 static int better(const Found *a, const Found *b)
@@ -236,11 +270,14 @@ static int fits_plan(int kind, int parts, int nb, int steps)
     return kind < 2 ? teams == 1 : kind == 2 ? teams == steps : teams > 1;
 }
 
-static void take_if_better(Search *s, Found *f)
+static void take_if_better(Search *s, Found *f, const char *name, int own)
 {
     avt_paper_time(f, &s->work, s->pool, s->sizes);
-    if (!s->found++ || better(f, s->best))
+    note(s, name, own, f->lack, f->paper.period, 0);
+    if (!s->found++ || better(f, s->best)) {
         *s->best = *f;
+        s->taken = s->nb_tried - 1;
+    }
 }
 
 static void try_plan(Search *s, int kind, int split, int parts, int own)
@@ -250,7 +287,7 @@ static void try_plan(Search *s, int kind, int split, int parts, int own)
 
     name_plan(name, sizeof(name), kind, split, parts);
     if (fits_plan(kind, parts, s->pool->nb - own, f.steps) && (!s->asked || !strcmp(s->asked, name)) && try_one(&f, name, own, s))
-        take_if_better(s, &f);
+        take_if_better(s, &f, name, own);
 }
 
 static const char *said(const char *option)
@@ -278,8 +315,26 @@ static int try_named(Search *s)
     if (ret >= 0)
         ret = measure(&f, s->pool, INFINITY, s->sizes, s->be);
     if (ret >= 0)
-        take_if_better(s, &f);
+        take_if_better(s, &f, "", 0);
     return ret;
+}
+
+static int by_worth(const void *a, const void *b)
+{
+    const Tried *x = a, *y = b;
+
+    return x->lack != y->lack ? (x->lack > y->lack) - (x->lack < y->lack) : (x->period > y->period) - (x->period < y->period);
+}
+
+static void tell_others(const Search *s)
+{
+    Found *f = s->best;
+
+    f->nb_other = 0;
+    for (int i = 0; i < s->nb_tried; i++)
+        if (i != s->taken)
+            f->other[f->nb_other++] = s->tried[i];
+    qsort(f->other, (size_t)f->nb_other, sizeof(*f->other), by_worth);
 }
 
 /* From all on the devices to all that can come, until something fits. */
@@ -289,12 +344,16 @@ static int climb(Search *s, const PlanOptions *o)
     double missing = 0;
 
     for (int i = 0; ret >= 0 && (!i || s->best->lack > 0) && avt_plan_rung(&s->o, o, i); i++) {
+        s->nb_tried = 0;
+        s->taken = -1;
         ret = s->named ? try_named(s) : try_all(s);
         if (!i) {
             missing = s->best->lack;
             misses = s->best->lacks;
         }
     }
+    if (ret >= 0)
+        tell_others(s);
     if (ret >= 0 && s->best->plan.offload && !said(o->offload)) {
         s->best->missing = missing;
         s->best->misses = misses;

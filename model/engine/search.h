@@ -37,6 +37,14 @@ typedef struct Paper {                  // seconds
     const char *bound;                  // what the period is: static
 } Paper;
 
+#define TRIED_MAX 64
+
+typedef struct Tried {                  // a way of plan= that was looked at
+    char plan[48];                      // "layer", "layer, VAE alone"
+    double lack, period;                // bytes that are missing, else seconds from block to block
+    int bound;                          // it lacks or takes that at least: no more was looked at
+} Tried;
+
 typedef struct Found {
     Plan plan;
     PlanMemory memory[PLAN_MAX_RANKS], front;
@@ -49,6 +57,8 @@ typedef struct Found {
     int misses;                         // there
     int width, height, steps;
     Paper paper;
+    Tried other[TRIED_MAX];             // what was not taken: what fits first, the faster first; then what lacks less
+    int nb_other;
 } Found;
 
 #define LACKS_HOST (-1)

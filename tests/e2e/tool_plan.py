@@ -4,8 +4,11 @@ import json
 import os
 import re
 import resource
+import shutil
+import subprocess
 import xml.dom.minidom
 
+import tool_doctor
 import tool_harness
 from tool_harness import Run, Skip, case, face, fails, media, require
 
@@ -57,6 +60,46 @@ def plan_takes_the_fastest(tmp):
     require(alone['bound'] == 'layers that come from the host' and alone['fps'] < wave['fps'], 'one item a walk waits for them')
     require(d['offload'] == 'none' and d['missing'] == 0, 'all on the card', d)
     require(plan('--gpus', '4x24', '--plan', 'layer')['plan'] == plan('--gpus', '4x24')['plan'], 'another plan')
+
+
+@case
+def plan_says_why(tmp):
+    """What else was looked at, and what of it: what fits is slower, what lacks memory lacks it when it is asked for by name."""
+    for gpus in ('4x24', '5x80', '1x80', '16x48'):
+        d = plan('--gpus', gpus)
+        require(d['others'] and all(x['lack'] > 0 or x['fps'] <= d['fps'] * 1.001 for x in d['others']), gpus, d['others'])
+        for x in d['others']:
+            if '+' in x['plan'] or 'alone' in x['plan'] or gpus == '16x48':
+                continue
+            named = plan('--gpus', gpus, '--plan', x['plan'], '--offload', 'none')
+            if x['lack'] > 0 or not x['bound']:                     # of what is too slow in any case memory was not looked at
+                require(named['fits'] == (x['lack'] == 0), gpus, x, named['plan'])
+            alone = [y['fps'] for y in d['others'] if y['plan'] == x['plan'] + ', VAE alone']       # by name the faster of the two is found
+            if named['fits']:
+                require(named['fps'] <= max([x['fps'], *alone]) * 1.001 and (x['bound'] or named['fps'] > x['fps'] * 0.999), gpus, x, named['fps'])
+    out = Run('plan', '--gpus', '4x24').out.decode()
+    require('why: the fastest that fits of 13 ways' in out and 'slower: layer+tensor2 at most 3.' in out and 'without room: layer, VAE alone lacks' in out, out)
+    require(b'why: ' not in Run('plan', '--gpus', '4x24', '--plan', 'layer').out, 'it was asked for')
+
+
+@case
+def plan_of_cards_that_are_here(tmp):
+    """What the driver says, by a false one: memory that is free, and the card by its name, else by its size."""
+    if not shutil.which('cc'):
+        raise Skip('no C compiler')
+    (tmp / 'nvml.c').write_text(tool_doctor.NVML)
+
+    def here(name, used, *args):
+        subprocess.run(['cc', '-shared', '-fPIC', '-DDRIVER="580.65"', '-DMAJOR=8', '-DTHROTTLE=0', '-DECC=0', '-DUSED=%su' % used, '-DNAME="%s"' % name,
+                        '-o', tmp / 'libnvidia-ml.so.1', tmp / 'nvml.c'], check=True)
+        return Run('plan', '--gpus', 'here', '--host-memory', '128G', *args, env=dict(os.environ, LD_LIBRARY_PATH=str(tmp)))
+
+    known = here('NVIDIA GeForce RTX 4090', 4000000000)
+    require(known.ret == 0 and b'published rates of 4090' in known.out and b' of 19.40' in known.out, known.what, known.out)
+    require(b"of 24 GB 4.60 are counted as others', the driver's" in known.out, known.out)
+    fps = [json.loads(here(name, 0, '--json').out)['fps'] for name in ('NVIDIA GeForce RTX 4090', 'NVIDIA GeForce RTX 3090', 'a card')]
+    require(fps[0] > 1.3 * fps[1] and fps[1] == fps[2], fps)
+    require(b'rates of a usual card of that size, 3090' in here('a card', 0).out, 'the assumption is said')
 
 
 @case

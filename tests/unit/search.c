@@ -81,6 +81,30 @@ static void offload_by_itself(void **state)
     }
 }
 
+/* As drivers name them, with the memory that they show. */
+static void cards_as_drivers_call_them(void **state)
+{
+    static const struct {
+        const char *called;
+        double shown;
+        const char *name;
+    } cases[] = {
+        { "NVIDIA GeForce RTX 4090", 25.76e9, "4090" },  { "NVIDIA GeForce RTX 4060 Ti", 17.18e9, "4060ti" }, { "NVIDIA L4", 24.15e9, "l4" },
+        { "NVIDIA L40S", 48.3e9, "l40s" },               { "NVIDIA A10", 24.15e9, "a10" },                    { "NVIDIA A100-SXM4-80GB", 85.9e9, "a100-80" },
+        { "NVIDIA A100-PCIE-40GB", 42.9e9, "a100-40" },  { "NVIDIA H100 PCIe", 85.5e9, "h100-pcie" },         { "NVIDIA H100 80GB HBM3", 85.5e9, "h100" },
+        { "NVIDIA H200", 150.7e9, "h200" },              { "NVIDIA RTX A6000", 51.5e9, "a6000" },             { "NVIDIA GeForce RTX 5090", 34.2e9, "5090" },
+        { "NVIDIA B200", 192e9, "b200" },                { "NVIDIA GeForce RTX 2080 Ti", 11.8e9, NULL },      { "", 25e9, NULL },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const Card *c = avt_card_called(cases[i].called, cases[i].shown / 1.1e9);
+
+        if (cases[i].name ? !c || strcmp(c->name, cases[i].name) : c != NULL)
+            fail_msg("%s is %s", cases[i].called, c ? c->name : "none");
+    }
+}
+
 /* resident= is obeyed on the rungs where it means something. */
 static void rungs(void **state)
 {
@@ -381,7 +405,7 @@ static void who_works_beside_others_shares(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(instead), cmocka_unit_test(twins),
+        cmocka_unit_test(small_cards), cmocka_unit_test(offload_by_itself), cmocka_unit_test(rungs), cmocka_unit_test(cards_as_drivers_call_them), cmocka_unit_test(instead), cmocka_unit_test(twins),
         cmocka_unit_test(offload_is_said), cmocka_unit_test(refusal_offers_a_precision), cmocka_unit_test(host_memory), cmocka_unit_test(vae_where_it_is_asked_for),
         cmocka_unit_test(small_ops_wait_for_the_host),
         cmocka_unit_test(auto_is_the_search), cmocka_unit_test(who_works_alone_has_the_machine), cmocka_unit_test(who_works_beside_others_shares),
