@@ -10,8 +10,9 @@
  *                 ORDER_START  when all have opened theirs: no letter comes early     its cards connect; the ranks walk the conductor's commands
  *                 ORDER_CLOSE  the session is over, or was given up                   joins and frees them
  *                 ORDER_FREE   the engine has gone                                    frees the weights
+ *                 ORDER_NONE   a plan has no rank there                               says so
  *
- * Orders come one at a time, each is answered, and sessions run meanwhile. A worker ends when process 0 leaves the world.
+ * Orders come one at a time, each but ORDER_NONE is answered, and sessions run meanwhile. A worker ends when process 0 leaves the world.
  */
 #ifndef AVT_ORDERS_H
 #define AVT_ORDERS_H
@@ -19,7 +20,7 @@
 #include "comm/world.h"
 #include "engine/crew.h"
 
-typedef enum OrderKind { ORDER_LOAD, ORDER_OPEN, ORDER_START, ORDER_CLOSE, ORDER_FREE } OrderKind;
+typedef enum OrderKind { ORDER_LOAD, ORDER_OPEN, ORDER_START, ORDER_CLOSE, ORDER_FREE, ORDER_NONE } OrderKind;
 
 typedef struct Order {                  // LOAD: plan and what follows it; OPEN: shape and what follows it, routes behind the struct
     OrderKind kind;

@@ -198,6 +198,17 @@ static int obey(Worker *w, const Order *o, size_t size)
     }
 }
 
+/* @return is it answered? */
+static int is_for_us(Worker *w, const Order *o, size_t size)
+{
+    char text[160];
+
+    if (size != sizeof(*o) || o->kind != ORDER_NONE)
+        return 1;
+    avt_log(&w->log, LOG_INFO, "no work here: the film is made by %s", avt_plan_text(&o->plan, text, sizeof(text)));
+    return 0;
+}
+
 /* Until process 0 leaves, or is lost. */
 static int serve(Worker *w)
 {
@@ -211,6 +222,10 @@ static int serve(Worker *w)
             return ret == AVT_ERR(ECANCELED) ? 0 : ret;
         *w->last = 0;
         w->wanted = 1;
+        if (!is_for_us(w, data, size)) {
+            avt_free(data);
+            continue;
+        }
         a.serial = size >= sizeof(Order) ? ((const Order *)data)->serial : 0;
         a.ret = obey(w, data, size);
         snprintf(a.text, sizeof(a.text), "%s", *w->last ? w->last : avatar_error_text(a.ret));

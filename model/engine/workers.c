@@ -264,6 +264,16 @@ static int order(const Core *c, Order *o, const CommRoute *routes, Crew *with, c
 
 /* ---- engines ---------------------------------------------------------------------------------------------------------------------- */
 
+/* Who only waits would not know that there is a film. */
+static void tell_others(const Core *c)
+{
+    Order o = { .kind = ORDER_NONE, .plan = c->plan };
+
+    for (int p = 1; p < avt_world_nb(c->world); p++)
+        if (!names_process(&c->plan, p))
+            avt_world_say(c->world, p, &o, sizeof(o));
+}
+
 int avt_workers_load(Core *c, uint64_t model, int steps)
 {
     Order o = { .kind = ORDER_LOAD, .plan = c->plan, .act = c->act, .product = c->product, .level = c->level, .compat = c->compat, .steps = steps, .model = model };
@@ -276,6 +286,7 @@ int avt_workers_load(Core *c, uint64_t model, int steps)
         pthread_mutex_unlock(&orders.lock);
         return AVT_ERR(ENOMEM);
     }
+    tell_others(c);
     c->id = o.engine;                                               // the lock is held until avt_workers_loaded()
     return 0;
 }

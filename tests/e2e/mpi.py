@@ -97,9 +97,10 @@ def inputs(tmp, seconds):
 
 @case
 def same_bytes_as_threads(tmp):
-    """2 and 4 processes, a rank each; a rank of each and two; the VAE in a worker and alone in one; sequential in one of them; teams over them."""
+    """2, 3, 4 and 8 processes, a rank each; a rank of each and two; the VAE in a worker and alone in one; sequential in one of them; teams over them."""
     wav, png = inputs(tmp, 3)
-    for nb, devices, same, more in ((2, None, 'cpu|cpu', ()), (4, None, 'cpu|cpu|cpu|cpu', ()), (2, '1:cpu|cpu|1:cpu', 'cpu|cpu|cpu', ()),
+    eight = '|'.join(8 * ['cpu'])
+    for nb, devices, same, more in ((2, None, 'cpu|cpu', ()), (3, None, 'cpu|cpu|cpu', ()), (8, None, eight, ('--plan', 'layer+tensor2')), (4, None, 'cpu|cpu|cpu|cpu', ()), (2, '1:cpu|cpu|1:cpu', 'cpu|cpu|cpu', ()),
                                     (3, '1:cpu|2:cpu', 'cpu|cpu', ('--vae_device', '0:cpu:own')), (2, '1:cpu', 'cpu', ()),
                                     (4, '0:cpu|1:cpu|2:cpu|3:cpu', 'cpu|cpu|cpu|cpu', ('--plan', 'timestep')),
                                     (2, '0:cpu|1:cpu', 'cpu|cpu', ('--plan', 'tensor2', '--vae_split', '2')),
@@ -107,6 +108,15 @@ def same_bytes_as_threads(tmp):
         ok(speak(wav, png, tmp / 't.nut', '--devices', same, *(m.replace('0:cpu', 'cpu') for m in more)))
         ok(beside(speak(wav, png, tmp / 'm.nut', *(('--devices', devices) if devices else ()), *more), nb - 1))
         require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), nb, devices, 'gives other bytes than threads do')
+
+
+@case
+def who_has_no_work_says_so(tmp):
+    """More workers than the plan has ranks: the film is made, and they do not say that it was not."""
+    wav, png = inputs(tmp, 1)
+    for devices in ('0:cpu|2:cpu', '1:cpu'):
+        p = ok(beside(speak(wav, png, tmp / 'o.nut', '--devices', devices), 2))
+        require(p.text.count('no work here: the film is made by ') == 1 and 'before it began' not in p.text, p.text)
 
 
 @case
@@ -132,11 +142,11 @@ def avatar(seed=3, devices='auto', more=''):
     return "avatar=model=%s:seed=%d:cpu_threads=1:devices='%s'%s" % (A.model, seed, devices, more)
 
 
-def same_film(tmp, inputs, graph, level='error'):
-    """graph(devices) over three threads and over three processes. What ffmpeg said of the latter."""
-    for out, devices in (('t.nut', 'cpu|cpu|cpu'), ('m.nut', 'auto')):
+def same_film(tmp, inputs, graph, level='error', nb=3):
+    """graph(devices) over as many threads and processes. What ffmpeg said of the latter."""
+    for out, devices in (('t.nut', '|'.join(nb * ['cpu'])), ('m.nut', 'auto')):
         film = [find_ffmpeg(), '-v', level, '-y', *inputs, '-filter_complex', graph(devices), '-an', '-c:v', 'rawvideo', '-fflags', '+bitexact', tmp / out]
-        words = ok(film if devices != 'auto' else beside(film, 2)).text
+        words = ok(film if devices != 'auto' else beside(film, nb - 1)).text
     require((tmp / 't.nut').read_bytes() == (tmp / 'm.nut').read_bytes(), graph('auto'), 'gives other bytes than threads do')
     return words
 
@@ -146,7 +156,8 @@ def filter_over_processes(tmp):
     """The same through ffmpeg, whose 5.1 builds its graph twice, so that engine and session are opened anew in the same processes; and two films of
     one graph at once, sharing the workers."""
     wav, png = inputs(tmp, 2)
-    same_film(tmp, ('-i', wav, '-i', png), lambda d: '[0:a][1:v]' + avatar(3, d))
+    for nb, more in ((2, ''), (3, ''), (4, ''), (8, ':plan=layer+tensor2')):
+        same_film(tmp, ('-i', wav, '-i', png), lambda d: '[0:a][1:v]' + avatar(3, d, more), nb=nb)
     same_film(tmp, ('-i', wav, '-i', png), lambda d: '[0:a]asplit[a][b];[1:v]split[p][q];[a][p]%s[v];[b][q]%s[w];[v][w]hstack' % (avatar(3, d), avatar(4, d)))
 
 
