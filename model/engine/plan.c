@@ -119,9 +119,11 @@ static int parse_plan(Plan *p, int *parts, const char *text, int nb_devices, con
 /* Every part of a team has a head at least. */
 static int check_parts(Plan *p, int parts, const char *text, int nb_heads, const Log *log)
 {
+    const char *plus = text ? strchr(text, '+') : NULL;
+
     if (nb_heads && parts > nb_heads)
-        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s: the model has %d heads, too few for %d devices to have one each; the nearest is %s%d", text,
-                        nb_heads, parts, split_names[p->split], nb_heads);
+        return avt_fail(log, AVT_ERR(EINVAL), "plan=%s: the model has %d heads, too few for %d devices to have one each; the nearest is %.*s%s%d", text,
+                        nb_heads, parts, plus ? (int)(plus + 1 - text) : 0, text, split_names[p->split], nb_heads);
     if (parts == 1)
         p->split = TEAM_ALONE;
     return 0;

@@ -136,7 +136,7 @@ static void teams_are_refused(void **state)
 {
     (void)state;
     refused("tensor4", 4, 3, "3 heads, too few for 4 devices to have one each; the nearest is tensor3");
-    refused("layer+ulysses4", 8, 3, "the nearest is ulysses3");
+    refused("layer+ulysses4", 8, 3, "the nearest is layer+ulysses3");
     refused("tensor2", 1, 40, "wants 2 devices, devices=cuda0 names 1; name 2,");
     refused("tensor2", 3, 40, "names 3; name 2, or 3 and for the last of them, the VAE's, say vae_device=");
     refused("layer+tensor2", 5, 40, "a multiple of 2 devices, devices=cuda0|cuda1|cuda2|cuda3|cuda4 names 5; name 4 or 6");
