@@ -202,9 +202,11 @@ static Input kind_of(const char *path, const char *format)
         return reader_is_late(&since) ? INPUT_LATE : format ? INPUT_SOUND : kind;
     avformat_find_stream_info(fmt, NULL);
     for (unsigned i = 0; i < fmt->nb_streams; i++) {
-        const enum AVMediaType type = fmt->streams[i]->codecpar->codec_type;
+        const AVCodecParameters *c = fmt->streams[i]->codecpar;
+        const enum AVMediaType type = c->codec_type;
+        const int by_name = c->codec_id == AV_CODEC_ID_RAWVIDEO;    // .raw, which is what sound is called as well
 
-        if (type == AVMEDIA_TYPE_AUDIO)
+        if (type == AVMEDIA_TYPE_AUDIO || (format && by_name))
             kind = INPUT_SOUND;
         else if (type == AVMEDIA_TYPE_VIDEO && kind == INPUT_UNREADABLE)
             kind = INPUT_PICTURE;

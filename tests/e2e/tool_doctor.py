@@ -209,6 +209,15 @@ def doctor_sound(tmp):
     found(doctor(write_wav(tmp / 'short.wav', x[:4000])), 'sound', 'length')
 
 
+@case
+def doctor_raw_sound(tmp):
+    """Samples without a head, in a file whose name libavformat takes for pictures."""
+    (tmp / 'a.raw').write_bytes(SPEECH.read_bytes()[44:])
+    for name in ('a.raw', 'a.pcm'):
+        (tmp / name).write_bytes((tmp / 'a.raw').read_bytes())
+        healthy(doctor(tmp / name, '--input_format', 's16le'), 'sound')
+
+
 # ---- model, prompt
 
 def linked_model(tmp, *own):
@@ -466,6 +475,9 @@ def doctor_starts(tmp):
 
 NVML = r'''
 #include <string.h>
+#ifndef NAME
+#define NAME "a card"
+#endif
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned pid; unsigned long long used; unsigned instance[2]; } Process;
 int nvmlInit_v2(void) { return 0; }
@@ -473,7 +485,7 @@ int nvmlShutdown(void) { return 0; }
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
 int nvmlSystemGetDriverVersion(char *t, unsigned n) { strncpy(t, DRIVER, n); return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { *d = 0; return i; }
-int nvmlDeviceGetName(void *d, char *t, unsigned n) { strncpy(t, "a card", n); return d != 0; }
+int nvmlDeviceGetName(void *d, char *t, unsigned n) { strncpy(t, NAME, n); return d != 0; }
 int nvmlDeviceGetMemoryInfo(void *d, Memory *m) { *m = (Memory){ 24000000000u, 24000000000u - USED, USED }; return d != 0; }
 int nvmlDeviceGetCudaComputeCapability(void *d, int *a, int *b) { *a = MAJOR; *b = 0; return d != 0; }
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, unsigned long long *r) { *r = THROTTLE; return d != 0; }
