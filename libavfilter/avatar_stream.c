@@ -20,7 +20,7 @@
 #define BLOCK_SAMPLES (AVATAR_BLOCK_FRAMES * AVATAR_SAMPLES_PER_FRAME)
 #define BLOCK_MS      (1000 * AVATAR_BLOCK_FRAMES / AVATAR_FPS)
 #define LIVE_AHEAD    (4 * BLOCK_SAMPLES)       ///< sound that a live session gets beyond look-ahead and max_late
-#define PROGRESS      10000000                  ///< microseconds between lines of progress
+#define PROGRESS      5000000                   ///< microseconds between lines of progress
 #define FAR           (INT64_C(1) << 60)
 
 static const AVRational sample_tb = { 1, AVATAR_SAMPLE_RATE }, frame_tb = { 1, AVATAR_FPS };
@@ -440,20 +440,20 @@ static int may_wait(const AvatarStream *st)
 static void tell_progress(AvatarStream *st)
 {
     const int64_t now = av_gettime_relative(), total = (st->sent + st->hold_left) / AVATAR_SAMPLES_PER_FRAME;
-    double spent;
+    double fps;
 
     if (!st->first_time)
         st->first_time = st->last_time = now;
     if (st->look.mode == AVATAR_LIVE || now - st->last_time < PROGRESS)
         return;
     st->last_time = now;
-    spent = 1e-6 * (now - st->first_time);
-    if (st->rest && total > st->index)
-        av_log(st->log, AV_LOG_INFO, "Frame %"PRId64" of %"PRId64", about %.0f s left\n", st->index, total,
-               spent / st->nb_frames * (total - st->index));
-    else
-        av_log(st->log, AV_LOG_INFO, "Frame %"PRId64", %.2f times as fast as real time\n", st->nb_frames,
-               st->nb_frames / (AVATAR_FPS * spent));
+    fps = st->nb_frames / (1e-6 * (now - st->first_time));
+    if (st->rest && total > st->index) {
+        const int left = (int)((total - st->index) / fps + 0.5);
+
+        av_log(st->log, AV_LOG_INFO, "%.0f %%, %.*f fps, %d:%02d left\n", 100.0 * st->index / total, fps < 10, fps, left / 60, left % 60);
+    } else
+        av_log(st->log, AV_LOG_INFO, "frame %"PRId64", %.*f fps\n", st->nb_frames, fps < 10, fps);
 }
 
 /* Is there something that the session can be given when it asks for it? */
