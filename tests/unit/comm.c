@@ -474,11 +474,13 @@ static void abort_wakes_all(void **state)
 
 static void strict_has_no_buffer(void **state)
 {
+    CommOptions opt = options(COMM_STRICT, guards);
     Work w[2];
     Ranks r;
 
     (void)state;
-    ranks_open(&r, COMM_STRICT, guards);
+    opt.timeout_ms = 20000;
+    ranks_open_as(&r, opt, guards);
     start(&w[0], &r, 0, send_a);
     usleep(50000);
     REQUIRE(!is_done(&w[0]));                                           // though the route has room

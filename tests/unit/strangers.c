@@ -193,6 +193,7 @@ static void hear_of_it(Process *p)
     p->ret |= !own && ret != rules.ret;
     wait_for_all();
     avt_comm_close(comm, 2);
+    wait_for_all();                                                 // who leaves before would be spoken of last
 }
 
 static void write_frames(const Frame *f, int nb, int ret, const char *word)
