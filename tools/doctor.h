@@ -79,6 +79,8 @@ typedef struct Heard {                  // the beginning of a sound, at most DOC
 int  doctor_sound(Findings *f, Heard *heard, const char *path, const char *format);
 /** doctor_model.c: the folder's files, the LoRA, the prompt. */
 void doctor_model(Findings *f, const ToolOptions *o);
+/** doctor_names.c: the tensors of a folder's files against what the networks want. Nothing is said where a file is missing. */
+void doctor_names(Findings *f, const ToolOptions *o, const ModelDir *m);
 /** doctor_lora.c: the LoRA of a folder. */
 void doctor_lora(Findings *f, const ToolOptions *o, const ModelDir *m);
 /** doctor_block.c: two blocks through the model, of o->look.rgb or of a drawn face; more where the sound is to move the picture. */

@@ -193,6 +193,7 @@ void doctor_model(Findings *f, const ToolOptions *o)
     nb = f->nb;
     for (int i = 0; avt_modeldir_part(&m, i, &name, &path); i++)
         look_at_part(f, &m, i, name, path, &budget);
+    doctor_names(f, o, &m);
     look_at_manifest(f, &m, o->full);
     look_at_published(f, &m, o->full);
     if (f->nb > nb)
