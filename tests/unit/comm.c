@@ -33,7 +33,7 @@ static const CommRoute routes[] = {
 static CommOptions options(CommKind kind, const char *const *device)
 {
     return (CommOptions){ .kind = kind, .nb = 3, .device = device, .route = routes, .nb_routes = (int)(sizeof(routes) / sizeof(routes[0])),
-                          .timeout_ms = 200, .log = test_log() };
+                          .timeout_ms = 1000, .log = test_log() };
 }
 
 static void ranks_open_as(Ranks *r, CommOptions opt, const char *const *device)
