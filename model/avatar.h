@@ -218,6 +218,8 @@ AVATAR_API int avatar_worker_run(const AvatarOptions *opt);
 /**
  * Load a model, or share one that this process has open with the same folder, LoRA, devices and plan, when none of the files
  * was changed since. An open of a model that another thread is loading waits for that load; no other call does.
+ * Names are for opening: from then on the host may change its folder, its root, its user, and the model's folder may be renamed. What is written
+ * into its files meanwhile is found when they are read (ESTALE, out of receive), as is a descriptor of them that the host has closed.
  * The last user's engine stays, so that a rebuilt filter graph finds it. It goes with the first open, close or flush of any
  * engine that comes 10 s later or after that: the library keeps no thread for it.
  *

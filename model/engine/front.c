@@ -237,7 +237,7 @@ int avt_front_text(Front *f, const Tokenizer *tokenizer, float **context, int64_
     int ret = ids ? avt_text_clean(&clean, prompt, log) : AVT_ERR(ENOMEM);
 
     if (ret >= 0)
-        ret = avt_ckpt_unchanged(f->w->t5.ckpt, log);                    // it is read for as long as the engine lives
+        ret = avt_ckpt_intact(f->w->t5.ckpt, log);                       // it is read for as long as the engine lives
     if (ret >= 0)
         ret = avt_tokenizer_encode(tokenizer, ids, max, clean, &left_out);
     if (ret == AVT_ERR(ENOMEM))

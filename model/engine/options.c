@@ -30,7 +30,8 @@ const char *avatar_error_text(int code)
         { AVATAR_ERR(ENOSYS), "not in this build" }, { AVATAR_ERR(ECANCELED), "given up on request" },
         { AVATAR_ERR(EIO), "a device or file failed" }, { AVATAR_ERR(ETIMEDOUT), "a rank did not answer" },
         { AVATAR_ERR(ESTALE), "a model file changed while it was read" }, { AVATAR_ERR(EACCES), "no permission" },
-        { AVATAR_ERR(EPIPE), "the reader of the output has gone" }, { AVATAR_ERR(ENOSPC), "no space left for the output" },
+        { AVATAR_ERR(EPERM), "the system does not permit it" }, { AVATAR_ERR(ECHILD), "of the process that this one was forked from" },
+        { AVATAR_ERR(EDEADLK), "not to be called in the log" }, { AVATAR_ERR(EPIPE), "the reader of the output has gone" }, { AVATAR_ERR(ENOSPC), "no space left for the output" },
     };
 
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)

@@ -354,9 +354,9 @@ int avatar_session_receive_sized(AvatarSession *s, AvatarFrame *frame, size_t si
 
     if (ret < 0)
         return ret;
-    ret = -1;
+    ret = 1;                                                                        // none yet: a failure may be any negative number
     pthread_mutex_lock(&s->lock);
-    while (ret == -1) {
+    while (ret > 0) {
         if (s->nb_ready && s->ready[s->head].next == s->ready[s->head].end) {     // its last frame was in use until now
             s->head = (s->head + 1) % FRAME_QUEUE;
             s->nb_ready--;

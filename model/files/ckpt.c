@@ -60,6 +60,8 @@ static int open_file(CkptFile *f, const Log *log)
         return ret;
     f->size = (size_t)st.st_size;
     f->mtime_ns = mtime_ns(&st);
+    f->dev = (uint64_t)st.st_dev;
+    f->ino = (uint64_t)st.st_ino;
     return f->size ? 0 : avt_fail(log, AVT_INVALID, "%s: is empty (0 bytes); download it again", f->path);
 }
 
@@ -428,20 +430,44 @@ const char *avt_ckpt_note(const Ckpt *c)
     return c->note;
 }
 
+static int compare_times(const CkptFile *f, const struct stat *st, const Log *log)
+{
+    if ((size_t)st->st_size == f->size && mtime_ns(st) == f->mtime_ns)
+        return 0;
+    return avt_fail(log, AVT_ERR(ESTALE), "%s: changed while it was read (%lld bytes at first, %lld now)", f->path, (long long)f->size,
+                    (long long)st->st_size);
+}
+
 int avt_ckpt_unchanged(const Ckpt *c, const Log *log)
 {
     struct stat st;
+    int ret = 0;
 
-    for (int i = 0; i < c->nb_files; i++) {
+    for (int i = 0; i < c->nb_files && ret >= 0; i++) {
         const CkptFile *f = c->file[i];
 
         if (f->fd < 0)
             continue;
         if (stat(f->path, &st) < 0)
             return avt_fail(log, AVT_ERR(ESTALE), "%s: went away while it was read: %s", f->path, strerror(errno));
-        if ((size_t)st.st_size != f->size || mtime_ns(&st) != f->mtime_ns)
-            return avt_fail(log, AVT_ERR(ESTALE), "%s: changed while it was read (%lld bytes at first, %lld now)", f->path,
-                            (long long)f->size, (long long)st.st_size);
+        ret = compare_times(f, &st, log);
     }
-    return 0;
+    return ret;
+}
+
+int avt_ckpt_intact(const Ckpt *c, const Log *log)
+{
+    struct stat st;
+    int ret = 0;
+
+    for (int i = 0; i < c->nb_files && ret >= 0; i++) {
+        const CkptFile *f = c->file[i];
+
+        if (f->fd < 0)
+            continue;
+        if (fstat(f->fd, &st) < 0 || (uint64_t)st.st_dev != f->dev || (uint64_t)st.st_ino != f->ino)
+            return avt_fail(log, AVT_ERR(ESTALE), "%s: its descriptor %d was closed by somebody else in this process", f->path, f->fd);
+        ret = compare_times(f, &st, log);
+    }
+    return ret;
 }

@@ -57,6 +57,11 @@ const char *avt_ckpt_note(const Ckpt *c);
  * @return 0, or AVT_ERR(ESTALE), logged with the file's name
  */
 int avt_ckpt_unchanged(const Ckpt *c, const Log *log);
+/**
+ * The same for what is read long after: the file may have another name by then, or none that this process can see (another working folder,
+ * another user, a folder that was removed), so its descriptor is asked, which the host may have closed.
+ */
+int avt_ckpt_intact(const Ckpt *c, const Log *log);
 
 /**
  * Copy bytes first .. first + size - 1 of a tensor, which must be there; large pieces over the cores.
@@ -82,6 +87,7 @@ typedef struct CkptFile {
     const char *name;                   // base name, inside path
     size_t size;
     int64_t mtime_ns;
+    uint64_t dev, ino;
     int fd;                             // -1: the caller's memory
     const uint8_t *memory;
 } CkptFile;

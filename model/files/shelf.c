@@ -239,6 +239,8 @@ static int read_layer(ShelfReader *r, ShelfSlot *slot, int l)
     void *host;
     int ret = bind(s, slot->arena, slot->layer, l, 0, NULL, r->be->cancel, r->be->log);
 
+    if (ret >= 0 && s->book.ckpt)
+        ret = avt_ckpt_intact(s->book.ckpt, r->be->log);                 // or parts of two models would be one
     if (ret < 0 || !stays(s, l) || avt_backend_is_dry(s->be) || !(host = avt_host_alloc(s->be, s->bytes[l])))
         return ret;
     ret = avt_download(r->copy, host, avt_rows(slot->bytes, 0, (int64_t)s->bytes[l]));

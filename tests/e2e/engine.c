@@ -560,7 +560,8 @@ static void numbers_do_not_follow_the_locale(void **state)
 
 static void errors_have_words(void **state)
 {
-    static const int codes[] = { AVATAR_EAGAIN, AVATAR_EOF, AVATAR_INVALID, AVATAR_ERR(EINVAL), AVATAR_ERR(ENOMEM), AVATAR_ERR(ECANCELED) };
+    static const int codes[] = { AVATAR_EAGAIN, AVATAR_EOF, AVATAR_INVALID, AVATAR_ERR(EINVAL), AVATAR_ERR(ENOMEM), AVATAR_ERR(ECANCELED),
+                                 AVATAR_ERR(EPERM), AVATAR_ERR(ECHILD), AVATAR_ERR(EDEADLK), AVATAR_ERR(ESTALE), AVATAR_ERR(ETIMEDOUT) };
 
     (void)state;
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
