@@ -129,9 +129,16 @@ static int64_t behind(const Space *s)
     return (SIDE * s->c->u.conv.stride + s->c->conv.w.dim[4]) * s->c->conv.x.dim[3] + DEEP;
 }
 
+static int64_t multiplied(const OpCall *c)
+{
+    const int64_t *k = c->conv.w.dim;
+
+    return avt_numel(c->out) * k[1] * k[2] * k[3] * k[4];
+}
+
 int avt_amx_conv3d(Backend *be, const OpCall *c)
 {
-    const int64_t *k = c->conv.w.dim, multiplied = avt_numel(c->out) * k[1] * k[2] * k[3] * k[4];
+    const int64_t *k = c->conv.w.dim;
     const size_t sums = 2 * SUMS * TILE32 * sizeof(float), runs = (size_t)(k[2] * k[3] + 7) / 8 * 64;
     size_t size;
     char *work;
@@ -144,7 +151,7 @@ int avt_amx_conv3d(Backend *be, const OpCall *c)
     work = avt_cpu_work(be, size * (size_t)be->threads);
     if (!work)
         return AVT_ERR(ENOMEM);
-#pragma omp parallel num_threads(be->threads) if (multiplied > TILED * be->grain)
+#pragma omp parallel num_threads(be->threads) if (multiplied(c) > TILED * be->grain)
     {
         char *own = work + size * (size_t)avt_cpu_thread();
         Band b = { .s = &s, .sum = (float *)own, .at = (int64_t *)(own + sums), .strip = (uint16_t *)(own + sums + runs) };
