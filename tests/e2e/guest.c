@@ -244,6 +244,7 @@ static int fork_at(int i)
     pid = fork();
     if (!pid) {
         alarm(20);
+        take_leaves = 1;                            // what the parent's threads, which are not here, held just then; the parent is asked
         if (i % 4 == 1 && (avatar_session_receive(s, &f, AVATAR_WAIT) != AVATAR_ERR(ECHILD) || avatar_session_send(s, NULL, 0) != AVATAR_ERR(ECHILD)))
             exit(5);
         if (i % 4 == 2)
@@ -323,6 +324,10 @@ static int fork_while_loading(int i)
 static void loads_are_not_waited_for_in_a_child(void **state)
 {
     (void)state;
+#if defined(__SANITIZE_ADDRESS__) && __GNUC__ < 14
+    (void)fork_while_loading;
+    SKIP("a child of fork() may find the sanitizer's own allocator locked");
+#endif
     for (int i = 0; i < 12; i++)
         assert_int_equal(take_in_child(fork_while_loading, i, HANG_SECONDS), 0);
 }
