@@ -32,11 +32,21 @@ static int ends_within_line(int fd)
     return size > 0 && pread(fd, &last, 1, size - 1) == 1 && last != '\n';
 }
 
+/* Not in the place of a standard stream that the host runs without, or what it prints stands among the lines. */
+static int above_streams(int fd)
+{
+    const int other = fd < 0 || fd > 2 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+
+    if (other != fd)
+        close(fd);
+    return other;
+}
+
 /* A file of ours, an empty or a new one may be written, at its end: a stream may be several sessions. For reading as well, so that a pipe
  * without a reader is no error and no signal. */
 static int open_file(const char *path, const Log *log)
 {
-    const int fd = open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
+    const int fd = above_streams(open(path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666));
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0) {

@@ -144,6 +144,36 @@ static void descriptors_are_looked_at(void **state)
         assert_int_equal(take_in_child(closes_everything, offload, HANG_SECONDS), 0);
 }
 
+/* A host without standard streams prints all the same: not into the statistics. */
+static int has_no_streams(int arg)
+{
+    AvatarEngine *e = open_engine(NULL);
+    AvatarLook look = take_look(0);
+    char path[] = "/tmp/avatar-e2e-stats-XXXXXX", text[4096] = "";
+    AvatarSession *s = NULL;
+    const int fd = mkstemp(path);
+    int printed = 0;
+
+    (void)arg;
+    look.stats = path;
+    for (int i = 0; i < 3; i++)
+        close(i);
+    REQUIRE_OK(avatar_session_open(&s, e, &look));
+    for (int i = 0; i < 3; i++)
+        printed += write(i, "host", 4) == 4;
+    avatar_session_close(&s);
+    if (read(fd, text, sizeof(text) - 1) < 0 || remove(path))
+        return close_all(e, 2);
+    close(fd);
+    return close_all(e, printed || strstr(text, "host"));
+}
+
+static void statistics_are_no_stream(void **state)
+{
+    (void)state;
+    assert_int_equal(take_in_child(has_no_streams, 0, HANG_SECONDS), 0);
+}
+
 /* ---- another model ---------------------------------------------------------------------------------------------------------- */
 
 /* Turns the bits of a value of one layer, in place: by its file's size nothing has changed. */
@@ -182,7 +212,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_are_for_opening), cmocka_unit_test(failures_are_any_number), cmocka_unit_test(descriptors_are_looked_at),
-        cmocka_unit_test(models_are_not_mixed),
+        cmocka_unit_test(statistics_are_no_stream), cmocka_unit_test(models_are_not_mixed),
     };
 
     return _cmocka_run_group_tests("service", tests, sizeof(tests) / sizeof(tests[0]), take_setup, take_teardown) ? 1 : 0;
