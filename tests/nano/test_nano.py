@@ -51,6 +51,24 @@ class Face(unittest.TestCase):
     def test_any_size(self):
         self.assertEqual(face.draw(face.identity(1), face.NEUTRAL, 80, 120).shape, (120, 80, 3))
 
+    def test_a_lid_is_skin_with_lashes_at_its_edge(self):
+        """In every phase of a blink: what the lid has covered is the colour of the face, not of what is behind it"""
+        f = next(f for f in map(face.identity, range(face.HELD_OUT, face.HELD_OUT + 99)) if not f["glass"])
+        size, skin = 512, np.array(f["skin"])
+        x, y = (int(size * (.5 + (f["cx"] - f["ex"] - .5) * face.ZOOM)), f["cy"] + f["ey"] - face.ZY)
+        half = .027 * f["es"]
+        for blink, down in ((.4, -.5), (.7, 0), (1, .35)):
+            column = face.draw(f, [0] * 5 + [blink] + [0] * 4, size)[:, x] / 255.
+            at = [int(size * (face.ZY + (y + k * half) * face.ZOOM)) for k in (-.85, down, 1)]
+            self.assertLess(np.abs(column[at[0]:at[1]] - skin).max(), .2)
+            self.assertLess(column[at[1]:at[2]].sum(1).min(), .4 * skin.sum())           # lashes below
+
+    def test_teeth_leave_the_opening_to_be_read(self):
+        f = face.identity(face.HELD_OUT + 2)
+        c = measure.babble(6)[:120]
+        c[:, 5:] = 0
+        self.assertGreater(measure.corr(measure.opening(measure.pictures(f, c), face.mouth_box(f)), c[:, 0]), .9)
+
     def test_the_cavity_grows_with_the_opening(self):
         f = face.identity(3)
         x = measure.pictures(f, [[o] + [0] * 9 for o in (0, .3, .6, 1)])
