@@ -152,7 +152,7 @@ def main():
     if not os.path.exists(spiece := o.out + "/google/umt5-xxl/spiece.model") or not os.path.samefile(o.tokenizer, spiece):
         shutil.copyfile(o.tokenizer, spiece)
     write_json(dit_config(), o.out + "/config.json")
-    write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required", motion=8), o.out + "/avatar.json")
+    write_json(dict(name="nano", size="128x128", prompt=text.DEFAULT, steps=4, lora="required", motion=7), o.out + "/avatar.json")
     for d, _, fs in os.walk(o.out):
         for f in fs:
             os.chmod(os.path.join(d, f), 0o644)
