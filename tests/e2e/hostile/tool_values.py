@@ -67,10 +67,10 @@ def json_has_no_nan(tmp):
     model = copy_of_model(tmp)
     require(Run('verify', '--model', model, '--record').ret == 0)
     answer = model / 'verify.safetensors'
-    for at in (0, -24 - 2):                                          # the first block, the second
+    for at in (0, -24 - 4):                                          # the first block, the second
         data = bytearray(answer.read_bytes())
         begin = 8 + struct.unpack('<Q', data[:8])[0] if at == 0 else len(data) + at
-        data[begin:begin + 2] = b'\xc0\x7f'
+        data[begin:begin + 4] = b'\0\0\xc0\x7f'
         (tmp / 'nan.safetensors').write_bytes(data)
         got = whole_json(Run('verify', tmp / 'nan.safetensors', '--model', model, '--json'), 2)
         require(got['verdict'] == 'bad' and got['worst_block'] is None, got)
