@@ -266,8 +266,8 @@ demo:
 setup:
 	@$(SRC)/tools/setup.sh check
 
-NANO = nano nano-vae nano-audio nano-clips nano-decoder nano-dit nano-export nano-report
-nano nano-report: $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
+NANO = nano nano-gpu nano-vae nano-audio nano-clips nano-made nano-decoder nano-dit nano-export nano-report
+nano nano-gpu nano-export nano-report: $(if $(filter yes,$(TOOL)),$(BUILD)/avatar)
 $(NANO):
 	@$(MAKE) -C $(SRC)/tools/nano $@
 
@@ -338,7 +338,7 @@ help:
 	@echo "make gpu-kit         build/gpu-kit.tar.gz: check-gpu for a machine without a compiler; LEAN=1: that has the tree"
 	@echo "make check-tree      direction of includes, headers alone, exported symbols"
 	@echo "make patches         write patches/ anew from libavfilter/"
-	@echo "make nano            train the embedded model (tools/nano/README.md); nano-report: measure it, into its card"
+	@echo "make nano            train the embedded model (tools/nano/README.md); nano-gpu: on from the last export, in ten minutes; nano-report: measure it, into its card"
 	@echo "make format | clean | distclean"
 
 .PHONY: all no-tool cuda check-gpu check-gpu-simt gpu-kit to-check build-tests check check-unit check-kernels check-e2e check-tool check-mpi check-slurm check-hosts check-examples check-parity check-tree run-check soak bench bench-live bench-plan bench-peers demo setup install uninstall \

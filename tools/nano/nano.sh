@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Make and train nano, stage by stage; every stage goes on where it was killed.
 # OUT (build/nano) holds environment, data and checkpoints; *_MIN are minutes of training, on a CPU those that each core gave to it, CLIPS
-# the number of clips, NICE (19) how far training stands back behind other work, REPORT options of report.py (--quick).
+# the number of clips, MADE_CLIPS that of the transformer's own, NICE (19) how far training stands back behind other work, REPORT options of report.py (--quick).
 set -eu
 cd "$(dirname "$0")/../.."
 T=tools/nano
@@ -43,20 +43,33 @@ clips() {
 }
 
 # MADE, a model folder: the decoder learns to draw what its transformer makes, too.
-made() { run made.py --model "${MADE:-$MODEL}" --speech "$OUT/speech.pt" --out "$OUT/made"; }
+made() { run made.py --model "${MADE:-$MODEL}" --speech "$OUT/speech.pt" --out "$OUT/made" ${MADE_CLIPS:+--count "$MADE_CLIPS"}; }
 decoder() {
     run train_vae.py --decoder-of "$(of vae)" --minutes "$DECODER_MIN" --workers "$WORKERS" --out "$OUT/decoder.pt" \
-        $([ -d "$OUT/made" ] && echo "--made $OUT/made")
+        $([ -d "$OUT/made" ] && echo "--made $OUT/made") ${START:+--lr 8e-4}
 }
 dit() {
     [ -z "${START:-}" ] || cp -n "$START/google/umt5-xxl/spiece.model" "$OUT"
     run train_dit.py --minutes "$DIT_MIN" --workers "$WORKERS" --clips "$OUT/clips" --tokenizer "$OUT/spiece.model" \
-        ${START:+--start "$START"} --out "$OUT/dit.pt"
+        ${START:+--start "$START" --lr 1e-3} --out "$OUT/dit.pt"
 }
 export_() {
     run export.py --vae "$([ -e "$OUT/decoder.pt" ] && echo "$OUT/decoder.pt" || of vae)" --audio "$(of audio)" --dit "$(of dit)" \
         --tokenizer "$([ -e "$OUT/spiece.model" ] && echo "$OUT/spiece.model" || echo "${START:-}/google/umt5-xxl/spiece.model")" --out "$MODEL"
     build/avatar verify --record --model "$MODEL" --precision f32 --cpu-level 0
+}
+
+# On from START (model/nano) for faces that are drawn anew, within ten minutes of a large GPU: clips, transformer, what it makes, decoder. The
+# transformer stands in OUT/model until the decoder is there, too.
+gpu() {
+    START=${START:-$MODEL} CLIPS=${GPU_CLIPS:-600} DIT_MIN=${GPU_DIT_MIN:-4} DECODER_MIN=${GPU_DECODER_MIN:-3}
+    [ -e "$OUT/speech.pt" ] || run train_audio.py --data-only --utterances 120 --out "$OUT/audio.pt"
+    clips
+    dit
+    (MODEL=$OUT/model && export_)
+    MADE=$OUT/model made
+    decoder
+    export_
 }
 report() { run report.py --model "$MODEL" --out "$OUT/report" ${REPORT:-}; }
 
@@ -66,7 +79,7 @@ for stage in ${@:-all}; do
     env) ;;
     all) speech; vae; audio; clips; decoder; dit; export_; report ;;
     export) export_ ;;
-    speech|vae|audio|clips|made|decoder|dit|report) $stage ;;
+    gpu|speech|vae|audio|clips|made|decoder|dit|report) $stage ;;
     *) echo "nano.sh: no stage '$stage'" >&2; exit 1 ;;
     esac
 done

@@ -16,6 +16,8 @@ import time
 import torch
 import torch.distributed as dist
 
+AMX = "amx_bf16" in open("/proc/cpuinfo").read()
+
 
 def start(workers):
     """-> rank, processes; rank 0 starts the others as copies of this command. From here on tensors are made where training runs."""
@@ -51,7 +53,8 @@ def clock():
 
 
 def half(on):
-    return torch.autocast(here().type, torch.bfloat16) if on else contextlib.nullcontext()
+    """bf16 arithmetic where it is faster: on a GPU, and on a CPU with AMX (without it a step takes 1.0 to 1.6 times as long as in f32)"""
+    return torch.autocast(here().type, torch.bfloat16) if on and (here().type != "cpu" or AMX) else contextlib.nullcontext()
 
 
 def load(path):
