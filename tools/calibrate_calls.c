@@ -278,7 +278,7 @@ static void want(Wanted *w, const DryCall *d)
     }
     if (w->nb == (int)(sizeof(w->call) / sizeof(w->call[0])))
         return;
-    w->in_row[w->nb] = c->op == OP_CONV3D && d->calls > 1 ? (int)(d->calls < IN_A_ROW ? d->calls : IN_A_ROW) : 1;
+    w->in_row[w->nb] = c->op != OP_CONV3D ? 1 : d->calls < IN_A_ROW ? (int)d->calls : IN_A_ROW;
     w->call[w->nb++] = c;
 }
 

@@ -438,41 +438,46 @@ static int compare_times(const CkptFile *f, const struct stat *st, const Log *lo
                     (long long)st->st_size);
 }
 
-int avt_ckpt_unchanged(const Ckpt *c, const Log *log)
+static int ask_name(const CkptFile *f, const Log *log)
 {
     struct stat st;
+
+    if (stat(f->path, &st) < 0)
+        return avt_fail(log, AVT_ERR(ESTALE), "%s: went away while it was read: %s", f->path, strerror(errno));
+    return compare_times(f, &st, log);
+}
+
+static int ask_descriptor(const CkptFile *f, const Log *log)
+{
+    struct stat st;
+
+    if (fstat(f->fd, &st) < 0) {
+        if (errno != EBADF)
+            return 0;                               // a host may deny itself the question and still read
+        st = (struct stat){ 0 };
+    }
+    if ((uint64_t)st.st_dev != f->dev || (uint64_t)st.st_ino != f->ino)
+        return avt_fail(log, AVT_ERR(ESTALE), "%s: its descriptor %d was closed by somebody else in this process", f->path, f->fd);
+    return compare_times(f, &st, log);
+}
+
+/* Of every file that is one, until an answer is an error. */
+static int ask_files(const Ckpt *c, int (*ask)(const CkptFile *f, const Log *log), const Log *log)
+{
     int ret = 0;
 
-    for (int i = 0; i < c->nb_files && ret >= 0; i++) {
-        const CkptFile *f = c->file[i];
-
-        if (f->fd < 0)
-            continue;
-        if (stat(f->path, &st) < 0)
-            return avt_fail(log, AVT_ERR(ESTALE), "%s: went away while it was read: %s", f->path, strerror(errno));
-        ret = compare_times(f, &st, log);
-    }
+    for (int i = 0; i < c->nb_files && ret >= 0; i++)
+        if (c->file[i]->fd >= 0)
+            ret = ask(c->file[i], log);
     return ret;
+}
+
+int avt_ckpt_unchanged(const Ckpt *c, const Log *log)
+{
+    return ask_files(c, ask_name, log);
 }
 
 int avt_ckpt_intact(const Ckpt *c, const Log *log)
 {
-    struct stat st;
-    int ret = 0;
-
-    for (int i = 0; i < c->nb_files && ret >= 0; i++) {
-        const CkptFile *f = c->file[i];
-
-        if (f->fd < 0)
-            continue;
-        if (fstat(f->fd, &st) < 0) {
-            if (errno != EBADF)
-                continue;                           // a host may deny itself the question and still read
-            st = (struct stat){ 0 };
-        }
-        if ((uint64_t)st.st_dev != f->dev || (uint64_t)st.st_ino != f->ino)
-            return avt_fail(log, AVT_ERR(ESTALE), "%s: its descriptor %d was closed by somebody else in this process", f->path, f->fd);
-        ret = compare_times(f, &st, log);
-    }
-    return ret;
+    return ask_files(c, ask_descriptor, log);
 }

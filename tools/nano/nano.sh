@@ -25,7 +25,7 @@ env() {
 }
 
 run() { nice -n ${NICE:-19} "$PY" -u "$T/$@"; }
-speech() { run train_audio.py --data-only --out "$OUT/audio.pt"; }
+speech() { run train_audio.py --data-only ${UTTERANCES:+--utterances "$UTTERANCES"} --out "$OUT/audio.pt"; }
 vae() { run train_vae.py --minutes "$VAE_MIN" --workers "$WORKERS" ${START:+--start "$START"} --out "$OUT/vae.pt"; }
 audio() { run train_audio.py --minutes "$AUDIO_MIN" --workers "$WORKERS" ${START:+--start "$START"} --out "$OUT/audio.pt"; }
 
@@ -63,7 +63,8 @@ export_() {
 # transformer stands in OUT/model until the decoder is there, too.
 gpu() {
     START=${START:-$MODEL} CLIPS=${GPU_CLIPS:-600} DIT_MIN=${GPU_DIT_MIN:-4} DECODER_MIN=${GPU_DECODER_MIN:-3}
-    [ -e "$OUT/speech.pt" ] || run train_audio.py --data-only --utterances 120 --out "$OUT/audio.pt"
+    UTTERANCES=${UTTERANCES:-120}
+    [ -e "$OUT/speech.pt" ] || speech
     clips
     dit
     (MODEL=$OUT/model && export_)

@@ -116,7 +116,7 @@ def channels_that_cancel_are_told(d):
 
 @case
 def progress_is_told_in_long_runs(d):
-    """Each five seconds a line: how far, how fast, the time left; none in a short run, and frames alone of sound whose end is not known."""
+    """Each five seconds a line: how far, how fast, the time left; none in a short run."""
     f = frames('-i', d.wav(16000), '-filter_complex', '[0:a]' + filt(image=d.png()))
     assert ' left\n' not in f.result.text()
     graph = "[0:a]%s,realtime" % filt(image=d.png())
